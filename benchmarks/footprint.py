@@ -1,0 +1,204 @@
+"""What the runtime costs before it does anything: disk space and import time.
+
+Builds the wheel, installs it with its `cpu` extra into a fresh environment in a temporary folder
+and measures there. The last line is one JSON object.
+
+    python benchmarks/footprint.py
+
+Sizes are sums of file lengths, 1 MB = 10^6 bytes. An import is timed inside a fresh process;
+`edgeseq.runtime` and `onnxruntime` take turns, so that a slow moment hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Sequence
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("export", "quantize", "runtime", "pyproject.toml", "README.md", "LICENSE")
+INSTALLERS = {"pip", "setuptools", "wheel"}
+BASELINE, MEASURED = "onnxruntime", "edgeseq.runtime"
+MIN_ROUNDS = 11
+
+
+def main() -> None:
+    """Measure, and print a table and the JSON object."""
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wheel = arguments.wheel or build_wheel(folder)
+        python = make_environment(folder / "environment", wheel)
+        sizes = installed_sizes(site_packages(python))
+        times = import_times(python, arguments.rounds, folder)
+    report = {"machine": describe_machine(), **size_report(sizes), **time_report(times)}
+    print_sizes(sizes)
+    print_times(times)
+    print(json.dumps(report))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Installed size and import time of the runtime.")
+    parser.add_argument("--rounds", type=int, default=21, help="fresh processes for each import")
+    parser.add_argument("--wheel", type=Path, help="a wheel to install instead of building one")
+    arguments = parser.parse_args()
+    if arguments.rounds < MIN_ROUNDS:
+        parser.error(f"--rounds is {arguments.rounds}; give at least {MIN_ROUNDS}")
+    if arguments.wheel and not arguments.wheel.is_file():
+        parser.error(f"--wheel {arguments.wheel} is not a file")
+    return arguments
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel from a copy of the sources: a `build/` of earlier days would leak into it."""
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source)
+    return next(folder.glob("*.whl"))
+
+
+def make_environment(folder: Path, wheel: Path) -> Path:
+    """Install the wheel with its `cpu` extra in a fresh environment and return its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel.resolve()}[cpu]")
+    return python
+
+
+def site_packages(python: Path) -> Path:
+    """Return the folder into which that Python's packages are installed."""
+    return Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+
+
+def installed_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each distribution, the largest first, without the installers."""
+    sizes = {
+        distribution.metadata["Name"]: size_bytes(distribution)
+        for distribution in distributions(path=[str(folder)])
+        if distribution.metadata["Name"] not in INSTALLERS
+    }
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def size_bytes(distribution: Distribution) -> int:
+    """Return the size of a distribution's files, compiled bytecode and scripts included."""
+    paths = {Path(str(distribution.locate_file(file))) for file in distribution.files or []}
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def import_times(python: Path, rounds: int, folder: Path) -> dict[str, list[float]]:
+    """Return the seconds of each import, round by round; one round before is thrown away."""
+    times: dict[str, list[float]] = {BASELINE: [], MEASURED: []}
+    for number in range(rounds + 1):
+        order = (BASELINE, MEASURED) if number % 2 else (MEASURED, BASELINE)
+        for module in order:
+            seconds = import_time(python, module, folder)
+            if number:
+                times[module].append(seconds)
+    return times
+
+
+def import_time(python: Path, module: str, folder: Path) -> float:
+    """Return the seconds that an import takes in a fresh process."""
+    code = (
+        "import time; start = time.perf_counter(); "
+        f"import {module}; print(time.perf_counter() - start)"
+    )
+    return float(run(python, "-I", "-c", code, cwd=folder))
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Run a command and return what it printed; its errors are shown."""
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout
+
+
+def describe_machine() -> dict[str, str | int | None]:
+    """Return what a reader needs to judge the figures."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def size_report(sizes: dict[str, int]) -> dict[str, object]:
+    """Return the sizes in MB."""
+    return {
+        "installed_mb": megabytes(sum(sizes.values())),
+        "distributions_mb": {name: megabytes(size) for name, size in sizes.items()},
+    }
+
+
+def time_report(times: dict[str, list[float]]) -> dict[str, object]:
+    """Return medians and spreads in milliseconds, and the paired difference."""
+    pairs = zip(times[MEASURED], times[BASELINE], strict=True)
+    return {
+        "rounds": len(times[MEASURED]),
+        "import_ms": {module: spread_ms(values) for module, values in times.items()},
+        "import_over_onnxruntime_ms": spread_ms([ours - theirs for ours, theirs in pairs]),
+    }
+
+
+def spread_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the median, the quartiles and the extremes in milliseconds."""
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    figures = {
+        "median": middle,
+        "quartile_1": low,
+        "quartile_3": high,
+        "min": min(seconds),
+        "max": max(seconds),
+    }
+    return {name: round(value * 1000, 1) for name, value in figures.items()}
+
+
+def megabytes(size: int) -> float:
+    """Return a size in MB of 10^6 bytes."""
+    return round(size / 1e6, 2)
+
+
+def print_sizes(sizes: dict[str, int]) -> None:
+    """Print the table of sizes."""
+    print("installed size, MB")
+    for name, size in [*sizes.items(), ("total", sum(sizes.values()))]:
+        print(f"  {name:<24} {megabytes(size):>8.2f}")
+
+
+def print_times(times: dict[str, list[float]]) -> None:
+    """Print the table of import times."""
+    print(f"import in a fresh process, ms, {len(times[MEASURED])} rounds")
+    pairs = zip(times[MEASURED], times[BASELINE], strict=True)
+    rows = {**times, "difference in a round": [ours - theirs for ours, theirs in pairs]}
+    for name, values in rows.items():
+        figures = spread_ms(values)
+        quartiles = f"{figures['quartile_1']} to {figures['quartile_3']}"
+        print(f"  {name:<24} {figures['median']:>8.1f}  (half of them {quartiles})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Where a checkpoint is: a folder of Hugging Face files, or an id on the Hub, fetched first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from requests import RequestException
+
+from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.manifest import Source
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that is there
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of Hugging Face files and where they came from."""
+
+    folder: Path
+    source: Source
+
+
+def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
+    """The folder ``name``, or the files of the Hub id ``name`` at ``revision``.
+
+    The Hub's files go to its own cache; an interrupted download goes on where it stopped, and
+    with ``HF_HUB_OFFLINE`` only the cache is read. Raises ``CheckpointError``.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError("--revision belongs to a Hub id; a folder has no revisions.")
+        return Checkpoint(folder, Source(id=folder.resolve().name, revision=None))
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise CheckpointError(f"There is no folder {name}, and it is no Hub id (like org/model).")
+    try:
+        folder = _fetch(name, revision)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RequestException) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"There is no folder {name}, and it could not be fetched from the Hub: {reason}."
+        ) from error
+    return Checkpoint(folder, Source(id=name, revision=folder.name))
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """The snapshot of the one commit that ``revision`` names now: its folder is the commit."""
+    try:
+        info = HfApi().model_info(name, revision=revision)
+    except (OfflineModeIsEnabled, ConnectionError):
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
+    return Path(snapshot_download(name, revision=info.sha, allow_patterns=needed_files(names)))
+
+
+def needed_files(names: list[str]) -> list[str]:
+    """Those of a checkpoint's files that an export reads."""
+    side_files = [name for name in names if any(fnmatch(name, p) for p in SIDE_FILES)]
+    for pattern in WEIGHT_FILES:
+        if weights := [name for name in names if fnmatch(name, pattern)]:
+            return side_files + weights
+    return side_files

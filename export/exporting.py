@@ -1,0 +1,110 @@
+"""``export_checkpoint``: from a Hugging Face checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from edgeseq.export.checkpoint import Checkpoint, find_checkpoint
+from edgeseq.export.family import Family, find_family, generation_defaults, load_model
+from edgeseq.export.graph import write_graph
+from edgeseq.export.tokenizer import write_tokenizer
+from edgeseq.export.verification import make_reference, verify
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.bundle_writer import BundleWriter
+from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.manifest import (
+    SCHEMA,
+    CacheFormat,
+    Manifest,
+    Quantization,
+    TokenizerFile,
+)
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+
+PRECISIONS = ("fp32",)
+PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")
+Progress = Callable[[str], None]
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    precision: str = "fp32",
+    overwrite: bool = False,
+    progress: Progress = lambda message: None,
+) -> Bundle:
+    """Export a checkpoint (a folder, or a Hub id at ``revision``) to the bundle ``out``.
+
+    The bundle is compared with the PyTorch model on random prompts before it is moved into place.
+    ``progress`` is told each step in a line. Raises ``CheckpointError`` for a checkpoint that
+    cannot be exported, ``BundleError`` where ``out`` is taken, ``OptionError`` for a precision
+    that does not exist.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(f"There is no precision {precision!r}: use {', '.join(PRECISIONS)}.")
+    with BundleWriter(Path(out), overwrite=overwrite) as writer:
+        progress(f"looking for {os.fspath(checkpoint)}")
+        found = find_checkpoint(os.fspath(checkpoint), revision)
+        family = find_family(found.folder)
+        progress(f"loading the {family.MODEL_TYPE} checkpoint")
+        manifest = _write_files(family, found, writer.folder, progress)
+        progress("moving the bundle into place")
+        bundle = writer.commit(manifest)
+    progress(f"wrote {bundle.folder}")
+    return bundle
+
+
+def _write_files(
+    family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
+) -> Manifest:
+    """Write everything but the manifest into ``folder``, and check it against PyTorch."""
+    tokenizer = write_tokenizer(checkpoint.folder, folder)
+    model = load_model(family, checkpoint.folder)
+    reference = make_reference(model, family.dimensions(model.config))
+    progress("exporting the graph")
+    graphs: dict[str, str] = {}
+    with torch.no_grad(), WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+        for graph in family.graphs(model):
+            write_graph(graph, folder, weights_file)
+            graphs[graph.role] = graph.file_name
+    manifest = _manifest(family, checkpoint, model, graphs, tokenizer)
+    del model, graph  # a large model and its session may not fit into memory together
+    progress("comparing with PyTorch")
+    verification = verify(manifest, folder, reference)
+    progress(
+        f"the largest difference of a logit is {verification.max_logit_difference:.1e}, over "
+        f"{verification.positions} positions with logits up to {verification.max_logit:.1f}"
+    )
+    return replace(manifest, verification=verification)
+
+
+def _manifest(
+    family: Family,
+    checkpoint: Checkpoint,
+    model: PreTrainedModel,
+    graphs: dict[str, str],
+    tokenizer: TokenizerFile,
+) -> Manifest:
+    return Manifest(
+        schema=SCHEMA,
+        architecture=family.MODEL_TYPE,
+        kind=family.KIND,
+        dimensions=family.dimensions(model.config),
+        kv_cache=CacheFormat(dtype="float32"),
+        graphs=graphs,
+        tokenizer=tokenizer,
+        generation=generation_defaults(model),
+        quantization=Quantization(recipe="fp32"),
+        source=checkpoint.source,
+        verification=None,
+        producers={name: version(name) for name in PRODUCERS},
+    )

@@ -1,0 +1,113 @@
+"""The model families that can be exported, and loading a checkpoint as one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from edgeseq.export import gpt2
+from edgeseq.export.graph import Graph
+from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.manifest import Dimensions, Kind
+
+
+class Family(Protocol):
+    """What a family's module offers."""
+
+    @property
+    def MODEL_TYPE(self) -> str: ...  # noqa: N802
+    @property
+    def KIND(self) -> Kind: ...  # noqa: N802
+    @property
+    def MODEL_CLASS(self) -> type[PreTrainedModel]: ...  # noqa: N802
+    @property
+    def ARCHITECTURES(self) -> frozenset[str]: ...  # noqa: N802
+
+    def check(self, config: Any) -> None:
+        """Raise ``CheckpointError`` for a configuration that cannot be exported."""
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """The sizes that the runtime allocates by."""
+
+    def graphs(self, model: Any) -> list[Graph]:
+        """The graphs of ``model``, with their weights."""
+
+
+FAMILIES: tuple[Family, ...] = (gpt2,)
+
+
+def find_family(folder: Path) -> Family:
+    """The family of the checkpoint in ``folder``; ``CheckpointError`` names what is supported."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no config.json: it is not a checkpoint.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    supported = ", ".join(family.MODEL_TYPE for family in FAMILIES)
+    for family in FAMILIES:
+        if model_type == family.MODEL_TYPE:
+            _check_architectures(family, config.get("architectures"))
+            return family
+    raise CheckpointError(
+        f"The model type {model_type!r} is not supported; supported: {supported}."
+    )
+
+
+def _check_architectures(family: Family, architectures: Any) -> None:
+    for architecture in architectures or ():
+        if architecture not in family.ARCHITECTURES:
+            raise CheckpointError(
+                f"The architecture {architecture!r} does not generate text; supported for "
+                f"{family.MODEL_TYPE}: {', '.join(sorted(family.ARCHITECTURES))}."
+            )
+
+
+def load_model(family: Family, folder: Path) -> PreTrainedModel:
+    """The checkpoint's model in float32, with eager attention and every weight loaded.
+
+    Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
+    ``scale_attn_by_inverse_layer_idx``.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        family.check(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model, report = family.MODEL_CLASS.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(f"Transformers cannot load {folder}: {reason}.") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"The checkpoint in {folder} lacks {len(missing)} weights, {missing[0]} for one."
+        )
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
+    """What the checkpoint's generation configuration says beyond Transformers' own defaults."""
+    assert model.generation_config is not None
+    defaults: dict[str, Any] = model.generation_config.to_diff_dict()
+    return {
+        name: value
+        for name, value in defaults.items()
+        if not name.startswith("_") and name != "transformers_version" and value is not None
+    }

@@ -1,0 +1,231 @@
+"""The GPT-2 family: which checkpoints belong to it and how its graph is made.
+
+One graph, ``decoder.onnx``. Hidden states are two-dimensional (rows * n, features) between the
+attentions, and everything after the last attention is computed at ``logits_at`` alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.activations import ACT2FN
+
+from edgeseq.export.graph import Axes, Graph
+from edgeseq.export.operators import (
+    FastGelu,
+    GroupQueryAttention,
+    SkipLayerNormalization,
+    TransposedMatMul,
+)
+from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.manifest import Dimensions, Kind
+
+MODEL_TYPE = "gpt2"
+KIND: Kind = "decoder-only"
+MODEL_CLASS = GPT2LMHeadModel
+# GPT2Model is what old checkpoints without an lm_head call themselves: theirs is the embedding.
+ARCHITECTURES = frozenset({"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"})
+BLOCK_WEIGHTS = {
+    "ln_1": "ln_1",
+    "attn.qkv": "attn.c_attn",
+    "attn.output": "attn.c_proj",
+    "ln_2": "ln_2",
+    "mlp.input": "mlp.c_fc",
+    "mlp.output": "mlp.c_proj",
+}
+HEAD_SIZE_MULTIPLE = 8  # what GroupQueryAttention asks for
+
+
+def check(config: GPT2Config) -> None:
+    """Refuse what a GPT-2 decoder of its own cannot express."""
+    if config.add_cross_attention:
+        raise CheckpointError(
+            "This GPT-2 attends to an encoder (add_cross_attention); only stand-alone decoders "
+            "can be exported."
+        )
+    if config.pruned_heads:
+        raise CheckpointError(
+            "This GPT-2 has pruned heads (pruned_heads), which cannot be exported; save the model "
+            "without pruning first."
+        )
+
+
+def dimensions(config: GPT2Config) -> Dimensions:
+    """The sizes that the runtime allocates by."""
+    head_size = config.n_embd // config.n_head
+    return Dimensions(
+        layers=config.n_layer,
+        heads=config.n_head,
+        head_size=head_size,
+        stored_head_size=head_size + -head_size % HEAD_SIZE_MULTIPLE,
+        vocabulary=config.vocab_size,
+        max_positions=config.n_positions,
+    )
+
+
+def graphs(model: GPT2LMHeadModel) -> list[Graph]:
+    """The decoder of ``model`` with its weights, in the graph contract of ``docs/graph.md``."""
+    sizes = dimensions(model.config)
+    cache_axes: Axes = {0: "rows", 2: "capacity"}
+    cache_names = [f"{i}.{part}" for i in range(sizes.layers) for part in ("key", "value")]
+    return [
+        Graph(
+            role="decoder",
+            file_name="decoder.onnx",
+            module=GPT2Decoder(model.config, weights := _weights(model, sizes)),
+            config=model.config,
+            inputs={
+                "input_ids": {0: "rows", 1: "n"},
+                "position_ids": {0: "rows", 1: "n"},
+                "seqlens_k": {0: "rows"},
+                "total_sequence_length": {},
+                "logits_at": {0: "m"},
+                **{f"past_key_values.{name}": cache_axes for name in cache_names},
+            },
+            outputs={
+                "logits": {0: "m"},
+                **{f"present.{name}": cache_axes for name in cache_names},
+            },
+            example=_example(sizes),
+            weights=weights,
+        )
+    ]
+
+
+class GPT2Decoder(torch.nn.Module):
+    """GPT-2 as the runtime runs it: cache in place, logits where asked."""
+
+    def __init__(self, config: GPT2Config, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.config = config
+        self._sizes = dimensions(config)
+        self._activation = ACT2FN[config.activation_function]
+        if any(self._activation.parameters()):
+            raise CheckpointError(
+                f"The activation {config.activation_function!r} has weights of its own, which "
+                "cannot be exported."
+            )
+        self._names = list(weights)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        seqlens_k: torch.Tensor,
+        total_sequence_length: torch.Tensor,
+        logits_at: torch.Tensor,
+        past_key_values: list[torch.Tensor],
+        weights: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """Shapes as in the graph contract; returns the logits and the cache after the step."""
+        self._w = dict(zip(self._names, weights, strict=True))
+        shape, last = input_ids.shape, self._sizes.layers - 1
+        hidden = self._w["wte"][input_ids.view(-1)]
+        added, added_bias = self._w["wpe"][position_ids.view(-1)], None
+        presents: list[torch.Tensor] = []
+        for layer in range(self._sizes.layers):
+            block = f"h.{layer}"
+            normed, hidden = self._add_and_norm(hidden, added, added_bias, f"{block}.ln_1")
+            attended, *present = GroupQueryAttention.apply(
+                self._linear(normed, f"{block}.attn.qkv").view(*shape, -1),
+                *past_key_values[2 * layer : 2 * layer + 2],
+                seqlens_k,
+                total_sequence_length,
+                self._sizes.heads,
+                attention_scale(self.config, layer),
+            )
+            presents += present
+            attended = attended.view(-1, self._sizes.heads * self._sizes.stored_head_size)
+            if layer == last:
+                hidden = hidden.index_select(0, logits_at)
+                attended = attended.index_select(0, logits_at)
+            added, added_bias = self._matmul(attended, f"{block}.attn.output")
+            normed, hidden = self._add_and_norm(hidden, added, added_bias, f"{block}.ln_2")
+            inner = self._activate(*self._matmul(normed, f"{block}.mlp.input"))
+            added, added_bias = self._matmul(inner, f"{block}.mlp.output")
+        normed, _ = self._add_and_norm(hidden, added, added_bias, "ln_f")
+        table = self._w["lm_head" if "lm_head" in self._w else "wte"]
+        return TransposedMatMul.apply(normed, table), *presents
+
+    def _matmul(self, hidden: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The product alone and the bias: the next node adds it on its way."""
+        return hidden @ self._w[f"{name}.weight"], self._w[f"{name}.bias"]
+
+    def _linear(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
+        product, bias = self._matmul(hidden, name)
+        return product + bias
+
+    def _activate(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        if self.config.activation_function == "gelu_new":
+            activated: torch.Tensor = FastGelu.apply(hidden, bias)
+        else:
+            activated = self._activation(hidden + bias)
+        return activated
+
+    def _add_and_norm(
+        self, hidden: torch.Tensor, added: torch.Tensor, bias: torch.Tensor | None, name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(norm of the sum, the sum)``."""
+        normed, total = SkipLayerNormalization.apply(
+            hidden,
+            added,
+            self._w[f"{name}.weight"],
+            self._w[f"{name}.bias"],
+            bias,
+            self.config.layer_norm_epsilon,
+        )
+        return normed, total
+
+
+def attention_scale(config: GPT2Config, layer: int) -> float:
+    """What the scores of ``layer`` are multiplied with (``GPT2Attention`` in Transformers)."""
+    scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
+def _weights(model: GPT2LMHeadModel, sizes: Dimensions) -> dict[str, torch.Tensor]:
+    """Every weight once, linear ones as (input, output), heads padded with zeros."""
+    state = model.state_dict()
+    weights = {
+        "wte": state["transformer.wte.weight"],
+        "wpe": state["transformer.wpe.weight"],
+        "ln_f.weight": state["transformer.ln_f.weight"],
+        "ln_f.bias": state["transformer.ln_f.bias"],
+    }
+    for layer in range(sizes.layers):
+        for ours, theirs in BLOCK_WEIGHTS.items():
+            for part in ("weight", "bias"):
+                tensor = state[f"transformer.h.{layer}.{theirs}.{part}"]
+                weights[f"h.{layer}.{ours}.{part}"] = tensor
+        qkv, output = f"h.{layer}.attn.qkv", f"h.{layer}.attn.output"
+        weights[f"{qkv}.weight"] = _pad_heads(weights[f"{qkv}.weight"], 1, 3, sizes)
+        weights[f"{qkv}.bias"] = _pad_heads(weights[f"{qkv}.bias"], 0, 3, sizes)
+        weights[f"{output}.weight"] = _pad_heads(weights[f"{output}.weight"], 0, 1, sizes)
+    if state["lm_head.weight"].data_ptr() != weights["wte"].data_ptr():
+        weights["lm_head"] = state["lm_head.weight"]
+    return weights
+
+
+def _pad_heads(tensor: torch.Tensor, axis: int, parts: int, sizes: Dimensions) -> torch.Tensor:
+    """Widen each head along ``axis``, which holds ``parts`` * heads * head_size, with zeros."""
+    missing = sizes.stored_head_size - sizes.head_size
+    if not missing:
+        return tensor
+    heads = tensor.unflatten(axis, (parts * sizes.heads, sizes.head_size))
+    after = heads.ndim - 1 - (axis + 1)
+    return pad(heads, (0, 0) * after + (0, missing)).flatten(axis, axis + 1)
+
+
+def _example(sizes: Dimensions) -> dict[str, object]:
+    """Arguments for tracing: two rows of three tokens, nothing cached."""
+    rows, n, capacity = 2, 3, 4
+    cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
+    return {
+        "input_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "position_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "seqlens_k": torch.full((rows,), n - 1, dtype=torch.int32),
+        "total_sequence_length": torch.tensor(n, dtype=torch.int32),
+        "logits_at": torch.tensor([n - 1, 2 * n - 1]),
+        "past_key_values": [torch.zeros(cache) for _ in range(2 * sizes.layers)],
+    }

@@ -1,0 +1,129 @@
+"""From a torch module to an ONNX file whose weights lie in the bundle's weights file.
+
+The modules that are exported own no parameters: their weights are inputs like all others. Tracing
+therefore copies none of them, however large the model is, and the ONNX file is small. Afterwards
+the weight inputs become initializers that point into the weights file, under the names the family
+gave them. A tensor that two graphs use is stored once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from optimum.exporters.onnx import OnnxConfig
+from optimum.exporters.onnx import export as optimum_export
+from optimum.utils import NormalizedConfig
+from torch.jit._trace import TracerWarning
+from transformers import PretrainedConfig
+
+from edgeseq.runtime.weights_file import WeightsFile
+
+OPSET = 18
+WEIGHT_PREFIX = "weights."
+Axes = dict[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A graph to export.
+
+    ``module.forward`` takes the inputs by name; a name ``"a.b"`` is an item of the list ``a``.
+    Its parameter ``weights`` receives the tensors of ``weights`` in order.
+    """
+
+    role: str  # what the runtime knows it by
+    file_name: str
+    module: torch.nn.Module
+    config: PretrainedConfig
+    inputs: Mapping[str, Axes]  # name -> dynamic axes
+    outputs: Mapping[str, Axes]
+    example: Mapping[str, Any]  # forward's arguments but for the weights
+    weights: Mapping[str, torch.Tensor]
+
+
+class _TracedGraph(OnnxConfig):
+    """What Optimum has to know of a graph."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.config, task="text-generation")
+        self._graph = graph
+
+    @property
+    def inputs(self) -> dict[str, Axes]:
+        weights: dict[str, Axes] = {WEIGHT_PREFIX + name: {} for name in self._graph.weights}
+        return {**self._graph.inputs, **weights}
+
+    @property
+    def outputs(self) -> dict[str, Axes]:
+        return dict(self._graph.outputs)
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        return {**self._graph.example, "weights": list(self._graph.weights.values())}
+
+
+def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
+    """Trace ``graph`` into ``folder`` and append its weights to ``weights_file``."""
+    path = folder / graph.file_name
+    with warnings.catch_warnings():
+        # torch announces the end of this exporter, and tracing a reference with a Python loop is
+        # meant: only the node that `symbolic` emits reaches the graph.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
+        warnings.filterwarnings("ignore", message=".*onnx.*", category=UserWarning)
+        optimum_export(
+            graph.module, _TracedGraph(graph), path, opset=OPSET, disable_dynamic_axes_fix=True
+        )
+    model = onnx.load(path)
+    _inputs_to_initializers(model.graph, graph.weights, weights_file)
+    _drop_unused_outputs(model.graph)
+    onnx.save(model, path)
+
+
+def _inputs_to_initializers(
+    proto: onnx.GraphProto, weights: Mapping[str, torch.Tensor], weights_file: WeightsFile
+) -> None:
+    used = {name for node in proto.node for name in node.input}
+    for value in [v for v in proto.input if v.name.startswith(WEIGHT_PREFIX)]:
+        proto.input.remove(value)
+        name = value.name.removeprefix(WEIGHT_PREFIX)
+        if value.name not in used:
+            raise ValueError(f"The graph does not use the weight {name!r}.")
+        proto.initializer.append(_external_tensor(name, weights[name], weights_file))
+    for node in proto.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = name.removeprefix(WEIGHT_PREFIX)
+
+
+def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
+    """Leave out the optional outputs that nothing reads, so that they are not computed."""
+    read = {name for node in proto.node for name in node.input}
+    read |= {output.name for output in proto.output}
+    for node in proto.node:
+        for i, name in enumerate(node.output):
+            if name not in read:
+                node.output[i] = ""
+
+
+def _external_tensor(
+    name: str, tensor: torch.Tensor, weights_file: WeightsFile
+) -> onnx.TensorProto:
+    array = tensor.detach().contiguous().numpy()
+    offset, length = weights_file.add(array)
+    proto = onnx.TensorProto(
+        name=name,
+        data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+        dims=array.shape,
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    entries = {"location": weights_file.path.name, "offset": offset, "length": length}
+    for key, value in entries.items():
+        proto.external_data.add(key=key, value=str(value))
+    return proto

@@ -1,0 +1,32 @@
+"""The one protocol at which the search side and the ONNX Runtime side meet.
+
+A decoder knows token ids and logits. It knows no text, no strategy and no end of sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+TokenIds = NDArray[np.int64]
+
+
+class Decoder(Protocol):
+    """A model with a cache for the rows of one generation.
+
+    The logits that a call returns belong to the decoder and are overwritten by the next call;
+    until then the caller may change them in place.
+    """
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        """Read the prompts, one a row; the logits after each: (rows, vocabulary)."""
+
+    def decode(self, tokens: NDArray[Any]) -> Logits:
+        """Append ``tokens`` (rows,), one to each row; the logits after each: (rows, vocabulary)."""
+
+    def select_rows(self, parent_rows: Sequence[int]) -> None:
+        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""

@@ -1,0 +1,80 @@
+"""ONNX Runtime, imported with its telemetry off, and sessions over a bundle's graphs.
+
+ONNX Runtime sends usage events by default from 1.29 on; the variable below is read when it is
+first imported. This is the only module that imports it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from edgeseq.runtime.errors import BundleError, DeviceError, MissingPackageError, OptionError
+
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as _status
+except ImportError as error:
+    raise MissingPackageError(
+        "edgeseq needs ONNX Runtime: install it with the extra 'cpu' "
+        "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
+    ) from error
+
+PROVIDERS = {"cpu": "CPUExecutionProvider"}
+_LOAD_ERRORS = (
+    _status.Fail,
+    _status.InvalidArgument,
+    _status.InvalidGraph,
+    _status.InvalidProtobuf,
+    _status.NoModel,
+    _status.NoSuchFile,
+    _status.NotImplemented,
+    _status.RuntimeException,
+)
+
+
+Session: TypeAlias = onnxruntime.InferenceSession  # as the other modules name it
+
+
+def open_session(graph: Path, device: str, threads: int | None) -> Session:
+    """A session over ``graph`` on ``device``, with ``threads`` threads (None: physical cores).
+
+    Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _checked_threads(threads)
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
+    options.log_severity_level = 3
+    # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(graph), options, providers=[_provider(device)]
+        )
+    except _LOAD_ERRORS as error:
+        raise BundleError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: "
+            f"{_first_line(error)} Check the bundle with `edgeseq info BUNDLE --verify`."
+        ) from error
+
+
+def _provider(device: str) -> str:
+    if device not in PROVIDERS:
+        raise DeviceError(f"The device {device!r} is not available: use 'cpu'.")
+    return PROVIDERS[device]
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return 0
+    if type(threads) is not int or threads < 1:
+        raise OptionError(f"threads is {threads!r}; it must be at least 1, or None for all cores.")
+    return threads
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") + "."

@@ -1,0 +1,122 @@
+"""How a generation is asked for.
+
+Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). The bundle's own
+defaults go over them, the caller's options over both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from edgeseq.runtime.errors import OptionError
+
+DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
+SAMPLING_ONLY = ("temperature", "top_k", "top_p", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Checked on construction: a value that makes no sense raises ``OptionError``."""
+
+    max_new_tokens: int | None = None  # new tokens per prompt at most
+    max_length: int | None = None  # prompt and new tokens together at most
+    do_sample: bool = False  # draw tokens; else take the most probable one
+    temperature: float = 1.0  # logits are divided by it before drawing
+    top_k: int = 50  # draw from the k most probable tokens; 0: from all
+    top_p: float = 1.0  # draw from the fewest tokens of this probability; 1: from all
+    seed: int | None = None  # of the draws; None: another each time (not of Transformers)
+    repetition_penalty: float = 1.0  # logits of tokens seen before are lowered by this factor
+    no_repeat_ngram_size: int = 0  # n-grams of this size come once; 0: no limit
+    eos_token_id: int | tuple[int, ...] | None = None  # ends a text; None: nothing does
+    bos_token_id: int | None = None  # what an empty prompt starts from
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_length"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), at_least=1)
+        if type(self.do_sample) is not bool:
+            raise OptionError(f"do_sample is {self.do_sample!r}; it must be True or False.")
+        if self.do_sample:
+            _check_number("temperature", self.temperature, above=0.0)
+            _check_integer("top_k", self.top_k, at_least=0)
+            _check_number("top_p", self.top_p, above=0.0, at_most=1.0)
+            if self.seed is not None:
+                _check_integer("seed", self.seed, at_least=0)
+        _check_number("repetition_penalty", self.repetition_penalty, above=0.0)
+        _check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, at_least=0)
+        for token in self.eos_token_ids:
+            _check_integer("eos_token_id", token, at_least=0)
+        if self.bos_token_id is not None:
+            _check_integer("bos_token_id", self.bos_token_id, at_least=0)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a text, none of them if nothing does."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    def new_tokens(self, prompt_length: int) -> int:
+        """How many tokens may follow a prompt; ``OptionError`` where there is no room for one."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        if self.max_length is None:
+            return DEFAULT_NEW_TOKENS
+        if self.max_length <= prompt_length:
+            raise OptionError(
+                f"max_length is {self.max_length}, but the prompt alone has {prompt_length} "
+                "tokens: raise it, or use max_new_tokens."
+            )
+        return self.max_length - prompt_length
+
+
+def resolve_options(
+    bundle_defaults: Mapping[str, Any], caller: Mapping[str, Any]
+) -> GenerationOptions:
+    """The caller's options over the bundle's over Transformers' defaults.
+
+    An option that is unknown or has no effect raises ``OptionError`` if the caller passed it, and
+    is left out if it came with the bundle.
+    """
+    known = [option.name for option in fields(GenerationOptions)]
+    for name in caller:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+            raise OptionError(f"There is no option {name!r}: {hint}")
+    defaults = {name: value for name, value in bundle_defaults.items() if name in known}
+    if "max_length" in caller or "max_new_tokens" in caller:
+        defaults.pop("max_length", None)
+        defaults.pop("max_new_tokens", None)
+    merged = {name: _hashable(value) for name, value in {**defaults, **caller}.items()}
+    options = GenerationOptions(**merged)
+    _check_effects(options, caller)
+    return options
+
+
+def _check_effects(options: GenerationOptions, caller: Mapping[str, Any]) -> None:
+    if "max_length" in caller and "max_new_tokens" in caller:
+        raise OptionError("max_length has no effect beside max_new_tokens: pass one of them.")
+    for name in SAMPLING_ONLY:
+        if name in caller and not options.do_sample:
+            raise OptionError(f"{name} has no effect without sampling: pass do_sample=True too.")
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_integer(name: str, value: Any, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise OptionError(f"{name} is {value!r}; it must be an integer of at least {at_least}.")
+
+
+def _check_number(name: str, value: Any, *, above: float, at_most: float | None = None) -> None:
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not above < value <= (at_most or sys.float_info.max):
+        limit = f" and at most {at_most:g}" if at_most is not None else ""
+        raise OptionError(f"{name} is {value!r}; it must be a number above {above:g}{limit}.")

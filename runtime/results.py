@@ -1,0 +1,28 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["eos", "length", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds from the call's start, the tokenizer's work included."""
+
+    first_token_s: float  # until the first new token of this text was known
+    total_s: float  # until its last one was
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """One generated text."""
+
+    text: str  # without the prompt, without special tokens
+    token_ids: tuple[int, ...]  # without the prompt, with the end-of-sequence token if there is one
+    finish_reason: FinishReason  # eos: the model ended it; length: a limit; stop: a stop string
+    prompt_tokens: int
+    generated_tokens: int
+    timings: Timings

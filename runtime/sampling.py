@@ -1,0 +1,41 @@
+"""Random choice of the next token from its logits. Knows nothing of how they were filtered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def sample(
+    logits: npt.NDArray[np.float32], generators: Sequence[np.random.Generator]
+) -> npt.NDArray[np.int64]:
+    """Draw one token a row from softmax(logits) and return them, (rows,) int64.
+
+    `logits: (rows, vocab) float32`, where -inf is probability 0; one generator a row, from which
+    exactly one uniform number is taken, so a row does not depend on its neighbours. Sums are
+    float64. Source: inverse of the cumulative distribution.
+
+    Raises `FloatingPointError` if a row holds NaN or +inf, or nothing but -inf.
+    """
+    drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
+    return np.array(drawn, dtype=np.int64)
+
+
+def _draw(row: npt.NDArray[np.float32], generator: np.random.Generator) -> int:
+    """Draw one token from `row: (vocab,) float32`."""
+    kept = np.flatnonzero(row != -np.inf)
+    logits = row[kept].astype(np.float64)
+    peak = logits.max(initial=-np.inf)
+    if not np.isfinite(peak):
+        raise FloatingPointError(
+            f"The highest logit of a row must be finite, not {peak}; "
+            "check the model's weights and the temperature."
+        )
+    cumulative = np.exp(logits - peak).cumsum()
+    # The first sum above the point is always that of a token with a probability above 0. The
+    # product can round up to the total, which no sum is above.
+    total = cumulative[-1]
+    point = min(generator.random() * total, np.nextafter(total, 0.0))
+    return int(kept[np.searchsorted(cumulative, point, side="right")])

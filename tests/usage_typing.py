@@ -1,0 +1,59 @@
+"""Public calls as a user writes them. Never run: mypy checks it (`python .ci/check_types.py`).
+
+`assert_type` holds the types that a user's editor shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import assert_type
+
+from edgeseq.runtime import EdgeseqError, GenerationResult, Model, OptionError, Timings, load
+
+
+def load_from_text_or_path(folder: Path) -> tuple[Model, Model]:
+    return load(str(folder)), load(folder)
+
+
+def generate_one(model: Model) -> str:
+    results = model.generate("Once upon a time,", max_new_tokens=20)
+    assert_type(results, list[GenerationResult])
+    return results[0].text
+
+
+def generate_several(model: Model, prompts: tuple[str, ...]) -> list[str]:
+    return [result.text for result in model.generate(prompts, num_beams=2)]
+
+
+def stream(model: Model) -> str:
+    pieces = model.stream("Once upon a time,", max_new_tokens=20)
+    assert_type(pieces, Iterator[str])
+    return "".join(pieces)
+
+
+def generate_ids(model: Model) -> list[tuple[int, ...]]:
+    results = model.generate_ids([[1, 2, 3], [4]], max_new_tokens=4)
+    assert_type(results, list[GenerationResult])
+    return [result.token_ids for result in results]
+
+
+def read_result(result: GenerationResult) -> dict[str, str | int | float]:
+    assert_type(result.text, str)
+    assert_type(result.token_ids, tuple[int, ...])
+    assert_type(result.prompt_tokens, int)
+    assert_type(result.generated_tokens, int)
+    assert_type(result.timings, Timings)
+    assert_type(result.timings.first_token_s, float)
+    assert_type(result.timings.total_s, float)
+    finish_reason: str = result.finish_reason
+    return {"text": result.text, "finish_reason": finish_reason}
+
+
+def catch(model: Model) -> list[GenerationResult]:
+    try:
+        return model.generate("Once upon a time,", temperature=0.7, seed=1)
+    except OptionError as error:
+        raise SystemExit(str(error)) from error
+    except (EdgeseqError, ValueError):
+        return []
