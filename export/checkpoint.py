@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+import requests
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -14,7 +15,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from requests import RequestException
 
 from edgeseq.runtime.errors import CheckpointError
 from edgeseq.runtime.manifest import Source
@@ -47,7 +47,12 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
         raise CheckpointError(f"There is no folder {name}, and it is no Hub id (like org/model).")
     try:
         folder = _fetch(name, revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RequestException) as error:
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and the Hub cannot be reached and its cache on this "
+            "machine does not hold it."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"There is no folder {name}, and it could not be fetched from the Hub: {reason}."
@@ -59,7 +64,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     """The snapshot of the one commit that ``revision`` names now: its folder is the commit."""
     try:
         info = HfApi().model_info(name, revision=revision)
-    except (OfflineModeIsEnabled, ConnectionError):
+    except (OfflineModeIsEnabled, requests.ConnectionError, requests.Timeout):
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
     return Path(snapshot_download(name, revision=info.sha, allow_patterns=needed_files(names)))

@@ -1,0 +1,213 @@
+"""The command line: the one file that joins the three stages, each imported when it is needed.
+
+Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from edgeseq.runtime.errors import EdgeseqError, PromptError
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.bundle import Bundle
+    from edgeseq.runtime.model import Model
+
+DEFAULT_NEW_TOKENS = 128
+OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "max_new_tokens": (int, f"new tokens at most (default {DEFAULT_NEW_TOKENS})"),
+    "max_length": (int, "prompt and new tokens together at most"),
+    "temperature": (float, "divide logits by it before drawing"),
+    "top_k": (int, "draw from the k most probable tokens; 0: from all"),
+    "top_p": (float, "draw from the fewest tokens of this probability"),
+    "seed": (int, "seed of the draws"),
+    "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
+    "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console that cannot show a character
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except EdgeseqError as error:
+        print(f"edgeseq: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has left. What is still buffered must not raise once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"edgeseq: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeseq",
+        description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_generate(commands)
+    _add_export(commands)
+    _add_info(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """``--version``; reading it costs a search through what is installed."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"edgeseq {version('edgeseq')}")
+        parser.exit()
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="continue a prompt",
+        description="Continue a prompt with the model of a bundle, by default the demo model.",
+        epilog="Options left out are those of the bundle, or Transformers' defaults.",
+    )
+    parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
+    parser.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--do-sample",
+        action=argparse.BooleanOptionalAction,
+        help="draw tokens, or take the most probable one",
+    )
+    for name, (kind, text) in OPTION_TYPES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    parser.set_defaults(run=_generate)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="turn a Hugging Face checkpoint into a bundle",
+        description="Turn a Hugging Face checkpoint into a bundle (needs the extra 'export').",
+    )
+    parser.add_argument("checkpoint", help="folder, or id on the Hub")
+    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--precision", default="fp32", choices=["fp32"], help="default: fp32")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    parser.set_defaults(run=_export)
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info", help="show what a bundle is", description="Show what a bundle is, and check it."
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--verify", action="store_true", help="check the hash of every file")
+    parser.set_defaults(run=_info)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from edgeseq.runtime.loading import load
+
+    names = [*OPTION_TYPES, "do_sample"]
+    options = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
+    if "max_length" not in options:
+        options.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
+    model = load(arguments.bundle, threads=arguments.threads)
+    prompt = arguments.prompt
+    if prompt is None or prompt == "-":
+        prompt = _read_prompt(sys.stdin)
+    if arguments.json:
+        result = model.generate(prompt, **options)[0]
+        print(json.dumps({"prompt": prompt, **asdict(result)}, ensure_ascii=False))
+    else:
+        _stream(model, prompt, options)
+    return 0
+
+
+def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
+    """Print the prompt's continuation as it comes."""
+    for piece in model.stream(prompt, **options):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+
+
+def _read_prompt(stream: TextIO) -> str:
+    """All of standard input, without the line break that ends it."""
+    try:
+        return stream.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"Standard input is not {error.encoding}: {error.reason}.") from error
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from edgeseq.export import export_checkpoint
+
+    export_checkpoint(
+        arguments.checkpoint,
+        arguments.out,
+        revision=arguments.revision,
+        precision=arguments.precision,
+        overwrite=arguments.overwrite,
+        progress=lambda message: print(message, file=sys.stderr, flush=True),
+    )
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from edgeseq.runtime.bundle import open_bundle
+
+    bundle = open_bundle(arguments.bundle, verify=arguments.verify)
+    if arguments.json:
+        print(bundle.manifest.to_json(), end="")
+    else:
+        _print_info(bundle)
+        if arguments.verify:
+            print("verified       every file has its hash")
+    return 0
+
+
+def _print_info(bundle: Bundle) -> None:
+    manifest, sizes = bundle.manifest, bundle.manifest.dimensions
+    check = manifest.verification
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
+    lines = {
+        "bundle": bundle.folder,
+        "architecture": f"{manifest.architecture}, {manifest.kind}",
+        "source": f"{manifest.source.id}{revision}",
+        "precision": manifest.quantization.recipe,
+        "size": f"{total / 1e6:.1f} MB",
+        "layers": f"{sizes.layers}, {sizes.heads} heads of {sizes.head_size}",
+        "vocabulary": sizes.vocabulary,
+        "positions": sizes.max_positions or "any number",
+        "generation": json.dumps(dict(manifest.generation)),
+        "from PyTorch": f"{check.max_logit_difference:.1e} in a logit at most" if check else "?",
+        "made with": ", ".join(f"{n} {v}" for n, v in manifest.producers.items()),
+    }
+    for name, value in lines.items():
+        print(f"{name:<14} {value}")
