@@ -60,8 +60,7 @@ def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verificati
     decoder = OnnxDecoder(session, manifest, CpuMemory(), len(prompts), capacity)
     logits = [decoder.prefill(prompts).copy()]
     for i in range(-steps, 0):
-        tokens = np.array([text[i] for text in reference.texts])
-        logits.append(decoder.decode(tokens).copy())
+        logits.append(decoder.decode([text[i] for text in reference.texts]).copy())
     difference = float(np.abs(np.stack(logits, axis=1) - reference.logits).max())
     largest = float(np.abs(reference.logits).max())
     if not difference <= TOLERANCE * max(1.0, largest):  # also when it is not a number

@@ -6,7 +6,7 @@ A decoder knows token ids and logits. It knows no text, no strategy and no end o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ class Decoder(Protocol):
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read the prompts, one a row; the logits after each: (rows, vocabulary)."""
 
-    def decode(self, tokens: NDArray[Any]) -> Logits:
-        """Append ``tokens`` (rows,), one to each row; the logits after each: (rows, vocabulary)."""
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        """Append ``tokens``, one to each row; the logits after each: (rows, vocabulary)."""
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""

@@ -26,7 +26,7 @@ class KVCache:
         self.buffers: list[Buffer] = [
             memory.allocate(shape, np.dtype(dtype)) for _ in range(2 * dimensions.layers)
         ]
-        self.lengths = np.zeros(rows, np.int32)  # filled positions of each row in use
+        self.lengths = [0] * rows  # filled positions of each row in use
 
     @property
     def rows(self) -> int:
@@ -38,7 +38,7 @@ class KVCache:
         moved = [(row, parent) for row, parent in enumerate(parent_rows) if row != parent]
         if moved:
             targets, sources = zip(*moved, strict=True)
-            length = int(self.lengths[list(sources)].max())
+            length = max(self.lengths[source] for source in sources)
             for buffer in self.buffers:
                 self.memory.copy_rows(buffer, sources, targets, length)
-        self.lengths = self.lengths[list(parent_rows)]
+        self.lengths = [self.lengths[parent] for parent in parent_rows]

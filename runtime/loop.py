@@ -13,11 +13,13 @@ def decode(
 ) -> Iterator[Sequence[NewToken]]:
     """Generate from ``prompts``, yielding what each step decided until no row goes on."""
     logits = decoder.prefill(prompts)
+    rows = list(range(len(prompts)))
     while True:
-        choice = search.choose(logits)
-        yield choice.new_tokens
-        if not len(choice.next_tokens):
+        next_tokens, parent_rows, new_tokens = search.choose(logits)
+        yield new_tokens
+        if not next_tokens:
             return
-        if list(choice.parent_rows) != list(range(len(logits))):
-            decoder.select_rows(choice.parent_rows)
-        logits = decoder.decode(choice.next_tokens)
+        if parent_rows != rows:
+            decoder.select_rows(parent_rows)
+            rows = list(range(len(parent_rows)))
+        logits = decoder.decode(next_tokens)

@@ -37,24 +37,23 @@ class OnnxDecoder:
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read the prompts, padded on the right: (rows, vocabulary) logits after each."""
-        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        step = _BoundStep(self._session, self._cache, self._logits, int(lengths.max()))
+        lengths = [len(prompt) for prompt in prompts]
+        n = max(lengths)
+        step = _BoundStep(self._session, self._cache, self._logits, n)
         step.input_ids.fill(0)
         for row, prompt in enumerate(prompts):
             step.input_ids[row, : len(prompt)] = prompt
-        step.position_ids[:] = np.arange(step.input_ids.shape[1])
-        step.logits_at[:] = np.arange(len(prompts)) * step.input_ids.shape[1] + lengths - 1
-        self._cache.lengths[:] = lengths
+        step.position_ids[:] = np.arange(n)
+        step.logits_at[:] = np.arange(len(prompts)) * n + lengths - 1
+        self._cache.lengths = lengths
         return step.run()
 
-    def decode(self, tokens: NDArray[Any]) -> Logits:
+    def decode(self, tokens: Sequence[int]) -> Logits:
         """Append one token to each row: (rows, vocabulary) logits after each."""
         if self._step is None:
             self._step = _BoundStep(self._session, self._cache, self._logits, 1)
             self._step.logits_at[:] = np.arange(self._cache.rows)
-        self._step.input_ids[:, 0] = tokens
-        self._step.position_ids[:, 0] = self._cache.lengths
-        self._cache.lengths += 1
+        self._step.append(tokens)
         return self._step.run()
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
@@ -74,6 +73,11 @@ class _BoundStep:
         self.logits_at = np.empty(rows, np.int64)
         self._seqlens_k = np.empty(rows, np.int32)
         self._total_sequence_length = np.empty((), np.int32)
+        # Plain views: writing single numbers through them is cheaper than numpy's own way.
+        self._ids = memoryview(self.input_ids.reshape(-1))
+        self._positions = memoryview(self.position_ids.reshape(-1))
+        self._last_positions = memoryview(self._seqlens_k)
+        self._longest = memoryview(self._total_sequence_length.reshape(1))
         self._logits = logits[:rows]
         self._cache = cache
         self._run = session.run_with_iobinding
@@ -88,10 +92,20 @@ class _BoundStep:
         )
         self._bind_cache()
 
+    def append(self, tokens: Sequence[int]) -> None:
+        """Make ``tokens`` the next of each row, for a step of one token a row."""
+        lengths = self._cache.lengths
+        for row, token in enumerate(tokens):
+            self._ids[row] = token
+            self._positions[row] = lengths[row]
+            lengths[row] += 1
+
     def run(self) -> Logits:
         """Run on what the arrays hold; the cache's lengths already count this step."""
-        np.subtract(self._cache.lengths, 1, out=self._seqlens_k)
-        self._total_sequence_length[...] = self._cache.lengths.max()
+        lengths = self._cache.lengths
+        for row, length in enumerate(lengths):
+            self._last_positions[row] = length - 1
+        self._longest[0] = max(lengths)
         self._run(self._binding)
         return self._logits
 

@@ -44,13 +44,7 @@ def open_session(graph: Path, device: str, threads: int | None) -> Session:
 
     Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _checked_threads(threads)
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
-    options.log_severity_level = 3
-    # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = session_options(threads)
     try:
         return onnxruntime.InferenceSession(
             os.fspath(graph), options, providers=[_provider(device)]
@@ -60,6 +54,18 @@ def open_session(graph: Path, device: str, threads: int | None) -> Session:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: "
             f"{_first_line(error)} Check the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
+
+
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """How sessions run: see the comments for what differs from ONNX Runtime's defaults."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _checked_threads(threads)
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
+    options.log_severity_level = 3
+    # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def _provider(device: str) -> str:

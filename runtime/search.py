@@ -2,13 +2,16 @@
 
 A search turns logits into tokens. It does not know how the logits are made or where the cache
 lies. A row whose text has ended is not named again, so that it leaves the batch.
+
+A step reads hundreds of megabytes of weights, so that all of this runs with cold caches: what is
+done for each token is plain Python on few objects, which touches less memory than numpy calls or
+frozen dataclasses do (`benchmarks/loop_overhead.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +22,7 @@ from edgeseq.runtime.results import FinishReason
 from edgeseq.runtime.stopping import Stopping
 
 
-@dataclass(frozen=True)
-class NewToken:
+class NewToken(NamedTuple):
     """A token that is decided, and whether it ends its text."""
 
     text: int  # which text: the index of its prompt
@@ -28,12 +30,11 @@ class NewToken:
     finish_reason: FinishReason | None
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What a step decided."""
 
-    next_tokens: TokenIds  # (rows,) tokens to decode next
-    parent_rows: Sequence[int]  # (rows,) the row of this step that each goes on from
+    next_tokens: Sequence[int]  # tokens to decode next, one a row that goes on
+    parent_rows: Sequence[int]  # the row of this step that each goes on from
     new_tokens: Sequence[NewToken]  # for the caller
 
 
@@ -60,15 +61,14 @@ class RowSearch:
 
     def choose(self, logits: Logits) -> Choice:
         """Decide on one token a row."""
-        tokens = self._pick(logits)
+        tokens = self._pick(logits).tolist()
         new_tokens = [
-            row.append(token, self._stopping)
-            for row, token in zip(self._rows, tokens.tolist(), strict=True)
+            row.append(token, self._stopping) for row, token in zip(self._rows, tokens, strict=True)
         ]
         live = [i for i, new in enumerate(new_tokens) if new.finish_reason is None]
         if len(live) < len(new_tokens):
             self._rows = [self._rows[i] for i in live]
-            tokens = tokens[live]
+            tokens = [tokens[i] for i in live]
         return Choice(tokens, live, new_tokens)
 
     def _pick(self, logits: Logits) -> TokenIds:
@@ -92,13 +92,14 @@ class _Row:
         self._prompt_length = self._length = len(prompt)
         self._ids = np.empty(len(prompt) + limit, np.int64)
         self._ids[: len(prompt)] = prompt
+        self._items = memoryview(self._ids)
 
     @property
     def tokens(self) -> TokenIds:
         return self._ids[: self._length]
 
     def append(self, token: int, stopping: Stopping) -> NewToken:
-        self._ids[self._length] = token
+        self._items[self._length] = token
         self._length += 1
         reason = stopping.reason(token, self._length - self._prompt_length, self._limit)
         return NewToken(self._text, token, reason)

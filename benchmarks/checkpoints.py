@@ -1,0 +1,49 @@
+"""Synthetic checkpoints of real dimensions: seeded random weights with a byte-level tokenizer.
+
+    python benchmarks/checkpoints.py gpt2 FOLDER
+
+Speed and memory depend on a model's dimensions, not on what it has learned. The embedding is not
+tied to random weights of its own: it is shared as in the real checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+GPT2_SIZES = {
+    "distilgpt2": {"n_layer": 6},
+    "gpt2": {},
+    "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
+    "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+}
+
+
+def write_checkpoint(name: str, folder: Path, seed: int = 0) -> None:
+    """Write a checkpoint of ``name``'s dimensions to ``folder``."""
+    torch.manual_seed(seed)
+    GPT2LMHeadModel(GPT2Config(**GPT2_SIZES[name])).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    GPT2TokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def main() -> None:
+    """Write the checkpoint that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("name", choices=GPT2_SIZES)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    write_checkpoint(arguments.name, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What generation costs beside ONNX Runtime, and how a step's cost grows with the context.
+
+    python benchmarks/loop_overhead.py BUNDLE
+
+For batch 1, the time between the end of one `session.run` and the start of the next: choosing the
+token, bookkeeping, detokenizing when streaming. Then the time inside `session.run` by length of
+the context, and from ONNX Runtime's profile how much of it is attention: what is not attention
+should stay the same however long the text grows. Not timed: loading, the prompt, the first ten
+steps. The end-of-sequence token is disabled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import onnxruntime
+
+from edgeseq.runtime import Model
+from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.memory import CpuMemory
+from edgeseq.runtime.onnx_decoder import OnnxDecoder
+from edgeseq.runtime.onnx_runtime import open_session, session_options
+from edgeseq.runtime.tokenizer import Tokenizer
+
+WARM_UP_STEPS = 10
+PROMPT_TOKENS = 16
+OPTIONS: dict[str, Any] = {"eos_token_id": None, "do_sample": False}
+
+
+class TimedSession:
+    """A session that notes when each run starts and ends."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.runs: list[tuple[float, float]] = []
+
+    def io_binding(self) -> onnxruntime.IOBinding:
+        """The session's own."""
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: onnxruntime.IOBinding) -> None:
+        """Run and note the times."""
+        started = time.perf_counter()
+        self._session.run_with_iobinding(binding)
+        self.runs.append((started, time.perf_counter()))
+
+
+def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSession]:
+    """A model as `load` makes it, over a session that notes its times."""
+    manifest = bundle.manifest
+    session = TimedSession(open_session(bundle.file(manifest.graphs["decoder"]), "cpu", threads))
+    tokenizer = Tokenizer(bundle.file(manifest.tokenizer.file), False)
+    memory = CpuMemory()
+    return Model(
+        bundle, tokenizer, lambda rows, cap: OnnxDecoder(session, manifest, memory, rows, cap)
+    ), session
+
+
+def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float]:
+    """Milliseconds between the runs of one generation."""
+    session.runs.clear()
+    generate()
+    ends = [end for _, end in session.runs[WARM_UP_STEPS:-1]]
+    starts = [start for start, _ in session.runs[WARM_UP_STEPS + 1 :]]
+    return [1e3 * (start - end) for end, start in zip(ends, starts, strict=True)]
+
+
+def attention_by_context(bundle: Bundle, threads: int | None, tokens: int) -> list[float]:
+    """Milliseconds in attention of each step, from a profiled run of its own."""
+    options = session_options(threads)
+    options.enable_profiling = True
+    graph = bundle.file(bundle.manifest.graphs["decoder"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    manifest, memory = bundle.manifest, CpuMemory()
+    decoder = OnnxDecoder(session, manifest, memory, 1, PROMPT_TOKENS + tokens)
+    logits = decoder.prefill([[1] * PROMPT_TOKENS])
+    for _ in range(tokens - 1):
+        logits = decoder.decode(logits.argmax(axis=1).tolist())
+    profile = Path(session.end_profiling())
+    events = json.loads(profile.read_text(encoding="utf-8"))
+    profile.unlink()
+    layers = manifest.dimensions.layers
+    durations = [
+        event["dur"] / 1e3
+        for event in events
+        if event.get("args", {}).get("op_name") == "GroupQueryAttention"
+        and event["name"].endswith("_kernel_time")
+    ]
+    return [sum(durations[i : i + layers]) for i in range(layers, len(durations), layers)]
+
+
+def main() -> None:
+    """Measure, print a table and, as the last line, one JSON object."""
+    parser = argparse.ArgumentParser(description="Loop overhead and cost by context length.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--tokens", type=int, default=900)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    bundle = open_bundle(arguments.bundle)
+    model, session = timed_model(bundle, arguments.threads)
+    prompt = [[1] * PROMPT_TOKENS]
+    options = {**OPTIONS, "max_new_tokens": arguments.tokens}
+    text = model.tokenizer.decode(prompt[0]) or "a"
+
+    gaps: dict[str, list[float]] = {"generate_ids": [], "stream": []}
+    runs_ms: list[list[float]] = []
+    for _ in range(arguments.rounds):
+        gaps["generate_ids"] += gaps_ms(session, lambda: model.generate_ids(prompt, **options))
+        runs_ms.append([1e3 * (end - start) for start, end in session.runs[1:]])
+        gaps["stream"] += gaps_ms(session, lambda: list(model.stream(text, **options)))
+    attention_ms = attention_by_context(bundle, arguments.threads, arguments.tokens)
+    report(bundle, gaps, runs_ms, attention_ms)
+
+
+def report(
+    bundle: Bundle,
+    gaps: dict[str, list[float]],
+    runs_ms: list[list[float]],
+    attention_ms: list[float],
+) -> None:
+    """Print the table and the JSON line."""
+    figures: dict[str, Any] = {"bundle": bundle.folder.name}
+    print("outside session.run, ms a token   median   10 %   90 %")
+    for name, values in gaps.items():
+        low, *_, high = quantiles(values, n=10)
+        print(f"  {name:<30} {median(values):8.4f} {low:6.4f} {high:6.4f}")
+        figures[f"{name}_overhead_ms"] = round(median(values), 4)
+    print("context   session.run ms   attention ms   all else ms   (medians of 64 steps)")
+    steps = [median(step) for step in zip(*runs_ms, strict=True)]
+    rows = []
+    for first in range(16, len(steps) - 63, max(1, (len(steps) - 80) // 5)):
+        window = slice(first, first + 64)
+        run, attention = median(steps[window]), median(attention_ms[window])
+        context = PROMPT_TOKENS + first + 32
+        print(f"  {context:5}   {run:14.3f}   {attention:12.3f}   {run - attention:11.3f}")
+        rows.append({"context": context, "run_ms": run, "attention_ms": attention})
+    print(json.dumps({**figures, "by_context": rows}))
+
+
+if __name__ == "__main__":
+    main()
