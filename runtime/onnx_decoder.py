@@ -74,10 +74,10 @@ class _BoundStep:
         self._seqlens_k = np.empty(rows, np.int32)
         self._total_sequence_length = np.empty((), np.int32)
         # Plain views: writing single numbers through them is cheaper than numpy's own way.
-        self._ids = memoryview(self.input_ids.reshape(-1))
-        self._positions = memoryview(self.position_ids.reshape(-1))
-        self._last_positions = memoryview(self._seqlens_k)
-        self._longest = memoryview(self._total_sequence_length.reshape(1))
+        self._ids = self.input_ids.reshape(-1).data
+        self._positions = self.position_ids.reshape(-1).data
+        self._last_positions = self._seqlens_k.data
+        self._longest = self._total_sequence_length.reshape(1).data
         self._logits = logits[:rows]
         self._cache = cache
         self._run = session.run_with_iobinding

@@ -92,7 +92,7 @@ class _Row:
         self._prompt_length = self._length = len(prompt)
         self._ids = np.empty(len(prompt) + limit, np.int64)
         self._ids[: len(prompt)] = prompt
-        self._items = memoryview(self._ids)
+        self._items = self._ids.data
 
     @property
     def tokens(self) -> TokenIds:
