@@ -211,3 +211,7 @@ def _print_info(bundle: Bundle) -> None:
     }
     for name, value in lines.items():
         print(f"{name:<14} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,7 +22,9 @@ class GenerationResult:
 
     text: str  # without the prompt, without special tokens
     token_ids: tuple[int, ...]  # without the prompt, with the end-of-sequence token if there is one
-    finish_reason: FinishReason  # eos: the model ended it; length: a limit; stop: a stop string
+    finish_reason: (
+        FinishReason  # eos: the model ended it; length: a limit; stop: kept for stop strings
+    )
     prompt_tokens: int
     generated_tokens: int
     timings: Timings

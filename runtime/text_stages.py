@@ -1,0 +1,163 @@
+"""The steps by which tokens become text on a stream.
+
+Each takes tokens or text in order and gives text in order, holding back only what the next piece
+could still change. `detokenizer.py` puts them together for a tokenizer.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final
+
+_REPLACEMENT_CHARACTER: Final = "\ufffd"
+_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Stage(ABC):
+    """A step of the stream: takes tokens or text in order, gives text in order."""
+
+    @abstractmethod
+    def push(self, text: str) -> str:
+        """Take the next token or text and return what is certain."""
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        return ""
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Return GPT-2's alphabet: the character that stands for each byte in a vocabulary."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTE_OF: Final = _byte_of_character()
+
+
+class Bytes(Stage):
+    """Byte-level BPE: each token is some bytes, and all bytes together are UTF-8."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, text: str) -> str:
+        try:
+            data = bytes(map(_BYTE_OF.__getitem__, text))
+        except KeyError:  # an added token, spelled as it is
+            data = text.encode()
+        return self._utf8.decode(data)
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class Words(Stage):
+    """Decoders that render every token by itself, but the first of a text differently."""
+
+    def __init__(self, join: Callable[[list[str]], str]) -> None:
+        self._join = join
+        self._before: list[str] = []
+        self._start = len(join(["a"]))
+
+    def push(self, text: str) -> str:
+        if self._before:
+            return self._join([*self._before, text])[self._start :]
+        self._before = ["a"]  # any token will do to make the next one not the first
+        return self._join([text])
+
+
+class ByteFallback(Stage):
+    """Tokens are text with `old` for `new`, except runs of `<0xNN>`.
+
+    A run is the text of its bytes if all of it is UTF-8, else one U+FFFD a byte.
+    """
+
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, new
+        self._run = bytearray()
+        self._is_broken = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("strict")
+
+    def push(self, text: str) -> str:
+        text = text.replace(self._old, self._new)
+        byte_token = _BYTE_TOKEN.fullmatch(text)
+        if byte_token is None:
+            return self.finish() + text
+        if self._is_broken:
+            return _REPLACEMENT_CHARACTER
+        byte = bytes.fromhex(byte_token[1])
+        self._run += byte
+        try:
+            self._utf8.decode(byte)
+        except UnicodeDecodeError:
+            self._is_broken = True
+            return _REPLACEMENT_CHARACTER * len(self._run)
+        return ""
+
+    def finish(self) -> str:
+        text = "" if self._is_broken else self._text_of_run()
+        self._run.clear()
+        self._is_broken = False
+        self._utf8.reset()
+        return text
+
+    def _text_of_run(self) -> str:
+        try:
+            return self._run.decode()
+        except UnicodeDecodeError:
+            return _REPLACEMENT_CHARACTER * len(self._run)
+
+
+class Whole(Stage):
+    """Any other decoder: nothing is known to be certain before the end."""
+
+    def __init__(self, join: Callable[[list[str]], str]) -> None:
+        self._join = join
+        self._tokens: list[str] = []
+
+    def push(self, text: str) -> str:
+        self._tokens.append(text)
+        return ""
+
+    def finish(self) -> str:
+        return self._join(self._tokens)
+
+
+class LeadingStrip(Stage):
+    """Takes up to `count` of the character `content` off the start of the text."""
+
+    def __init__(self, content: str, count: int) -> None:
+        self._content, self._count = content, count
+
+    def push(self, text: str) -> str:
+        while text and self._count:
+            if text[0] != self._content:
+                self._count = 0
+                break
+            self._count -= 1
+            text = text[1:]
+        return text
+
+
+class Replacement(Stage):
+    """`str.replace(old, new)` on a stream: holds back a tail that may be the start of `old`."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, new
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        *done, tail = (self._held + text).split(self._old)
+        sizes = range(min(len(self._old) - 1, len(tail)), 0, -1)
+        size = next((size for size in sizes if self._old.startswith(tail[-size:])), 0)
+        self._held = tail[len(tail) - size :]
+        return self._new.join([*done, tail[: len(tail) - size]])
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
