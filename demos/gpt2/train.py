@@ -22,7 +22,7 @@ from corpus import END_OF_TEXT, encode, epoch_windows, read_stories, split_stori
 from tokenizer import save_tokenizer, train_tokenizer
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 VOCABULARY = 4096
 CONTEXT = 512
@@ -32,6 +32,14 @@ ADAM_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.4
 SAVE_EVERY = 250
+# A small model left to its most probable tokens soon repeats itself.
+GENERATION_DEFAULTS = {
+    "do_sample": True,
+    "temperature": 0.8,
+    "top_k": 50,
+    "top_p": 0.95,
+    "repetition_penalty": 1.15,
+}
 
 
 def build_model(end_of_text: int) -> GPT2LMHeadModel:
@@ -184,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo GPT-2.")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the stories")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -195,6 +203,9 @@ def main() -> None:
     trainer = Trainer(end_of_text, state_folder, arguments.seed, arguments.steps)
     trainer.run(encode(training, tokenizer), encode(validation, tokenizer))
     save_tokenizer(tokenizer, arguments.out, CONTEXT)
+    trainer.model.generation_config = GenerationConfig(
+        bos_token_id=end_of_text, eos_token_id=end_of_text, **GENERATION_DEFAULTS
+    )
     trainer.model.half().save_pretrained(arguments.out)
     print(f"wrote {arguments.out}")
 
