@@ -5,8 +5,10 @@ and measures there. The last line is one JSON object.
 
     python benchmarks/footprint.py
 
-Sizes are sums of file lengths, 1 MB = 10^6 bytes. An import is timed inside a fresh process;
-`edgeseq.runtime` and `onnxruntime` take turns, so that a slow moment hits both.
+Sizes are sums of file lengths, compiled bytecode included, 1 MB = 10^6 bytes: of all that pip
+installs, and of what is left without huggingface_hub and what only it needs, which an app that
+ships its own environment may leave out. An import is timed inside a fresh process; the modules
+take turns, so that a slow moment hits all.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -28,7 +31,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("export", "quantize", "runtime", "pyproject.toml", "README.md", "LICENSE")
 INSTALLERS = {"pip", "setuptools", "wheel"}
-BASELINE, MEASURED = "onnxruntime", "edgeseq.runtime"
+BASELINE = "onnxruntime"
+MEASURED = "edgeseq.runtime.onnx_decoder"  # all that generating imports, onnxruntime included
+MODULES = (BASELINE, MEASURED, "edgeseq.runtime")  # the last imports onnxruntime only to load
+UNUSED = "huggingface-hub"  # tokenizers asks for it; edgeseq.runtime never imports it
 MIN_ROUNDS = 11
 
 
@@ -40,9 +46,10 @@ def main() -> None:
         wheel = arguments.wheel or build_wheel(folder)
         python = make_environment(folder / "environment", wheel)
         sizes = installed_sizes(site_packages(python))
+        needed = needed_names(site_packages(python))
         times = import_times(python, arguments.rounds, folder)
-    report = {"machine": describe_machine(), **size_report(sizes), **time_report(times)}
-    print_sizes(sizes)
+    report = {"machine": describe_machine(), **size_report(sizes, needed), **time_report(times)}
+    print_sizes(sizes, needed)
     print_times(times)
     print(json.dumps(report))
 
@@ -95,6 +102,26 @@ def installed_sizes(folder: Path) -> dict[str, int]:
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
+def needed_names(folder: Path) -> set[str]:
+    """Return the distributions that edgeseq reaches without going through the unused one."""
+    found = {normalized(d.metadata["Name"]): d for d in distributions(path=[str(folder)])}
+    needed: set[str] = set()
+    waiting = ["edgeseq", "onnxruntime"]
+    while waiting:
+        name = waiting.pop()
+        if name in needed or name not in found or name == UNUSED:
+            continue
+        needed.add(name)
+        plain = [r for r in found[name].requires or [] if "extra ==" not in r]
+        waiting += [normalized(re.split(r"[^\w.-]", r, maxsplit=1)[0]) for r in plain]
+    return needed
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name as comparisons want it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def size_bytes(distribution: Distribution) -> int:
     """Return the size of a distribution's files, compiled bytecode and scripts included."""
     paths = {Path(str(distribution.locate_file(file))) for file in distribution.files or []}
@@ -103,10 +130,9 @@ def size_bytes(distribution: Distribution) -> int:
 
 def import_times(python: Path, rounds: int, folder: Path) -> dict[str, list[float]]:
     """Return the seconds of each import, round by round; one round before is thrown away."""
-    times: dict[str, list[float]] = {BASELINE: [], MEASURED: []}
+    times: dict[str, list[float]] = {module: [] for module in MODULES}
     for number in range(rounds + 1):
-        order = (BASELINE, MEASURED) if number % 2 else (MEASURED, BASELINE)
-        for module in order:
+        for module in MODULES if number % 2 else reversed(MODULES):
             seconds = import_time(python, module, folder)
             if number:
                 times[module].append(seconds)
@@ -146,10 +172,16 @@ def describe_machine() -> dict[str, str | int | None]:
     }
 
 
-def size_report(sizes: dict[str, int]) -> dict[str, object]:
+def needed_bytes(sizes: dict[str, int], needed: set[str]) -> int:
+    """Return the size of the distributions in ``needed``."""
+    return sum(size for name, size in sizes.items() if normalized(name) in needed)
+
+
+def size_report(sizes: dict[str, int], needed: set[str]) -> dict[str, object]:
     """Return the sizes in MB."""
     return {
         "installed_mb": megabytes(sum(sizes.values())),
+        "needed_mb": megabytes(needed_bytes(sizes, needed)),
         "distributions_mb": {name: megabytes(size) for name, size in sizes.items()},
     }
 
@@ -182,11 +214,12 @@ def megabytes(size: int) -> float:
     return round(size / 1e6, 2)
 
 
-def print_sizes(sizes: dict[str, int]) -> None:
+def print_sizes(sizes: dict[str, int], needed: set[str]) -> None:
     """Print the table of sizes."""
     print("installed size, MB")
-    for name, size in [*sizes.items(), ("total", sum(sizes.values()))]:
-        print(f"  {name:<24} {megabytes(size):>8.2f}")
+    rows = [*sizes.items(), ("total", sum(sizes.values()))]
+    for name, size in [*rows, (f"without {UNUSED}", needed_bytes(sizes, needed))]:
+        print(f"  {name:<28} {megabytes(size):>8.2f}")
 
 
 def print_times(times: dict[str, list[float]]) -> None:
@@ -197,7 +230,7 @@ def print_times(times: dict[str, list[float]]) -> None:
     for name, values in rows.items():
         figures = spread_ms(values)
         quartiles = f"{figures['quartile_1']} to {figures['quartile_3']}"
-        print(f"  {name:<24} {figures['median']:>8.1f}  (half of them {quartiles})")
+        print(f"  {name:<28} {figures['median']:>8.1f}  (half of them {quartiles})")
 
 
 if __name__ == "__main__":
