@@ -10,10 +10,13 @@ from pathlib import Path
 import requests
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from edgeseq.runtime.errors import CheckpointError
@@ -21,7 +24,10 @@ from edgeseq.runtime.manifest import Source
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
-WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that is there
+WEIGHT_FILES = (  # the first kind that is there
+    ("model.safetensors", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,25 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
             f"There is no folder {name}, and the Hub cannot be reached and its cache on this "
             "machine does not hold it."
         ) from error
-    except (HfHubHTTPError, HFValidationError, requests.RequestException) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except GatedRepoError as error:
         raise CheckpointError(
-            f"There is no folder {name}, and it could not be fetched from the Hub: {reason}."
+            f"{name} is gated on the Hub: accept its terms there and log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and the Hub has no model of that name that you may read."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"The model {name} on the Hub has no revision {revision!r}."
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(f"{name} could not be fetched from the Hub: {reason}.") from error
+    except requests.RequestException as error:
+        raise CheckpointError(
+            f"Fetching {name} from the Hub broke off ({type(error).__name__}): run the same "
+            "command again, it goes on where it stopped."
         ) from error
     return Checkpoint(folder, Source(id=name, revision=folder.name))
 
@@ -67,13 +88,17 @@ def _fetch(name: str, revision: str | None) -> Path:
     except (OfflineModeIsEnabled, requests.ConnectionError, requests.Timeout):
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
-    return Path(snapshot_download(name, revision=info.sha, allow_patterns=needed_files(names)))
+    # By the name that the caller used, so that the cache knows it by that name too.
+    return Path(snapshot_download(name, revision=revision, allow_patterns=needed_files(names)))
 
 
 def needed_files(names: list[str]) -> list[str]:
     """Those of a checkpoint's files that an export reads."""
-    side_files = [name for name in names if any(fnmatch(name, p) for p in SIDE_FILES)]
-    for pattern in WEIGHT_FILES:
-        if weights := [name for name in names if fnmatch(name, pattern)]:
-            return side_files + weights
-    return side_files
+    side_files = matching(names, SIDE_FILES)
+    kinds = (matching(names, patterns) for patterns in WEIGHT_FILES)
+    return side_files + next((weights for weights in kinds if weights), [])
+
+
+def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    """The names that match one of the patterns."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]

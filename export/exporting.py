@@ -68,7 +68,7 @@ def _write_files(
 ) -> Manifest:
     """Write everything but the manifest into ``folder``, and check it against PyTorch."""
     tokenizer = write_tokenizer(checkpoint.folder, folder)
-    model = load_model(family, checkpoint.folder)
+    model = load_model(family, checkpoint.folder, progress)
     reference = make_reference(model, family.dimensions(model.config))
     progress("exporting the graph")
     graphs: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -72,7 +73,7 @@ def _check_architectures(family: Family, architectures: Any) -> None:
             )
 
 
-def load_model(family: Family, folder: Path) -> PreTrainedModel:
+def load_model(family: Family, folder: Path, progress: Callable[[str], None]) -> PreTrainedModel:
     """The checkpoint's model in float32, with eager attention and every weight loaded.
 
     Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
@@ -88,16 +89,25 @@ def load_model(family: Family, folder: Path) -> PreTrainedModel:
             dtype=torch.float32,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(f"Transformers cannot load {folder}: {reason}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+    if mismatched := sorted(map(str, report["mismatched_keys"])):
+        raise CheckpointError(
+            f"The weight {mismatched[0]} in {folder} does not have the shape that config.json "
+            "asks for."
+        )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
-            f"The checkpoint in {folder} lacks {len(missing)} weights, {missing[0]} for one."
+            f"The checkpoint in {folder} lacks weights: {missing[0]}"
+            + (f" and {len(missing) - 1} more." if len(missing) > 1 else ".")
         )
+    if unused := sorted(report["unexpected_keys"]):
+        progress(f"leaving out weights that the configuration does not use: {', '.join(unused)}")
     evaluated: PreTrainedModel = model.eval()
     return evaluated
 

@@ -44,6 +44,15 @@ def check(config: GPT2Config) -> None:
             "This GPT-2 attends to an encoder (add_cross_attention); only stand-alone decoders "
             "can be exported."
         )
+    for name in ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size"):
+        if type(size := getattr(config, name)) is not int or size < 1:
+            raise CheckpointError(
+                f"The configuration's {name} is {size!r}; it must be a positive integer."
+            )
+    if config.activation_function not in ACT2FN:
+        raise CheckpointError(
+            f"The activation {config.activation_function!r} is not one that Transformers knows."
+        )
     if config.pruned_heads:
         raise CheckpointError(
             "This GPT-2 has pruned heads (pruned_heads), which cannot be exported; save the model "
@@ -84,8 +93,11 @@ def graphs(model: GPT2LMHeadModel) -> list[Graph]:
                 **{f"past_key_values.{name}": cache_axes for name in cache_names},
             },
             outputs={
-                "logits": {0: "m"},
-                **{f"present.{name}": cache_axes for name in cache_names},
+                "logits": ("m", sizes.vocabulary),
+                **{
+                    f"present.{name}": ("rows", sizes.heads, "capacity", sizes.stored_head_size)
+                    for name in cache_names
+                },
             },
             example=_example(sizes),
             weights=weights,

@@ -27,6 +27,7 @@ from edgeseq.runtime.weights_file import WeightsFile
 OPSET = 18
 WEIGHT_PREFIX = "weights."
 Axes = dict[int, str]
+Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Graph:
     module: torch.nn.Module
     config: PretrainedConfig
     inputs: Mapping[str, Axes]  # name -> dynamic axes
-    outputs: Mapping[str, Axes]
+    outputs: Mapping[str, Shape]
     example: Mapping[str, Any]  # forward's arguments but for the weights
     weights: Mapping[str, torch.Tensor]
 
@@ -63,7 +64,10 @@ class _TracedGraph(OnnxConfig):
 
     @property
     def outputs(self) -> dict[str, Axes]:
-        return dict(self._graph.outputs)
+        return {
+            name: {axis: dim for axis, dim in enumerate(shape) if isinstance(dim, str)}
+            for name, shape in self._graph.outputs.items()
+        }
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
         return {**self._graph.example, "weights": list(self._graph.weights.values())}
@@ -84,6 +88,7 @@ def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
     model = onnx.load(path)
     _inputs_to_initializers(model.graph, graph.weights, weights_file)
     _drop_unused_outputs(model.graph)
+    _declare_outputs(model.graph, graph.outputs)
     onnx.save(model, path)
 
 
@@ -110,6 +115,15 @@ def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
         for i, name in enumerate(node.output):
             if name not in read:
                 node.output[i] = ""
+
+
+def _declare_outputs(proto: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+    """State the shapes that torch loses behind an operator it does not know."""
+    for output in proto.output:
+        dtype = output.type.tensor_type.elem_type
+        shape = list(shapes[output.name])
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
+    del proto.value_info[:]  # what is left of the intermediate ones: incomplete, and of no use
 
 
 def _external_tensor(

@@ -10,12 +10,20 @@ from edgeseq.runtime.errors import CheckpointError
 from edgeseq.runtime.manifest import TokenizerFile
 
 TOKENIZER_FILE = "tokenizer.json"
+SLOW_FILES = ("vocab.json", "merges.txt")
 
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> TokenizerFile:
     """Write ``folder/tokenizer.json``: Transformers' fast tokenizer, converted from a slow one
     where the checkpoint has no fast file. Raises ``CheckpointError`` where it has neither.
     """
+    if not (checkpoint / TOKENIZER_FILE).is_file() and not all(
+        (checkpoint / name).is_file() for name in SLOW_FILES
+    ):
+        raise CheckpointError(
+            f"{checkpoint} has no tokenizer: neither {TOKENIZER_FILE} nor "
+            f"{' and '.join(SLOW_FILES)}."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:

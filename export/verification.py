@@ -45,7 +45,10 @@ def make_reference(model: PreTrainedModel, dimensions: Dimensions, seed: int = 0
         for length in PROMPT_LENGTHS
     ]
     logits = [model(torch.tensor([text])).logits[0, -steps - 1 :] for text in texts]
-    return Reference(texts, torch.stack(logits).numpy())
+    stacked = torch.stack(logits)
+    if not stacked.isfinite().all():
+        raise CheckpointError("PyTorch's own logits are not finite: the weights are damaged.")
+    return Reference(texts, stacked.numpy())
 
 
 def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verification:

@@ -10,6 +10,7 @@ from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 CHUNK_BYTES = 1 << 20
+PARTIAL = ".partial-"  # in the name of a folder that is being written
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,20 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
     manifest_path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}: give the path of a bundle.")
+    name = folder.absolute().name
+    if name.startswith(".") and PARTIAL in name:
+        raise BundleError(f"{folder} is an export that was interrupted: delete it, export again.")
     if not manifest_path.is_file():
         raise BundleError(f"{folder} holds no {MANIFEST_NAME}: it is not a bundle.")
     try:
-        text = manifest_path.read_text(encoding="utf-8")
+        text = manifest_path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise BundleError(f"{manifest_path} is not UTF-8: export the bundle again.") from error
     bundle = Bundle(folder, Manifest.from_json(text))
     for name, entry in bundle.manifest.files.items():
         _check_file(bundle.file(name), entry, verify)
     if verify:
-        bundle.manifest.check_seal()
+        bundle.manifest.check_seal(text)
     return bundle
 
 
@@ -58,7 +62,7 @@ def file_entry(path: Path) -> FileEntry:
 
 def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
     if not path.is_file():
-        raise BundleError(f"The bundle lacks {path.name}: copy or export it again.")
+        raise BundleError(f"The bundle lacks {path.name!r}: copy or export it again.")
     size = path.stat().st_size
     if size != entry.size_bytes:
         raise BundleError(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from edgeseq.runtime.bundle import Bundle, file_entry
+from edgeseq.runtime.bundle import PARTIAL, Bundle, file_entry
 from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
 
@@ -41,8 +41,11 @@ class BundleWriter:
 
     def __enter__(self) -> BundleWriter:
         parent = self._out.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.partial-", dir=parent))
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BundleError(f"{parent} is not a folder: choose another place.") from error
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}{PARTIAL}", dir=parent))
         return self
 
     def __exit__(
@@ -71,5 +74,9 @@ class BundleWriter:
         with tempfile.TemporaryDirectory(
             prefix=f".{self._out.name}.old-", dir=self._out.parent, ignore_cleanup_errors=True
         ) as old:
-            self._out.rename(Path(old) / self._out.name)
-            self.folder.rename(self._out)
+            kept = self._out.rename(Path(old) / self._out.name)
+            try:
+                self.folder.rename(self._out)
+            except BaseException:
+                kept.rename(self._out)
+                raise

@@ -36,24 +36,23 @@ OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    parsed = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a console that cannot show a character
     try:
-        status: int = parsed.run(parsed)
-        sys.stdout.flush()
-    except EdgeseqError as error:
-        print(f"edgeseq: {error}", file=sys.stderr)
+        try:
+            parsed = _parser().parse_args(arguments)
+            status: int = parsed.run(parsed)
+        finally:
+            print(end="", flush=True)  # now, not at exit, so that a reader that left is noticed
+    except BrokenPipeError:
+        # What is still buffered must not raise once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader has left. What is still buffered must not raise once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(f"edgeseq: {error}", file=sys.stderr)
+    except (EdgeseqError, OSError) as error:
+        print("edgeseq:", *str(error).splitlines(), file=sys.stderr)
         return 1
     return status
 
@@ -142,7 +141,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         prompt = _read_prompt(sys.stdin)
     if arguments.json:
         result = model.generate(prompt, **options)[0]
-        print(json.dumps({"prompt": prompt, **asdict(result)}, ensure_ascii=False))
+        print(json.dumps({"prompt": prompt, **asdict(result)}))
     else:
         _stream(model, prompt, options)
     return 0
@@ -151,15 +150,16 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
     """Print the prompt's continuation as it comes."""
     for piece in model.stream(prompt, **options):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+        print(piece, end="", flush=True)
     print()
 
 
-def _read_prompt(stream: TextIO) -> str:
+def _read_prompt(stream: TextIO | None) -> str:
     """All of standard input, without the line break that ends it."""
+    if stream is None:
+        raise PromptError("There is no standard input: give the prompt as an argument.")
     try:
-        return stream.read().removesuffix("\n")
+        return stream.read().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise PromptError(f"Standard input is not {error.encoding}: {error.reason}.") from error
 

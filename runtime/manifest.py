@@ -19,6 +19,10 @@ MANIFEST_NAME = "edgeseq.json"
 SCHEMA = 1
 
 Kind = Literal["decoder-only", "encoder-decoder"]
+ROLES: dict[Kind, tuple[str, ...]] = {
+    "decoder-only": ("decoder",),
+    "encoder-decoder": ("encoder", "decoder"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +107,9 @@ class Manifest:
         """The same with its seal."""
         return replace(self, seal=self._hash())
 
-    def check_seal(self) -> None:
-        """Raise ``BundleError`` if anything was changed after the bundle was written."""
-        if self.seal != self._hash():
+    def check_seal(self, text: str) -> None:
+        """Raise ``BundleError`` if ``text`` is not what was written, to the byte."""
+        if self.seal != self._hash() or text != self.to_json():
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after it was written (its seal does not fit): "
                 "copy or export the bundle again."
@@ -117,14 +121,14 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``edgeseq.json``."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read ``edgeseq.json``; anything unexpected raises ``BundleError``."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"{MANIFEST_NAME} is not valid JSON ({error}): export the bundle again."
             ) from error
@@ -158,6 +162,9 @@ def _check_names(manifest: Manifest) -> None:
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
         if unsafe or ".." in posix.parts or name in {"", ".", MANIFEST_NAME}:
             raise BundleError(f"{MANIFEST_NAME} names the unsafe path {name!r}: do not load it.")
+    for role in ROLES[manifest.kind]:
+        if role not in manifest.graphs:
+            raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
     for name in (*manifest.graphs.values(), manifest.tokenizer.file):
         if name not in manifest.files:
             raise BundleError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from edgeseq.runtime.bundle import Bundle
@@ -52,7 +53,7 @@ class Model:
         Raises ``OptionError`` for an option and ``PromptError`` for ids that cannot be served.
         """
         started = time.perf_counter()
-        return self._run([_plain(prompt) for prompt in prompts], options, started)
+        return self._run(_id_lists(prompts), options, started)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
         """Pieces of the generated text, each as soon as it is certain.
@@ -116,9 +117,9 @@ class Model:
                 )
             prompt.append(options.bos_token_id)
         for token in prompt:
-            if type(token) is not int or not 0 <= token < sizes.vocabulary:
+            if not 0 <= token < sizes.vocabulary:
                 raise PromptError(
-                    f"Prompt {number} holds {token!r}; token ids are integers from 0 to "
+                    f"Prompt {number} holds the id {token}; this model's go from 0 to "
                     f"{sizes.vocabulary - 1}."
                 )
         if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
@@ -134,9 +135,25 @@ class Model:
         return limit if positions is None else min(limit, positions - prompt_length + 1)
 
 
-def _plain(prompt: Any) -> list[Any]:
-    """The ids as Python's own integers, also from an array."""
-    return list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)
+def _id_lists(prompts: Any) -> list[list[int]]:
+    """Lists of Python's own integers, from any sequences of integers."""
+    if isinstance(prompts, str | bytes):
+        raise PromptError("generate_ids takes lists of token ids; for text: generate.")
+    lists = []
+    for number, prompt in enumerate(prompts):
+        if not hasattr(prompt, "__iter__"):
+            raise PromptError(
+                f"generate_ids takes a list of lists of token ids, one a prompt; prompt {number} "
+                f"is {prompt!r}."
+            )
+        lists.append([_token_id(number, token) for token in prompt])
+    return lists
+
+
+def _token_id(number: int, token: Any) -> int:
+    if not isinstance(token, bool) and isinstance(token, Integral):
+        return int(token)
+    raise PromptError(f"Prompt {number} holds {token!r}; token ids are integers.")
 
 
 @dataclass

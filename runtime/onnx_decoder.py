@@ -13,10 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseq.runtime.decoder import Logits
+from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.kv_cache import KVCache
-from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
 from edgeseq.runtime.memory import Memory
 from edgeseq.runtime.onnx_runtime import Session
+
+PARTS = ("key", "value")  # of a layer's cache
+
+
+def check_graph(session: Session, manifest: Manifest) -> None:
+    """Raise ``BundleError`` where the graph is not the one that the manifest describes."""
+    sizes = manifest.dimensions
+    cache: list[int | str] = ["rows", sizes.heads, "capacity", sizes.stored_head_size]
+    names = [f"{i}.{part}" for i in range(sizes.layers) for part in PARTS]
+    expected: dict[str, list[int | str]] = {
+        "input_ids": ["rows", "n"],
+        "position_ids": ["rows", "n"],
+        "seqlens_k": ["rows"],
+        "total_sequence_length": [],
+        "logits_at": ["m"],
+        "logits": ["m", sizes.vocabulary],
+        **{f"past_key_values.{name}": cache for name in names},
+        **{f"present.{name}": cache for name in names},
+    }
+    found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise BundleError(
+                f"The decoder graph and {MANIFEST_NAME} disagree: {name} has the shape "
+                f"{found.get(name)} where {expected.get(name)} was expected; export the bundle "
+                "again."
+            )
 
 
 class OnnxDecoder:
@@ -115,7 +143,7 @@ class _BoundStep:
     def _bind_cache(self) -> None:
         device = self._cache.memory.device_type, self._cache.memory.device_id
         for i, buffer in enumerate(self._cache.buffers):
-            name = f"{i // 2}.{('key', 'value')[i % 2]}"
+            name = f"{i // 2}.{PARTS[i % 2]}"
             place = (buffer.dtype, (self._cache.rows, *buffer.shape[1:]), buffer.address)
             self._binding.bind_input(f"past_key_values.{name}", *device, *place)
             self._binding.bind_output(f"present.{name}", *device, *place)

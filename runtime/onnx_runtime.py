@@ -7,8 +7,9 @@ first imported. This is the only module that imports it.
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -23,6 +24,7 @@ except ImportError as error:
         "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
     ) from error
 
+MAX_THREADS = 1024
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (
     _status.Fail,
@@ -47,12 +49,12 @@ def open_session(graph: Path, device: str, threads: int | None) -> Session:
     options = session_options(threads)
     try:
         return onnxruntime.InferenceSession(
-            os.fspath(graph), options, providers=[_provider(device)]
+            os.fspath(graph), options, providers=[_provider(device)], enable_fallback=0
         )
-    except _LOAD_ERRORS as error:
+    except (*_LOAD_ERRORS, UnicodeDecodeError) as error:  # its message may quote damaged bytes
         raise BundleError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: "
-            f"{_first_line(error)} Check the bundle with `edgeseq info BUNDLE --verify`."
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: {_reason(error)}. "
+            "Check the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
 
 
@@ -74,13 +76,17 @@ def _provider(device: str) -> str:
     return PROVIDERS[device]
 
 
-def _checked_threads(threads: int | None) -> int:
+def _checked_threads(threads: Any) -> int:
     if threads is None:
         return 0
-    if type(threads) is not int or threads < 1:
-        raise OptionError(f"threads is {threads!r}; it must be at least 1, or None for all cores.")
-    return threads
+    if isinstance(threads, bool) or not isinstance(threads, Integral):
+        raise OptionError(f"threads is {threads!r}; it must be an integer, or None for all cores.")
+    if not 1 <= (count := int(threads)) <= MAX_THREADS:
+        raise OptionError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}.")
+    return count
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") + "."
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is damaged"
+    return str(error).strip().splitlines()[0].rstrip(".")

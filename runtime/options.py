@@ -7,14 +7,16 @@ defaults go over them, the caller's options over both.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from edgeseq.runtime.errors import OptionError
 
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
+FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -41,12 +43,12 @@ class GenerationOptions:
         if type(self.do_sample) is not bool:
             raise OptionError(f"do_sample is {self.do_sample!r}; it must be True or False.")
         if self.do_sample:
-            _check_number("temperature", self.temperature, above=0.0)
+            _check_number("temperature", self.temperature, *FACTORS)
             _check_integer("top_k", self.top_k, at_least=0)
-            _check_number("top_p", self.top_p, above=0.0, at_most=1.0)
+            _check_number("top_p", self.top_p, 0.0, 1.0)
             if self.seed is not None:
                 _check_integer("seed", self.seed, at_least=0)
-        _check_number("repetition_penalty", self.repetition_penalty, above=0.0)
+        _check_number("repetition_penalty", self.repetition_penalty, *FACTORS)
         _check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, at_least=0)
         for token in self.eos_token_ids:
             _check_integer("eos_token_id", token, at_least=0)
@@ -89,16 +91,16 @@ def resolve_options(
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
             raise OptionError(f"There is no option {name!r}: {hint}")
     defaults = {name: value for name, value in bundle_defaults.items() if name in known}
-    if "max_length" in caller or "max_new_tokens" in caller:
+    if any(caller.get(name) is not None for name in ("max_length", "max_new_tokens")):
         defaults.pop("max_length", None)
         defaults.pop("max_new_tokens", None)
-    merged = {name: _hashable(value) for name, value in {**defaults, **caller}.items()}
+    merged = {name: _plain(value) for name, value in {**defaults, **caller}.items()}
     options = GenerationOptions(**merged)
-    _check_effects(options, caller)
+    _check_effects(options, {name for name, value in caller.items() if value is not None})
     return options
 
 
-def _check_effects(options: GenerationOptions, caller: Mapping[str, Any]) -> None:
+def _check_effects(options: GenerationOptions, caller: set[str]) -> None:
     if "max_length" in caller and "max_new_tokens" in caller:
         raise OptionError("max_length has no effect beside max_new_tokens: pass one of them.")
     for name in SAMPLING_ONLY:
@@ -106,8 +108,11 @@ def _check_effects(options: GenerationOptions, caller: Mapping[str, Any]) -> Non
             raise OptionError(f"{name} has no effect without sampling: pass do_sample=True too.")
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """Python's own value for one of numpy's, and a tuple for a list."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _check_integer(name: str, value: Any, *, at_least: int) -> None:
@@ -115,8 +120,9 @@ def _check_integer(name: str, value: Any, *, at_least: int) -> None:
         raise OptionError(f"{name} is {value!r}; it must be an integer of at least {at_least}.")
 
 
-def _check_number(name: str, value: Any, *, above: float, at_most: float | None = None) -> None:
+def _check_number(name: str, value: Any, at_least: float, at_most: float) -> None:
     number = not isinstance(value, bool) and isinstance(value, int | float)
-    if not number or not above < value <= (at_most or sys.float_info.max):
-        limit = f" and at most {at_most:g}" if at_most is not None else ""
-        raise OptionError(f"{name} is {value!r}; it must be a number above {above:g}{limit}.")
+    if not number or not at_least <= value <= at_most:
+        raise OptionError(
+            f"{name} is {value!r}; it must be a number from {at_least:g} to {at_most:g}."
+        )

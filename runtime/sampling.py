@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.runtime.errors import BundleError
+
 
 def sample(
     logits: npt.NDArray[np.float32], generators: Sequence[np.random.Generator]
@@ -17,7 +19,7 @@ def sample(
     exactly one uniform number is taken, so a row does not depend on its neighbours. Sums are
     float64. Source: inverse of the cumulative distribution.
 
-    Raises `FloatingPointError` if a row holds NaN or +inf, or nothing but -inf.
+    Raises `BundleError` if a row holds NaN or +inf, or nothing but -inf.
     """
     drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
     return np.array(drawn, dtype=np.int64)
@@ -29,9 +31,9 @@ def _draw(row: npt.NDArray[np.float32], generator: np.random.Generator) -> int:
     logits = row[kept].astype(np.float64)
     peak = logits.max(initial=-np.inf)
     if not np.isfinite(peak):
-        raise FloatingPointError(
-            f"The highest logit of a row must be finite, not {peak}; "
-            "check the model's weights and the temperature."
+        raise BundleError(
+            f"The model's highest logit must be finite, not {peak}: its weights are damaged; check "
+            "them with `edgeseq info BUNDLE --verify`."
         )
     cumulative = np.exp(logits - peak).cumsum()
     # The first sum above the point is always that of a token with a probability above 0. The

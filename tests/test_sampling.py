@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.sampling import sample
 
 INF = float("inf")
@@ -89,7 +90,7 @@ def test_logits_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [INF, 1.0], [-INF, -INF]])
 def test_row_without_probabilities(bad: list[float]) -> None:
-    with pytest.raises(FloatingPointError, match="must be finite"):
+    with pytest.raises(BundleError, match="must be finite"):
         sample(np.array([bad], dtype=np.float32), generators(0))
 
 

@@ -35,10 +35,10 @@ SAVE_EVERY = 250
 # A small model left to its most probable tokens soon repeats itself.
 GENERATION_DEFAULTS = {
     "do_sample": True,
-    "temperature": 0.8,
+    "temperature": 0.7,
     "top_k": 50,
     "top_p": 0.95,
-    "repetition_penalty": 1.15,
+    "repetition_penalty": 1.2,
 }
 
 

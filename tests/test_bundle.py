@@ -1,0 +1,701 @@
+"""A bundle on disk: whatever is wrong with it is one clear sentence, with no other error type."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeseq.runtime import BundleError, load
+from edgeseq.runtime.bundle import file_entry, open_bundle
+from edgeseq.runtime.bundle_writer import BundleWriter
+from edgeseq.runtime.manifest import (
+    MANIFEST_NAME,
+    SCHEMA,
+    CacheFormat,
+    Dimensions,
+    FileEntry,
+    Manifest,
+    Quantization,
+    Source,
+    TokenizerFile,
+    Verification,
+)
+from edgeseq.runtime.weights_file import WeightsFile
+
+FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
+FREE_FIELDS = ("generation", "graphs", "producers", "files")  # whose keys are not the schema's
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one sentence of the ``BundleError`` that ``call`` raises."""
+    with pytest.raises(BundleError) as caught:
+        call()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.endswith(".")
+    return message
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of a good bundle, to be damaged."""
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+@pytest.fixture
+def data(bundle: Path) -> dict[str, Any]:
+    """What the manifest of a good bundle says, to be changed."""
+    content: dict[str, Any] = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
+    return content
+
+
+def write_manifest(folder: Path, content: object) -> None:
+    (folder / MANIFEST_NAME).write_text(json.dumps(content), encoding="utf-8")
+
+
+def flipped(content: bytes, position: int, mask: int) -> bytes:
+    """``content`` with the bits of ``mask`` flipped in one byte."""
+    damaged = bytearray(content)
+    damaged[position] ^= mask
+    return bytes(damaged)
+
+
+def test_a_good_bundle_opens_and_verifies(bundle: Path) -> None:
+    opened = open_bundle(bundle, verify=True)
+    assert set(opened.manifest.files) == set(FILES)
+    assert opened.manifest == open_bundle(bundle).manifest
+    assert all(opened.file(name).is_file() for name in FILES)
+
+
+# A place that is no bundle
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    assert "no-such" in refusal(lambda: load(tmp_path / "no-such"))
+
+
+def test_a_file_instead_of_a_folder(bundle: Path) -> None:
+    assert "weights.bin" in refusal(lambda: load(bundle / "weights.bin"))
+
+
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    assert MANIFEST_NAME in refusal(lambda: load(tmp_path))
+
+
+def test_a_folder_in_the_place_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).mkdir()
+    assert MANIFEST_NAME in refusal(lambda: load(tmp_path))
+
+
+# A manifest that is none
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b" \n",
+        b"{",
+        b"nonsense",
+        b"\x00" * 100,
+        b"\xff\xfe{\x00}\x00",
+        b'{"schema": 1, "kind": "\xff"}',
+        b'\xef\xbb\xbf{"schema": 1}',
+        b"[]",
+        b'[{"schema": 1}]',
+        b"{}",
+        b"null",
+        b"1",
+        b'"text"',
+        b'{"schema": null}',
+        b'{"schema": "1"}',
+        b'{"schema": 1.0}',
+        b'{"schema": NaN}',
+        b'{"schema": true}',
+        b'{"schema": 1}',
+        b'{"schema": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda content: repr(content[:30]),
+)
+def test_a_manifest_that_is_none(copy: Path, content: bytes) -> None:
+    (copy / MANIFEST_NAME).write_bytes(content)
+    assert MANIFEST_NAME in refusal(lambda: load(copy))
+
+
+def test_a_manifest_nested_too_deeply_to_be_read(copy: Path) -> None:
+    (copy / MANIFEST_NAME).write_bytes(b'{"schema": 1, "generation": ' + b"[" * 100_000)
+    assert MANIFEST_NAME in refusal(lambda: load(copy))
+
+
+def test_a_manifest_cut_off_anywhere(copy: Path) -> None:
+    whole = (copy / MANIFEST_NAME).read_bytes().rstrip()
+    for size in range(0, len(whole), 23):
+        (copy / MANIFEST_NAME).write_bytes(whole[:size])
+        refusal(lambda: open_bundle(copy))
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 999, 10**30])
+def test_a_newer_schema(copy: Path, schema: int) -> None:
+    write_manifest(copy, {"schema": schema, "made": "by a later version"})
+    message = refusal(lambda: load(copy))
+    assert f"schema {schema}" in message
+    assert f"up to {SCHEMA}" in message
+
+
+@pytest.mark.parametrize("schema", [0, -1])
+def test_a_schema_that_never_was(copy: Path, data: dict[str, Any], schema: int) -> None:
+    write_manifest(copy, data | {"schema": schema})
+    assert f"schema {schema}" in refusal(lambda: load(copy))
+
+
+# The manifest's fields
+
+
+def paths_of(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where each field of the schema lies."""
+    for name, value in content.items():
+        yield (*prefix, name)
+        if isinstance(value, dict) and name not in FREE_FIELDS:
+            yield from paths_of(value, (*prefix, name))
+
+
+def parent_of(content: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for name in path[:-1]:
+        content = content[name]
+    return content
+
+
+def reading_refused(content: object) -> str:
+    return refusal(lambda: Manifest.from_json(json.dumps(content)))
+
+
+def test_every_field_has_to_be_there(data: dict[str, Any]) -> None:
+    paths = list(paths_of(data))
+    assert len(paths) > 25
+    for path in paths:
+        changed = deepcopy(data)
+        del parent_of(changed, path)[path[-1]]
+        assert (path[-1] if path != ("schema",) else MANIFEST_NAME) in reading_refused(changed)
+
+
+WRONG_VALUES: dict[type, list[object]] = {
+    bool: [0, 1, "true", None],
+    int: [True, 0.5, 2.0, "1", {}],
+    float: [True, "0.5", None, {}],
+    str: [1, True, None, {}],
+    dict: ["text", 1, False],
+    type(None): [1, True, {}],
+}
+
+
+def test_every_field_has_its_type(data: dict[str, Any]) -> None:
+    for path in paths_of(data):
+        for wrong in [["wrong"], *WRONG_VALUES[type(parent_of(data, path)[path[-1]])]]:
+            changed = deepcopy(data)
+            parent_of(changed, path)[path[-1]] = wrong
+            assert (path[-1] if path != ("schema",) else MANIFEST_NAME) in reading_refused(changed)
+
+
+@pytest.mark.parametrize("path", [("dimensions", "max_positions"), ("source", "revision")])
+def test_fields_that_may_be_null(data: dict[str, Any], path: tuple[str, str]) -> None:
+    parent_of(data, path)[path[-1]] = None
+    assert Manifest.from_json(json.dumps(data)) is not None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        [],
+        "sha256",
+        {},
+        {"size_bytes": 1},
+        {"size_bytes": "1", "sha256": "0"},
+        {"size_bytes": 1.0, "sha256": "0"},
+        {"size_bytes": -1, "sha256": "0"},
+        {"size_bytes": 1, "sha256": 0},
+    ],
+    ids=repr,
+)
+def test_an_entry_of_a_file_that_is_none(copy: Path, data: dict[str, Any], entry: object) -> None:
+    data["files"]["weights.bin"] = entry
+    write_manifest(copy, data)
+    refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("value", ["float64", "int8", "", 32])
+def test_a_cache_format_that_is_not_known(copy: Path, data: dict[str, Any], value: object) -> None:
+    data["kv_cache"]["dtype"] = value
+    write_manifest(copy, data)
+    assert "float32" in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", ""])
+def test_a_kind_that_cannot_run(copy: Path, data: dict[str, Any], kind: str) -> None:
+    write_manifest(copy, data | {"kind": kind})
+    assert "decoder" in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("graphs", [{}, {"encoder": "decoder.onnx"}, {"Decoder": "decoder.onnx"}])
+def test_no_decoder_among_the_graphs(
+    copy: Path, data: dict[str, Any], graphs: dict[str, str]
+) -> None:
+    write_manifest(copy, data | {"graphs": graphs})
+    assert "decoder" in refusal(lambda: load(copy))
+
+
+# Paths that leave the folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../weights.bin",
+        "a/../../weights.bin",
+        "a/..",
+        "..",
+        ".",
+        "",
+        "..\\weights.bin",
+        "a\\..\\..\\weights.bin",
+        "/weights.bin",
+        "//server/share/weights.bin",
+        "\\weights.bin",
+        "\\\\server\\share\\weights.bin",
+        "\\\\?\\C:\\weights.bin",
+        "C:\\weights.bin",
+        "C:/weights.bin",
+        "C:weights.bin",
+        "edgeseq.json",
+    ],
+)
+@pytest.mark.parametrize("use", ["weights", "graph", "tokenizer"])
+def test_an_unsafe_path(copy: Path, data: dict[str, Any], name: str, use: str) -> None:
+    shutil.copy(copy / "weights.bin", copy.parent / "weights.bin")  # only its name is wrong
+    data["files"][name] = data["files"].pop("weights.bin")
+    if use == "graph":
+        data["graphs"]["decoder"] = name
+    elif use == "tokenizer":
+        data["tokenizer"]["file"] = name
+    write_manifest(copy, data)
+    assert repr(name) in refusal(lambda: load(copy))
+
+
+def test_an_absolute_path_to_the_very_file(copy: Path, data: dict[str, Any]) -> None:
+    name = str(copy / "weights.bin")
+    data["files"][name] = data["files"].pop("weights.bin")
+    write_manifest(copy, data)
+    assert "unsafe" in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("name", ["../decoder.onnx", "/etc/passwd", "unlisted.onnx"])
+def test_a_file_that_is_used_but_not_listed(copy: Path, data: dict[str, Any], name: str) -> None:
+    write_manifest(copy, data | {"graphs": {"decoder": name}})
+    assert repr(name) in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("name", ["no\nsuch", "nul\0", "\ud800"], ids=ascii)
+def test_a_name_that_no_file_has(copy: Path, data: dict[str, Any], name: str) -> None:
+    data["files"][name] = {"size_bytes": 1, "sha256": "0"}
+    write_manifest(copy, data)
+    refusal(lambda: load(copy))
+
+
+# Missing and damaged files
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    assert name in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    assert name in refusal(lambda: load(copy))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("change", [lambda size: 0, lambda size: size // 2, lambda size: size - 1])
+def test_a_truncated_file(copy: Path, name: str, change: Callable[[int], int]) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: change(len(whole))])
+    message = refusal(lambda: load(copy))
+    assert name in message
+    assert str(len(whole)) in message
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_enlarged_file(copy: Path, name: str) -> None:
+    with (copy / name).open("ab") as file:
+        file.write(b"\0")
+    assert name in refusal(lambda: load(copy))
+
+
+def test_hashes_are_checked_only_on_request(copy: Path) -> None:
+    weights = copy / "weights.bin"
+    weights.write_bytes(flipped(weights.read_bytes(), 0, 1))  # the lowest bit of a float
+    assert load(copy, threads=1).generate_ids([[1]], max_new_tokens=1)
+    assert "weights.bin" in refusal(lambda: load(copy, verify=True))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_verify_notices_a_flipped_byte_in_a_file(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    rng = random.Random(name)
+    positions = [0, len(whole) - 1, *rng.sample(range(len(whole)), 20)]
+    for position in positions:
+        (copy / name).write_bytes(flipped(whole, position, 1 << rng.randrange(8)))
+        assert name in refusal(lambda: open_bundle(copy, verify=True))
+
+
+def test_verify_notices_a_flipped_byte_anywhere_in_the_manifest(copy: Path) -> None:
+    whole = (copy / MANIFEST_NAME).read_bytes()
+    for position in range(len(whole)):
+        mask = (0x01, 0x80, 0xFF)[position % 3]
+        (copy / MANIFEST_NAME).write_bytes(flipped(whole, position, mask))
+        refusal(lambda: open_bundle(copy, verify=True))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "mask"),
+    [(rb"\n", 0x07), (rb"(?<=\d)e(?=-\d)", 0x20)],
+    ids=["line break", "exponent"],
+)
+def test_verify_notices_a_flipped_byte_that_json_does_not(
+    copy: Path, data: dict[str, Any], pattern: bytes, mask: int
+) -> None:
+    whole = (copy / MANIFEST_NAME).read_bytes()
+    found = re.search(pattern, whole)
+    assert found is not None
+    damaged = flipped(whole, found.start(), mask)
+    assert json.loads(damaged) == data
+    (copy / MANIFEST_NAME).write_bytes(damaged)
+    assert MANIFEST_NAME in refusal(lambda: open_bundle(copy, verify=True))
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "tokenizer.json", MANIFEST_NAME])
+def test_without_verify_a_flipped_byte_loads_or_is_refused(
+    copy: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = (copy / name).read_bytes()
+    rng = random.Random(name)
+    refused = 0
+    for position in rng.sample(range(len(whole)), 150):
+        (copy / name).write_bytes(flipped(whole, position, rng.choice([1, 2, 16, 32, 128, 255])))
+        try:
+            load(copy, threads=1)
+        except BundleError as error:
+            assert len(str(error).splitlines()) == 1
+            refused += 1
+    assert refused > 50
+    assert capfd.readouterr().out == ""
+
+
+# The manifest as text
+
+names = st.text(st.characters(codec="utf-8"), max_size=12)
+safe_names = st.from_regex(r"[a-z0-9_]{1,8}\.[a-z]{1,4}", fullmatch=True)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    integers = st.integers(0, 10**6)
+    entries = st.builds(FileEntry, size_bytes=st.integers(0), sha256=names)
+    files = draw(st.dictionaries(safe_names, entries, min_size=1, max_size=4))
+    listed = st.sampled_from(sorted(files))
+    return Manifest(
+        schema=SCHEMA,
+        architecture=draw(names),
+        kind=draw(st.sampled_from(["decoder-only", "encoder-decoder"])),
+        dimensions=draw(
+            st.builds(
+                Dimensions,
+                layers=integers,
+                heads=integers,
+                head_size=integers,
+                stored_head_size=integers,
+                vocabulary=integers,
+                max_positions=st.none() | integers,
+            )
+        ),
+        kv_cache=CacheFormat(dtype="float32"),
+        graphs=draw(st.dictionaries(names, listed, max_size=2)),
+        tokenizer=TokenizerFile(
+            file=draw(listed), clean_up_tokenization_spaces=draw(st.booleans())
+        ),
+        generation=draw(st.dictionaries(names, json_values, max_size=4)),
+        quantization=Quantization(recipe=draw(names)),
+        source=Source(id=draw(names), revision=draw(st.none() | names)),
+        verification=draw(
+            st.none()
+            | st.builds(
+                Verification, positions=integers, max_logit_difference=numbers, max_logit=numbers
+            )
+        ),
+        producers=draw(st.dictionaries(names, names, max_size=3)),
+        files=files,
+    )
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(manifests())
+def test_a_manifest_survives_its_text(manifest: Manifest) -> None:
+    sealed = manifest.sealed()
+    again = Manifest.from_json(sealed.to_json().encode().decode())
+    assert again == sealed
+    again.check_seal()
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(manifests(), st.data())
+def test_a_manifest_of_which_a_part_is_anything_is_read_or_refused(
+    manifest: Manifest, drawn: st.DataObject
+) -> None:
+    content = json.loads(manifest.sealed().to_json())
+    path = drawn.draw(st.sampled_from(list(paths_of(content))))
+    parent_of(content, path)[path[-1]] = drawn.draw(json_values)
+    try:
+        Manifest.from_json(json.dumps(content))
+    except BundleError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(json_values | st.text())
+def test_anything_else_is_no_manifest(content: object) -> None:
+    refusal(
+        lambda: Manifest.from_json(content if isinstance(content, str) else json.dumps(content))
+    )
+
+
+@pytest.mark.parametrize("path", [("source", "id"), ("files", "weights.bin", "sha256"), ("seal",)])
+def test_the_seal_breaks_with_any_change(
+    bundle: Path, data: dict[str, Any], path: tuple[str, ...]
+) -> None:
+    parent_of(data, path)[path[-1]] += "0"
+    refusal(Manifest.from_json(json.dumps(data)).check_seal)
+
+
+# Writing
+
+
+@pytest.fixture
+def manifest(bundle: Path) -> Manifest:
+    return replace(open_bundle(bundle).manifest, files={}, seal="")
+
+
+def fill(folder: Path, bundle: Path) -> None:
+    for name in FILES:
+        shutil.copy(bundle / name, folder / name)
+
+
+def contents(folder: Path) -> dict[str, FileEntry | None]:
+    """Everything below ``folder``, folders as None."""
+    return {
+        path.relative_to(folder).as_posix(): file_entry(path) if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def old(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle in the writer's way; it has a file more than those that are written."""
+    shutil.copytree(bundle, tmp_path / "out")
+    (tmp_path / "out" / "old.txt").write_text("old", encoding="utf-8")
+    return tmp_path / "out"
+
+
+def test_commit_moves_everything_into_place(
+    bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    out = tmp_path / "not" / "yet" / "there"
+    with BundleWriter(out) as writer:
+        fill(writer.folder, bundle)
+        (writer.folder / "sub").mkdir()
+        (writer.folder / "sub" / "note.txt").write_bytes(b"1234")
+        assert not out.exists()
+        written = writer.commit(manifest)
+    opened = open_bundle(out, verify=True)
+    assert written == opened
+    assert set(opened.manifest.files) == {*FILES, "sub/note.txt"}
+    assert opened.manifest.files["sub/note.txt"].size_bytes == 4
+    assert list(out.parent.iterdir()) == [out]
+    assert load(out, threads=1).generate_ids([[1]], max_new_tokens=1)
+
+
+def test_an_empty_folder_is_filled(bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with BundleWriter(tmp_path / "out") as writer:
+        fill(writer.folder, bundle)
+        writer.commit(manifest)
+    open_bundle(tmp_path / "out", verify=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_relative_target(
+    bundle: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with BundleWriter(Path("out")) as writer:
+        fill(writer.folder, bundle)
+        writer.commit(manifest)
+    open_bundle(tmp_path / "out", verify=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("taken", ["file", "other/file"])
+def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, taken: str, overwrite: bool) -> None:
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_bytes(b"precious")
+    before = contents(tmp_path)
+    out = tmp_path / Path(taken).parts[0]
+    assert out.name in refusal(lambda: BundleWriter(out, overwrite=overwrite).__enter__())
+    assert contents(tmp_path) == before
+
+
+def test_a_bundle_is_replaced_only_on_request(old: Path) -> None:
+    before = contents(old.parent)
+    assert "--overwrite" in refusal(lambda: BundleWriter(old).__enter__())
+    assert contents(old.parent) == before
+
+
+def test_overwrite_replaces_the_whole_bundle(bundle: Path, manifest: Manifest, old: Path) -> None:
+    before = contents(old)
+    with BundleWriter(old, overwrite=True) as writer:
+        fill(writer.folder, bundle)
+        assert contents(old) == before
+        writer.commit(manifest)
+    assert set(contents(old)) == {*FILES, MANIFEST_NAME}
+    assert list(old.parent.iterdir()) == [old]
+    open_bundle(old, verify=True)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_nothing(
+    bundle: Path, tmp_path: Path, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), BundleWriter(tmp_path / "out") as writer:
+        fill(writer.folder, bundle)
+        raise error
+    assert contents(tmp_path) == {}
+
+
+def test_without_commit_nothing_is_written(bundle: Path, tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "out") as writer:
+        fill(writer.folder, bundle)
+    assert contents(tmp_path) == {}
+
+
+def test_an_exception_leaves_the_old_bundle(bundle: Path, old: Path) -> None:
+    before = contents(old.parent)
+    with pytest.raises(ValueError), BundleWriter(old, overwrite=True) as writer:
+        fill(writer.folder, bundle)
+        raise ValueError
+    assert contents(old.parent) == before
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_move_that_fails_leaves_the_old_bundle(
+    bundle: Path, manifest: Manifest, old: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """As on Windows, where a folder in use cannot be moved."""
+    before, moves, rename = contents(old), [], Path.rename
+
+    def move(path: Path, target: Path) -> Path:
+        moves.append(target)
+        if len(moves) == failing:
+            raise PermissionError(13, "in use", str(path))
+        return rename(path, target)
+
+    with (
+        pytest.raises((PermissionError, BundleError)),
+        BundleWriter(old, overwrite=True) as writer,
+    ):
+        fill(writer.folder, bundle)
+        monkeypatch.setattr(Path, "rename", move)
+        writer.commit(manifest)
+    assert contents(old) == before
+
+
+# The weights file
+
+Array = np.ndarray[Any, Any]
+GRID = np.arange(24, dtype=np.float32).reshape(4, 6)
+
+
+def stored(path: Path, *arrays: Array) -> list[tuple[int, int]]:
+    with WeightsFile(path) as file:
+        return [file.add(array) for array in arrays]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        GRID,
+        GRID.T,
+        GRID[::2, ::3],
+        GRID[::-1, ::-1],
+        np.asfortranarray(GRID),
+        np.broadcast_to(GRID[0], (3, 6)),
+        GRID.astype(">f4"),
+        GRID.astype(">f4").T,
+        np.arange(5, dtype=">i8"),
+        np.arange(5, dtype=np.float16),
+        np.array([-1, 0, 1], dtype=np.int8),
+        np.array([True, False]),
+        np.array(7.5, dtype=np.float32),
+        np.empty((0, 4), dtype=np.float32),
+    ],
+    ids=lambda array: f"{array.dtype.str}{array.shape}{array.strides}",
+)
+def test_a_tensor_is_stored_little_endian_in_row_order(tmp_path: Path, array: Array) -> None:
+    before = array.copy()
+    (offset, length), _ = stored(tmp_path / "w", array, np.ones(3))
+    data = (tmp_path / "w").read_bytes()[offset : offset + length]
+    read = np.frombuffer(data, array.dtype.newbyteorder("<")).reshape(array.shape)
+    assert length == array.nbytes
+    np.testing.assert_array_equal(read, before)
+    np.testing.assert_array_equal(array, before)
+
+
+def test_each_content_is_stored_once(tmp_path: Path) -> None:
+    places = stored(
+        tmp_path / "w", GRID, GRID + 1, GRID.copy(), GRID.T.copy().T, GRID.astype(">f4")
+    )
+    assert places[0] == places[2] == places[3] == places[4]
+    assert places[1] != places[0]
+    assert (tmp_path / "w").stat().st_size < 3 * GRID.nbytes
+
+
+def test_tensors_lie_apart_and_aligned(tmp_path: Path) -> None:
+    sizes = [1, 3, 4095, 4096, 17, 4097, 64, 10_000, 63, 8192]
+    arrays = [np.full(size, i + 1, np.uint8) for i, size in enumerate(sizes)]
+    places = stored(tmp_path / "w", *arrays)
+    end = 0
+    for (offset, length), size in zip(places, sizes, strict=True):
+        assert length == size
+        assert offset >= end
+        assert offset % (4096 if size >= 4096 else 64) == 0
+        end = offset + length
+    assert (tmp_path / "w").stat().st_size == end

@@ -1,0 +1,294 @@
+"""An export that is interrupted leaves nothing that loads, and what was there before as it was.
+
+A kill leaves on the disk what it found there. So most moments are tried without one: the disk is
+copied in the middle of an export, and the copy is looked at. A few are tried with a real kill.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from edgeseq.export import export_checkpoint, exporting, graph
+from edgeseq.runtime import BundleError, bundle_writer, load
+from edgeseq.runtime.bundle_writer import BundleWriter
+from edgeseq.runtime.cli import main
+from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
+
+Action = Callable[[], None]
+
+MOMENTS: dict[str, tuple[Any, str]] = {  # an export is stopped as it calls these
+    "start": (exporting, "find_checkpoint"),
+    "tokenizer": (exporting, "write_tokenizer"),
+    "model": (exporting, "load_model"),
+    "tracing": (graph, "optimum_export"),
+    "weights": (graph, "_external_tensor"),
+    "graph": (onnx, "save"),
+    "verification": (exporting, "verify"),
+    "hashing": (bundle_writer, "file_entry"),
+    "manifest": (Manifest, "to_json"),
+    "half of the manifest": (Path, "write_text"),
+    "moving": (BundleWriter, "_move_into_place"),
+}
+DRIVER = """
+import importlib, sys, threading
+module, name, checkpoint, out, *overwrite = sys.argv[1:]
+where = importlib.import_module(module)
+
+def hang(*arguments, **options):
+    print("reached", flush=True)
+    threading.Event().wait()
+
+from edgeseq.export import export_checkpoint
+setattr(where, name, hang)
+export_checkpoint(checkpoint, out, overwrite=bool(overwrite))
+"""
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """Where nothing is yet."""
+    out = tmp_path / "bundles" / "gpt2"
+    out.parent.mkdir()
+    return out
+
+
+@pytest.fixture
+def taken(empty: Path, bundle: Path) -> Path:
+    """Where a bundle is."""
+    return Path(shutil.copytree(bundle, empty))
+
+
+@pytest.fixture(scope="module")
+def other(make_checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint of other weights than those of ``bundle``."""
+    return make_checkpoint(seed=1)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def at(monkeypatch: pytest.MonkeyPatch, moment: str, action: Action) -> None:
+    """Let ``action`` happen when an export comes to ``moment``."""
+    where, name = MOMENTS[moment]
+    original = getattr(where, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        action()
+        return original(*arguments, **options)
+
+    def write_half_first(path: Path, text: str, *arguments: Any, **options: Any) -> Any:
+        original(path, text[: len(text) // 2], *arguments, **options)
+        return call(path, text, *arguments, **options)
+
+    monkeypatch.setattr(where, name, write_half_first if where is Path else call)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def partial_folders(out: Path) -> list[Path]:
+    return [path for path in out.parent.iterdir() if path != out]
+
+
+def assert_nothing_loads(out: Path) -> None:
+    assert not out.exists()
+    assert_partial_folders_do_not_load(out)
+
+
+def assert_partial_folders_do_not_load(out: Path) -> None:
+    for folder in partial_folders(out):
+        with pytest.raises(BundleError):
+            load(folder)
+
+
+def assert_is_the_old_bundle(out: Path, bundle: Path) -> None:
+    assert contents(out) == contents(bundle)
+    load(out, verify=True)
+
+
+# What a kill leaves
+
+
+@pytest.fixture
+def disk(tmp_path: Path, empty: Path) -> tuple[Action, Path]:
+    """An action that copies the disk, and what is then the bundle's place in the copy."""
+    copy = tmp_path / "copy"
+
+    def copy_disk() -> None:
+        shutil.copytree(empty.parent, copy, dirs_exist_ok=True)
+
+    return copy_disk, copy / empty.name
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_nothing_loads_after_a_kill(
+    moment: str,
+    checkpoint: Path,
+    empty: Path,
+    disk: tuple[Action, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    action, place = disk
+    at(monkeypatch, moment, action)
+    export_checkpoint(checkpoint, empty)
+    assert partial_folders(place) != []
+    assert_nothing_loads(place)
+    load(empty, verify=True)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_old_bundle_loads_after_a_kill(
+    moment: str,
+    other: Path,
+    bundle: Path,
+    taken: Path,
+    disk: tuple[Action, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    action, place = disk
+    at(monkeypatch, moment, action)
+    export_checkpoint(other, taken, overwrite=True)
+    assert partial_folders(place) != []
+    assert_is_the_old_bundle(place, bundle)
+    assert contents(taken) != contents(bundle)
+
+
+def test_real_kill(checkpoint: Path, empty: Path) -> None:
+    kill_export("edgeseq.export.graph", "_inputs_to_initializers", str(checkpoint), str(empty))
+    assert partial_folders(empty) != []
+    assert_nothing_loads(empty)
+    export_checkpoint(checkpoint, empty)  # what is left is not in the next try's way
+    load(empty, verify=True)
+
+
+def test_real_kill_with_overwrite(other: Path, bundle: Path, taken: Path) -> None:
+    kill_export("edgeseq.export.exporting", "verify", str(other), str(taken), "overwrite")
+    assert partial_folders(taken) != []
+    assert_is_the_old_bundle(taken, bundle)
+    assert_partial_folders_do_not_load(taken)
+
+
+def kill_export(*arguments: str) -> None:
+    """Run an export in another process and kill it where it comes to the named function."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "reached\n"
+        finally:
+            process.kill()
+
+
+# What Ctrl-C leaves
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_after_control_c(
+    moment: str,
+    overwrite: bool,
+    other: Path,
+    bundle: Path,
+    empty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing at all, but for the bundle that was there before."""
+    if overwrite:
+        shutil.copytree(bundle, empty)
+    at(monkeypatch, moment, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(other, empty, overwrite=overwrite)
+    assert partial_folders(empty) == []
+    if overwrite:
+        assert_is_the_old_bundle(empty, bundle)
+    else:
+        assert not empty.exists()
+
+
+def test_command_line_ends_cleanly_after_control_c(
+    checkpoint: Path,
+    empty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at(monkeypatch, "verification", interrupt)
+    assert main(["export", str(checkpoint), str(empty)]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(empty.parent.iterdir()) == []
+
+
+# What a failing move leaves
+
+
+def fail_to_move(monkeypatch: pytest.MonkeyPatch, out: Path, error: BaseException) -> None:
+    """Let the new bundle's move fail, as it may on Windows while another program reads a file."""
+    original = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name and Path(target) == out:
+            raise error
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+@pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()], ids=repr)
+def test_old_bundle_survives_a_move_that_fails(
+    error: BaseException,
+    other: Path,
+    bundle: Path,
+    taken: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_to_move(monkeypatch, taken, error)
+    with pytest.raises(type(error)):
+        export_checkpoint(other, taken, overwrite=True)
+    assert_is_the_old_bundle(taken, bundle)
+    assert partial_folders(taken) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()], ids=repr)
+def test_nothing_is_left_by_a_move_that_fails(
+    error: BaseException, checkpoint: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_move(monkeypatch, empty, error)
+    with pytest.raises(type(error)):
+        export_checkpoint(checkpoint, empty)
+    assert list(empty.parent.iterdir()) == []
+
+
+def test_old_bundle_is_somewhere_at_any_time(
+    other: Path,
+    bundle: Path,
+    taken: Path,
+    disk: tuple[Action, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Folders cannot be exchanged at once: between the moves the old one is beside its place."""
+    copy_disk, place = disk
+    original = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if Path(target) == taken:
+            copy_disk()
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    export_checkpoint(other, taken, overwrite=True)
+    manifests = [path.read_bytes() for path in place.parent.rglob(MANIFEST_NAME)]
+    assert (bundle / MANIFEST_NAME).read_bytes() in manifests
