@@ -117,9 +117,9 @@ class Model:
                 )
             prompt.append(options.bos_token_id)
         for token in prompt:
-            if not 0 <= token < sizes.vocabulary:
+            if type(token) is not int or not 0 <= token < sizes.vocabulary:
                 raise PromptError(
-                    f"Prompt {number} holds the id {token}; this model's go from 0 to "
+                    f"Prompt {number} holds {token!r}; token ids are integers from 0 to "
                     f"{sizes.vocabulary - 1}."
                 )
         if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
@@ -135,7 +135,7 @@ class Model:
         return limit if positions is None else min(limit, positions - prompt_length + 1)
 
 
-def _id_lists(prompts: Any) -> list[list[int]]:
+def _id_lists(prompts: Any) -> list[list[Any]]:
     """Lists of Python's own integers, from any sequences of integers."""
     if isinstance(prompts, str | bytes):
         raise PromptError("generate_ids takes lists of token ids; for text: generate.")
@@ -146,14 +146,13 @@ def _id_lists(prompts: Any) -> list[list[int]]:
                 f"generate_ids takes a list of lists of token ids, one a prompt; prompt {number} "
                 f"is {prompt!r}."
             )
-        lists.append([_token_id(number, token) for token in prompt])
+        lists.append([_plain_integer(token) for token in prompt])
     return lists
 
 
-def _token_id(number: int, token: Any) -> int:
-    if not isinstance(token, bool) and isinstance(token, Integral):
-        return int(token)
-    raise PromptError(f"Prompt {number} holds {token!r}; token ids are integers.")
+def _plain_integer(token: Any) -> Any:
+    """Python's own integer for one of numpy's; anything else as it is, to be refused."""
+    return int(token) if not isinstance(token, bool) and isinstance(token, Integral) else token
 
 
 @dataclass

@@ -37,7 +37,11 @@ def check_graph(session: Session, manifest: Manifest) -> None:
         **{f"past_key_values.{name}": cache for name in names},
         **{f"present.{name}": cache for name in names},
     }
-    found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    try:
+        values = (*session.get_inputs(), *session.get_outputs())
+        found = {value.name: value.shape for value in values}
+    except UnicodeDecodeError as error:
+        raise BundleError("The decoder graph is damaged: export the bundle again.") from error
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise BundleError(

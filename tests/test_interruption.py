@@ -213,6 +213,7 @@ def test_nothing_is_left_after_control_c(
     at(monkeypatch, moment, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(other, empty, overwrite=overwrite)
+    monkeypatch.undo()
     assert partial_folders(empty) == []
     if overwrite:
         assert_is_the_old_bundle(empty, bundle)

@@ -161,7 +161,7 @@ BAD_FACTORS = [0, 0.0, -0.5, NAN, INF, -INF, "0.5", None, True, [0.5], 1j, np.fl
         *(("do_sample", value) for value in (0, 1, "yes", None, "False", [])),
         *(("temperature", value) for value in BAD_FACTORS),
         *(("top_k", value) for value in BAD_SIZES),
-        *(("top_p", value) for value in [*BAD_FACTORS, 1.0001, 2, 50]),
+        *(("top_p", value) for value in [*BAD_FACTORS, 1.0001, 2, 50] if value != 0),
         *(("seed", value) for value in (-1, 1.0, "1", True, [1])),
         *(("repetition_penalty", value) for value in BAD_FACTORS),
         *(("no_repeat_ngram_size", value) for value in BAD_SIZES),
