@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from edgeseq.runtime.bundle import PARTIAL, Bundle, file_entry
 from edgeseq.runtime.errors import BundleError
@@ -48,12 +47,7 @@ class BundleWriter:
         self.folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}{PARTIAL}", dir=parent))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> Bundle:
