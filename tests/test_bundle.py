@@ -8,18 +8,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.runtime import BundleError, load
-from edgeseq.runtime.bundle import file_entry, open_bundle
-from edgeseq.runtime.bundle_writer import BundleWriter
+from edgeseq.runtime.bundle import open_bundle
 from edgeseq.runtime.manifest import (
     MANIFEST_NAME,
     SCHEMA,
@@ -32,7 +29,6 @@ from edgeseq.runtime.manifest import (
     TokenizerFile,
     Verification,
 )
-from edgeseq.runtime.weights_file import WeightsFile
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
 FREE_FIELDS = ("generation", "graphs", "producers", "files")  # whose keys are not the schema's
@@ -500,207 +496,3 @@ def test_the_seal_breaks_with_any_change(
     parent_of(data, path)[path[-1]] += "0"
     manifest = Manifest.from_json(json.dumps(data))
     refusal(lambda: manifest.check_seal(manifest.to_json()))
-
-
-# Writing
-
-
-@pytest.fixture
-def manifest(bundle: Path) -> Manifest:
-    return replace(open_bundle(bundle).manifest, files={}, seal="")
-
-
-def fill(folder: Path, bundle: Path) -> None:
-    for name in FILES:
-        shutil.copy(bundle / name, folder / name)
-
-
-def contents(folder: Path) -> dict[str, FileEntry | None]:
-    """Everything below ``folder``, folders as None."""
-    return {
-        path.relative_to(folder).as_posix(): file_entry(path) if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-@pytest.fixture
-def old(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle in the writer's way; it has a file more than those that are written."""
-    shutil.copytree(bundle, tmp_path / "out")
-    (tmp_path / "out" / "old.txt").write_text("old", encoding="utf-8")
-    return tmp_path / "out"
-
-
-def test_commit_moves_everything_into_place(
-    bundle: Path, manifest: Manifest, tmp_path: Path
-) -> None:
-    out = tmp_path / "not" / "yet" / "there"
-    with BundleWriter(out) as writer:
-        fill(writer.folder, bundle)
-        (writer.folder / "sub").mkdir()
-        (writer.folder / "sub" / "note.txt").write_bytes(b"1234")
-        assert not out.exists()
-        written = writer.commit(manifest)
-    opened = open_bundle(out, verify=True)
-    assert written == opened
-    assert set(opened.manifest.files) == {*FILES, "sub/note.txt"}
-    assert opened.manifest.files["sub/note.txt"].size_bytes == 4
-    assert list(out.parent.iterdir()) == [out]
-    assert load(out, threads=1).generate_ids([[1]], max_new_tokens=1)
-
-
-def test_an_empty_folder_is_filled(bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with BundleWriter(tmp_path / "out") as writer:
-        fill(writer.folder, bundle)
-        writer.commit(manifest)
-    open_bundle(tmp_path / "out", verify=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_relative_target(
-    bundle: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with BundleWriter(Path("out")) as writer:
-        fill(writer.folder, bundle)
-        writer.commit(manifest)
-    open_bundle(tmp_path / "out", verify=True)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("taken", ["file", "other/file"])
-def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, taken: str, overwrite: bool) -> None:
-    (tmp_path / taken).parent.mkdir(exist_ok=True)
-    (tmp_path / taken).write_bytes(b"precious")
-    before = contents(tmp_path)
-    out = tmp_path / Path(taken).parts[0]
-    assert out.name in refusal(lambda: BundleWriter(out, overwrite=overwrite).__enter__())
-    assert contents(tmp_path) == before
-
-
-def test_a_bundle_is_replaced_only_on_request(old: Path) -> None:
-    before = contents(old.parent)
-    assert "--overwrite" in refusal(lambda: BundleWriter(old).__enter__())
-    assert contents(old.parent) == before
-
-
-def test_overwrite_replaces_the_whole_bundle(bundle: Path, manifest: Manifest, old: Path) -> None:
-    before = contents(old)
-    with BundleWriter(old, overwrite=True) as writer:
-        fill(writer.folder, bundle)
-        assert contents(old) == before
-        writer.commit(manifest)
-    assert set(contents(old)) == {*FILES, MANIFEST_NAME}
-    assert list(old.parent.iterdir()) == [old]
-    open_bundle(old, verify=True)
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_exception_leaves_nothing(
-    bundle: Path, tmp_path: Path, error: type[BaseException]
-) -> None:
-    with pytest.raises(error), BundleWriter(tmp_path / "out") as writer:
-        fill(writer.folder, bundle)
-        raise error
-    assert contents(tmp_path) == {}
-
-
-def test_without_commit_nothing_is_written(bundle: Path, tmp_path: Path) -> None:
-    with BundleWriter(tmp_path / "out") as writer:
-        fill(writer.folder, bundle)
-    assert contents(tmp_path) == {}
-
-
-def test_an_exception_leaves_the_old_bundle(bundle: Path, old: Path) -> None:
-    before = contents(old.parent)
-    with pytest.raises(ValueError), BundleWriter(old, overwrite=True) as writer:
-        fill(writer.folder, bundle)
-        raise ValueError
-    assert contents(old.parent) == before
-
-
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_move_that_fails_leaves_the_old_bundle(
-    bundle: Path, manifest: Manifest, old: Path, monkeypatch: pytest.MonkeyPatch, failing: int
-) -> None:
-    """As on Windows, where a folder in use cannot be moved."""
-    before, moves, rename = contents(old), [], Path.rename
-
-    def move(path: Path, target: Path) -> Path:
-        moves.append(target)
-        if len(moves) == failing:
-            raise PermissionError(13, "in use", str(path))
-        return rename(path, target)
-
-    with (
-        pytest.raises((PermissionError, BundleError)),
-        BundleWriter(old, overwrite=True) as writer,
-    ):
-        fill(writer.folder, bundle)
-        monkeypatch.setattr(Path, "rename", move)
-        writer.commit(manifest)
-    assert contents(old) == before
-
-
-# The weights file
-
-Array = np.ndarray[Any, Any]
-GRID = np.arange(24, dtype=np.float32).reshape(4, 6)
-
-
-def stored(path: Path, *arrays: Array) -> list[tuple[int, int]]:
-    with WeightsFile(path) as file:
-        return [file.add(array) for array in arrays]
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        GRID,
-        GRID.T,
-        GRID[::2, ::3],
-        GRID[::-1, ::-1],
-        np.asfortranarray(GRID),
-        np.broadcast_to(GRID[0], (3, 6)),
-        GRID.astype(">f4"),
-        GRID.astype(">f4").T,
-        np.arange(5, dtype=">i8"),
-        np.arange(5, dtype=np.float16),
-        np.array([-1, 0, 1], dtype=np.int8),
-        np.array([True, False]),
-        np.array(7.5, dtype=np.float32),
-        np.empty((0, 4), dtype=np.float32),
-    ],
-    ids=lambda array: f"{array.dtype.str}{array.shape}{array.strides}",
-)
-def test_a_tensor_is_stored_little_endian_in_row_order(tmp_path: Path, array: Array) -> None:
-    before = array.copy()
-    (offset, length), _ = stored(tmp_path / "w", array, np.ones(3))
-    data = (tmp_path / "w").read_bytes()[offset : offset + length]
-    read = np.frombuffer(data, array.dtype.newbyteorder("<")).reshape(array.shape)
-    assert length == array.nbytes
-    np.testing.assert_array_equal(read, before)
-    np.testing.assert_array_equal(array, before)
-
-
-def test_each_content_is_stored_once(tmp_path: Path) -> None:
-    places = stored(
-        tmp_path / "w", GRID, GRID + 1, GRID.copy(), GRID.T.copy().T, GRID.astype(">f4")
-    )
-    assert places[0] == places[2] == places[3] == places[4]
-    assert places[1] != places[0]
-    assert (tmp_path / "w").stat().st_size < 3 * GRID.nbytes
-
-
-def test_tensors_lie_apart_and_aligned(tmp_path: Path) -> None:
-    sizes = [1, 3, 4095, 4096, 17, 4097, 64, 10_000, 63, 8192]
-    arrays = [np.full(size, i + 1, np.uint8) for i, size in enumerate(sizes)]
-    places = stored(tmp_path / "w", *arrays)
-    end = 0
-    for (offset, length), size in zip(places, sizes, strict=True):
-        assert length == size
-        assert offset >= end
-        assert offset % (4096 if size >= 4096 else 64) == 0
-        end = offset + length
-    assert (tmp_path / "w").stat().st_size == end
