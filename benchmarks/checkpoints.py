@@ -2,8 +2,7 @@
 
     python benchmarks/checkpoints.py gpt2 FOLDER
 
-Speed and memory depend on a model's dimensions, not on what it has learned. The embedding is not
-tied to random weights of its own: it is shared as in the real checkpoint.
+Speed and memory depend on a model's dimensions, not on what it has learned.
 """
 
 from __future__ import annotations

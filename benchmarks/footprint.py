@@ -165,7 +165,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 def describe_machine() -> dict[str, str | int | None]:
     """Return what a reader needs to judge the figures."""
     return {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from edgeseq.export.tokenizer import write_tokenizer
 from edgeseq.export.verification import make_reference, verify
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.errors import CheckpointError, OptionError
 from edgeseq.runtime.manifest import (
     SCHEMA,
     CacheFormat,
@@ -26,6 +27,7 @@ from edgeseq.runtime.manifest import (
     Quantization,
     TokenizerFile,
 )
+from edgeseq.runtime.options import GenerationOptions, resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 PRECISIONS = ("fp32",)
@@ -69,6 +71,7 @@ def _write_files(
     """Write everything but the manifest into ``folder``, and check it against PyTorch."""
     tokenizer = write_tokenizer(checkpoint.folder, folder)
     model = load_model(family, checkpoint.folder, progress)
+    _check_defaults(generation_defaults(model), progress)
     reference = make_reference(model, family.dimensions(model.config))
     progress("exporting the graph")
     graphs: dict[str, str] = {}
@@ -85,6 +88,19 @@ def _write_files(
         f"{verification.positions} positions with logits up to {verification.max_logit:.1f}"
     )
     return replace(manifest, verification=verification)
+
+
+def _check_defaults(defaults: dict[str, Any], progress: Progress) -> None:
+    """Refuse generation defaults that no call could use, and say which are left unused."""
+    try:
+        resolve_options(defaults, {})
+    except OptionError as error:
+        raise CheckpointError(
+            f"The checkpoint's generation_config.json is wrong: {error}"
+        ) from error
+    known = {option.name for option in fields(GenerationOptions)} | {"pad_token_id"}
+    if ignored := sorted(defaults.keys() - known):
+        progress(f"generation defaults that edgeseq does not know yet: {', '.join(ignored)}")
 
 
 def _manifest(

@@ -41,6 +41,16 @@ class Family(Protocol):
         """The graphs of ``model``, with their weights."""
 
 
+LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+)
 FAMILIES: tuple[Family, ...] = (gpt2,)
 
 
@@ -57,6 +67,11 @@ def find_family(folder: Path) -> Family:
     supported = ", ".join(family.MODEL_TYPE for family in FAMILIES)
     for family in FAMILIES:
         if model_type == family.MODEL_TYPE:
+            if "quantization_config" in config:
+                raise CheckpointError(
+                    "The checkpoint is quantized (quantization_config): export the original "
+                    "checkpoint instead."
+                )
             _check_architectures(family, config.get("architectures"))
             return family
     raise CheckpointError(
@@ -65,7 +80,8 @@ def find_family(folder: Path) -> Family:
 
 
 def _check_architectures(family: Family, architectures: Any) -> None:
-    for architecture in architectures or ():
+    names = [architectures] if isinstance(architectures, str) else architectures
+    for architecture in names or ():
         if architecture not in family.ARCHITECTURES:
             raise CheckpointError(
                 f"The architecture {architecture!r} does not generate text; supported for "
@@ -91,7 +107,7 @@ def load_model(family: Family, folder: Path, progress: Callable[[str], None]) ->
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below by name
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(f"Transformers cannot load {folder}: {reason}.") from error
     finally:
@@ -116,6 +132,8 @@ def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
     """What the checkpoint's generation configuration says beyond Transformers' own defaults."""
     assert model.generation_config is not None
     defaults: dict[str, Any] = model.generation_config.to_diff_dict()
+    if model.generation_config.top_k is None:
+        defaults["top_k"] = 0  # both say: draw from all tokens
     return {
         name: value
         for name, value in defaults.items()

@@ -49,7 +49,12 @@ def check(config: GPT2Config) -> None:
             raise CheckpointError(
                 f"The configuration's {name} is {size!r}; it must be a positive integer."
             )
-    if config.activation_function not in ACT2FN:
+    if type(config.layer_norm_epsilon) is not float:
+        raise CheckpointError(
+            f"The configuration's layer_norm_epsilon is {config.layer_norm_epsilon!r}; it must be "
+            "a number."
+        )
+    if str(config.activation_function) not in ACT2FN:
         raise CheckpointError(
             f"The activation {config.activation_function!r} is not one that Transformers knows."
         )
@@ -113,7 +118,7 @@ class GPT2Decoder(torch.nn.Module):
         self.config = config
         self._sizes = dimensions(config)
         self._activation = ACT2FN[config.activation_function]
-        if any(self._activation.parameters()):
+        if next(self._activation.parameters(), None) is not None:
             raise CheckpointError(
                 f"The activation {config.activation_function!r} has weights of its own, which "
                 "cannot be exported."

@@ -56,15 +56,8 @@ def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verificati
 
     Raises ``CheckpointError`` where the logits differ by more than TOLERANCE.
     """
-    steps = reference.logits.shape[1] - 1
-    prompts = [text[: len(text) - steps] for text in reference.texts]
-    session = open_session(folder / manifest.graphs["decoder"], "cpu", None)
-    capacity = max(map(len, reference.texts))
-    decoder = OnnxDecoder(session, manifest, CpuMemory(), len(prompts), capacity)
-    logits = [decoder.prefill(prompts).copy()]
-    for i in range(-steps, 0):
-        logits.append(decoder.decode([text[i] for text in reference.texts]).copy())
-    difference = float(np.abs(np.stack(logits, axis=1) - reference.logits).max())
+    logits = _logits(manifest, folder, reference)
+    difference = float(np.abs(logits - reference.logits).max())
     largest = float(np.abs(reference.logits).max())
     if not difference <= TOLERANCE * max(1.0, largest):  # also when it is not a number
         raise CheckpointError(
@@ -76,3 +69,19 @@ def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verificati
         max_logit_difference=difference,
         max_logit=largest,
     )
+
+
+def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[np.float32]:
+    """The bundle's logits where the reference has them.
+
+    The session ends with this function: an error raised after it holds no file of the bundle open.
+    """
+    steps = reference.logits.shape[1] - 1
+    prompts = [text[: len(text) - steps] for text in reference.texts]
+    session = open_session(folder / manifest.graphs["decoder"], "cpu", None)
+    capacity = max(map(len, reference.texts))
+    decoder = OnnxDecoder(session, manifest, CpuMemory(), len(prompts), capacity)
+    logits = [decoder.prefill(prompts).copy()]
+    for i in range(-steps, 0):
+        logits.append(decoder.decode([text[i] for text in reference.texts]).copy())
+    return np.stack(logits, axis=1)

@@ -1,23 +1,30 @@
-"""GPT-2 and T5 text generation on ONNX Runtime, without torch.
+"""GPT-2 text generation on ONNX Runtime, without torch.
 
-from edgeseq.runtime import load
+    from edgeseq.runtime import load
 
-model = load("my-bundle")
-print(model.generate("Once upon a time,", max_new_tokens=40)[0].text)
+    model = load("my-bundle")
+    print(model.generate("Once upon a time,", max_new_tokens=40)[0].text)
+
+The names below are imported when they are first used, so that a command line that only shows its
+version, or is interrupted as it starts, does not wait for numpy.
 """
 
-from edgeseq.runtime.errors import (
-    BundleError,
-    CheckpointError,
-    DeviceError,
-    EdgeseqError,
-    MissingPackageError,
-    OptionError,
-    PromptError,
-)
-from edgeseq.runtime.loading import load
-from edgeseq.runtime.model import Model
-from edgeseq.runtime.results import GenerationResult, Timings
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.errors import (
+        BundleError,
+        CheckpointError,
+        DeviceError,
+        EdgeseqError,
+        MissingPackageError,
+        OptionError,
+        PromptError,
+    )
+    from edgeseq.runtime.loading import load
+    from edgeseq.runtime.model import Model
+    from edgeseq.runtime.results import GenerationResult, Timings
 
 __all__ = [
     "BundleError",
@@ -32,3 +39,22 @@ __all__ = [
     "Timings",
     "load",
 ]
+
+_MODULES = {
+    "GenerationResult": "results",
+    "Model": "model",
+    "Timings": "results",
+    "load": "loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,13 +32,16 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
     files outside itself.
     """
     manifest_path = folder / MANIFEST_NAME
+    if folder.is_file():
+        raise BundleError(f"{folder} is a file: give the folder of a bundle.")
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}: give the path of a bundle.")
     name = folder.absolute().name
     if name.startswith(".") and PARTIAL in name:
         raise BundleError(f"{folder} is an export that was interrupted: delete it, export again.")
     if not manifest_path.is_file():
-        raise BundleError(f"{folder} holds no {MANIFEST_NAME}: it is not a bundle.")
+        hint = "; make one with `edgeseq export`" if (folder / "config.json").is_file() else ""
+        raise BundleError(f"{folder} holds no {MANIFEST_NAME}: it is not a bundle{hint}.")
     try:
         text = manifest_path.read_bytes().decode()
     except UnicodeDecodeError as error:

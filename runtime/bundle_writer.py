@@ -7,6 +7,7 @@ before is touched until the new bundle is complete.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from dataclasses import replace
@@ -44,7 +45,8 @@ class BundleWriter:
             parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise BundleError(f"{parent} is not a folder: choose another place.") from error
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}{PARTIAL}", dir=parent))
+        self.folder = parent / f".{self._out.name}{PARTIAL}{secrets.token_hex(4)}"
+        self.folder.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,8 +59,13 @@ class BundleWriter:
         manifest = replace(manifest, files=files).sealed()
         text = manifest.to_json()
         (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
-        self.folder.chmod(0o755)  # temporary folders are private
-        self._move_into_place()
+        try:
+            self._move_into_place()
+        except PermissionError as error:
+            raise BundleError(
+                f"The bundle cannot be moved to {self._out} ({error.strerror or error}): close the "
+                "programs that have files there open."
+            ) from error
         return Bundle(self._out, manifest)
 
     def _move_into_place(self) -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from edgeseq.runtime.bundle import Bundle
     from edgeseq.runtime.model import Model
 
-DEFAULT_NEW_TOKENS = 128
+NEW_TOKENS = 128
 OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "max_new_tokens": (int, f"new tokens at most (default {DEFAULT_NEW_TOKENS})"),
+    "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
     "max_length": (int, "prompt and new tokens together at most"),
     "temperature": (float, "divide logits by it before drawing"),
     "top_k": (int, "draw from the k most probable tokens; 0: from all"),
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeseq",
-        description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
+        description="GPT-2 text generation on ONNX Runtime, without torch.",
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -88,11 +88,14 @@ def _add_generate(commands: Any) -> None:
         "generate",
         help="continue a prompt",
         description="Continue a prompt with the model of a bundle, by default the demo model.",
-        epilog="Options left out are those of the bundle, or Transformers' defaults.",
+        epilog="Prints the continuation alone. Options left out are those of the bundle, or "
+        "Transformers' defaults. A prompt that starts with a dash goes after --.",
     )
     parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
     parser.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
     parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--do-sample",
@@ -133,9 +136,14 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     names = [*OPTION_TYPES, "do_sample"]
     options = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
-    if "max_length" not in options:
-        options.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
-    model = load(arguments.bundle, threads=arguments.threads)
+    model = load(
+        arguments.bundle,
+        device=arguments.device,
+        threads=arguments.threads,
+        verify=arguments.verify,
+    )
+    if not {"max_length", "max_new_tokens"} & {*options, *model.bundle.manifest.generation}:
+        options["max_new_tokens"] = NEW_TOKENS
     prompt = arguments.prompt
     if prompt is None or prompt == "-":
         prompt = _read_prompt(sys.stdin)
@@ -159,9 +167,11 @@ def _read_prompt(stream: TextIO | None) -> str:
     if stream is None:
         raise PromptError("There is no standard input: give the prompt as an argument.")
     try:
-        return stream.read().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"Standard input is not {error.encoding}: {error.reason}.") from error
+        text = stream.read().removesuffix("\n").removesuffix("\r")
+        text.encode()  # bytes that are no text may have been let through as surrogates
+    except UnicodeError as error:
+        raise PromptError("Standard input is not text in UTF-8.") from error
+    return text
 
 
 def _export(arguments: argparse.Namespace) -> int:

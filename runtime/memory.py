@@ -45,8 +45,8 @@ class Memory(Protocol):
 class CpuMemory:
     """The machine's main memory.
 
-    Pages are committed by the operating system when they are first written, so that a buffer for
-    the longest text that may come costs only what the text reaches.
+    Linux and macOS give pages when they are first written, so that a buffer for the longest text
+    that may come costs only what the text reaches; Windows counts all of it against its limit.
     """
 
     device_type = "cpu"

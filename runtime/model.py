@@ -40,8 +40,8 @@ class Model:
         Raises ``OptionError`` for an option and ``PromptError`` for a text that cannot be served.
         """
         started = time.perf_counter()
-        texts = [text] if isinstance(text, str) else list(text)
-        if not all(isinstance(item, str) for item in texts):
+        texts = [text] if isinstance(text, str) else text
+        if not hasattr(texts, "__iter__") or not all(isinstance(t, str) for t in texts):
             raise PromptError("generate takes a text or a list of texts; for ids: generate_ids.")
         return self._run([self.tokenizer.encode(item) for item in texts], options, started)
 
@@ -137,7 +137,7 @@ class Model:
 
 def _id_lists(prompts: Any) -> list[list[Any]]:
     """Lists of Python's own integers, from any sequences of integers."""
-    if isinstance(prompts, str | bytes):
+    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
         raise PromptError("generate_ids takes lists of token ids; for text: generate.")
     lists = []
     for number, prompt in enumerate(prompts):

@@ -18,10 +18,17 @@ from edgeseq.runtime.errors import BundleError, DeviceError, MissingPackageError
 try:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as _status
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "onnxruntime":
+        raise
     raise MissingPackageError(
         "edgeseq needs ONNX Runtime: install it with the extra 'cpu' "
         "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
+    ) from error
+except ImportError as error:
+    reason = " ".join(str(error).split())
+    raise MissingPackageError(
+        f"ONNX Runtime is installed but cannot be loaded: {reason}."
     ) from error
 
 MAX_THREADS = 1024

@@ -87,7 +87,7 @@ def resolve_options(
     known = [option.name for option in fields(GenerationOptions)]
     for name in caller:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
+            close = difflib.get_close_matches(name, known, 1, 0.75)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
             raise OptionError(f"There is no option {name!r}: {hint}")
     defaults = {name: value for name, value in bundle_defaults.items() if name in known}
@@ -105,7 +105,7 @@ def _check_effects(options: GenerationOptions, caller: set[str]) -> None:
         raise OptionError("max_length has no effect beside max_new_tokens: pass one of them.")
     for name in SAMPLING_ONLY:
         if name in caller and not options.do_sample:
-            raise OptionError(f"{name} has no effect without sampling: pass do_sample=True too.")
+            raise OptionError(f"{name} has no effect without sampling (do_sample).")
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,16 +26,21 @@ def sample(
     return np.array(drawn, dtype=np.int64)
 
 
+def check_finite(highest: float) -> None:
+    """Raise ``BundleError`` if a row's highest logit is no number that can be compared."""
+    if not math.isfinite(highest):
+        raise BundleError(
+            f"The model's highest logit must be finite, not {highest}: its weights are damaged; "
+            "check them with `edgeseq info BUNDLE --verify`."
+        )
+
+
 def _draw(row: npt.NDArray[np.float32], generator: np.random.Generator) -> int:
     """Draw one token from `row: (vocab,) float32`."""
     kept = np.flatnonzero(row != -np.inf)
     logits = row[kept].astype(np.float64)
     peak = logits.max(initial=-np.inf)
-    if not np.isfinite(peak):
-        raise BundleError(
-            f"The model's highest logit must be finite, not {peak}: its weights are damaged; check "
-            "them with `edgeseq info BUNDLE --verify`."
-        )
+    check_finite(float(peak))
     cumulative = np.exp(logits - peak).cumsum()
     # The first sum above the point is always that of a token with a probability above 0. The
     # product can round up to the total, which no sum is above.

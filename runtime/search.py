@@ -19,6 +19,7 @@ from edgeseq.runtime.decoder import Logits, TokenIds
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.processors import draw, text_processors
 from edgeseq.runtime.results import FinishReason
+from edgeseq.runtime.sampling import check_finite
 from edgeseq.runtime.stopping import Stopping
 
 
@@ -67,6 +68,7 @@ class RowSearch:
         ]
         live = [i for i, new in enumerate(new_tokens) if new.finish_reason is None]
         if len(live) < len(new_tokens):
+            live = close_gaps(live)
             self._rows = [self._rows[i] for i in live]
             tokens = [tokens[i] for i in live]
         return Choice(tokens, live, new_tokens)
@@ -77,7 +79,19 @@ class RowSearch:
         if self._options.do_sample:
             return draw(logits, self._options, [row.generator for row in self._rows])
         tokens: TokenIds = logits.argmax(axis=1)
+        for row, token in enumerate(tokens.tolist()):
+            check_finite(float(logits[row, token]))
         return tokens
+
+
+def close_gaps(live: list[int]) -> list[int]:
+    """The rows ``live`` (ascending), each in its place if it can be: the last ones fill the gaps.
+
+    Moving a row copies its cache, so that as few as possible are moved.
+    """
+    staying = {row for row in live if row < len(live)}
+    moving = [row for row in live if row >= len(live)]
+    return [row if row in staying else moving.pop() for row in range(len(live))]
 
 
 class _Row:

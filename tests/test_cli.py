@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -340,10 +339,14 @@ def test_export_refuses_in_one_line(
 def test_permission_denied_to_write(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def denied(**_: Any) -> str:
-        raise PermissionError(13, "Permission denied", str(tmp_path))
+    make = Path.mkdir
 
-    monkeypatch.setattr(tempfile, "mkdtemp", denied)
+    def denied(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", denied)
     assert "denied" in failure(["export", str(checkpoint), str(tmp_path / "out")], capsys)
 
 
@@ -504,14 +507,21 @@ def test_a_reader_that_has_left_before(bundle: Path, arguments: list[str], unbuf
 
 
 def start(bundle: Path) -> subprocess.Popen[bytes]:
-    """A process that is in the middle of a long text: its first byte has been read."""
+    """A process that is in the middle of a long text: its first byte has been read.
+
+    It heeds Ctrl-C, also where these tests run as a job in the background, which may ignore it.
+    """
     arguments = ["generate", "-b", str(bundle), "--max-new-tokens", "8000", "--threads", "1", "a"]
-    running = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
-    )
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert running.stdout is not None
     assert running.stdout.read(1) != b""
     return running

@@ -257,7 +257,7 @@ def test_old_bundle_survives_a_move_that_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fail_to_move(monkeypatch, taken, error)
-    with pytest.raises(type(error)):
+    with pytest.raises(BundleError if isinstance(error, OSError) else type(error)):
         export_checkpoint(other, taken, overwrite=True)
     assert_is_the_old_bundle(taken, bundle)
     assert partial_folders(taken) == []
@@ -268,7 +268,7 @@ def test_nothing_is_left_by_a_move_that_fails(
     error: BaseException, checkpoint: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_to_move(monkeypatch, empty, error)
-    with pytest.raises(type(error)):
+    with pytest.raises(BundleError if isinstance(error, OSError) else type(error)):
         export_checkpoint(checkpoint, empty)
     assert list(empty.parent.iterdir()) == []
 

@@ -158,10 +158,10 @@ def test_finished_rows_leave_the_batch() -> None:
         ("prefill", [1, 1, 2, 1, 1]),
         ("select_rows", [0, 1, 2, 4]),  # text 3 has ended
         ("decode", [1, 6, 3, 4]),
-        ("select_rows", [0, 2, 3]),  # text 1
-        ("decode", [2, 4, 5]),
-        ("decode", [3, 5, 6]),
-        ("select_rows", [0, 1]),  # text 4
+        ("select_rows", [0, 3, 2]),  # text 1: the last row fills its gap
+        ("decode", [2, 5, 4]),
+        ("decode", [3, 6, 5]),
+        ("select_rows", [0, 2]),  # text 4
         ("decode", [4, 6]),
     ]
 
@@ -179,7 +179,7 @@ def test_limits_are_each_rows_own() -> None:
     assert [ids for ids, _ in finished] == [[1, 2, 3], [1], [1, 2, 3, 4], [1, 2]]
     assert {reason for _, reason in finished} == {"length"}
     assert decoder.rows_per_decode == [3, 2, 1]
-    assert decoder.selected == [[0, 2, 3], [0, 1], [1]]
+    assert decoder.selected == [[0, 3, 2], [0, 2], [1]]
 
 
 @pytest.mark.parametrize(("prompts", "limit"), [([[0]], 5), ([[0], [1], [2]], 4), ([[6], [6]], 1)])
