@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,12 +53,18 @@ class TimedSession:
         self._session.run_with_iobinding(binding)
         self.runs.append((started, time.perf_counter()))
 
+    def end_profiling(self) -> Path:
+        """The file of the session's profile."""
+        return Path(self._session.end_profiling())
+
 
 def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSession]:
-    """A model as `load` makes it, over a session that notes its times."""
+    """A model over a session that notes its times."""
     manifest = bundle.manifest
     session = TimedSession(open_session(bundle.file(manifest.graphs["decoder"]), "cpu", threads))
-    tokenizer = Tokenizer(bundle.file(manifest.tokenizer.file), False)
+    tokenizer = Tokenizer(
+        bundle.file(manifest.tokenizer.file), manifest.tokenizer.clean_up_tokenization_spaces
+    )
     memory = CpuMemory()
     return Model(
         bundle, tokenizer, lambda rows, cap: OnnxDecoder(session, manifest, memory, rows, cap)
@@ -71,21 +80,29 @@ def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float
     return [1e3 * (start - end) for end, start in zip(ends, starts, strict=True)]
 
 
-def attention_by_context(bundle: Bundle, threads: int | None, tokens: int) -> list[float]:
-    """Milliseconds in attention of each step, from a profiled run of its own."""
+def profiled_steps(
+    bundle: Bundle, threads: int | None, tokens: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each step and of the attention in it, both from one profiled run."""
     options = session_options(threads)
     options.enable_profiling = True
     graph = bundle.file(bundle.manifest.graphs["decoder"])
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = TimedSession(
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    )
     manifest, memory = bundle.manifest, CpuMemory()
     decoder = OnnxDecoder(session, manifest, memory, 1, PROMPT_TOKENS + tokens)
     logits = decoder.prefill([[1] * PROMPT_TOKENS])
     for _ in range(tokens - 1):
         logits = decoder.decode(logits.argmax(axis=1).tolist())
-    profile = Path(session.end_profiling())
+    attention_ms = attention_of_steps(session.end_profiling(), manifest.dimensions.layers)
+    return [1e3 * (end - start) for start, end in session.runs[1:]], attention_ms
+
+
+def attention_of_steps(profile: Path, layers: int) -> list[float]:
+    """Milliseconds in attention of each step after the prompt, from ONNX Runtime's profile."""
     events = json.loads(profile.read_text(encoding="utf-8"))
     profile.unlink()
-    layers = manifest.dimensions.layers
     durations = [
         event["dur"] / 1e3
         for event in events
@@ -111,36 +128,53 @@ def main() -> None:
 
     gaps: dict[str, list[float]] = {"generate_ids": [], "stream": []}
     runs_ms: list[list[float]] = []
-    for _ in range(arguments.rounds):
+    profiled: list[tuple[list[float], list[float]]] = []
+    for number in range(arguments.rounds):
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
         gaps["generate_ids"] += gaps_ms(session, lambda: model.generate_ids(prompt, **options))
         runs_ms.append([1e3 * (end - start) for start, end in session.runs[1:]])
         gaps["stream"] += gaps_ms(session, lambda: list(model.stream(text, **options)))
-    attention_ms = attention_by_context(bundle, arguments.threads, arguments.tokens)
-    report(bundle, gaps, runs_ms, attention_ms)
+        profiled.append(profiled_steps(bundle, arguments.threads, arguments.tokens))
+    report(bundle, gaps, runs_ms, profiled)
 
 
 def report(
     bundle: Bundle,
     gaps: dict[str, list[float]],
     runs_ms: list[list[float]],
-    attention_ms: list[float],
+    profiled: list[tuple[list[float], list[float]]],
 ) -> None:
     """Print the table and the JSON line."""
-    figures: dict[str, Any] = {"bundle": bundle.folder.name}
-    print("outside session.run, ms a token   median   10 %   90 %")
+    figures: dict[str, Any] = {
+        "layers": bundle.manifest.dimensions.layers,
+        "onnxruntime": onnxruntime.__version__,
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    print("outside session.run, greedy, ms a token   median   10 %   90 %")
     for name, values in gaps.items():
         low, *_, high = quantiles(values, n=10)
-        print(f"  {name:<30} {median(values):8.4f} {low:6.4f} {high:6.4f}")
+        print(f"  {name:<38} {median(values):8.4f} {low:6.4f} {high:6.4f}")
         figures[f"{name}_overhead_ms"] = round(median(values), 4)
-    print("context   session.run ms   attention ms   all else ms   (medians of 64 steps)")
+    print("medians of 64 steps, ms        a profiled run of its own:")
+    print("context   session.run      session.run   attention   all else")
     steps = [median(step) for step in zip(*runs_ms, strict=True)]
+    totals = [median(step) for step in zip(*(run for run, _ in profiled), strict=True)]
+    attention = [median(step) for step in zip(*(part for _, part in profiled), strict=True)]
     rows = []
     for first in range(16, len(steps) - 63, max(1, (len(steps) - 80) // 5)):
         window = slice(first, first + 64)
-        run, attention = median(steps[window]), median(attention_ms[window])
-        context = PROMPT_TOKENS + first + 32
-        print(f"  {context:5}   {run:14.3f}   {attention:12.3f}   {run - attention:11.3f}")
-        rows.append({"context": context, "run_ms": run, "attention_ms": attention})
+        row = {
+            "context": PROMPT_TOKENS + first + 32,
+            "run_ms": round(median(steps[window]), 3),
+            "profiled_run_ms": round(median(totals[window]), 3),
+            "attention_ms": round(median(attention[window]), 3),
+        }
+        else_ms = row["profiled_run_ms"] - row["attention_ms"]
+        print(
+            "{context:7} {run_ms:13} {profiled_run_ms:16} {attention_ms:11}".format(**row), end=""
+        )
+        print(f" {else_ms:10.3f}")
+        rows.append(row)
     print(json.dumps({**figures, "by_context": rows}))
 
 

@@ -291,6 +291,21 @@ def test_special_tokens_come_from_the_configuration_without_a_generation_config(
     assert bundle.manifest.generation == {"bos_token_id": 3, "eos_token_id": 4}
 
 
+def test_no_limit_on_the_candidates_is_carried(folder: Path, out: Path) -> None:
+    """Transformers writes it as null, which is not its default."""
+    settings = '{"do_sample": true, "top_k": null}'
+    (folder / "generation_config.json").write_text(settings, encoding="utf-8")
+    bundle = export_checkpoint(folder, out)
+    assert bundle.manifest.generation["top_k"] == 0
+
+
+def test_defaults_that_stay_unused_are_named(folder: Path, out: Path) -> None:
+    edit_json(folder / "generation_config.json", num_beams=4)
+    told: list[str] = []
+    export_checkpoint(folder, out, progress=told.append)
+    assert any("num_beams" in line for line in told)
+
+
 # What is refused
 
 
@@ -354,6 +369,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         r"'GPT2ForSequenceClassification'.*GPT2LMHeadModel",
     ),
     "cross attention": (set_config(add_cross_attention=True), r"add_cross_attention"),
+    "quantized": (set_config(quantization_config={"quant_method": "gptq"}), r"quantized"),
+    "activation is a list": (set_config(activation_function=["gelu"]), r"activation"),
+    "epsilon is text": (set_config(layer_norm_epsilon="x"), r"layer_norm_epsilon"),
+    "architecture is text": (set_config(architectures="BertModel"), r"'BertModel'"),
+    "tokenizer of nothing": (write("tokenizer.json", b"{}"), r"tokenizer"),
+    "impossible defaults": (
+        lambda folder: edit_json(folder / "generation_config.json", eos_token_id=-1),
+        r"generation_config\.json.*eos_token_id",
+    ),
     "pruned heads": (set_config(pruned_heads={"0": [1]}), r"pruned_heads"),
     "no config": (remove("config.json"), r"config\.json"),
     "broken config": (write("config.json", b'{"model_type": "gpt2"'), r"config\.json.*JSON"),

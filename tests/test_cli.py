@@ -300,6 +300,18 @@ def test_no_standard_output_at_all(bundle: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["generate", "--bundle", str(bundle), "--max-new-tokens", "2", "a"]) == 0
 
 
+def test_length_is_the_bundles_before_it_is_ours(
+    bundle: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    manifest = json.loads((copy / "edgeseq.json").read_text(encoding="utf-8"))
+    manifest["generation"] = {"max_new_tokens": 7}
+    (copy / "edgeseq.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for options, expected in ([], 7), (["--max-new-tokens", "3"], 3), (["--max-length", "5"], 4):
+        assert main(["generate", "-b", str(copy), "--json", "a", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["generated_tokens"] == expected
+
+
 @pytest.mark.parametrize("path", ["no-such", "line\nbreak", "edgeseq.json"])
 def test_info_on_what_is_no_bundle(bundle: Path, path: str, capsys: Captured) -> None:
     failure(["info", str(bundle / path)], capsys)

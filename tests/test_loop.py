@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.loop import decode
 from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.search import NewToken, RowSearch
+from edgeseq.runtime.search import NewToken, RowSearch, close_gaps
 
 VOCABULARY = 8
 EOS = 7
@@ -353,3 +354,17 @@ def test_only_probable_tokens_are_drawn(options: dict[str, Any]) -> None:
     ]
     assert max(ranks) <= (0 if "temperature" in options else 2)
     assert ("temperature" in options) or max(ranks) > 0
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [([], []), ([0, 1], [0, 1]), ([1], [1]), ([1, 2, 3], [3, 1, 2]), ([0, 3, 4], [0, 4, 3])],
+)
+def test_the_last_rows_fill_the_gaps(live: list[int], expected: list[int]) -> None:
+    assert close_gaps(live) == expected
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    search = RowSearch([[1]], [3], GenerationOptions())
+    with pytest.raises(BundleError, match="damaged"):
+        search.choose(np.full((1, 4), np.nan, np.float32))
