@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Logits = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from edgeseq.runtime.decoder import Logits, TokenIds
+
+BLOCK = 64
 
 
 def apply_temperature(logits: Logits, temperature: float) -> None:
@@ -30,11 +30,30 @@ def keep_top_k(logits: Logits, top_k: int) -> None:
 
     Source: `TopKLogitsWarper`.
     """
-    vocab = logits.shape[1]
-    if top_k >= vocab:
+    if top_k >= logits.shape[1]:
         return
-    lowest_kept = np.partition(logits, vocab - top_k, axis=1)[:, vocab - top_k, np.newaxis]
-    logits[logits < lowest_kept] = -np.inf
+    for row in logits:
+        row[row < _kth_highest(row, top_k)] = -np.inf
+
+
+def _kth_highest(row: Logits, k: int) -> np.float32:
+    """The `k`-th highest value of `row: (vocab,)`, `k` at most vocab.
+
+    The k-th highest of the maxima of blocks is no higher than it, so that only the few values from
+    there on have to be sorted (0.10 ms instead of 0.34 for 50 of GPT-2's 50,257).
+    """
+    whole_blocks = row[: row.size // BLOCK * BLOCK].reshape(-1, BLOCK)
+    candidates = row
+    if len(whole_blocks) > k:
+        candidates = row[row >= _partitioned(whole_blocks.max(axis=1), k)]
+    if candidates.size < k:  # not all are numbers
+        candidates = row
+    return _partitioned(candidates, k)
+
+
+def _partitioned(values: Logits, k: int) -> np.float32:
+    value: np.float32 = np.partition(values, values.size - k)[values.size - k]
+    return value
 
 
 def keep_top_p(logits: Logits, top_p: float) -> None:
@@ -64,7 +83,7 @@ def keep_top_p(logits: Logits, top_p: float) -> None:
         row[candidates[goes]] = -np.inf
 
 
-def penalize_repetition(logits: Logits, tokens: Sequence[Ids], penalty: float) -> None:
+def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
     """Make the ids in `tokens` less likely: divide by `penalty` > 0, or multiply if negative.
 
     A penalty below 1 makes them more likely. An id counts once, however often it occurs.
@@ -75,7 +94,7 @@ def penalize_repetition(logits: Logits, tokens: Sequence[Ids], penalty: float) -
         row[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
 
 
-def block_repeated_ngrams(logits: Logits, tokens: Sequence[Ids], size: int) -> None:
+def block_repeated_ngrams(logits: Logits, tokens: Sequence[TokenIds], size: int) -> None:
     """Filter out each id that would complete an n-gram of `size` >= 1 ids a second time.
 
     Source: `NoRepeatNGramLogitsProcessor`.

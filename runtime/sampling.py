@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeseq.runtime.decoder import Logits, TokenIds
 from edgeseq.runtime.errors import BundleError
 
 
-def sample(
-    logits: npt.NDArray[np.float32], generators: Sequence[np.random.Generator]
-) -> npt.NDArray[np.int64]:
+def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
     """Draw one token a row from softmax(logits) and return them, (rows,) int64.
 
     `logits: (rows, vocab) float32`, where -inf is probability 0; one generator a row, from which
@@ -35,7 +33,7 @@ def check_finite(highest: float) -> None:
         )
 
 
-def _draw(row: npt.NDArray[np.float32], generator: np.random.Generator) -> int:
+def _draw(row: Logits, generator: np.random.Generator) -> int:
     """Draw one token from `row: (vocab,) float32`."""
     kept = np.flatnonzero(row != -np.inf)
     logits = row[kept].astype(np.float64)
