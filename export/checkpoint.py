@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import Source
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -71,8 +71,9 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
             f"The model {name} on the Hub has no revision {revision!r}."
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(f"{name} could not be fetched from the Hub: {reason}.") from error
+        raise CheckpointError(
+            f"{name} could not be fetched from the Hub: {reason(error)}."
+        ) from error
     except requests.RequestException as error:
         raise CheckpointError(
             f"Fetching {name} from the Hub broke off ({type(error).__name__}): run the same "

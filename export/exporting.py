@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from edgeseq.export.checkpoint import Checkpoint, find_checkpoint
-from edgeseq.export.family import Family, find_family, generation_defaults, load_model
+from edgeseq.export.family import (
+    Family,
+    Progress,
+    find_family,
+    generation_defaults,
+    load_model,
+)
 from edgeseq.export.graph import write_graph
 from edgeseq.export.tokenizer import write_tokenizer
 from edgeseq.export.verification import make_reference, verify
@@ -32,7 +37,6 @@ from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 PRECISIONS = ("fp32",)
 PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")
-Progress = Callable[[str], None]
 
 
 def export_checkpoint(
@@ -71,7 +75,8 @@ def _write_files(
     """Write everything but the manifest into ``folder``, and check it against PyTorch."""
     tokenizer = write_tokenizer(checkpoint.folder, folder)
     model = load_model(family, checkpoint.folder, progress)
-    _check_defaults(generation_defaults(model), progress)
+    generation = generation_defaults(model)
+    _check_defaults(generation, progress)
     reference = make_reference(model, family.dimensions(model.config))
     progress("exporting the graph")
     graphs: dict[str, str] = {}
@@ -79,7 +84,7 @@ def _write_files(
         for graph in family.graphs(model):
             write_graph(graph, folder, weights_file)
             graphs[graph.role] = graph.file_name
-    manifest = _manifest(family, checkpoint, model, graphs, tokenizer)
+    manifest = _manifest(family, checkpoint, model, generation, graphs, tokenizer)
     del model, graph  # a large model and its session may not fit into memory together
     progress("comparing with PyTorch")
     verification = verify(manifest, folder, reference)
@@ -107,6 +112,7 @@ def _manifest(
     family: Family,
     checkpoint: Checkpoint,
     model: PreTrainedModel,
+    generation: dict[str, Any],
     graphs: dict[str, str],
     tokenizer: TokenizerFile,
 ) -> Manifest:
@@ -118,7 +124,7 @@ def _manifest(
         kv_cache=CacheFormat(dtype="float32"),
         graphs=graphs,
         tokenizer=tokenizer,
-        generation=generation_defaults(model),
+        generation=generation,
         quantization=Quantization(recipe="fp32"),
         source=checkpoint.source,
         verification=None,

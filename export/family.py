@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from edgeseq.export import gpt2
 from edgeseq.export.graph import Graph
-from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import Dimensions, Kind
 
 
@@ -41,6 +41,7 @@ class Family(Protocol):
         """The graphs of ``model``, with their weights."""
 
 
+Progress = Callable[[str], None]  # is told each step in a line
 LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
     OSError,
     ValueError,
@@ -89,7 +90,7 @@ def _check_architectures(family: Family, architectures: Any) -> None:
             )
 
 
-def load_model(family: Family, folder: Path, progress: Callable[[str], None]) -> PreTrainedModel:
+def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedModel:
     """The checkpoint's model in float32, with eager attention and every weight loaded.
 
     Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
@@ -108,8 +109,7 @@ def load_model(family: Family, folder: Path, progress: Callable[[str], None]) ->
             ignore_mismatched_sizes=True,  # reported, and refused below by name
         )
     except LOAD_ERRORS as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(f"Transformers cannot load {folder}: {reason}.") from error
+        raise CheckpointError(f"Transformers cannot load {folder}: {reason(error)}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     if mismatched := sorted(map(str, report["mismatched_keys"])):

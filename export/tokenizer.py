@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import TokenizerFile
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -27,8 +27,9 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> TokenizerFile:
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
     except Exception as error:  # a damaged file: tokenizers raises nothing more special
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {reason}.") from error
+        raise CheckpointError(
+            f"{checkpoint} has no usable tokenizer files: {reason(error)}."
+        ) from error
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast form."

@@ -14,6 +14,12 @@ Each says in one sentence what was wrong, what is allowed and what to do next.
 from __future__ import annotations
 
 
+def reason(error: Exception) -> str:
+    """What another library's error says, as a part of one sentence: its first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
+
+
 class EdgeseqError(Exception):
     """Base of every error that edgeseq raises on purpose."""
 

@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from edgeseq.runtime.errors import BundleError, DeviceError, MissingPackageError, OptionError
+from edgeseq.runtime.errors import (
+    BundleError,
+    DeviceError,
+    MissingPackageError,
+    OptionError,
+    reason,
+)
 
 try:
     import onnxruntime
@@ -26,9 +32,9 @@ except ModuleNotFoundError as error:
         "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
     ) from error
 except ImportError as error:
-    reason = " ".join(str(error).split())
+    cause = " ".join(str(error).split())
     raise MissingPackageError(
-        f"ONNX Runtime is installed but cannot be loaded: {reason}."
+        f"ONNX Runtime is installed but cannot be loaded: {cause}."
     ) from error
 
 MAX_THREADS = 1024
@@ -96,4 +102,4 @@ def _checked_threads(threads: Any) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is damaged"
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return reason(error)

@@ -25,7 +25,10 @@ def refusal(call: Callable[[], object]) -> str:
     """The one sentence of the ``BundleError`` that ``call`` raises."""
     with pytest.raises(BundleError) as caught:
         call()
-    return str(caught.value)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.endswith(".")
+    return message
 
 
 @pytest.fixture
