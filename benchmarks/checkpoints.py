@@ -1,6 +1,6 @@
-"""Synthetic checkpoints of real dimensions: seeded random weights with a byte-level tokenizer.
+"""Synthetic checkpoints of real dimensions: seeded random weights with a tokenizer of bytes.
 
-    python benchmarks/checkpoints.py gpt2 FOLDER
+    python benchmarks/checkpoints.py gpt2 FOLDER      (or t5-small and so on)
 
 Speed and memory depend on a model's dimensions, not on what it has learned.
 """
@@ -12,7 +12,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import (
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2TokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 GPT2_SIZES = {
     "distilgpt2": {"n_layer": 6},
@@ -23,9 +30,28 @@ GPT2_SIZES = {
 }
 
 
+T5_SIZES: dict[str, dict[str, object]] = {
+    "t5-small": {},
+    "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "flan-t5-small": {
+        "d_ff": 1024,
+        "num_layers": 8,
+        "num_heads": 6,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+}
+
+
 def write_checkpoint(name: str, folder: Path, seed: int = 0) -> None:
     """Write a checkpoint of ``name``'s dimensions to ``folder``."""
     torch.manual_seed(seed)
+    if name in T5_SIZES:
+        # Tied weights of a fresh T5 give the same token for ever; speed does not depend on it.
+        config = T5Config(decoder_start_token_id=0, **T5_SIZES[name])
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+        ByT5Tokenizer().save_pretrained(folder)
+        return
     GPT2LMHeadModel(GPT2Config(**GPT2_SIZES[name])).save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*alphabet, "<|endoftext|>"])}
@@ -38,7 +64,7 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> None:
 def main() -> None:
     """Write the checkpoint that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("name", choices=GPT2_SIZES)
+    parser.add_argument("name", choices=[*GPT2_SIZES, *T5_SIZES])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     write_checkpoint(arguments.name, arguments.folder)

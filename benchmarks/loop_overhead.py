@@ -26,13 +26,13 @@ import onnxruntime
 
 from edgeseq.runtime import Model
 from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.memory import CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
+from edgeseq.runtime.engine import engine
+from edgeseq.runtime.loading import open_tokenizer
 from edgeseq.runtime.onnx_runtime import open_session, session_options
-from edgeseq.runtime.tokenizer import Tokenizer
 
 WARM_UP_STEPS = 10
-PROMPT_TOKENS = 16
+PROMPT_TOKENS = 16  # or an encoder's source, after which the decoder starts with one token
+ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention")
 OPTIONS: dict[str, Any] = {"eos_token_id": None, "do_sample": False}
 
 
@@ -59,16 +59,14 @@ class TimedSession:
 
 
 def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSession]:
-    """A model over a session that notes its times."""
-    manifest = bundle.manifest
-    session = TimedSession(open_session(bundle.file(manifest.graphs["decoder"]), "cpu", threads))
-    tokenizer = Tokenizer(
-        bundle.file(manifest.tokenizer.file), manifest.tokenizer.clean_up_tokenization_spaces
-    )
-    memory = CpuMemory()
-    return Model(
-        bundle, tokenizer, lambda rows, cap: OnnxDecoder(session, manifest, memory, rows, cap)
-    ), session
+    """A model over a decoder session that notes its times."""
+    sessions = {
+        role: open_session(bundle.file(name), "cpu", threads)
+        for role, name in bundle.manifest.graphs.items()
+    }
+    timed = TimedSession(sessions["decoder"])
+    decoders = engine(bundle.manifest, {**sessions, "decoder": timed})
+    return Model(bundle, open_tokenizer(bundle), decoders), timed
 
 
 def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float]:
@@ -86,30 +84,37 @@ def profiled_steps(
     """Milliseconds of each step and of the attention in it, both from one profiled run."""
     options = session_options(threads)
     options.enable_profiling = True
-    graph = bundle.file(bundle.manifest.graphs["decoder"])
-    session = TimedSession(
+    manifest = bundle.manifest
+    graph = bundle.file(manifest.graphs["decoder"])
+    timed = TimedSession(
         onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     )
-    manifest, memory = bundle.manifest, CpuMemory()
-    decoder = OnnxDecoder(session, manifest, memory, 1, PROMPT_TOKENS + tokens)
-    logits = decoder.prefill([[1] * PROMPT_TOKENS])
+    sessions: dict[str, Any] = {"decoder": timed}
+    prompts = [[1] * PROMPT_TOKENS]
+    starts = prompts
+    if manifest.kind == "encoder-decoder":
+        sessions["encoder"] = open_session(bundle.file(manifest.graphs["encoder"]), "cpu", threads)
+        starts = [[0]]
+    decoder = engine(manifest, sessions)(prompts, len(starts[0]) + tokens)
+    logits = decoder.prefill(starts)
     for _ in range(tokens - 1):
         logits = decoder.decode(logits.argmax(axis=1).tolist())
-    attention_ms = attention_of_steps(session.end_profiling(), manifest.dimensions.layers)
-    return [1e3 * (end - start) for start, end in session.runs[1:]], attention_ms
+    attention_ms = attention_of_steps(timed.end_profiling(), tokens)
+    return [1e3 * (end - start) for start, end in timed.runs[1:]], attention_ms
 
 
-def attention_of_steps(profile: Path, layers: int) -> list[float]:
-    """Milliseconds in attention of each step after the prompt, from ONNX Runtime's profile."""
+def attention_of_steps(profile: Path, steps: int) -> list[float]:
+    """Milliseconds in attention of each of ``steps`` but the first, from ONNX Runtime's profile."""
     events = json.loads(profile.read_text(encoding="utf-8"))
     profile.unlink()
     durations = [
         event["dur"] / 1e3
         for event in events
-        if event.get("args", {}).get("op_name") == "GroupQueryAttention"
+        if event.get("args", {}).get("op_name") in ATTENTIONS
         and event["name"].endswith("_kernel_time")
     ]
-    return [sum(durations[i : i + layers]) for i in range(layers, len(durations), layers)]
+    nodes = len(durations) // steps
+    return [sum(durations[i : i + nodes]) for i in range(nodes, len(durations), nodes)]
 
 
 def main() -> None:
@@ -161,10 +166,11 @@ def report(
     totals = [median(step) for step in zip(*(run for run, _ in profiled), strict=True)]
     attention = [median(step) for step in zip(*(part for _, part in profiled), strict=True)]
     rows = []
+    prompt_tokens = PROMPT_TOKENS if bundle.manifest.kind == "decoder-only" else 1
     for first in range(16, len(steps) - 63, max(1, (len(steps) - 80) // 5)):
         window = slice(first, first + 64)
         row = {
-            "context": PROMPT_TOKENS + first + 32,
+            "context": prompt_tokens + first + 32,
             "run_ms": round(median(steps[window]), 3),
             "profiled_run_ms": round(median(totals[window]), 3),
             "attention_ms": round(median(attention[window]), 3),

@@ -28,9 +28,10 @@ from edgeseq.runtime.errors import CheckpointError, OptionError
 from edgeseq.runtime.manifest import (
     SCHEMA,
     CacheFormat,
+    Kind,
     Manifest,
     Quantization,
-    TokenizerFile,
+    TokenizerFormat,
 )
 from edgeseq.runtime.options import GenerationOptions, resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -61,7 +62,7 @@ def export_checkpoint(
         progress(f"looking for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
         family = find_family(found.folder)
-        progress(f"loading the {family.MODEL_TYPE} checkpoint")
+        progress("loading the checkpoint")
         manifest = _write_files(family, found, writer.folder, progress)
         progress("moving the bundle into place")
         bundle = writer.commit(manifest)
@@ -73,15 +74,15 @@ def _write_files(
     family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
 ) -> Manifest:
     """Write everything but the manifest into ``folder``, and check it against PyTorch."""
-    tokenizer = write_tokenizer(checkpoint.folder, folder)
+    tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES)
     model = load_model(family, checkpoint.folder, progress)
     generation = generation_defaults(model)
-    _check_defaults(generation, progress)
-    reference = make_reference(model, family.dimensions(model.config))
-    progress("exporting the graph")
+    _check_defaults(family.KIND, generation, progress)
+    reference = make_reference(model, family.KIND, family.dimensions(model.config))
     graphs: dict[str, str] = {}
     with torch.no_grad(), WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for graph in family.graphs(model):
+            progress(f"exporting the {graph.role}")
             write_graph(graph, folder, weights_file)
             graphs[graph.role] = graph.file_name
     manifest = _manifest(family, checkpoint, model, generation, graphs, tokenizer)
@@ -95,10 +96,10 @@ def _write_files(
     return replace(manifest, verification=verification)
 
 
-def _check_defaults(defaults: dict[str, Any], progress: Progress) -> None:
+def _check_defaults(kind: Kind, defaults: dict[str, Any], progress: Progress) -> None:
     """Refuse generation defaults that no call could use, and say which are left unused."""
     try:
-        resolve_options(defaults, {})
+        resolve_options(defaults, {}, kind)
     except OptionError as error:
         raise CheckpointError(
             f"The checkpoint's generation_config.json is wrong: {error}"
@@ -114,11 +115,11 @@ def _manifest(
     model: PreTrainedModel,
     generation: dict[str, Any],
     graphs: dict[str, str],
-    tokenizer: TokenizerFile,
+    tokenizer: TokenizerFormat,
 ) -> Manifest:
     return Manifest(
         schema=SCHEMA,
-        architecture=family.MODEL_TYPE,
+        architecture=model.config.model_type,
         kind=family.KIND,
         dimensions=family.dimensions(model.config),
         kv_cache=CacheFormat(dtype="float32"),

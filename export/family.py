@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,8 +12,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from edgeseq.export import gpt2
+from edgeseq.export import gpt2, t5
 from edgeseq.export.graph import Graph
+from edgeseq.export.json_file import read_json
 from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import Dimensions, Kind
 
@@ -23,13 +23,13 @@ class Family(Protocol):
     """What a family's module offers."""
 
     @property
-    def MODEL_TYPE(self) -> str: ...  # noqa: N802
-    @property
     def KIND(self) -> Kind: ...  # noqa: N802
     @property
-    def MODEL_CLASS(self) -> type[PreTrainedModel]: ...  # noqa: N802
+    def MODEL_CLASSES(self) -> dict[str, Any]: ...  # noqa: N802  # by `model_type`
     @property
     def ARCHITECTURES(self) -> frozenset[str]: ...  # noqa: N802
+    @property
+    def SLOW_TOKENIZER_FILES(self) -> tuple[str, ...]: ...  # noqa: N802
 
     def check(self, config: Any) -> None:
         """Raise ``CheckpointError`` for a configuration that cannot be exported."""
@@ -52,7 +52,7 @@ LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
     SafetensorError,
     UnpicklingError,
 )
-FAMILIES: tuple[Family, ...] = (gpt2,)
+FAMILIES: tuple[Family, ...] = (gpt2, t5)
 
 
 def find_family(folder: Path) -> Family:
@@ -60,33 +60,31 @@ def find_family(folder: Path) -> Family:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no config.json: it is not a checkpoint.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    supported = ", ".join(family.MODEL_TYPE for family in FAMILIES)
+    config = read_json(path)
+    model_type = config.get("model_type")
     for family in FAMILIES:
-        if model_type == family.MODEL_TYPE:
+        if str(model_type) in family.MODEL_CLASSES:
             if "quantization_config" in config:
                 raise CheckpointError(
                     "The checkpoint is quantized (quantization_config): export the original "
                     "checkpoint instead."
                 )
-            _check_architectures(family, config.get("architectures"))
+            _check_architectures(family, config)
             return family
+    supported = ", ".join(name for family in FAMILIES for name in family.MODEL_CLASSES)
     raise CheckpointError(
         f"The model type {model_type!r} is not supported; supported: {supported}."
     )
 
 
-def _check_architectures(family: Family, architectures: Any) -> None:
+def _check_architectures(family: Family, config: dict[str, Any]) -> None:
+    architectures = config.get("architectures")
     names = [architectures] if isinstance(architectures, str) else architectures
     for architecture in names or ():
         if architecture not in family.ARCHITECTURES:
             raise CheckpointError(
                 f"The architecture {architecture!r} does not generate text; supported for "
-                f"{family.MODEL_TYPE}: {', '.join(sorted(family.ARCHITECTURES))}."
+                f"{config['model_type']}: {', '.join(sorted(family.ARCHITECTURES))}."
             )
 
 
@@ -99,8 +97,9 @@ def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedMo
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        family.check(AutoConfig.from_pretrained(folder, local_files_only=True))
-        model, report = family.MODEL_CLASS.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        family.check(config)
+        model, report = family.MODEL_CLASSES[config.model_type].from_pretrained(
             folder,
             attn_implementation="eager",
             dtype=torch.float32,

@@ -7,25 +7,21 @@ attentions, and everything after the last attention is computed at ``logits_at``
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import pad
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
-from edgeseq.export.graph import Axes, Graph
-from edgeseq.export.operators import (
-    FastGelu,
-    GroupQueryAttention,
-    SkipLayerNormalization,
-    TransposedMatMul,
-)
+from edgeseq.export.attention import GroupQueryAttention, pad_heads, padded_head_size
+from edgeseq.export.graph import Graph
+from edgeseq.export.operators import FastGelu, SkipLayerNormalization, TransposedMatMul
 from edgeseq.runtime.errors import CheckpointError
+from edgeseq.runtime.graph_contract import decoder_inputs, decoder_outputs
 from edgeseq.runtime.manifest import Dimensions, Kind
 
-MODEL_TYPE = "gpt2"
 KIND: Kind = "decoder-only"
-MODEL_CLASS = GPT2LMHeadModel
+MODEL_CLASSES = {"gpt2": GPT2LMHeadModel}
 # GPT2Model is what old checkpoints without an lm_head call themselves: theirs is the embedding.
 ARCHITECTURES = frozenset({"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"})
+SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 BLOCK_WEIGHTS = {
     "ln_1": "ln_1",
     "attn.qkv": "attn.c_attn",
@@ -34,7 +30,6 @@ BLOCK_WEIGHTS = {
     "mlp.input": "mlp.c_fc",
     "mlp.output": "mlp.c_proj",
 }
-HEAD_SIZE_MULTIPLE = 8  # what GroupQueryAttention asks for
 
 
 def check(config: GPT2Config) -> None:
@@ -72,7 +67,7 @@ def dimensions(config: GPT2Config) -> Dimensions:
         layers=config.n_layer,
         heads=config.n_head,
         head_size=head_size,
-        stored_head_size=head_size + -head_size % HEAD_SIZE_MULTIPLE,
+        stored_head_size=padded_head_size(head_size),
         vocabulary=config.vocab_size,
         max_positions=config.n_positions,
     )
@@ -81,29 +76,15 @@ def dimensions(config: GPT2Config) -> Dimensions:
 def graphs(model: GPT2LMHeadModel) -> list[Graph]:
     """The decoder of ``model`` with its weights, in the graph contract of ``docs/graph.md``."""
     sizes = dimensions(model.config)
-    cache_axes: Axes = {0: "rows", 2: "capacity"}
-    cache_names = [f"{i}.{part}" for i in range(sizes.layers) for part in ("key", "value")]
+    weights = _weights(model, sizes)
     return [
         Graph(
             role="decoder",
             file_name="decoder.onnx",
-            module=GPT2Decoder(model.config, weights := _weights(model, sizes)),
+            module=GPT2Decoder(model.config, weights),
             config=model.config,
-            inputs={
-                "input_ids": {0: "rows", 1: "n"},
-                "position_ids": {0: "rows", 1: "n"},
-                "seqlens_k": {0: "rows"},
-                "total_sequence_length": {},
-                "logits_at": {0: "m"},
-                **{f"past_key_values.{name}": cache_axes for name in cache_names},
-            },
-            outputs={
-                "logits": ("m", sizes.vocabulary),
-                **{
-                    f"present.{name}": ("rows", sizes.heads, "capacity", sizes.stored_head_size)
-                    for name in cache_names
-                },
-            },
+            inputs=decoder_inputs(sizes, KIND),
+            outputs=decoder_outputs(sizes),
             example=_example(sizes),
             weights=weights,
         )
@@ -149,6 +130,7 @@ class GPT2Decoder(torch.nn.Module):
                 *past_key_values[2 * layer : 2 * layer + 2],
                 seqlens_k,
                 total_sequence_length,
+                None,
                 self._sizes.heads,
                 attention_scale(self.config, layer),
             )
@@ -216,22 +198,11 @@ def _weights(model: GPT2LMHeadModel, sizes: Dimensions) -> dict[str, torch.Tenso
                 tensor = state[f"transformer.h.{layer}.{theirs}.{part}"]
                 weights[f"h.{layer}.{ours}.{part}"] = tensor
         qkv, output = f"h.{layer}.attn.qkv", f"h.{layer}.attn.output"
-        weights[f"{qkv}.weight"] = _pad_heads(weights[f"{qkv}.weight"], 1, 3, sizes)
-        weights[f"{qkv}.bias"] = _pad_heads(weights[f"{qkv}.bias"], 0, 3, sizes)
-        weights[f"{output}.weight"] = _pad_heads(weights[f"{output}.weight"], 0, 1, sizes)
+        for name, axis in ((f"{qkv}.weight", 1), (f"{qkv}.bias", 0), (f"{output}.weight", 0)):
+            weights[name] = pad_heads(weights[name], axis, sizes.head_size)
     if state["lm_head.weight"].data_ptr() != weights["wte"].data_ptr():
         weights["lm_head"] = state["lm_head.weight"]
     return weights
-
-
-def _pad_heads(tensor: torch.Tensor, axis: int, parts: int, sizes: Dimensions) -> torch.Tensor:
-    """Widen each head along ``axis``, which holds ``parts`` * heads * head_size, with zeros."""
-    missing = sizes.stored_head_size - sizes.head_size
-    if not missing:
-        return tensor
-    heads = tensor.unflatten(axis, (parts * sizes.heads, sizes.head_size))
-    after = heads.ndim - 1 - (axis + 1)
-    return pad(heads, (0, 0) * after + (0, missing)).flatten(axis, axis + 1)
 
 
 def _example(sizes: Dimensions) -> dict[str, object]:

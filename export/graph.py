@@ -9,12 +9,13 @@ gave them. A tensor that two graphs use is stored once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.parser
 import torch
 from optimum.exporters.onnx import OnnxConfig
 from optimum.exporters.onnx import export as optimum_export
@@ -22,12 +23,12 @@ from optimum.utils import NormalizedConfig
 from torch.jit._trace import TracerWarning
 from transformers import PretrainedConfig
 
+from edgeseq.runtime.graph_contract import Shapes
 from edgeseq.runtime.weights_file import WeightsFile
 
 OPSET = 18
 WEIGHT_PREFIX = "weights."
-Axes = dict[int, str]
-Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
+Axes = dict[str, dict[int, str]]  # of each tensor: the dynamic dimensions' names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,11 @@ class Graph:
     file_name: str
     module: torch.nn.Module
     config: PretrainedConfig
-    inputs: Mapping[str, Axes]  # name -> dynamic axes
-    outputs: Mapping[str, Shape]
+    inputs: Shapes
+    outputs: Shapes
     example: Mapping[str, Any]  # forward's arguments but for the weights
     weights: Mapping[str, torch.Tensor]
+    functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
 
 
 class _TracedGraph(OnnxConfig):
@@ -58,19 +60,23 @@ class _TracedGraph(OnnxConfig):
         self._graph = graph
 
     @property
-    def inputs(self) -> dict[str, Axes]:
-        weights: dict[str, Axes] = {WEIGHT_PREFIX + name: {} for name in self._graph.weights}
-        return {**self._graph.inputs, **weights}
+    def inputs(self) -> Axes:
+        weights: Axes = {WEIGHT_PREFIX + name: {} for name in self._graph.weights}
+        return {**_axes(self._graph.inputs), **weights}
 
     @property
-    def outputs(self) -> dict[str, Axes]:
-        return {
-            name: {axis: dim for axis, dim in enumerate(shape) if isinstance(dim, str)}
-            for name, shape in self._graph.outputs.items()
-        }
+    def outputs(self) -> Axes:
+        return _axes(self._graph.outputs)
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
         return {**self._graph.example, "weights": list(self._graph.weights.values())}
+
+
+def _axes(shapes: Shapes) -> Axes:
+    return {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in shapes.items()
+    }
 
 
 def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
@@ -89,6 +95,7 @@ def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
     _inputs_to_initializers(model.graph, graph.weights, weights_file)
     _drop_unused_outputs(model.graph)
     _declare_outputs(model.graph, graph.outputs)
+    model.functions.extend(map(onnx.parser.parse_function, graph.functions))
     onnx.save(model, path)
 
 
@@ -117,7 +124,7 @@ def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
                 node.output[i] = ""
 
 
-def _declare_outputs(proto: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+def _declare_outputs(proto: onnx.GraphProto, shapes: Shapes) -> None:
     """State the shapes that torch loses behind an operator it does not know."""
     for output in proto.output:
         dtype = output.type.tensor_type.elem_type

@@ -10,83 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu, layer_norm, rms_norm
 
 
-def absent_input(g: Any) -> Any:
-    """An optional input that is left empty."""
-    constant = g.op("prim::Constant")
-    constant.setType(torch._C.OptionalType.ofTensor())
-    return constant
-
-
-class GroupQueryAttention(torch.autograd.Function):
-    """Causal self-attention that appends to the cache at each row's own position.
-
-    ``qkv``: (rows, n, 3 * heads * head_size); ``past_key`` and ``past_value``: (rows, heads,
-    capacity, head_size); ``seqlens_k``: (rows,) int32, the filled length after this step minus
-    one; ``total_sequence_length``: int32 scalar, the longest row. A row that has fewer than ``n``
-    new tokens is padded on the right, which is only possible where the cache is empty.
-
-    Returns the attention's output (rows, n, heads * head_size) and the cache after the step.
-    """
-
-    @staticmethod
-    def symbolic(
-        g: Any,
-        qkv: Any,
-        past_key: Any,
-        past_value: Any,
-        seqlens_k: Any,
-        total_sequence_length: Any,
-        heads: int,
-        scale: float,
-    ) -> Any:
-        outputs = g.op(
-            "com.microsoft::GroupQueryAttention",
-            qkv,
-            absent_input(g),
-            absent_input(g),
-            past_key,
-            past_value,
-            seqlens_k,
-            total_sequence_length,
-            num_heads_i=heads,
-            kv_num_heads_i=heads,
-            scale_f=scale,
-            outputs=3,
-        )
-        outputs[0].setType(qkv.type().with_sizes([None, None, None]))
-        for output, past in zip(outputs[1:], (past_key, past_value), strict=True):
-            output.setType(past.type())
-        return outputs
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: torch.Tensor,
-        past_key: torch.Tensor,
-        past_value: torch.Tensor,
-        seqlens_k: torch.Tensor,
-        total_sequence_length: torch.Tensor,
-        heads: int,
-        scale: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows, n, _ = qkv.shape
-        query, key, value = qkv.view(rows, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        present_key, present_value = past_key.clone(), past_value.clone()
-        output = torch.zeros_like(query)
-        for row in range(rows):
-            filled = int(seqlens_k[row]) + 1
-            first = 0 if n > 1 and filled <= n else filled - n
-            new = filled - first
-            present_key[row, :, first:filled] = key[row, :, :new]
-            present_value[row, :, first:filled] = value[row, :, :new]
-            scores = query[row, :, :new] @ present_key[row, :, :filled].transpose(-1, -2) * scale
-            visible = torch.ones(new, filled, dtype=torch.bool).tril(first)
-            probabilities = scores.masked_fill(~visible, -torch.inf).softmax(-1)
-            output[row, :, :new] = probabilities @ present_value[row, :, :filled]
-        return output.transpose(1, 2).reshape(rows, n, -1), present_key, present_value
+def is_absent(value: Any) -> bool:
+    """Whether an optional input was given as None."""
+    return value is None or bool(value.node().mustBeNone())
 
 
 class SkipLayerNormalization(torch.autograd.Function):
@@ -106,7 +35,7 @@ class SkipLayerNormalization(torch.autograd.Function):
             skip,
             weight,
             bias,
-            *([] if skip_bias is None or skip_bias.node().mustBeNone() else [skip_bias]),
+            *([] if is_absent(skip_bias) else [skip_bias]),
             epsilon_f=epsilon,
             outputs=4,
         )
@@ -127,16 +56,66 @@ class SkipLayerNormalization(torch.autograd.Function):
         return layer_norm(total, weight.shape, weight, bias, epsilon), total
 
 
+class SimplifiedLayerNormalization(torch.autograd.Function):
+    """``RMSNorm(hidden) * weight`` as one node; ``hidden``: (rows, features).
+
+    ONNX Runtime has the operator in ONNX's own domain, though ONNX does not.
+    """
+
+    @staticmethod
+    def symbolic(g: Any, hidden: Any, weight: Any, epsilon: float) -> Any:
+        return g.op("SimplifiedLayerNormalization", hidden, weight, epsilon_f=epsilon).setType(
+            hidden.type()
+        )
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        return rms_norm(hidden, weight.shape, weight, epsilon)
+
+
+class SkipSimplifiedLayerNormalization(torch.autograd.Function):
+    """``RMSNorm(hidden + skip) * weight`` and the sum itself, as one node.
+
+    ``hidden`` and ``skip``: (rows, features); ``weight``: (features,).
+    """
+
+    @staticmethod
+    def symbolic(g: Any, hidden: Any, skip: Any, weight: Any, epsilon: float) -> Any:
+        outputs = g.op(
+            "com.microsoft::SkipSimplifiedLayerNormalization",
+            hidden,
+            skip,
+            weight,
+            epsilon_f=epsilon,
+            outputs=4,
+        )
+        normalized, total = outputs[0], outputs[3]
+        return normalized.setType(hidden.type()), total.setType(hidden.type())
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, skip: torch.Tensor, weight: torch.Tensor, epsilon: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = hidden + skip
+        return rms_norm(total, weight.shape, weight, epsilon), total
+
+
 class FastGelu(torch.autograd.Function):
-    """The tanh form of GELU (``gelu_new``) of ``hidden + bias``, as one node."""
+    """The tanh form of GELU (``gelu_new``) of ``hidden + bias``, as one node.
+
+    ``hidden``: (rows, features); ``bias``: (features,) or None.
+    """
 
     @staticmethod
     def symbolic(g: Any, hidden: Any, bias: Any) -> Any:
-        return g.op("com.microsoft::FastGelu", hidden, bias).setType(hidden.type())
+        inputs = [hidden] if is_absent(bias) else [hidden, bias]
+        return g.op("com.microsoft::FastGelu", *inputs).setType(hidden.type())
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return gelu(hidden + bias, approximate="tanh")
+    def forward(ctx: Any, hidden: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return gelu(hidden if bias is None else hidden + bias, approximate="tanh")
 
 
 class TransposedMatMul(torch.autograd.Function):

@@ -2,12 +2,14 @@
 
 Random prompts of different lengths are read as one ragged batch and continued with random tokens,
 through the very decoder that users run; PyTorch reads each text alone. The texts' logits at the end
-of the prompt and after each further token must agree.
+of the prompt and after each further token must agree. With an encoder each text has a random source
+besides, of another length than its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.errors import CheckpointError
-from edgeseq.runtime.manifest import Dimensions, Manifest, Verification
-from edgeseq.runtime.memory import CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.manifest import Dimensions, Kind, Manifest, Verification
 
 PROMPT_LENGTHS = (1, 5, 18, 64)
 STEPS = 6
@@ -30,12 +30,15 @@ TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 class Reference:
     """Random texts and what PyTorch says of them."""
 
+    sources: list[list[int]]  # what an encoder reads; a decoder of its own reads none
     texts: list[list[int]]  # a prompt and STEPS further tokens
     logits: NDArray[np.float32]  # (texts, STEPS + 1, vocabulary)
 
 
 @torch.no_grad()
-def make_reference(model: PreTrainedModel, dimensions: Dimensions, seed: int = 0) -> Reference:
+def make_reference(
+    model: PreTrainedModel, kind: Kind, dimensions: Dimensions, seed: int = 0
+) -> Reference:
     """Random texts that fit the model, and its logits at their last STEPS + 1 positions."""
     steps = min(STEPS, (dimensions.max_positions or STEPS + 1) - 1)
     longest = (dimensions.max_positions or max(PROMPT_LENGTHS) + steps) - steps
@@ -44,11 +47,32 @@ def make_reference(model: PreTrainedModel, dimensions: Dimensions, seed: int = 0
         rng.integers(dimensions.vocabulary, size=min(length, longest) + steps).tolist()
         for length in PROMPT_LENGTHS
     ]
-    logits = [model(torch.tensor([text])).logits[0, -steps - 1 :] for text in texts]
+    sources = []
+    if kind == "encoder-decoder":
+        lengths = reversed(PROMPT_LENGTHS)
+        sources = [rng.integers(dimensions.vocabulary, size=n).tolist() for n in lengths]
+    logits = [
+        _reference_logits(model, source, text)[-steps - 1 :]
+        for source, text in zip_longest(sources, texts)
+    ]
     stacked = torch.stack(logits)
     if not stacked.isfinite().all():
         raise CheckpointError("PyTorch's own logits are not finite: the weights are damaged.")
-    return Reference(texts, stacked.numpy())
+    return Reference(sources, texts, stacked.numpy())
+
+
+def _reference_logits(
+    model: PreTrainedModel, source: list[int] | None, text: list[int]
+) -> torch.Tensor:
+    """(length of the text, vocabulary)."""
+    ids = torch.tensor([text])
+    if source is None:
+        output = model(ids)
+    else:
+        # Without a cache: Transformers' own fails where the decoder has more layers.
+        output = model(torch.tensor([source]), decoder_input_ids=ids, use_cache=False)
+    logits: torch.Tensor = output.logits[0]
+    return logits
 
 
 def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verification:
@@ -74,13 +98,12 @@ def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verificati
 def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[np.float32]:
     """The bundle's logits where the reference has them.
 
-    The session ends with this function: an error raised after it holds no file of the bundle open.
+    Sessions end with this function: an error raised after it holds no file of the bundle open.
     """
     steps = reference.logits.shape[1] - 1
     prompts = [text[: len(text) - steps] for text in reference.texts]
-    session = open_session(folder / manifest.graphs["decoder"], "cpu", None)
-    capacity = max(map(len, reference.texts))
-    decoder = OnnxDecoder(session, manifest, CpuMemory(), len(prompts), capacity)
+    new_decoder = open_engine(manifest, folder)
+    decoder = new_decoder(reference.sources or prompts, max(map(len, reference.texts)))
     logits = [decoder.prefill(prompts).copy()]
     for i in range(-steps, 0):
         logits.append(decoder.decode([text[i] for text in reference.texts]).copy())

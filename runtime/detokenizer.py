@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.text_stages import (
     ByteFallback,
     Bytes,
     LeadingStrip,
     Replacement,
     Stage,
+    Utf8,
     Whole,
     Words,
 )
@@ -36,7 +38,7 @@ class Detokenizer:
     its text at `finish`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer | ByteTokenizer) -> None:
         self._tokenizer = tokenizer
         self._source, self._stages = _follow(tokenizer)
         if tokenizer.clean_up_tokenization_spaces:
@@ -60,12 +62,14 @@ class Detokenizer:
         return text
 
 
-def _follow(tokenizer: Tokenizer) -> tuple[Stage, list[Stage]]:
+def _follow(tokenizer: Tokenizer | ByteTokenizer) -> tuple[Stage, list[Stage]]:
     """Return the stage that turns tokens into text like `tokenizer`'s decoder, and its followers.
 
     The configurations are those of tokenizer.json: GPT-2's, T5's, BERT's, and with byte fallback
     Gemma's and Llama's, which takes a leading space off.
     """
+    if isinstance(tokenizer, ByteTokenizer):
+        return Utf8(), []
     decoder = tokenizer.decoder
     if decoder is None:
         return Words(" ".join), []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
 from edgeseq.runtime.model import Model
@@ -13,49 +14,49 @@ from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.tokenizer import Tokenizer
 
 DEMO_BUNDLES = Path(__file__).parent / "demos"
+DEMOS = ("gpt2", "t5")
 
 
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
+    demo: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
     verify: bool = False,
 ) -> Model:
-    """Load a bundle; without ``path``, the demo model that comes with edgeseq.
+    """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
     ``threads``: how many compute; None: one a physical core. ``verify``: check the hash of every
     file first. Raises ``BundleError`` for a bundle that is missing, damaged or too new,
     ``DeviceError`` for a device that is not there, ``MissingPackageError`` without ONNX Runtime.
     """
-    bundle = open_bundle(Path(path) if path is not None else demo_bundle(), verify=verify)
+    if path is not None and demo is not None:
+        raise OptionError("demo has no effect beside path: pass one of them.")
+    folder = Path(path) if path is not None else demo_bundle(demo or DEMOS[0])
+    bundle = open_bundle(folder, verify=verify)
     manifest = bundle.manifest
     _check_defaults(manifest)
-    if manifest.kind != "decoder-only":
-        raise BundleError(f"This edgeseq cannot run {manifest.kind} bundles: install a newer one.")
-    tokenizer = Tokenizer(
-        bundle.file(manifest.tokenizer.file), manifest.tokenizer.clean_up_tokenization_spaces
-    )
+    tokenizer = open_tokenizer(bundle)
     # Not at the top: importing edgeseq costs nothing that only a loaded model needs.
-    from edgeseq.runtime.memory import CpuMemory
-    from edgeseq.runtime.onnx_decoder import OnnxDecoder, check_graph
-    from edgeseq.runtime.onnx_runtime import open_session
+    from edgeseq.runtime.engine import open_engine
 
-    graph = bundle.file(manifest.graphs["decoder"])
-    session = open_session(graph, device, threads)
-    check_graph(session, manifest)
-    memory = CpuMemory()
-    return Model(
-        bundle,
-        tokenizer,
-        lambda rows, capacity: OnnxDecoder(session, manifest, memory, rows, capacity),
-    )
+    engine = open_engine(manifest, bundle.folder, device=device, threads=threads)
+    return Model(bundle, tokenizer, engine)
+
+
+def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
+    """The tokenizer that a bundle names; ``BundleError`` where its file is damaged."""
+    form = bundle.manifest.tokenizer
+    if form.file is None:
+        return ByteTokenizer(form.sentinels, form.clean_up_tokenization_spaces)
+    return Tokenizer(bundle.file(form.file), form.clean_up_tokenization_spaces)
 
 
 def _check_defaults(manifest: Manifest) -> None:
     """Refuse generation defaults that every call would fail on."""
     try:
-        resolve_options(manifest.generation, {})
+        resolve_options(manifest.generation, {}, manifest.kind)
     except OptionError as error:
         raise BundleError(
             f"The bundle's generation defaults cannot be used: {error} Correct them in "
@@ -63,6 +64,8 @@ def _check_defaults(manifest: Manifest) -> None:
         ) from error
 
 
-def demo_bundle(name: str = "gpt2") -> Path:
-    """The folder of a demo bundle that comes with edgeseq."""
+def demo_bundle(name: str) -> Path:
+    """The folder of a demo bundle that comes with edgeseq; ``OptionError`` for another name."""
+    if name not in DEMOS:
+        raise OptionError(f"There is no demo {name!r}: there are {', '.join(DEMOS)}.")
     return DEMO_BUNDLES / name

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edgeseq.runtime.decoder import Decoder
 from edgeseq.runtime.search import NewToken, Search
 
 
 def decode(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], search: Search
+    new_decoder: Callable[[], Decoder], prompts: Sequence[Sequence[int]], search: Search
 ) -> Iterator[Sequence[NewToken]]:
-    """Generate from ``prompts``, yielding what each step decided until no row goes on."""
+    """Generate from ``prompts``, yielding what each step decided until no row goes on.
+
+    The decoder is made when the first step is asked for: an encoder's work is done then.
+    """
+    decoder = new_decoder()
     logits = decoder.prefill(prompts)
     rows = list(range(len(prompts)))
     while True:

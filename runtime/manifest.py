@@ -45,10 +45,11 @@ class CacheFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFile:
+class TokenizerFormat:
     """The tokenizer and how its text is finished."""
 
-    file: str
+    file: str | None  # None: the tokens are ByT5's bytes
+    sentinels: int  # how many tokens follow ByT5's bytes; 0 with a file, which names its own
     clean_up_tokenization_spaces: bool
 
 
@@ -94,7 +95,7 @@ class Manifest:
     dimensions: Dimensions
     kv_cache: CacheFormat
     graphs: Mapping[str, str]  # role -> file
-    tokenizer: TokenizerFile
+    tokenizer: TokenizerFormat
     generation: Mapping[str, Any]  # defaults, special token ids among them
     quantization: Quantization
     source: Source
@@ -165,7 +166,10 @@ def _check_names(manifest: Manifest) -> None:
     for role in ROLES[manifest.kind]:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
-    for name in (*manifest.graphs.values(), manifest.tokenizer.file):
+    used = [*manifest.graphs.values()]
+    if manifest.tokenizer.file is not None:
+        used.append(manifest.tokenizer.file)
+    for name in used:
         if name not in manifest.files:
             raise BundleError(
                 f"{MANIFEST_NAME} uses {name!r} but gives no size and hash for it: "

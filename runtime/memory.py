@@ -41,6 +41,9 @@ class Memory(Protocol):
         ``buffer``: (rows, heads, capacity, head_size); the first ``length`` positions are copied.
         """
 
+    def copy_positions(self, old: Buffer, new: Buffer, rows: int, length: int) -> None:
+        """Copy the first ``length`` positions of the first ``rows`` rows into a larger buffer."""
+
 
 class CpuMemory:
     """The machine's main memory.
@@ -61,3 +64,6 @@ class CpuMemory:
     ) -> None:
         array = buffer.owner
         array[list(targets), :, :length] = array[list(sources), :, :length]
+
+    def copy_positions(self, old: Buffer, new: Buffer, rows: int, length: int) -> None:
+        new.owner[:rows, :, :length] = old.owner[:rows, :, :length]

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.decoder import Decoder
 from edgeseq.runtime.detokenizer import Detokenizer
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loop import decode
 from edgeseq.runtime.options import GenerationOptions, resolve_options
+from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists
 from edgeseq.runtime.results import FinishReason, GenerationResult, Timings
 from edgeseq.runtime.search import NewToken, RowSearch
 from edgeseq.runtime.tokenizer import Tokenizer
 
-NewDecoder = Callable[[int, int], Decoder]  # (rows, capacity in tokens)
+NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]  # (prompts, capacity in tokens)
+Results = list[GenerationResult]
 
 
 class Model:
@@ -26,15 +28,19 @@ class Model:
 
     Calls may come from several threads: they share the weights, and each has its own cache.
     Options are those of Transformers' ``GenerationConfig``: see ``GenerationOptions``. An unknown
-    option, or one that has no effect, raises ``OptionError``.
+    option, or one that has no effect, raises ``OptionError``. A model with an encoder also takes
+    ``decoder_input_ids``, what its output starts with: a list of token ids for all texts, or a
+    list of such lists.
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, new_decoder: NewDecoder) -> None:
+    def __init__(
+        self, bundle: Bundle, tokenizer: Tokenizer | ByteTokenizer, new_decoder: NewDecoder
+    ) -> None:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self._new_decoder = new_decoder
 
-    def generate(self, text: str | Sequence[str], **options: Any) -> list[GenerationResult]:
+    def generate(self, text: str | Sequence[str], **options: Any) -> Results:
         """Generate from one text or several at once; the results come in the texts' order.
 
         Raises ``OptionError`` for an option and ``PromptError`` for a text that cannot be served.
@@ -45,15 +51,13 @@ class Model:
             raise PromptError("generate takes a text or a list of texts; for ids: generate_ids.")
         return self._run([self.tokenizer.encode(item) for item in texts], options, started)
 
-    def generate_ids(
-        self, prompts: Sequence[Sequence[int]], **options: Any
-    ) -> list[GenerationResult]:
+    def generate_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> Results:
         """Generate from lists of token ids; the results come in their order.
 
         Raises ``OptionError`` for an option and ``PromptError`` for ids that cannot be served.
         """
         started = time.perf_counter()
-        return self._run(_id_lists(prompts), options, started)
+        return self._run(id_lists(prompts, "generate_ids"), options, started)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
         """Pieces of the generated text, each as soon as it is certain.
@@ -62,11 +66,7 @@ class Model:
         not at the first piece. Closing the iterator ends the work.
         """
         prompts = [self.tokenizer.encode(text)]
-        return self._pieces(self._steps(prompts, resolve_options(self._defaults, options)))
-
-    @property
-    def _defaults(self) -> dict[str, Any]:
-        return dict(self.bundle.manifest.generation)
+        return self._pieces(self._steps(prompts, options))
 
     def _pieces(self, steps: Iterator[Sequence[NewToken]]) -> Iterator[str]:
         detokenizer = Detokenizer(self.tokenizer)
@@ -77,12 +77,10 @@ class Model:
         if piece := detokenizer.finish():
             yield piece
 
-    def _run(
-        self, prompts: list[list[int]], options: dict[str, Any], started: float
-    ) -> list[GenerationResult]:
-        resolved = resolve_options(self._defaults, options)
+    def _run(self, prompts: list[list[int]], options: dict[str, Any], started: float) -> Results:
+        steps = self._steps(prompts, options)
         texts = [_Text() for _ in prompts]
-        for new_tokens in self._steps(prompts, resolved):
+        for new_tokens in steps:
             now = time.perf_counter() - started
             for new in new_tokens:
                 texts[new.text].append(new, now)
@@ -92,67 +90,28 @@ class Model:
         ]
 
     def _steps(
-        self, prompts: list[list[int]], options: GenerationOptions
+        self, prompts: list[list[int]], options: dict[str, Any]
     ) -> Iterator[Sequence[NewToken]]:
         """Check everything now; the returned iterator does the work."""
+        manifest = self.bundle.manifest
+        prefixes = options.pop("decoder_input_ids", None)
+        resolved = resolve_options(manifest.generation, options, manifest.kind)
         if not prompts:
             return iter(())
-        limits = []
         for number, prompt in enumerate(prompts):
-            self._check_prompt(number, prompt, options)
-            limits.append(self._limit(len(prompt), options))
+            check_prompt(number, prompt, resolved, manifest)
+        starts = decoder_prompts(prompts, prefixes, resolved, manifest)
+        limits = [self._limit(len(start), resolved) for start in starts]
         # The last new token is never read, so it needs no place in the cache.
-        capacity = max(len(p) + limit - 1 for p, limit in zip(prompts, limits, strict=True))
-        search = RowSearch(prompts, limits, options)
-        return decode(self._new_decoder(len(prompts), capacity), prompts, search)
-
-    def _check_prompt(self, number: int, prompt: list[int], options: GenerationOptions) -> None:
-        """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run."""
-        sizes = self.bundle.manifest.dimensions
-        if not prompt:
-            if options.bos_token_id is None:
-                raise PromptError(
-                    f"Prompt {number} is empty, and the model has no bos_token_id to start from: "
-                    "give it some text."
-                )
-            prompt.append(options.bos_token_id)
-        for token in prompt:
-            if type(token) is not int or not 0 <= token < sizes.vocabulary:
-                raise PromptError(
-                    f"Prompt {number} holds {token!r}; token ids are integers from 0 to "
-                    f"{sizes.vocabulary - 1}."
-                )
-        if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
-            raise PromptError(
-                f"Prompt {number} has {len(prompt)} tokens; this model reads at most "
-                f"{sizes.max_positions}: shorten it."
-            )
+        capacity = max(len(s) + limit - 1 for s, limit in zip(starts, limits, strict=True))
+        search = RowSearch(starts, limits, resolved)
+        return decode(lambda: self._new_decoder(prompts, capacity), starts, search)
 
     def _limit(self, prompt_length: int, options: GenerationOptions) -> int:
         """New tokens of a prompt at most: the options' limit, or where the positions end."""
         limit = options.new_tokens(prompt_length)
         positions = self.bundle.manifest.dimensions.max_positions
         return limit if positions is None else min(limit, positions - prompt_length + 1)
-
-
-def _id_lists(prompts: Any) -> list[list[Any]]:
-    """Lists of Python's own integers, from any sequences of integers."""
-    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
-        raise PromptError("generate_ids takes lists of token ids; for text: generate.")
-    lists = []
-    for number, prompt in enumerate(prompts):
-        if not hasattr(prompt, "__iter__"):
-            raise PromptError(
-                f"generate_ids takes a list of lists of token ids, one a prompt; prompt {number} "
-                f"is {prompt!r}."
-            )
-        lists.append([_plain_integer(token) for token in prompt])
-    return lists
-
-
-def _plain_integer(token: Any) -> Any:
-    """Python's own integer for one of numpy's; anything else as it is, to be refused."""
-    return int(token) if not isinstance(token, bool) and isinstance(token, Integral) else token
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A decoder-only graph, run on preallocated memory.
+"""A decoder graph, run on preallocated memory.
 
 Inputs, outputs and the cache are bound by address. While the rows stay the same a step changes
 numbers in place and calls the session: it binds nothing and allocates nothing.
@@ -13,65 +13,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseq.runtime.decoder import Logits
-from edgeseq.runtime.errors import BundleError
+from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
-from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
-from edgeseq.runtime.memory import Memory
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.memory import Buffer, Memory
 from edgeseq.runtime.onnx_runtime import Session
 
-PARTS = ("key", "value")  # of a layer's cache
-
-
-def check_graph(session: Session, manifest: Manifest) -> None:
-    """Raise ``BundleError`` where the graph is not the one that the manifest describes."""
-    sizes = manifest.dimensions
-    cache: list[int | str] = ["rows", sizes.heads, "capacity", sizes.stored_head_size]
-    names = [f"{i}.{part}" for i in range(sizes.layers) for part in PARTS]
-    expected: dict[str, list[int | str]] = {
-        "input_ids": ["rows", "n"],
-        "position_ids": ["rows", "n"],
-        "seqlens_k": ["rows"],
-        "total_sequence_length": [],
-        "logits_at": ["m"],
-        "logits": ["m", sizes.vocabulary],
-        **{f"past_key_values.{name}": cache for name in names},
-        **{f"present.{name}": cache for name in names},
-    }
-    try:
-        values = (*session.get_inputs(), *session.get_outputs())
-        found = {value.name: value.shape for value in values}
-    except UnicodeDecodeError as error:
-        raise BundleError("The decoder graph is damaged: export the bundle again.") from error
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise BundleError(
-                f"The decoder graph and {MANIFEST_NAME} disagree: {name} has the shape "
-                f"{found.get(name)} where {expected.get(name)} was expected; export the bundle "
-                "again."
-            )
+FIRST_CAPACITY = 1024  # positions that a cache has room for before it grows
 
 
 class OnnxDecoder:
-    """The ``Decoder`` over the session of a bundle's ``decoder`` graph (``docs/graph.md``)."""
+    """The ``Decoder`` over the session of a bundle's ``decoder`` graph (``docs/graph.md``).
+
+    ``capacity``: positions that a row can reach. ``sources``: after an encoder, the keys and values
+    of the batch's sources; each has the same number of rows, which stand together.
+    """
 
     def __init__(
         self,
         session: Session,
         manifest: Manifest,
         memory: Memory,
+        *,
         rows: int,
         capacity: int,
+        sources: KVCache | None = None,
     ) -> None:
+        sizes = manifest.dimensions
         self._session = session
-        self._cache = KVCache(manifest.dimensions, manifest.kv_cache.dtype, memory, rows, capacity)
-        self._logits = np.empty((rows, manifest.dimensions.vocabulary), np.float32)
+        self._capacity = capacity
+        self._cache = KVCache(
+            sizes,
+            manifest.kv_cache.dtype,
+            memory,
+            rows=rows,
+            capacity=min(capacity, FIRST_CAPACITY),
+            head_size=sizes.stored_head_size,
+        )
+        self._names = layer_names(sizes)
+        self._sources = sources
+        self._rows_per_source = rows // sources.rows if sources else 1
+        self._logits = np.empty((rows, sizes.vocabulary), np.float32)
         self._step: _BoundStep | None = None  # bound for one token a row, made when needed
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read the prompts, padded on the right: (rows, vocabulary) logits after each."""
         lengths = [len(prompt) for prompt in prompts]
         n = max(lengths)
-        step = _BoundStep(self._session, self._cache, self._logits, n)
+        self._make_room(n)
+        step = self._bind(n)
         step.input_ids.fill(0)
         for row, prompt in enumerate(prompts):
             step.input_ids[row, : len(prompt)] = prompt
@@ -82,8 +72,9 @@ class OnnxDecoder:
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append one token to each row: (rows, vocabulary) logits after each."""
+        self._make_room(max(self._cache.lengths) + 1)
         if self._step is None:
-            self._step = _BoundStep(self._session, self._cache, self._logits, 1)
+            self._step = self._bind(1)
             self._step.logits_at[:] = np.arange(self._cache.rows)
         self._step.append(tokens)
         return self._step.run()
@@ -93,12 +84,35 @@ class OnnxDecoder:
         if len(parent_rows) != self._cache.rows:
             self._step = None
         self._cache.select_rows(parent_rows)
+        if self._sources is not None:
+            group = self._rows_per_source
+            parents = [row // group for row in parent_rows[::group]]
+            if parents != list(range(self._sources.rows)):
+                self._step = None
+                self._sources.select_rows(parents)
+
+    def _make_room(self, length: int) -> None:
+        capacity = self._cache.capacity
+        if length > capacity:
+            self._step = None
+            self._cache.grow(min(self._capacity, max(length, 2 * capacity)))
+
+    def _bind(self, n: int) -> _BoundStep:
+        return _BoundStep(self._session, self._cache, self._sources, self._names, self._logits, n)
 
 
 class _BoundStep:
     """A call of the session for the cache's rows and ``n`` tokens each, everything bound."""
 
-    def __init__(self, session: Session, cache: KVCache, logits: Logits, n: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        cache: KVCache,
+        sources: KVCache | None,
+        names: Sequence[str],
+        logits: Logits,
+        n: int,
+    ) -> None:
         rows = cache.rows
         self.input_ids = np.empty((rows, n), np.int64)
         self.position_ids = np.empty((rows, n), np.int64)
@@ -122,7 +136,11 @@ class _BoundStep:
         self._binding.bind_output(
             "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
         )
-        self._bind_cache()
+        self._bind_buffers("past_key_values", cache, names)
+        if sources is not None:
+            self._source_lengths = np.array(sources.lengths, np.int32)
+            self._bind_host("source_lengths", self._source_lengths)
+            self._bind_buffers("cross", sources, names)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Make ``tokens`` the next of each row, for a step of one token a row."""
@@ -144,10 +162,15 @@ class _BoundStep:
     def _bind_host(self, name: str, array: NDArray[Any]) -> None:
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def _bind_cache(self) -> None:
-        device = self._cache.memory.device_type, self._cache.memory.device_id
-        for i, buffer in enumerate(self._cache.buffers):
-            name = f"{i // 2}.{PARTS[i % 2]}"
-            place = (buffer.dtype, (self._cache.rows, *buffer.shape[1:]), buffer.address)
-            self._binding.bind_input(f"past_key_values.{name}", *device, *place)
-            self._binding.bind_output(f"present.{name}", *device, *place)
+    def _bind_buffers(self, prefix: str, cache: KVCache, names: Sequence[str]) -> None:
+        for name, buffer in zip(names, cache.buffers, strict=True):
+            place = bound_place(cache, buffer)
+            self._binding.bind_input(f"{prefix}.{name}", *place)
+            if cache is self._cache:
+                self._binding.bind_output(f"present.{name}", *place)
+
+
+def bound_place(cache: KVCache, buffer: Buffer) -> tuple[Any, ...]:
+    """Where ONNX Runtime finds the rows in use of one of the cache's buffers."""
+    device = cache.memory.device_type, cache.memory.device_id
+    return *device, buffer.dtype, (cache.rows, *buffer.shape[1:]), buffer.address

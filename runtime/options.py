@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 
 from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.manifest import Kind
 
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
+ONLY_FOR: dict[str, Kind] = {
+    "bos_token_id": "decoder-only",
+    "decoder_start_token_id": "encoder-decoder",
+}
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -34,7 +39,8 @@ class GenerationOptions:
     repetition_penalty: float = 1.0  # logits of tokens seen before are lowered by this factor
     no_repeat_ngram_size: int = 0  # n-grams of this size come once; 0: no limit
     eos_token_id: int | tuple[int, ...] | None = None  # ends a text; None: nothing does
-    bos_token_id: int | None = None  # what an empty prompt starts from
+    bos_token_id: int | None = None  # what an empty prompt starts from, without an encoder
+    decoder_start_token_id: int | None = None  # what a decoder starts from, after an encoder
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_length"):
@@ -52,8 +58,9 @@ class GenerationOptions:
         _check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, at_least=0)
         for token in self.eos_token_ids:
             _check_integer("eos_token_id", token, at_least=0)
-        if self.bos_token_id is not None:
-            _check_integer("bos_token_id", self.bos_token_id, at_least=0)
+        for name in ("bos_token_id", "decoder_start_token_id"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), at_least=0)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -61,6 +68,12 @@ class GenerationOptions:
         if self.eos_token_id is None:
             return ()
         return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    @property
+    def decoder_start(self) -> int | None:
+        """What a decoder starts from after an encoder; None if nothing says it."""
+        start = self.decoder_start_token_id
+        return self.bos_token_id if start is None else start
 
     def new_tokens(self, prompt_length: int) -> int:
         """How many tokens may follow a prompt; ``OptionError`` where there is no room for one."""
@@ -77,7 +90,7 @@ class GenerationOptions:
 
 
 def resolve_options(
-    bundle_defaults: Mapping[str, Any], caller: Mapping[str, Any]
+    bundle_defaults: Mapping[str, Any], caller: Mapping[str, Any], kind: Kind
 ) -> GenerationOptions:
     """The caller's options over the bundle's over Transformers' defaults.
 
@@ -96,11 +109,14 @@ def resolve_options(
         defaults.pop("max_new_tokens", None)
     merged = {name: _plain(value) for name, value in {**defaults, **caller}.items()}
     options = GenerationOptions(**merged)
-    _check_effects(options, {name for name, value in caller.items() if value is not None})
+    _check_effects(options, {name for name, value in caller.items() if value is not None}, kind)
     return options
 
 
-def _check_effects(options: GenerationOptions, caller: set[str]) -> None:
+def _check_effects(options: GenerationOptions, caller: set[str], kind: Kind) -> None:
+    for name, only in ONLY_FOR.items():
+        if name in caller and kind != only:
+            raise OptionError(f"{name} has no effect with this model, which is {kind}.")
     if "max_length" in caller and "max_new_tokens" in caller:
         raise OptionError("max_length has no effect beside max_new_tokens: pass one of them.")
     for name in SAMPLING_ONLY:

@@ -22,6 +22,8 @@ from edgeseq.runtime.results import FinishReason
 from edgeseq.runtime.sampling import check_finite
 from edgeseq.runtime.stopping import Stopping
 
+FIRST_ROOM = 1024  # new tokens that a row has room for before it grows
+
 
 class NewToken(NamedTuple):
     """A token that is decided, and whether it ends its text."""
@@ -95,7 +97,7 @@ def close_gaps(live: list[int]) -> list[int]:
 
 
 class _Row:
-    """The ids of a text so far, its prompt's included, in memory for all that may come."""
+    """The ids of a text so far, its prompt's included."""
 
     def __init__(
         self, text: int, prompt: Sequence[int], limit: int, generator: np.random.Generator
@@ -104,7 +106,7 @@ class _Row:
         self._text = text
         self._limit = limit
         self._prompt_length = self._length = len(prompt)
-        self._ids = np.empty(len(prompt) + limit, np.int64)
+        self._ids = np.empty(len(prompt) + min(limit, FIRST_ROOM), np.int64)
         self._ids[: len(prompt)] = prompt
         self._items = self._ids.data
 
@@ -113,6 +115,9 @@ class _Row:
         return self._ids[: self._length]
 
     def append(self, token: int, stopping: Stopping) -> NewToken:
+        if self._length == len(self._items):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+            self._items = self._ids.data
         self._items[self._length] = token
         self._length += 1
         reason = stopping.reason(token, self._length - self._prompt_length, self._limit)

@@ -56,6 +56,19 @@ class Bytes(Stage):
         return self._utf8.decode(b"", final=True)
 
 
+class Utf8(Stage):
+    """ByT5: each token is the character whose number is its byte; bytes that are no UTF-8 go."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def push(self, text: str) -> str:
+        return self._utf8.decode(text.encode("latin-1"))
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
 class Words(Stage):
     """Decoders that render every token by itself, but the first of a text differently."""
 

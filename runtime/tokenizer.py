@@ -31,6 +31,13 @@ CLEAN_UPS: Final = (
 )
 
 
+def clean_up(text: str) -> str:
+    """Take out the spaces that English tokenization leaves before punctuation."""
+    for old, new in CLEAN_UPS:
+        text = text.replace(old, new)
+    return text
+
+
 class Tokenizer:
     """The tokenizer of one bundle.
 
@@ -81,10 +88,7 @@ class Tokenizer:
         Equal to Transformers' `decode(ids, skip_special_tokens=True)`.
         """
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
-        if self.clean_up_tokenization_spaces:
-            for old, new in CLEAN_UPS:
-                text = text.replace(old, new)
-        return text
+        return clean_up(text) if self.clean_up_tokenization_spaces else text
 
     def token(self, token_id: int) -> str | None:
         """Return the vocabulary's string for `token_id`, or None where `decode` leaves it out."""

@@ -26,7 +26,7 @@ from edgeseq.runtime.manifest import (
     Manifest,
     Quantization,
     Source,
-    TokenizerFile,
+    TokenizerFormat,
     Verification,
 )
 
@@ -448,7 +448,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             "encoder": draw(listed),
             **draw(st.dictionaries(names, listed, max_size=2)),
         },
-        tokenizer=TokenizerFile(
+        tokenizer=TokenizerFormat(
             file=draw(listed), clean_up_tokenization_spaces=draw(st.booleans())
         ),
         generation=draw(st.dictionaries(names, json_values, max_size=4)),

@@ -1,0 +1,88 @@
+"""ByT5's tokenizer: UTF-8 bytes are the tokens, so that there is no file to read.
+
+Source: ``ByT5Tokenizer`` of Transformers 4.57. Three special tokens come first, then the 256 bytes,
+then the sentinels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.tokenizer import clean_up
+
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
+END_OF_TEXT = 1
+FIRST_BYTE = len(SPECIAL_TOKENS)
+FIRST_SENTINEL = FIRST_BYTE + 256
+
+
+def sentinel(number: int) -> str:
+    """The text of the sentinel ``number``, whose id is ``FIRST_SENTINEL + number``."""
+    return f"<extra_id_{number}>"
+
+
+class ByteTokenizer:
+    """Text to ids and back; ``sentinels``: how many of them there are, 125 as a rule.
+
+    Special tokens written out in a text are those tokens, and the first three take the whitespace
+    around them with them.
+    """
+
+    def __init__(self, sentinels: int, clean_up_tokenization_spaces: bool) -> None:
+        self._sentinels = sentinels
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        stripping = "|".join(map(re.escape, SPECIAL_TOKENS))
+        self._special = re.compile(rf"\s*({stripping})\s*|(<extra_id_(?:0|[1-9][0-9]*)>)")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``, closed by the end-of-text token unless it ends with it already.
+
+        Raises ``PromptError`` if ``text`` has lone surrogates.
+        """
+        ids: list[int] = []
+        done = 0
+        for match in self._special.finditer(text):
+            if (token := self._special_id(match[1] or match[2])) is not None:
+                ids += _byte_ids(text[done : match.start()])
+                ids.append(token)
+                done = match.end()
+        ids += _byte_ids(text[done:])
+        return ids if ids and ids[-1] == END_OF_TEXT else [*ids, END_OF_TEXT]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` without special tokens and bytes that are no UTF-8.
+
+        Equal to Transformers' ``decode(ids, skip_special_tokens=True)``.
+        """
+        data = bytes(token - FIRST_BYTE for token in ids if is_byte(token))
+        text = data.decode("utf-8", errors="ignore")
+        return clean_up(text) if self.clean_up_tokenization_spaces else text
+
+    def token(self, token_id: int) -> str | None:
+        """The character whose number is the byte of ``token_id``; None where ``decode`` leaves it
+        out.
+        """
+        return chr(token_id - FIRST_BYTE) if is_byte(token_id) else None
+
+    def _special_id(self, text: str) -> int | None:
+        if text in SPECIAL_TOKENS:
+            return SPECIAL_TOKENS.index(text)
+        number = int(text[len("<extra_id_") : -1])
+        return FIRST_SENTINEL + number if number < self._sentinels else None
+
+
+def is_byte(token: int) -> bool:
+    """Whether a token id stands for a byte."""
+    return FIRST_BYTE <= token < FIRST_SENTINEL
+
+
+def _byte_ids(text: str) -> list[int]:
+    try:
+        return [byte + FIRST_BYTE for byte in text.encode()]
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"Text to encode must be a str without lone surrogates, not {text!r:.60}; decode its "
+            "bytes with errors='replace' first."
+        ) from error

@@ -1,0 +1,51 @@
+"""The graphs of a bundle as something that makes decoders: where the two kinds of model differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.graph_contract import check_graph
+from edgeseq.runtime.manifest import ROLES, Manifest
+from edgeseq.runtime.memory import CpuMemory
+from edgeseq.runtime.onnx_decoder import OnnxDecoder
+from edgeseq.runtime.onnx_encoder import OnnxEncoder
+from edgeseq.runtime.onnx_runtime import Session, open_session
+
+# From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
+# the decoder can reach. A source is encoded when its decoder is made.
+NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]
+
+
+def open_engine(
+    manifest: Manifest, folder: Path, *, device: str = "cpu", threads: int | None = None
+) -> NewDecoder:
+    """Sessions over the graphs of the bundle in ``folder``, which the decoders share.
+
+    Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
+    """
+    sessions = {}
+    for role in ROLES[manifest.kind]:
+        sessions[role] = open_session(folder / manifest.graphs[role], device, threads)
+        check_graph(sessions[role], role, manifest)
+    return engine(manifest, sessions)
+
+
+def engine(manifest: Manifest, sessions: Mapping[str, Session]) -> NewDecoder:
+    """Decoders over ``sessions``, by the roles of the manifest's kind."""
+    memory = CpuMemory()
+    session = sessions["decoder"]
+    if manifest.kind == "decoder-only":
+        return lambda prompts, capacity: OnnxDecoder(
+            session, manifest, memory, rows=len(prompts), capacity=capacity
+        )
+    encoder = OnnxEncoder(sessions["encoder"], manifest, memory)
+    return lambda sources, capacity: OnnxDecoder(
+        session,
+        manifest,
+        memory,
+        rows=len(sources),
+        capacity=capacity,
+        sources=encoder.encode(sources),
+    )

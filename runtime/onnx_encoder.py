@@ -1,0 +1,52 @@
+"""An encoder graph: from sources to the keys and values that the decoder reads at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeseq.runtime.graph_contract import layer_names
+from edgeseq.runtime.kv_cache import KVCache
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.memory import Memory
+from edgeseq.runtime.onnx_decoder import bound_place
+from edgeseq.runtime.onnx_runtime import Session
+
+# Attention gives the same bits alone and beside longer sources when lengths are multiples of it.
+SOURCE_MULTIPLE = 16
+
+
+class OnnxEncoder:
+    """The session of a bundle's ``encoder`` graph (``docs/graph.md``)."""
+
+    def __init__(self, session: Session, manifest: Manifest, memory: Memory) -> None:
+        self._session = session
+        self._manifest = manifest
+        self._memory = memory
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> KVCache:
+        """Read the sources, padded on the right, once: a row of keys and values for each."""
+        lengths = [len(source) for source in sources]
+        padded = max(lengths) + -max(lengths) % SOURCE_MULTIPLE
+        input_ids = np.zeros((len(sources), padded), np.int64)
+        for row, source in enumerate(sources):
+            input_ids[row, : len(source)] = source
+        source_lengths = np.array(lengths, np.int32)
+        sizes = self._manifest.dimensions
+        encoded = KVCache(
+            sizes,
+            self._manifest.kv_cache.dtype,
+            self._memory,
+            rows=len(sources),
+            capacity=padded,
+            head_size=sizes.head_size,
+        )
+        encoded.lengths = lengths
+        binding = self._session.io_binding()
+        for name, array in (("input_ids", input_ids), ("source_lengths", source_lengths)):
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, buffer in zip(layer_names(sizes), encoded.buffers, strict=True):
+            binding.bind_output(f"cross.{name}", *bound_place(encoded, buffer))
+        self._session.run_with_iobinding(binding)
+        return encoded

@@ -1,0 +1,104 @@
+"""What a generation starts from: checked prompts, and the tokens that the decoder reads first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from edgeseq.runtime.errors import OptionError, PromptError
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.options import GenerationOptions
+
+Ids = list[int]
+
+
+def id_lists(prompts: Any, name: str) -> list[list[Any]]:
+    """Lists of Python's own integers, from any sequences of integers; ``name`` is for errors."""
+    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
+        raise PromptError(f"{name} takes lists of token ids, not {prompts!r:.60}.")
+    lists = []
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, str | bytes) or not hasattr(prompt, "__iter__"):
+            raise PromptError(
+                f"{name} takes a list of lists of token ids, one a prompt; item {number} is "
+                f"{prompt!r:.60}."
+            )
+        lists.append([_plain_integer(token) for token in prompt])
+    return lists
+
+
+def check_prompt(number: int, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
+    """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run."""
+    sizes = manifest.dimensions
+    if not prompt:
+        if manifest.kind != "decoder-only" or options.bos_token_id is None:
+            raise PromptError(
+                f"Prompt {number} is empty, and the model has no bos_token_id to start from: "
+                "give it some text."
+            )
+        prompt.append(options.bos_token_id)
+    _check_ids(f"Prompt {number}", prompt, manifest)
+    if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
+        raise PromptError(
+            f"Prompt {number} has {len(prompt)} tokens; this model reads at most "
+            f"{sizes.max_positions}: shorten it."
+        )
+
+
+def decoder_prompts(
+    prompts: Sequence[Ids], prefixes: Any, options: GenerationOptions, manifest: Manifest
+) -> Sequence[Ids]:
+    """What the decoder reads first, a list of ids for each prompt.
+
+    A decoder of its own reads the prompt. After an encoder it reads the start token and then the
+    prompt's prefix: ``prefixes`` is None, a list of ids for all prompts, or a list of such lists.
+    A start token that a prefix begins with is not given twice (as in Transformers' ``generate``).
+    """
+    if manifest.kind == "decoder-only":
+        if prefixes is not None:
+            raise OptionError(
+                "decoder_input_ids has no effect with a decoder-only model: put the ids into the "
+                "prompt."
+            )
+        return prompts
+    start = options.decoder_start
+    if start is None:
+        raise OptionError(
+            "The model's generation defaults name no decoder_start_token_id: pass one."
+        )
+    lists = _one_each(prefixes, len(prompts))
+    starts = [ids if ids[:1] == [start] else [start, *ids] for ids in lists]
+    for number, ids in enumerate(starts):
+        _check_ids(f"The decoder's start for prompt {number}", ids, manifest)
+    return starts
+
+
+def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
+    if prefixes is None:
+        return [[]] * count
+    if isinstance(prefixes, str | bytes) or not hasattr(prefixes, "__iter__"):
+        raise PromptError(f"decoder_input_ids takes token ids, not {prefixes!r:.60}.")
+    items = list(prefixes)
+    if not any(hasattr(item, "__iter__") for item in items):
+        return id_lists([items], "decoder_input_ids") * count
+    if len(items) != count:
+        raise PromptError(
+            f"decoder_input_ids has {len(items)} lists for {count} prompts: give one list for "
+            "all, or one for each."
+        )
+    return id_lists(items, "decoder_input_ids")
+
+
+def _check_ids(what: str, ids: Ids, manifest: Manifest) -> None:
+    vocabulary = manifest.dimensions.vocabulary
+    for token in ids:
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise PromptError(
+                f"{what} holds {token!r}; token ids are integers from 0 to {vocabulary - 1}."
+            )
+
+
+def _plain_integer(token: Any) -> Any:
+    """Python's own integer for one of numpy's; anything else as it is, to be refused."""
+    return int(token) if not isinstance(token, bool) and isinstance(token, Integral) else token
