@@ -16,6 +16,9 @@ from edgeseq.export.t5_stack import T5Stack, Weights, bias_table, feed_forward_w
 from edgeseq.runtime.graph_contract import PARTS, encoder_inputs, encoder_outputs
 from edgeseq.runtime.manifest import Dimensions
 
+# Not packed into one as a decoder's are: cutting the product up would copy all of it.
+PROJECTIONS = ("query", "key", "value")
+
 
 def encoder_graph(model: Any, sizes: Dimensions) -> Graph:
     """The encoder of ``model``, and the cross-attentions' keys and values of its decoder."""
@@ -53,9 +56,12 @@ class T5Encoder(T5Stack):
         for layer in range(self.config.num_layers):
             block = f"encoder.{layer}"
             normed, hidden = self.add_and_norm(hidden, added, f"{block}.attention.norm")
-            qkv = self.linear(normed, f"{block}.attention.qkv").view(*shape, -1).chunk(3, dim=2)
+            projections = (
+                self.linear(normed, f"{block}.attention.{name}").view(*shape, -1)
+                for name in PROJECTIONS
+            )
             attended = BlockedSelfAttention.apply(
-                *qkv, self._w["encoder.bias_table"], source_lengths, self.config.num_heads
+                *projections, self._w["encoder.bias_table"], source_lengths, self.config.num_heads
             )
             added = self.linear(attended.view(-1, self._inner), f"{block}.attention.output")
             normed, hidden = self.add_and_norm(hidden, added, f"{block}.ff.norm")
@@ -88,9 +94,10 @@ def _weights(model: Any) -> Weights:
     for number, block in enumerate(encoder.block):
         name = f"encoder.{number}"
         attention = block.layer[0].SelfAttention
-        qkv = [projection.weight.T for projection in (attention.q, attention.k, attention.v)]
         weights[f"{name}.attention.norm"] = block.layer[0].layer_norm.weight
-        weights[f"{name}.attention.qkv"] = torch.cat(qkv, dim=1)
+        linears = (attention.q, attention.k, attention.v)
+        for projection, linear in zip(PROJECTIONS, linears, strict=True):
+            weights[f"{name}.attention.{projection}"] = linear.weight.T
         weights[f"{name}.attention.output"] = attention.o.weight.T
         weights |= feed_forward_weights(block.layer[1], model.config, name)
     for number, block in enumerate(decoder.block):

@@ -1,4 +1,4 @@
-"""GPT-2 text generation on ONNX Runtime, without torch.
+"""GPT-2 and T5 text generation on ONNX Runtime, without torch.
 
     from edgeseq.runtime import load
 

@@ -15,6 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import EdgeseqError, PromptError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = 128
 OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
-    "max_length": (int, "prompt and new tokens together at most"),
+    "max_length": (int, "tokens at most, those that the decoder starts from included"),
     "temperature": (float, "divide logits by it before drawing"),
     "top_k": (int, "draw from the k most probable tokens; 0: from all"),
     "top_p": (float, "draw from the fewest tokens of this probability"),
@@ -32,6 +33,20 @@ OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
     "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
 }
+
+GENERATE_EPILOG = """\
+Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
+prompt that starts with a dash goes after --.
+
+The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begins:
+  translation         translate English to German: The house is wonderful.
+  summarization       summarize: (the text)
+  question answering  question: Who wrote it? context: (the text)
+  classification      sst2 sentence: A charming and funny film.
+The demo T5 knows two of its own:
+  pronounce: algorithm
+  spell: AE1 L G ER0 IH2 DH AH0 M
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeseq",
-        description="GPT-2 text generation on ONNX Runtime, without torch.",
+        description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -86,13 +101,16 @@ class _Version(argparse.Action):
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
-        help="continue a prompt",
-        description="Continue a prompt with the model of a bundle, by default the demo model.",
-        epilog="Prints the continuation alone. Options left out are those of the bundle, or "
-        "Transformers' defaults. A prompt that starts with a dash goes after --.",
+        help="generate text from a prompt",
+        description="Generate text with the model of a bundle, by default a demo model: a GPT-2 "
+        "continues the prompt, a T5 answers it.",
+        epilog=GENERATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
-    parser.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
     parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
@@ -138,6 +156,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     options = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     model = load(
         arguments.bundle,
+        demo=arguments.demo,
         device=arguments.device,
         threads=arguments.threads,
         verify=arguments.verify,

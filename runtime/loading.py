@@ -7,14 +7,12 @@ from pathlib import Path
 
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
 from edgeseq.runtime.model import Model
 from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.tokenizer import Tokenizer
-
-DEMO_BUNDLES = Path(__file__).parent / "demos"
-DEMOS = ("gpt2", "t5")
 
 
 def load(
@@ -33,7 +31,7 @@ def load(
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
-    folder = Path(path) if path is not None else demo_bundle(demo or DEMOS[0])
+    folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
     manifest = bundle.manifest
     _check_defaults(manifest)
@@ -62,10 +60,3 @@ def _check_defaults(manifest: Manifest) -> None:
             f"The bundle's generation defaults cannot be used: {error} Correct them in "
             f"{MANIFEST_NAME}, or export the bundle again."
         ) from error
-
-
-def demo_bundle(name: str) -> Path:
-    """The folder of a demo bundle that comes with edgeseq; ``OptionError`` for another name."""
-    if name not in DEMOS:
-        raise OptionError(f"There is no demo {name!r}: there are {', '.join(DEMOS)}.")
-    return DEMO_BUNDLES / name

@@ -96,11 +96,11 @@ class Model:
         manifest = self.bundle.manifest
         prefixes = options.pop("decoder_input_ids", None)
         resolved = resolve_options(manifest.generation, options, manifest.kind)
-        if not prompts:
-            return iter(())
         for number, prompt in enumerate(prompts):
             check_prompt(number, prompt, resolved, manifest)
         starts = decoder_prompts(prompts, prefixes, resolved, manifest)
+        if not prompts:
+            return iter(())
         limits = [self._limit(len(start), resolved) for start in starts]
         # The last new token is never read, so it needs no place in the cache.
         capacity = max(len(s) + limit - 1 for s, limit in zip(starts, limits, strict=True))

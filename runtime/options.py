@@ -18,6 +18,7 @@ from edgeseq.runtime.manifest import Kind
 
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
+ARGUMENTS = ("decoder_input_ids",)  # what a call takes beside the options
 ONLY_FOR: dict[str, Kind] = {
     "bos_token_id": "decoder-only",
     "decoder_start_token_id": "encoder-decoder",
@@ -95,13 +96,14 @@ def resolve_options(
     """The caller's options over the bundle's over Transformers' defaults.
 
     An option that is unknown or has no effect raises ``OptionError`` if the caller passed it, and
-    is left out if it came with the bundle.
+    changes nothing if it came with the bundle.
     """
     known = [option.name for option in fields(GenerationOptions)]
     for name in caller:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.75)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+            names = [*known, *ARGUMENTS]
+            close = difflib.get_close_matches(name, names, 1, 0.75)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}."
             raise OptionError(f"There is no option {name!r}: {hint}")
     defaults = {name: value for name, value in bundle_defaults.items() if name in known}
     if any(caller.get(name) is not None for name in ("max_length", "max_new_tokens")):

@@ -32,7 +32,9 @@ def check_prompt(number: int, prompt: Ids, options: GenerationOptions, manifest:
     """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run."""
     sizes = manifest.dimensions
     if not prompt:
-        if manifest.kind != "decoder-only" or options.bos_token_id is None:
+        if manifest.kind == "encoder-decoder":
+            raise PromptError(f"Prompt {number} is empty: give the encoder a token to read.")
+        if options.bos_token_id is None:
             raise PromptError(
                 f"Prompt {number} is empty, and the model has no bos_token_id to start from: "
                 "give it some text."

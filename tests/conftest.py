@@ -12,8 +12,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2TokenizerFast,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5TokenizerFast,
+)
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
@@ -126,3 +136,168 @@ def greedy_ids_fixture() -> Callable[..., list[int]]:
 def seeded_gpt2_fixture() -> Callable[..., GPT2LMHeadModel]:
     """``seeded_gpt2(seed, **config)``."""
     return seeded_gpt2
+
+
+# T5
+
+
+def unigram_tokenizer() -> T5TokenizerFast:
+    """A Unigram tokenizer like T5's, its padding, end and unknown tokens 0, 1 and 2."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=80, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(SEED_TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0)
+
+
+def seeded_t5(
+    seed: int = 0, *, model_type: str = "t5", **changes: Any
+) -> T5ForConditionalGeneration:
+    """A small T5 with eager attention whose random weights are such that its texts vary.
+
+    Sources and texts of a few dozen tokens reach beyond its relative distances.
+    """
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "d_model": 48,
+        "d_kv": 12,
+        "num_heads": 4,
+        "d_ff": 64,
+        "num_layers": 2,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 20,
+        "tie_word_embeddings": True,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        "attn_implementation": "eager",
+        **changes,
+    }
+    torch.manual_seed(seed)
+    if model_type == "mt5":
+        model = MT5ForConditionalGeneration(MT5Config(**settings))
+    else:
+        model = T5ForConditionalGeneration(T5Config(**settings))
+    make_t5_varied(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def make_t5_varied(model: T5ForConditionalGeneration) -> None:
+    """Norms start as 1 and would hide one taken for another; relative positions hardly count.
+
+    The blocks must outweigh the embedding: else a tied model repeats a token for ever.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        elif "relative_attention_bias" in name:
+            parameter.copy_(3 * torch.randn(parameter.shape, generator=generator))
+        elif name.endswith("Attention.q.weight"):
+            parameter.mul_(4)
+        elif name.endswith("SelfAttention.o.weight"):
+            parameter.mul_(10)
+        elif name.endswith("EncDecAttention.o.weight"):
+            parameter.mul_(4)
+        elif name.endswith(".wo.weight"):
+            parameter.mul_(2)
+    model.shared.weight.mul_(0.05)
+    if model.config.tie_word_embeddings:
+        model.decoder.final_layer_norm.weight.mul_(30)
+    else:
+        model.lm_head.weight.mul_(0.4)
+
+
+@pytest.fixture(scope="session", name="seeded_t5")
+def seeded_t5_fixture() -> Callable[..., T5ForConditionalGeneration]:
+    """``seeded_t5(seed, model_type="t5" or "mt5", **config)``."""
+    return seeded_t5
+
+
+@pytest.fixture(scope="session")
+def save_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``save_t5(model)``: its checkpoint, with ByT5's tokenizer if the vocabulary is as large."""
+
+    def save(model: T5ForConditionalGeneration) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        model.save_pretrained(folder)
+        bytes_fit = model.config.vocab_size >= 384
+        tokenizer = ByT5Tokenizer() if bytes_fit else unigram_tokenizer()
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def t5_reference() -> T5ForConditionalGeneration:
+    """One T5, not to be changed."""
+    return seeded_t5()
+
+
+@pytest.fixture(scope="session")
+def t5_checkpoint(t5_reference: T5ForConditionalGeneration, save_t5: Callable[..., Path]) -> Path:
+    """The checkpoint of ``t5_reference``, not to be changed."""
+    return save_t5(t5_reference)
+
+
+@pytest.fixture(scope="session")
+def t5_model(t5_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """``t5_checkpoint``, exported and loaded."""
+    bundle = export_checkpoint(t5_checkpoint, tmp_path_factory.mktemp("bundle") / "t5")
+    return load(bundle.folder, threads=1)
+
+
+@torch.no_grad()
+def t5_ids(
+    reference: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], **options: Any
+) -> list[list[int]]:
+    """What the decoder read and wrote in Transformers' greedy search, sources padded and masked.
+
+    Without a cache where Transformers' own fails: if the decoder has more layers than the encoder.
+    """
+    longest = max(map(len, sources))
+    ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source in sources])
+    lengths = torch.tensor([len(source) for source in sources])
+    output = reference.generate(
+        ids,
+        attention_mask=(torch.arange(longest) < lengths[:, None]).long(),
+        do_sample=False,
+        use_cache=reference.config.num_decoder_layers <= reference.config.num_layers,
+        **options,
+    )
+    decoder_ids: list[list[int]] = output.tolist()
+    return decoder_ids
+
+
+@pytest.fixture(scope="session", name="t5_ids")
+def t5_ids_fixture() -> Callable[..., list[list[int]]]:
+    """``t5_ids(reference, sources, **options)``."""
+    return t5_ids
+
+
+@torch.no_grad()
+def t5_logits(
+    reference: T5ForConditionalGeneration, source: Sequence[int], decoder_ids: Sequence[int]
+) -> torch.Tensor:
+    """(decoder ids, vocabulary): PyTorch's logits after each of them, the source alone."""
+    logits: torch.Tensor = reference(
+        torch.tensor([list(source)]),
+        decoder_input_ids=torch.tensor([list(decoder_ids)]),
+        use_cache=False,
+    ).logits[0]
+    return logits
+
+
+@pytest.fixture(scope="session", name="t5_logits")
+def t5_logits_fixture() -> Callable[..., torch.Tensor]:
+    """``t5_logits(reference, source, decoder_ids)``."""
+    return t5_logits

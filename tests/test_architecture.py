@@ -33,6 +33,7 @@ SEARCH_SIDE = {
     "loop",
     "options",
     "processors",
+    "prompts",
     "results",
     "rows",
     "sampling",

@@ -361,7 +361,7 @@ def remove_a_shard(folder: Path) -> None:
 
 QKV = "transformer.h.1.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Change, str]] = {
-    "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2"),
+    "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2, t5, mt5"),
     "llama": (set_config(model_type="llama"), r"'llama'.*supported: gpt2"),
     "no model type": (set_config(model_type=None), r"supported: gpt2"),
     "classifier": (
@@ -381,7 +381,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "pruned heads": (set_config(pruned_heads={"0": [1]}), r"pruned_heads"),
     "no config": (remove("config.json"), r"config\.json"),
     "broken config": (write("config.json", b'{"model_type": "gpt2"'), r"config\.json.*JSON"),
-    "config is a list": (write("config.json", b"[1]"), r"supported: gpt2"),
+    "config is a list": (write("config.json", b"[1]"), r"config\.json.*JSON object"),
     "config is not text": (write("config.json", b"\xff\xfe\x00"), r"config\.json"),
     "unknown activation": (set_config(activation_function="gelus"), r"activation.*'gelus'"),
     "heads do not fit": (set_config(n_head=5), r"checkpoint"),

@@ -388,6 +388,8 @@ def test_permission_denied_to_read(
         ["generate", "a", "--max-new-tokens", "many"],
         ["generate", "a", "--temperature", "hot"],
         ["generate", "a", "--threads", "1.5"],
+        ["generate", "a", "--demo", "bert"],
+        ["generate", "a", "--demo", "gpt2", "--bundle", "folder"],
         ["info"],
         ["export", "checkpoint"],
         ["export", "checkpoint", "out", "--precision", "int3"],
@@ -424,7 +426,10 @@ def test_help_lists_the_commands(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("generate", ["--bundle", "--json", "--threads", "--max-new-tokens", "--seed", "128"]),
+        (
+            "generate",
+            ["--bundle", "--demo", "--json", "--threads", "--max-new-tokens", "--seed", "128"],
+        ),
         ("export", ["--revision", "--precision", "--overwrite"]),
         ("info", ["--json", "--verify"]),
     ],

@@ -53,7 +53,8 @@ class Graph:
     manifest: Manifest
 
     def decoder(self, rows: int, capacity: int, memory: CpuMemory | None = None) -> OnnxDecoder:
-        return OnnxDecoder(self.session, self.manifest, memory or CpuMemory(), rows, capacity)
+        memory = memory or CpuMemory()
+        return OnnxDecoder(self.session, self.manifest, memory, rows=rows, capacity=capacity)
 
     def read(self, texts: Sequence[Ids]) -> Logits:
         """The logits after texts that are read afresh, each alone."""
@@ -187,7 +188,7 @@ def test_select_rows_directly_after_the_prompts(graph: Graph) -> None:
 def generated(decoder: OnnxDecoder, prompts: list[Ids], limits: list[int]) -> list[Ids]:
     texts: list[Ids] = [[] for _ in prompts]
     search = RowSearch(prompts, limits, GenerationOptions())
-    for step in decode(decoder, prompts, search):
+    for step in decode(lambda: decoder, prompts, search):
         for new in step:
             texts[new.text].append(new.token)
     return texts
@@ -204,9 +205,9 @@ def test_a_capacity_of_exactly_what_is_needed(graph: Graph) -> None:
 def test_a_model_asks_for_the_memory_it_needs(model: Model, graph: Graph) -> None:
     asked = []
 
-    def new_decoder(rows: int, capacity: int) -> OnnxDecoder:
-        asked.append((rows, capacity))
-        return graph.decoder(rows, capacity)
+    def new_decoder(prompts: Sequence[Sequence[int]], capacity: int) -> OnnxDecoder:
+        asked.append((len(prompts), capacity))
+        return graph.decoder(len(prompts), capacity)
 
     spied = Model(model.bundle, model.tokenizer, new_decoder)
     spied.generate_ids(PROMPTS, max_new_tokens=10, eos_token_id=None)
@@ -267,7 +268,7 @@ def test_a_step_allocates_neither_cache_nor_logits(large_graph: Graph, rows: int
 def test_the_loop_allocates_neither_cache_nor_logits(large_graph: Graph, rows: int) -> None:
     prompts = TRACED_PROMPTS[:rows]
     search = RowSearch(prompts, [WARM_UP + STEPS] * rows, GenerationOptions())
-    steps = decode(large_graph.decoder(rows, CAPACITY), prompts, search)
+    steps = decode(lambda: large_graph.decoder(rows, CAPACITY), prompts, search)
     for _ in range(WARM_UP):
         next(steps)
     assert peak_bytes(next(steps) for _ in range(STEPS)) < SLACK_BYTES

@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.loading import demo_bundle
+from edgeseq.runtime.demo_bundles import demo_bundle
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "demos" / "gpt2" / "checkpoint"
@@ -61,7 +61,7 @@ def test_greedy_ids_are_those_of_transformers(
 
 def test_it_is_the_checkpoints_bundle(tmp_path: Path) -> None:
     made = export_checkpoint(CHECKPOINT, tmp_path / "gpt2").manifest
-    shipped = open_bundle(demo_bundle()).manifest
+    shipped = open_bundle(demo_bundle("gpt2")).manifest
     assert made.files["weights.bin"] == shipped.files["weights.bin"]
     assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
     assert made.generation == shipped.generation
@@ -71,6 +71,6 @@ def test_it_is_the_checkpoints_bundle(tmp_path: Path) -> None:
 def test_its_size_and_its_held_out_loss_are_as_asked() -> None:
     figures = json.loads((ROOT / "demos" / "gpt2" / "heldout.json").read_text(encoding="utf-8"))
     assert figures["bits_per_byte"] < 1.8
-    files = [*demo_bundle().rglob("*"), *(ROOT / "demos" / "gpt2").glob("*.*")]
+    files = [*demo_bundle("gpt2").rglob("*"), *(ROOT / "demos" / "gpt2").glob("*.*")]
     files += CHECKPOINT.rglob("*")
     assert sum(file.stat().st_size for file in files if file.is_file()) < 25e6

@@ -166,7 +166,8 @@ def test_logits_are_those_of_pytorch(case: Case) -> None:
     manifest = case.model.bundle.manifest
     graph = case.model.bundle.file(manifest.graphs["decoder"])
     rows, capacity = len(case.prompts), max(PROMPT_LENGTHS) + NEW_TOKENS
-    decoder = OnnxDecoder(open_session(graph, "cpu", 1), manifest, CpuMemory(), rows, capacity)
+    session = open_session(graph, "cpu", 1)
+    decoder = OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=capacity)
     logits = [decoder.prefill(case.prompts).copy()]
     for tokens in np.array(case.texts).T[:-1].tolist():
         logits.append(decoder.decode(tokens).copy())

@@ -338,7 +338,7 @@ def reference_logits(reference: GPT2LMHeadModel, ids: Sequence[int]) -> np.ndarr
 def test_memory_that_was_not_written_is_not_read(exported: Exported) -> None:
     """Neither past a row's end in a ragged batch, nor in what is left of the capacity."""
     session = open_session(exported.path, "cpu", 1)
-    decoder = OnnxDecoder(session, exported.bundle.manifest, CpuMemory(), 3, 40)
+    decoder = OnnxDecoder(session, exported.bundle.manifest, CpuMemory(), rows=3, capacity=40)
     prompts = [[5, 6, 7, 8, 9], [11], [12, 13, 14]]
     steps = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
     logits = [decoder.prefill(prompts).copy()]

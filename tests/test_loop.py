@@ -79,7 +79,8 @@ def steps_of(
 ) -> Iterator[Sequence[NewToken]]:
     limits = [limits] * len(prompts) if isinstance(limits, int) else limits
     options.setdefault("eos_token_id", EOS)
-    return decode(decoder, prompts, RowSearch(prompts, limits, GenerationOptions(**options)))
+    search = RowSearch(prompts, limits, GenerationOptions(**options))
+    return decode(lambda: decoder, prompts, search)
 
 
 def run(
@@ -209,6 +210,19 @@ def test_nothing_is_read_before_the_first_step_is_asked_for() -> None:
     assert decoder.calls == []
     next(steps)
     assert decoder.calls == [("prefill", [1])]
+
+
+def test_the_decoder_is_made_when_the_first_step_is_asked_for() -> None:
+    made: list[ScriptedDecoder] = []
+
+    def new_decoder() -> ScriptedDecoder:
+        made.append(ScriptedDecoder())
+        return made[-1]
+
+    steps = decode(new_decoder, [[0]], RowSearch([[0]], [3], GenerationOptions()))
+    assert made == []
+    assert len(list(steps)) == 3
+    assert len(made) == 1
 
 
 def test_a_token_is_told_before_the_next_one_is_computed() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from edgeseq.runtime import (
     load,
 )
 from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.demo_bundles import demo_bundle
 
 TEXTS = ["Once upon a time", "a clever fox; he said", "“home”", "x"]
 END = 0  # <|endoftext|>: the start of an empty prompt, and the end of a text
@@ -226,7 +227,6 @@ def test_ids_come_in_many_forms(model: Model, prompts: Any) -> None:
         (["1"], "'1'"),
         ([None], "None"),
         ([[1]], r"\[1\]"),
-        ("12", "'1'"),
         (np.array([1.0]), "1.0"),
         (np.array([True]), "True"),
         (np.array([[1]]), r"\[1\]"),
@@ -238,10 +238,34 @@ def test_ids_that_are_none(model: Model, ids: Any, named: str) -> None:
         model.generate_ids([[1], ids], max_new_tokens=5)
 
 
-@pytest.mark.parametrize("prompts", [[1, 2, 3], np.array([1, 2]), [None]], ids=repr)
-def test_ids_that_are_no_list_of_lists(model: Model, prompts: Any) -> None:
-    with pytest.raises(PromptError):
+@pytest.mark.parametrize(
+    ("prompts", "named"),
+    [
+        ([1, 2, 3], "item 0 is 1"),
+        (np.array([1, 2]), "item 0 is .*1"),
+        ([None], "item 0 is None"),
+        ([[1], "12"], "item 1 is '12'"),
+        ([[1], b"12"], "item 1 is b'12'"),
+        ("12", "not '12'"),
+        (5, "not 5"),
+        (None, "not None"),
+    ],
+    ids=repr,
+)
+def test_ids_that_are_no_list_of_lists(model: Model, prompts: Any, named: str) -> None:
+    with pytest.raises(PromptError, match=f"^generate_ids takes .*{named}"):
         model.generate_ids(prompts, max_new_tokens=5)
+
+
+@pytest.mark.parametrize("ids", [[3], [[3]], [], 3], ids=repr)
+def test_ids_for_a_decoder_that_reads_the_prompt_itself(model: Model, ids: Any) -> None:
+    calls: list[Callable[..., Any]] = [model.generate, model.stream]
+    calls.append(lambda text, **options: model.generate_ids([[1]], **options))
+    for call in calls:
+        with pytest.raises(OptionError, match=r"^decoder_input_ids has no effect.*decoder-only"):
+            call("a", decoder_input_ids=ids)
+    free = model.generate("a", max_new_tokens=3)[0].token_ids
+    assert model.generate("a", max_new_tokens=3, decoder_input_ids=None)[0].token_ids == free
 
 
 @pytest.mark.parametrize("text", [["a", 5], [["a"]], [b"a"], b"a", [None]], ids=repr)
@@ -325,8 +349,8 @@ def recorded(model: Model) -> tuple[Model, list[Recorder]]:
     """The model, and the decoders that it makes."""
     decoders: list[Recorder] = []
 
-    def new_decoder(rows: int, capacity: int) -> Any:
-        decoders.append(Recorder(model._new_decoder(rows, capacity)))
+    def new_decoder(prompts: Sequence[Sequence[int]], capacity: int) -> Any:
+        decoders.append(Recorder(model._new_decoder(prompts, capacity)))
         return decoders[-1]
 
     return Model(model.bundle, model.tokenizer, new_decoder), decoders
@@ -388,6 +412,19 @@ def test_load_takes_every_kind_of_path(bundle: Path, path: str) -> None:
 
     given: Any = {"bundle": bundle, "text": str(bundle), "pathlike": PathLike()}[path]
     assert load(given, threads=1).generate_ids([[1]], max_new_tokens=1)
+
+
+def test_a_path_and_a_demo_at_once(bundle: Path) -> None:
+    with pytest.raises(OptionError, match=r"^demo has no effect beside path: .*\.$"):
+        load(bundle, demo="gpt2")
+
+
+@pytest.mark.parametrize("name", ["bert", "GPT2", "../gpt2"])
+def test_a_demo_that_does_not_exist(name: str) -> None:
+    for call in (lambda: load(demo=name), lambda: demo_bundle(name)):
+        with pytest.raises(OptionError) as caught:
+            call()
+        assert str(caught.value) == f"There is no demo {name!r}: there are gpt2, t5."
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])

@@ -11,10 +11,18 @@ import onnx
 import pytest
 import torch
 
+from edgeseq.export.attention import (
+    BLOCK,
+    BLOCKED_SELF_ATTENTION,
+    BlockedSelfAttention,
+    CrossAttention,
+    GroupQueryAttention,
+)
 from edgeseq.export.operators import (
     FastGelu,
-    GroupQueryAttention,
+    SimplifiedLayerNormalization,
     SkipLayerNormalization,
+    SkipSimplifiedLayerNormalization,
     TransposedMatMul,
 )
 from edgeseq.runtime.onnx_runtime import Session, open_session
@@ -35,9 +43,17 @@ class Applied(torch.nn.Module):
 
 
 def session_of(
-    module: Applied, tensors: Sequence[torch.Tensor], outputs: Sequence[str], path: Path
+    module: Applied,
+    tensors: Sequence[torch.Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    functions: Sequence[str] = (),
+    axes: dict[str, dict[int, str]] | None = None,
 ) -> tuple[Session, list[str]]:
-    """A session over what ``symbolic`` emits, and the names of its inputs."""
+    """A session over what ``symbolic`` emits, and the names of its inputs.
+
+    ``functions``: in ONNX's text form; ``axes``: names of each tensor's axes that may change.
+    """
     names = [f"input_{i}" for i in range(len(tensors))]
     torch.onnx.export(
         module,
@@ -47,7 +63,12 @@ def session_of(
         output_names=list(outputs),
         dynamo=False,
         opset_version=18,
+        dynamic_axes=axes,
     )
+    for function in functions:
+        model = onnx.load(path)
+        model.functions.append(onnx.parser.parse_function(function))
+        onnx.save(model, path)
     return open_session(path, "cpu", 1), names
 
 
@@ -64,7 +85,16 @@ SIMPLE_OPERATORS: dict[str, tuple[Applied, list[torch.Tensor]]] = {
         Applied(SkipLayerNormalization, 1e-3),
         [normal(0, 5, 12), normal(1, 5, 12), normal(2, 12), normal(3, 12), normal(4, 12)],
     ),
+    "simplified_layer_normalization": (
+        Applied(SimplifiedLayerNormalization, 1e-3),
+        [normal(0, 5, 12), normal(1, 12)],
+    ),
+    "skip_simplified_layer_normalization": (
+        Applied(SkipSimplifiedLayerNormalization, 1e-3),
+        [normal(0, 5, 12), normal(1, 5, 12), normal(2, 12)],
+    ),
     "fast_gelu": (Applied(FastGelu), [3 * normal(0, 5, 12), normal(1, 12)]),
+    "fast_gelu_without_bias": (Applied(FastGelu, None), [3 * normal(0, 5, 12)]),
     "transposed_mat_mul": (Applied(TransposedMatMul), [normal(0, 5, 12), normal(1, 9, 12)]),
 }
 
@@ -93,9 +123,10 @@ HEADS, HEAD_SIZE, CAPACITY, SCALE = 3, 8, 9, 0.3
         pytest.param(3, [7], id="several tokens after a past"),
     ],
 )
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_attention_computes_what_its_torch_form_does(
-    n: int, filled: list[int], tmp_path: Path
+    n: int, filled: list[int], biased: bool, tmp_path: Path
 ) -> None:
     """In place: the node writes the new keys and values into the memory of the old ones."""
     rows = len(filled)
@@ -106,7 +137,9 @@ def test_attention_computes_what_its_torch_form_does(
         torch.tensor(filled, dtype=torch.int32) - 1,
         torch.tensor(max(filled), dtype=torch.int32),
     ]
-    module = Applied(GroupQueryAttention, HEADS, SCALE)
+    if biased:
+        tensors.append(3 * normal(3, rows, HEADS, n, max(filled)))
+    module = Applied(GroupQueryAttention, *([] if biased else [None]), HEADS, SCALE)
     expected = [tensor.numpy() for tensor in module(*tensors)]
     outputs = ["attended", "present_key", "present_value"]
     session, names = session_of(module, tensors, outputs, tmp_path / "operator.onnx")
@@ -133,3 +166,105 @@ def run_in_place(
         binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     session.run_with_iobinding(binding)
     return results
+
+
+def run_one(
+    session: Session, names: Sequence[str], tensors: Sequence[torch.Tensor]
+) -> np.ndarray[Any, Any]:
+    """The only output."""
+    feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    (output,) = session.run(None, feed)
+    attended: np.ndarray[Any, Any] = output
+    return attended
+
+
+@pytest.mark.parametrize("n", [1, 4], ids=lambda n: f"{n} rows a source")
+@pytest.mark.parametrize(
+    ("source", "lengths"),
+    [(7, [7]), (7, [7, 7]), (7, [3, 7, 1]), (1, [1, 1]), (32, [32, 17, 5])],
+    ids=str,
+)
+def test_cross_attention_computes_what_its_torch_form_does(
+    n: int, source: int, lengths: list[int], tmp_path: Path
+) -> None:
+    batch, head_size = len(lengths), 6  # which need not be a multiple of 8 here
+    tensors = [
+        normal(0, batch, n, HEADS * head_size),
+        normal(1, batch, HEADS, source, head_size),
+        normal(2, batch, HEADS, source, head_size),
+        torch.tensor(lengths, dtype=torch.int32),
+    ]
+    module = Applied(CrossAttention, HEADS)
+    session, names = session_of(module, tensors, ["attended"], tmp_path / "operator.onnx")
+    actual = run_one(session, names, tensors)
+    np.testing.assert_allclose(actual, module(*tensors).numpy(), rtol=0, atol=2e-6)
+    for item, length in enumerate(lengths):  # whatever the padding holds
+        tensors[1][item, :, length:] = tensors[2][item, :, length:] = 1e30
+    np.testing.assert_array_equal(run_one(session, names, tensors), actual)
+
+
+LONG = 2 * BLOCK + 9
+
+
+@pytest.fixture(scope="module")
+def blocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Applied, Session, list[str]]:
+    """The attention of encoders, exported from a short source and run on others."""
+    module = Applied(BlockedSelfAttention, HEADS)
+    tensors = blocked_inputs(3, [3, 2], reach=4)
+    states = {0: "batch", 1: "source"}
+    axes = {f"input_{i}": states for i in range(3)}
+    axes |= {"input_3": {1: "distances"}, "input_4": {0: "batch"}, "attended": states}
+    return module, *session_of(
+        module,
+        tensors,
+        ["attended"],
+        tmp_path_factory.mktemp("blocked") / "operator.onnx",
+        functions=[BLOCKED_SELF_ATTENTION],
+        axes=axes,
+    )
+
+
+def blocked_inputs(source: int, lengths: Sequence[int], reach: int) -> list[torch.Tensor]:
+    """Query, key, value, the biases and the lengths; the head size is 6."""
+    states = [normal(i, len(lengths), source, 6 * HEADS) for i in range(3)]
+    table = 3 * normal(3, HEADS, 2 * reach + 1)
+    return [*states, table, torch.tensor(lengths, dtype=torch.int32)]
+
+
+@pytest.mark.parametrize("reach", [1, 5, BLOCK + 3, 3 * BLOCK], ids=lambda r: f"reach {r}")
+@pytest.mark.parametrize(
+    ("source", "lengths"),
+    [
+        pytest.param(1, [1], id="one token"),
+        pytest.param(12, [12, 12], id="part of a block"),
+        pytest.param(12, [5, 12, 1], id="part of a block, padded"),
+        pytest.param(BLOCK, [BLOCK, 40], id="one block"),
+        pytest.param(BLOCK + 1, [BLOCK + 1, BLOCK], id="one block and a token"),
+        pytest.param(2 * BLOCK, [2 * BLOCK], id="two blocks"),
+        pytest.param(LONG, [LONG, BLOCK + 2, 7], id="three blocks, padded"),
+    ],
+)
+def test_blocked_attention_computes_what_its_torch_form_does(
+    source: int, lengths: list[int], reach: int, blocked: tuple[Applied, Session, list[str]]
+) -> None:
+    module, session, names = blocked
+    tensors = blocked_inputs(source, lengths, reach)
+    actual = run_one(session, names, tensors)
+    assert actual.shape == (len(lengths), source, 6 * HEADS)
+    np.testing.assert_allclose(actual, module(*tensors).numpy(), rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("source", [12, LONG], ids=["one block", "three blocks"])
+def test_blocked_attention_does_not_read_padding(
+    source: int, blocked: tuple[Applied, Session, list[str]]
+) -> None:
+    _, session, names = blocked
+    lengths = [source, source // 2, 1]
+    tensors = blocked_inputs(source, lengths, 5)
+    before = run_one(session, names, tensors)
+    for item, length in enumerate(lengths):
+        for states in tensors[:3]:
+            states[item, length:] = 1e30
+    after = run_one(session, names, tensors)
+    for item, length in enumerate(lengths):
+        np.testing.assert_array_equal(after[item, :length], before[item, :length])

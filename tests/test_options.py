@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,19 +12,30 @@ import pytest
 from transformers import GenerationConfig
 
 from edgeseq.runtime import Model, OptionError
+from edgeseq.runtime.manifest import Kind
 from edgeseq.runtime.options import GenerationOptions, resolve_options
 
 NAN, INF = float("nan"), float("inf")
 OURS = {"seed"}  # options that Transformers does not have
 SAMPLING = {"do_sample": True}
+KINDS: dict[str, Kind] = {"decoder_start_token_id": "encoder-decoder"}  # the others: decoder-only
+
+
+def resolve(bundle: dict[str, Any], caller: dict[str, Any]) -> GenerationOptions:
+    """The options of a model of the kind that the caller's suit."""
+    kinds = {kind for name, kind in KINDS.items() if name in caller}
+    return resolve_options(bundle, caller, kinds.pop() if kinds else "decoder-only")
 
 
 def refusal(
-    caller: dict[str, Any], bundle: dict[str, Any] | None = None, prompt_length: int = 1
+    caller: dict[str, Any],
+    bundle: dict[str, Any] | None = None,
+    prompt_length: int = 1,
+    resolve: Callable[..., GenerationOptions] = resolve,
 ) -> str:
     """The one sentence of the ``OptionError`` that the options raise."""
     with pytest.raises(OptionError) as caught:
-        resolve_options(bundle or {}, caller).new_tokens(prompt_length)
+        resolve(bundle or {}, caller).new_tokens(prompt_length)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert message.endswith((".", "?"))
@@ -39,7 +52,7 @@ def test_defaults_are_those_of_transformers(name: str) -> None:
         # Transformers' 20 means 20 *new* tokens where the caller said nothing else.
         assert GenerationOptions().new_tokens(7) == GenerationOptions().new_tokens(1) == expected
         expected = None
-    value = getattr(resolve_options({}, {}), name)
+    value = getattr(resolve({}, {}), name)
     assert value == expected
     assert type(value) is type(expected)
 
@@ -69,6 +82,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "no_repeat_ngram_size": (3, 0),
     "eos_token_id": (5, 6),
     "bos_token_id": (5, 6),
+    "decoder_start_token_id": (5, 6),
     "max_length": (30, 40),
 }
 
@@ -83,11 +97,11 @@ def test_the_bundle_goes_over_the_defaults_and_the_caller_over_both(
 ) -> None:
     bundle, caller = values
     sampling = {} if name == "do_sample" else SAMPLING
-    from_bundle = resolve_options({**sampling, name: bundle}, {})
-    from_both = resolve_options({**sampling, name: bundle}, {name: caller})
+    from_bundle = resolve({**sampling, name: bundle}, {})
+    from_both = resolve({**sampling, name: bundle}, {name: caller})
     assert getattr(from_bundle, name) == bundle
     assert getattr(from_both, name) == caller
-    assert from_both == resolve_options(sampling, {name: caller})
+    assert from_both == resolve(sampling, {name: caller})
 
 
 @pytest.mark.parametrize("bundle", [{"max_length": 50}, {"max_new_tokens": 50}])
@@ -97,21 +111,21 @@ def test_the_bundle_goes_over_the_defaults_and_the_caller_over_both(
 def test_the_callers_limit_replaces_either_of_the_bundles(
     bundle: dict[str, int], caller: dict[str, int], expected: int
 ) -> None:
-    assert resolve_options(bundle, caller).new_tokens(3) == expected
+    assert resolve(bundle, caller).new_tokens(3) == expected
 
 
 def test_the_callers_none_takes_the_bundles_end_away() -> None:
-    assert resolve_options({"eos_token_id": 5}, {"eos_token_id": None}).eos_token_ids == ()
+    assert resolve({"eos_token_id": 5}, {"eos_token_id": None}).eos_token_ids == ()
 
 
 def test_the_callers_none_takes_the_bundles_limit_away() -> None:
-    options = resolve_options({"max_new_tokens": 5}, {"max_new_tokens": None})
+    options = resolve({"max_new_tokens": 5}, {"max_new_tokens": None})
     assert options.new_tokens(1) == GenerationOptions().new_tokens(1)
 
 
 def test_the_callers_options_and_the_bundles_are_left_as_they_were() -> None:
     bundle, caller = {"max_length": 30, "eos_token_id": [1, 2]}, {"max_new_tokens": 3}
-    resolve_options(bundle, caller)
+    resolve(bundle, caller)
     assert bundle == {"max_length": 30, "eos_token_id": [1, 2]}
     assert caller == {"max_new_tokens": 3}
 
@@ -143,7 +157,7 @@ def test_an_option_like_no_other_is_refused_with_the_list() -> None:
 
 @pytest.mark.parametrize("name", ["num_beams", "penalty_alpha", "cache_implementation"])
 def test_what_a_bundle_says_and_we_do_not_know_is_left_out(name: str) -> None:
-    assert resolve_options({name: 4}, {}) == GenerationOptions()
+    assert resolve({name: 4}, {}) == GenerationOptions()
 
 
 # Values
@@ -167,6 +181,7 @@ BAD_FACTORS = [0, 0.0, -0.5, NAN, INF, -INF, "0.5", None, True, [0.5], 1j, np.fl
         *(("no_repeat_ngram_size", value) for value in BAD_SIZES),
         *(("eos_token_id", value) for value in (-1, 0.5, "0", True, [0, -1], [None], [[1]], {})),
         *(("bos_token_id", value) for value in (-1, 0.5, "0", True, [0])),
+        *(("decoder_start_token_id", value) for value in (-1, 0.5, "0", True, [0])),
     ],
     ids=lambda item: str(item)[:20],
 )
@@ -195,11 +210,12 @@ def test_an_invalid_value_is_named(name: str, value: Any) -> None:
         ("repetition_penalty", 0.5),
         ("no_repeat_ngram_size", 0),
         ("eos_token_id", 0),
+        ("decoder_start_token_id", 0),
     ],
 )
 def test_a_value_that_makes_sense_is_taken(name: str, value: Any) -> None:
     bundle = SAMPLING if name in ("temperature", "top_k", "top_p", "seed") else {}
-    assert getattr(resolve_options(bundle, {name: value}), name) == value
+    assert getattr(resolve(bundle, {name: value}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -218,6 +234,7 @@ def test_a_value_that_makes_sense_is_taken(name: str, value: Any) -> None:
         ("eos_token_id", np.int64(5)),
         ("eos_token_id", [np.int64(5)]),
         ("bos_token_id", np.int64(5)),
+        ("decoder_start_token_id", np.int64(5)),
     ],
     ids=lambda item: item if isinstance(item, str) else type(item).__name__,
 )
@@ -225,7 +242,7 @@ def test_numpys_scalars_are_numbers(name: str, value: Any) -> None:
     """They come out of every computation with numpy."""
     bundle = SAMPLING if name in ("temperature", "top_k", "top_p", "seed") else {}
     plain = value.item() if isinstance(value, np.generic) else [item.item() for item in value]
-    assert resolve_options(bundle, {name: value}) == resolve_options(bundle, {name: plain})
+    assert resolve(bundle, {name: value}) == resolve(bundle, {name: plain})
 
 
 @pytest.mark.parametrize(
@@ -233,8 +250,8 @@ def test_numpys_scalars_are_numbers(name: str, value: Any) -> None:
     [(None, ()), (0, (0,)), ([3, 5], (3, 5)), ((3, 5), (3, 5)), ([7], (7,)), ([], ())],
 )
 def test_one_end_or_several_or_none(value: Any, expected: tuple[int, ...]) -> None:
-    assert resolve_options({}, {"eos_token_id": value}).eos_token_ids == expected
-    assert resolve_options({"eos_token_id": value}, {}).eos_token_ids == expected
+    assert resolve({}, {"eos_token_id": value}).eos_token_ids == expected
+    assert resolve({"eos_token_id": value}, {}).eos_token_ids == expected
 
 
 # Options without effect
@@ -248,14 +265,14 @@ def test_sampling_options_without_sampling(name: str, value: Any, caller: dict[s
     message = refusal({**caller, name: value})
     assert name in message
     assert "do_sample" in message
-    resolve_options({name: value}, caller)
-    resolve_options(SAMPLING, {name: value})
-    resolve_options({}, {**SAMPLING, name: value})
+    resolve({name: value}, caller)
+    resolve(SAMPLING, {name: value})
+    resolve({}, {**SAMPLING, name: value})
 
 
 def test_sampling_options_when_the_caller_turns_sampling_off() -> None:
     assert "temperature" in refusal({"do_sample": False, "temperature": 0.5}, SAMPLING)
-    options = resolve_options({**SAMPLING, "temperature": 0.5}, {"do_sample": False})
+    options = resolve({**SAMPLING, "temperature": 0.5}, {"do_sample": False})
     assert not options.do_sample
 
 
@@ -267,12 +284,30 @@ def test_both_limits_at_once() -> None:
 
 def test_both_limits_from_the_bundle() -> None:
     both = {"max_length": 9, "max_new_tokens": 3}
-    assert resolve_options(both, {}).new_tokens(1) == 3
+    assert resolve(both, {}).new_tokens(1) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("decoder_start_token_id", "decoder-only"), ("bos_token_id", "encoder-decoder")],
+)
+def test_options_of_the_other_kind_of_model(name: str, kind: Kind) -> None:
+    message = refusal({name: 1}, resolve=partial(resolve_options, kind=kind))
+    assert message.startswith(f"{name} has no effect")
+    assert message.endswith(f"{kind}.")
+    resolve_options({name: 1}, {}, kind)
+    assert resolve_options({name: 1}, {name: None}, kind) == GenerationOptions()
+
+
+def test_an_option_of_the_other_kind_of_model_of_a_model(model: Model) -> None:
+    for call in (model.generate, model.stream):
+        with pytest.raises(OptionError, match=r"^decoder_start_token_id has no effect"):
+            call("a", decoder_start_token_id=0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, "hot", NAN])
 def test_a_bundles_value_without_effect_is_not_even_checked(value: Any) -> None:
-    assert not resolve_options({"temperature": value}, {}).do_sample
+    assert not resolve({"temperature": value}, {}).do_sample
 
 
 # Limits
@@ -289,7 +324,7 @@ def test_a_bundles_value_without_effect_is_not_even_checked(value: Any) -> None:
     ],
 )
 def test_new_tokens(options: dict[str, int], prompt_length: int, expected: int) -> None:
-    assert resolve_options({}, options).new_tokens(prompt_length) == expected
+    assert resolve({}, options).new_tokens(prompt_length) == expected
 
 
 @pytest.mark.parametrize("prompt_length", [10, 11, 500])

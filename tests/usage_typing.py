@@ -16,6 +16,10 @@ def load_from_text_or_path(folder: Path) -> tuple[Model, Model]:
     return load(str(folder)), load(folder)
 
 
+def load_a_demo() -> tuple[Model, Model]:
+    return load(), load(demo="t5")
+
+
 def generate_one(model: Model) -> str:
     results = model.generate("Once upon a time,", max_new_tokens=20)
     assert_type(results, list[GenerationResult])
@@ -24,6 +28,10 @@ def generate_one(model: Model) -> str:
 
 def generate_several(model: Model, prompts: tuple[str, ...]) -> list[str]:
     return [result.text for result in model.generate(prompts, num_beams=2)]
+
+
+def generate_after_a_start(model: Model) -> list[GenerationResult]:
+    return model.generate(["spell: K AE1 T"], decoder_input_ids=[3, 4], decoder_start_token_id=0)
 
 
 def stream(model: Model) -> str:

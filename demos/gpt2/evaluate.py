@@ -1,6 +1,6 @@
 """Measure a GPT-2 checkpoint on held-out stories: perplexity and bits per byte.
 
-    python demos/gpt2/evaluate.py --texts FOLDER/heldout --checkpoint demos/gpt2/checkpoint
+    python -m demos.gpt2.evaluate --texts FOLDER/heldout --checkpoint demos/gpt2/checkpoint
 
 Every story is read by itself, from the end-of-text token on, in windows of the model's context
 that overlap by half: each token is predicted once, with at least half a context before it where
@@ -15,10 +15,11 @@ import math
 from pathlib import Path
 
 import torch
-from corpus import END_OF_TEXT, encode, read_stories
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
+
+from demos.gpt2.corpus import END_OF_TEXT, encode, read_stories
 
 
 @torch.no_grad()

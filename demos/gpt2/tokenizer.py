@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corpus import END_OF_TEXT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2TokenizerFast
+
+from demos.gpt2.corpus import END_OF_TEXT
 
 
 def train_tokenizer(stories: list[str], vocabulary: int) -> Tokenizer:

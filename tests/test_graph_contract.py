@@ -1,0 +1,127 @@
+"""The graph contract as code: a graph that is not its manifest's is refused when it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime import BundleError
+from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.graph_contract import (
+    check_graph,
+    decoder_inputs,
+    decoder_outputs,
+    encoder_inputs,
+    encoder_outputs,
+    layer_names,
+)
+from edgeseq.runtime.manifest import Kind, Manifest
+from edgeseq.runtime.onnx_runtime import open_session
+
+ROLES: list[tuple[Kind, str]] = [
+    ("decoder-only", "decoder"),
+    ("encoder-decoder", "decoder"),
+    ("encoder-decoder", "encoder"),
+]
+
+
+@dataclass(frozen=True)
+class Value:
+    name: str
+    shape: list[str | int]
+
+
+@dataclass
+class DeclaredSession:
+    """What a session says of its graph, by the contract unless it is changed."""
+
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def get_inputs(self) -> list[Value]:
+        return [Value(name, list(shape)) for name, shape in self.inputs.items()]
+
+    def get_outputs(self) -> list[Value]:
+        return [Value(name, list(shape)) for name, shape in self.outputs.items()]
+
+
+@pytest.fixture
+def manifest(bundle: Path) -> Manifest:
+    return open_bundle(bundle).manifest
+
+
+def declared(manifest: Manifest, role: str) -> DeclaredSession:
+    sizes = manifest.dimensions
+    if role == "encoder":
+        return DeclaredSession(dict(encoder_inputs()), dict(encoder_outputs(sizes)))
+    inputs = decoder_inputs(sizes, manifest.kind)
+    return DeclaredSession(dict(inputs), dict(decoder_outputs(sizes)))
+
+
+def refusal(session: Any, role: str, manifest: Manifest) -> str:
+    """The one sentence of the ``BundleError`` that the graph raises."""
+    with pytest.raises(BundleError) as caught:
+        check_graph(session, role, manifest)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"The {role} graph ")
+    assert message.endswith("export the bundle again.")
+    return message
+
+
+def test_layers_are_named_in_one_order(manifest: Manifest) -> None:
+    assert layer_names(manifest.dimensions) == ["0.key", "0.value", "1.key", "1.value"]
+
+
+def test_an_exported_graph_keeps_to_it(bundle: Path, manifest: Manifest) -> None:
+    session = open_session(bundle / manifest.graphs["decoder"], "cpu", 1)
+    check_graph(session, "decoder", manifest)
+    refusal(session, "encoder", manifest)
+
+
+@pytest.mark.parametrize(("kind", "role"), ROLES)
+def test_every_tensor_has_to_be_there_in_its_shape(
+    kind: Kind, role: str, manifest: Manifest
+) -> None:
+    manifest = replace(manifest, kind=kind)
+    check_graph(declared(manifest, role), role, manifest)
+    for part in ("inputs", "outputs"):
+        for name in getattr(declared(manifest, role), part):
+            session = declared(manifest, role)
+            del getattr(session, part)[name]
+            assert f"{name} has the shape none" in refusal(session, role, manifest)
+            session = declared(manifest, role)
+            getattr(session, part)[name] = ("rows", 5, 5)
+            assert f"{name} has the shape ['rows', 5, 5]" in refusal(session, role, manifest)
+
+
+@pytest.mark.parametrize(("kind", "role"), ROLES)
+def test_no_tensor_may_be_there_besides(kind: Kind, role: str, manifest: Manifest) -> None:
+    manifest = replace(manifest, kind=kind)
+    for part in ("inputs", "outputs"):
+        session = declared(manifest, role)
+        getattr(session, part)["attention_mask"] = ("rows", "n")
+        expected = "attention_mask has the shape ['rows', 'n'] where none was expected"
+        assert expected in refusal(session, role, manifest)
+
+
+@pytest.mark.parametrize("name", ["layers", "heads", "stored_head_size", "vocabulary"])
+def test_sizes_of_the_manifest_have_to_be_the_graphs(
+    name: str, bundle: Path, manifest: Manifest
+) -> None:
+    session = open_session(bundle / manifest.graphs["decoder"], "cpu", 1)
+    sizes = manifest.dimensions
+    for change in (-1, 1):
+        other = replace(sizes, **{name: getattr(sizes, name) + change})
+        refusal(session, "decoder", replace(manifest, dimensions=other))
+
+
+def test_names_that_are_no_text(manifest: Manifest) -> None:
+    class Damaged(DeclaredSession):
+        def get_inputs(self) -> list[Value]:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    assert "damaged" in refusal(Damaged(), "decoder", manifest)
