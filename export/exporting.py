@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgeseq.export.family import (
     generation_defaults,
     load_model,
 )
-from edgeseq.export.graph import write_graph
+from edgeseq.export.graph import Graph, write_graph
 from edgeseq.export.tokenizer import write_tokenizer
 from edgeseq.export.verification import make_reference, verify
 from edgeseq.runtime.bundle import Bundle
@@ -31,6 +32,7 @@ from edgeseq.runtime.manifest import (
     Kind,
     Manifest,
     Quantization,
+    SharedWeight,
     TokenizerFormat,
 )
 from edgeseq.runtime.options import GenerationOptions, resolve_options
@@ -79,14 +81,11 @@ def _write_files(
     generation = generation_defaults(model)
     _check_defaults(family.KIND, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
-    graphs: dict[str, str] = {}
-    with torch.no_grad(), WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
-        for graph in family.graphs(model):
-            progress(f"exporting the {graph.role}")
-            write_graph(graph, folder, weights_file)
-            graphs[graph.role] = graph.file_name
-    manifest = _manifest(family, checkpoint, model, generation, graphs, tokenizer)
-    del model, graph  # a large model and its session may not fit into memory together
+    with torch.no_grad():
+        graphs = family.graphs(model)
+    shared = _write_graphs(graphs, folder, progress)
+    manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
+    del model, graphs  # a large model and its session may not fit into memory together
     progress("comparing with PyTorch")
     verification = verify(manifest, folder, reference)
     progress(
@@ -94,6 +93,23 @@ def _write_files(
         f"{verification.positions} positions with logits up to {verification.max_logit:.1f}"
     )
     return replace(manifest, verification=verification)
+
+
+def _write_graphs(
+    graphs: Sequence[Graph], folder: Path, progress: Progress
+) -> dict[str, SharedWeight]:
+    """Write the graphs and their weights; returns the matrices that more than one of them reads."""
+    shared: dict[str, SharedWeight] = {}
+    seen: dict[str, int] = {}
+    with torch.no_grad(), WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+        for graph in graphs:
+            progress(f"exporting the {graph.role}")
+            offsets = write_graph(graph, folder, weights_file)
+            for name in offsets.keys() & seen.keys():
+                rows, columns = graph.weights[name].shape
+                shared[name] = SharedWeight(offset_bytes=seen[name], rows=rows, columns=columns)
+            seen |= offsets
+    return shared
 
 
 def _check_defaults(kind: Kind, defaults: dict[str, Any], progress: Progress) -> None:
@@ -114,7 +130,8 @@ def _manifest(
     checkpoint: Checkpoint,
     model: PreTrainedModel,
     generation: dict[str, Any],
-    graphs: dict[str, str],
+    graphs: Sequence[Graph],
+    shared: dict[str, SharedWeight],
     tokenizer: TokenizerFormat,
 ) -> Manifest:
     return Manifest(
@@ -123,7 +140,8 @@ def _manifest(
         kind=family.KIND,
         dimensions=family.dimensions(model.config),
         kv_cache=CacheFormat(dtype="float32"),
-        graphs=graphs,
+        graphs={graph.role: graph.file_name for graph in graphs},
+        shared_weights=shared,
         tokenizer=tokenizer,
         generation=generation,
         quantization=Quantization(recipe="fp32"),

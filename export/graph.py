@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
 import torch
@@ -79,8 +80,11 @@ def _axes(shapes: Shapes) -> Axes:
     }
 
 
-def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
-    """Trace ``graph`` into ``folder`` and append its weights to ``weights_file``."""
+def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> dict[str, int]:
+    """Trace ``graph`` into ``folder`` and append its weights to ``weights_file``.
+
+    Returns where each weight lies there: its offset in bytes.
+    """
     path = folder / graph.file_name
     with warnings.catch_warnings():
         # torch announces the end of this exporter, and tracing a reference with a Python loop is
@@ -92,26 +96,32 @@ def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> None:
             graph.module, _TracedGraph(graph), path, opset=OPSET, disable_dynamic_axes_fix=True
         )
     model = onnx.load(path)
-    _inputs_to_initializers(model.graph, graph.weights, weights_file)
+    offsets = _inputs_to_initializers(model.graph, graph.weights, weights_file)
     _drop_unused_outputs(model.graph)
     _declare_outputs(model.graph, graph.outputs)
     model.functions.extend(map(onnx.parser.parse_function, graph.functions))
     onnx.save(model, path)
+    return offsets
 
 
 def _inputs_to_initializers(
     proto: onnx.GraphProto, weights: Mapping[str, torch.Tensor], weights_file: WeightsFile
-) -> None:
+) -> dict[str, int]:
+    offsets = {}
     used = {name for node in proto.node for name in node.input}
     for value in [v for v in proto.input if v.name.startswith(WEIGHT_PREFIX)]:
         proto.input.remove(value)
         name = value.name.removeprefix(WEIGHT_PREFIX)
         if value.name not in used:
             raise ValueError(f"The graph does not use the weight {name!r}.")
-        proto.initializer.append(_external_tensor(name, weights[name], weights_file))
+        array = weights[name].detach().contiguous().numpy()
+        offsets[name], length = weights_file.add(array)
+        location = (weights_file.path.name, offsets[name], length)
+        proto.initializer.append(_external_tensor(name, array, location))
     for node in proto.node:
         for i, name in enumerate(node.input):
             node.input[i] = name.removeprefix(WEIGHT_PREFIX)
+    return offsets
 
 
 def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
@@ -134,17 +144,15 @@ def _declare_outputs(proto: onnx.GraphProto, shapes: Shapes) -> None:
 
 
 def _external_tensor(
-    name: str, tensor: torch.Tensor, weights_file: WeightsFile
+    name: str, array: np.ndarray[Any, Any], location: tuple[str, int, int]
 ) -> onnx.TensorProto:
-    array = tensor.detach().contiguous().numpy()
-    offset, length = weights_file.add(array)
+    """A tensor that lies in the file, and at the offset and of the length, of ``location``."""
     proto = onnx.TensorProto(
         name=name,
         data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
         dims=array.shape,
         data_location=onnx.TensorProto.EXTERNAL,
     )
-    entries = {"location": weights_file.path.name, "offset": offset, "length": length}
-    for key, value in entries.items():
+    for key, value in zip(("location", "offset", "length"), location, strict=True):
         proto.external_data.add(key=key, value=str(value))
     return proto

@@ -17,6 +17,7 @@ from edgeseq.runtime.manifest import TokenizerFormat
 
 TOKENIZER_FILE = "tokenizer.json"
 BYTES_CLASS = "ByT5Tokenizer"
+LONGEST_REASON = 300  # characters
 
 
 def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...]) -> TokenizerFormat:
@@ -24,23 +25,23 @@ def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...])
     ``slow_files`` where the checkpoint has no fast file; nothing for ByT5's bytes. Raises
     ``CheckpointError`` where there is no tokenizer.
     """
-    has_fast_file = (checkpoint / TOKENIZER_FILE).is_file()
-    has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
-    if not has_fast_file and not has_slow_files and not _names_bytes(checkpoint):
+    is_there = any(
+        all((checkpoint / name).is_file() for name in names)
+        for names in ((TOKENIZER_FILE,), slow_files)
+    )
+    if not _names_bytes(checkpoint) and not is_there:
         raise CheckpointError(
             f"{checkpoint} has no tokenizer: neither {TOKENIZER_FILE} nor "
             f"{' and '.join(slow_files)}."
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
-    except Exception as error:  # a damaged file: tokenizers raises nothing more special
-        raise CheckpointError(
-            f"{checkpoint} has no usable tokenizer files: {reason(error)}."
-        ) from error
+    tokenizer = _load(checkpoint)
     clean_up = bool(tokenizer.clean_up_tokenization_spaces)
     if isinstance(tokenizer, ByT5Tokenizer):
         return TokenizerFormat(
-            file=None, sentinels=_sentinels(tokenizer), clean_up_tokenization_spaces=clean_up
+            file=None,
+            sentinels=_sentinels(tokenizer),
+            special_tokens_strip=_special_tokens_strip(tokenizer),
+            clean_up_tokenization_spaces=clean_up,
         )
     if not tokenizer.is_fast:
         raise CheckpointError(
@@ -50,15 +51,31 @@ def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...])
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(folder / TOKENIZER_FILE))
-    return TokenizerFormat(file=TOKENIZER_FILE, sentinels=0, clean_up_tokenization_spaces=clean_up)
+    return TokenizerFormat(
+        file=TOKENIZER_FILE,
+        sentinels=0,
+        special_tokens_strip=False,
+        clean_up_tokenization_spaces=clean_up,
+    )
+
+
+def _load(checkpoint: Path) -> Any:
+    """Transformers' tokenizer of the checkpoint, the fast one where there is one."""
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
+    except Exception as error:  # a damaged file: tokenizers raises nothing more special
+        why = reason(error)
+        if len(why) > LONGEST_REASON:  # advice on other files than the one that is damaged
+            files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
+            why = f"{files or 'its files'} cannot be read as a tokenizer"
+        raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
 
 
 def _names_bytes(checkpoint: Path) -> bool:
     """Whether the checkpoint's configuration says that its tokens are ByT5's bytes."""
     files = (checkpoint / name for name in ("tokenizer_config.json", "config.json"))
-    return any(
-        path.is_file() and read_json(path).get("tokenizer_class") == BYTES_CLASS for path in files
-    )
+    settings = [read_json(path) for path in files if path.is_file()]
+    return any(setting.get("tokenizer_class") == BYTES_CLASS for setting in settings)
 
 
 def _sentinels(tokenizer: Any) -> int:
@@ -78,3 +95,17 @@ def _sentinels(tokenizer: Any) -> int:
             "cannot be exported: only its own special tokens and sentinels can."
         )
     return sentinels
+
+
+def _special_tokens_strip(tokenizer: Any) -> bool:
+    """Whether ByT5's first special tokens take the whitespace around them; they all do or none."""
+    tokens = tokenizer.added_tokens_decoder
+    flags = {tokens[i].lstrip for i in range(len(SPECIAL_TOKENS))}
+    flags |= {tokens[i].rstrip for i in range(len(SPECIAL_TOKENS))}
+    others = [token for i, token in tokens.items() if i >= len(SPECIAL_TOKENS)]
+    if len(flags) > 1 or any(token.lstrip or token.rstrip for token in others):
+        raise CheckpointError(
+            "The ByT5 tokenizer's special tokens differ in the whitespace they take with them, "
+            "which cannot be exported."
+        )
+    return bool(flags.pop())

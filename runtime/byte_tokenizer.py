@@ -26,29 +26,39 @@ def sentinel(number: int) -> str:
 class ByteTokenizer:
     """Text to ids and back; ``sentinels``: how many of them there are, 125 as a rule.
 
-    Special tokens written out in a text are those tokens, and the first three take the whitespace
-    around them with them.
+    Special tokens written out in a text are those tokens. ``special_tokens_strip``: the first three
+    take the whitespace around them with them.
     """
 
-    def __init__(self, sentinels: int, clean_up_tokenization_spaces: bool) -> None:
-        self._sentinels = sentinels
+    def __init__(
+        self,
+        sentinels: int,
+        clean_up_tokenization_spaces: bool,
+        *,
+        special_tokens_strip: bool = True,
+    ) -> None:
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
-        stripping = "|".join(map(re.escape, SPECIAL_TOKENS))
-        self._special = re.compile(rf"\s*({stripping})\s*|(<extra_id_(?:0|[1-9][0-9]*)>)")
+        self._ids = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+        self._ids |= {sentinel(number): FIRST_SENTINEL + number for number in range(sentinels)}
+        self._stripping = frozenset(SPECIAL_TOKENS if special_tokens_strip else ())
+        self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, closed by the end-of-text token unless it ends with it already.
 
-        Raises ``PromptError`` if ``text`` has lone surrogates.
+        Raises ``PromptError`` if ``text`` is not a string of whole Unicode characters.
         """
+        if not isinstance(text, str):
+            raise PromptError(f"Text to encode must be a str, not {text!r:.60}.")
+        *pieces, last = self._special.split(text)  # text, token, text, token, ..., text
         ids: list[int] = []
-        done = 0
-        for match in self._special.finditer(text):
-            if (token := self._special_id(match[1] or match[2])) is not None:
-                ids += _byte_ids(text[done : match.start()])
-                ids.append(token)
-                done = match.end()
-        ids += _byte_ids(text[done:])
+        strips = False
+        for piece, token in zip(pieces[::2], pieces[1::2], strict=True):
+            rest = piece.lstrip() if strips else piece
+            strips = token in self._stripping
+            ids += _byte_ids(rest.rstrip() if strips else rest)
+            ids.append(self._ids[token])
+        ids += _byte_ids(last.lstrip() if strips else last)
         return ids if ids and ids[-1] == END_OF_TEXT else [*ids, END_OF_TEXT]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,12 +75,6 @@ class ByteTokenizer:
         out.
         """
         return chr(token_id - FIRST_BYTE) if is_byte(token_id) else None
-
-    def _special_id(self, text: str) -> int | None:
-        if text in SPECIAL_TOKENS:
-            return SPECIAL_TOKENS.index(text)
-        number = int(text[len("<extra_id_") : -1])
-        return FIRST_SENTINEL + number if number < self._sentinels else None
 
 
 def is_byte(token: int) -> bool:

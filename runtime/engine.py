@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgeseq.runtime.decoder import Decoder
 from edgeseq.runtime.graph_contract import check_graph
@@ -11,7 +12,8 @@ from edgeseq.runtime.manifest import ROLES, Manifest
 from edgeseq.runtime.memory import CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
-from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 # From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
 # the decoder can reach. A source is encoded when its decoder is made.
@@ -25,14 +27,15 @@ def open_engine(
 
     Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
     """
+    shared = map_shared_weights(folder / WEIGHTS_FILE_NAME, manifest.shared_weights)
     sessions = {}
     for role in ROLES[manifest.kind]:
-        sessions[role] = open_session(folder / manifest.graphs[role], device, threads)
+        sessions[role] = open_session(folder / manifest.graphs[role], device, threads, shared)
         check_graph(sessions[role], role, manifest)
     return engine(manifest, sessions)
 
 
-def engine(manifest: Manifest, sessions: Mapping[str, Session]) -> NewDecoder:
+def engine(manifest: Manifest, sessions: Mapping[str, Any]) -> NewDecoder:
     """Decoders over ``sessions``, by the roles of the manifest's kind."""
     memory = CpuMemory()
     session = sessions["decoder"]

@@ -47,7 +47,11 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
     """The tokenizer that a bundle names; ``BundleError`` where its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:
-        return ByteTokenizer(form.sentinels, form.clean_up_tokenization_spaces)
+        return ByteTokenizer(
+            form.sentinels,
+            form.clean_up_tokenization_spaces,
+            special_tokens_strip=form.special_tokens_strip,
+        )
     return Tokenizer(bundle.file(form.file), form.clean_up_tokenization_spaces)
 
 

@@ -50,7 +50,17 @@ class TokenizerFormat:
 
     file: str | None  # None: the tokens are ByT5's bytes
     sentinels: int  # how many tokens follow ByT5's bytes; 0 with a file, which names its own
+    special_tokens_strip: bool  # whether ByT5's take the whitespace around them; False with a file
     clean_up_tokenization_spaces: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedWeight:
+    """A float32 matrix of the weights file that more than one graph reads."""
+
+    offset_bytes: int
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +105,7 @@ class Manifest:
     dimensions: Dimensions
     kv_cache: CacheFormat
     graphs: Mapping[str, str]  # role -> file
+    shared_weights: Mapping[str, SharedWeight]  # by the name that it has in those graphs
     tokenizer: TokenizerFormat
     generation: Mapping[str, Any]  # defaults, special token ids among them
     quantization: Quantization

@@ -7,9 +7,12 @@ first imported. This is the only module that imports it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
+
+import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -20,6 +23,7 @@ from edgeseq.runtime.errors import (
     OptionError,
     reason,
 )
+from edgeseq.runtime.manifest import SharedWeight
 
 try:
     import onnxruntime
@@ -51,24 +55,56 @@ _LOAD_ERRORS = (
 )
 
 
-Session: TypeAlias = onnxruntime.InferenceSession  # as the other modules name it
+SharedWeights = Mapping[str, onnxruntime.OrtValue]
 
 
-def open_session(graph: Path, device: str, threads: int | None) -> Session:
-    """A session over ``graph`` on ``device``, with ``threads`` threads (None: physical cores).
+class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
+    """A session that keeps the weights alive that it shares with others."""
 
-    Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
-    """
-    options = session_options(threads)
-    try:
-        return onnxruntime.InferenceSession(
+    def __init__(
+        self, graph: Path, device: str, threads: int | None, shared: SharedWeights
+    ) -> None:
+        options = session_options(threads)
+        for name, value in shared.items():
+            options.add_initializer(name, value)
+        self._shared = shared
+        super().__init__(
             os.fspath(graph), options, providers=[_provider(device)], enable_fallback=0
         )
+
+
+def open_session(
+    graph: Path, device: str, threads: int | None, shared: SharedWeights | None = None
+) -> Session:
+    """A session over ``graph`` on ``device``, with ``threads`` threads (None: physical cores).
+
+    ``shared``: weights to read there instead of mapping them once more. Raises ``DeviceError`` for
+    a device that is not there, ``BundleError`` for a broken graph.
+    """
+    try:
+        return Session(graph, device, threads, shared or {})
     except (*_LOAD_ERRORS, UnicodeDecodeError) as error:  # its message may quote damaged bytes
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: {_reason(error)}. "
             "Check the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
+
+
+def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> SharedWeights:
+    """The matrices of the weights file ``path``, mapped; ``BundleError`` where it ends before."""
+    mapped = {}
+    for name, weight in weights.items():
+        end = weight.offset_bytes + 4 * weight.rows * weight.columns
+        inside = path.is_file() and 0 <= weight.offset_bytes < end <= path.stat().st_size
+        if not inside or min(weight.rows, weight.columns) < 1:
+            raise BundleError(
+                f"The weight {name!r} is not in {path} as the manifest says: copy or export the "
+                "bundle again."
+            )
+        shape = (weight.rows, weight.columns)
+        array = np.memmap(path, "<f4", "r", weight.offset_bytes, shape)
+        mapped[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return mapped
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:

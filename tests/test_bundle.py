@@ -25,6 +25,7 @@ from edgeseq.runtime.manifest import (
     FileEntry,
     Manifest,
     Quantization,
+    SharedWeight,
     Source,
     TokenizerFormat,
     Verification,
@@ -436,8 +437,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
         TokenizerFormat,
         file=st.none() | listed,
         sentinels=integers,
+        special_tokens_strip=st.booleans(),
         clean_up_tokenization_spaces=st.booleans(),
     )
+    shared = st.builds(SharedWeight, offset_bytes=integers, rows=integers, columns=integers)
     return Manifest(
         schema=SCHEMA,
         architecture=draw(names),
@@ -459,6 +462,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             "encoder": draw(listed),
             **draw(st.dictionaries(names, listed, max_size=2)),
         },
+        shared_weights=draw(st.dictionaries(names, shared, max_size=2)),
         tokenizer=draw(tokenizer),
         generation=draw(st.dictionaries(names, json_values, max_size=4)),
         quantization=Quantization(recipe=draw(names)),

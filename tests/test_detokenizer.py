@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -144,6 +145,21 @@ def test_pieces_join_to_the_decoded_text(name: str, clean_up: bool) -> None:
         assert "".join(pieces(ours, ids)) == text
 
     check()
+
+
+@pytest.mark.parametrize("clean_up", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "t5", "llama"])
+def test_pieces_of_varied_texts_join_to_the_decoded_text(name: str, clean_up: bool) -> None:
+    ours, theirs = load(name, clean_up), reference(name, clean_up)
+    generator = random.Random(0)
+    for _ in range(2000):
+        parts = generator.choices([*CORPUS, *SPACES, *SCRIPTS, "</s>"], k=generator.randrange(10))
+        ids = ours.encode("".join(parts))
+        place = generator.randrange(len(ids) + 1)
+        for tokens in (ids, ids[place:], ids[:place]):  # whole, and cut off within a character
+            text = theirs.decode(tokens, skip_special_tokens=True)
+            assert ours.decode(tokens) == text
+            assert "".join(pieces(ours, tokens)) == text
 
 
 @pytest.mark.parametrize("clean_up", [False, True])

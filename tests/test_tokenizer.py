@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast, T5TokenizerFast
 
+from edgeseq.runtime.detokenizer import Detokenizer
 from edgeseq.runtime.errors import BundleError, PromptError
 from edgeseq.runtime.tokenizer import Tokenizer
 
@@ -21,6 +23,95 @@ TEXTS = [
     "control \x00\x01\x7f \ufffd characters",
     "special <|endoftext|> in </s> the <pad> middle",
 ]
+
+FRAGMENTS = [
+    *(
+        "Hello",
+        "test",
+        " .",
+        " ?",
+        " !",
+        " ,",
+        " ' ",
+        " n't",
+        " 'm",
+        " 's",
+        " 've",
+        " re",
+        "'",
+        "n",
+    ),
+    *(
+        " ",
+        "   ",
+        "\t",
+        "\n\n",
+        "\r\n",
+        "\x0b",
+        "\x1c",
+        "\x85",
+        "\xa0",
+        "\u2003",
+        "\u2028",
+        "\u3000",
+    ),
+    *(
+        "\u200b",
+        "\ufeff",
+        "\x00",
+        "\x01",
+        "\x1b[0m",
+        "\x7f",
+        "\x9f",
+        "\ufffd",
+        "\u2581",
+        "\xc3\xa9",
+    ),
+    *(
+        "na\u00efve",
+        "e\u0301",
+        "\ufb01",
+        "\u00bd",
+        "\u4f60\u597d",
+        "\U0001f1e9\U0001f1ea",
+        "\ufe0f",
+    ),
+    *(
+        "\U0001f469\u200d\U0001f4bb",
+        "\u05e9\u05dc",
+        "\u0645\u0631",
+        "\u202eabc\u202c",
+        "\u0915\u094d",
+    ),
+    *(
+        "<|endoftext|>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<extra_id_0>",
+        "<extra_id_2>",
+        "<extra_id_3>",
+        "<",
+    ),
+]
+PLANES = [
+    range(0x20, 0x800),
+    range(0x800, 0xD800),
+    range(0xE000, 0x10000),
+    range(0x10000, 0x110000),
+]
+
+
+def varied_texts(count: int) -> Iterator[str]:
+    """Yield texts of fragments, and some characters of any plane."""
+    generator = random.Random(count)
+    for _ in range(count):
+        yield "".join(
+            generator.choice(FRAGMENTS)
+            if generator.random() < 0.8
+            else chr(generator.choice(generator.choice(PLANES)))
+            for _ in range(generator.randrange(14))
+        )
 
 
 def gpt2_backend() -> tokenizers.Tokenizer:
@@ -92,12 +183,29 @@ def test_encodes_and_decodes_as_transformers(both: Pair, text: str) -> None:
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
+def test_varied_texts_are_as_in_transformers(both: Pair) -> None:
+    ours, theirs = both
+    for text in varied_texts(2500):
+        ids = ours.encode(text)
+        assert ids == theirs(text).input_ids, ascii(text)
+        decoded = theirs.decode(ids, skip_special_tokens=True)
+        assert ours.decode(ids) == decoded, ascii(text)
+        assert streamed(ours, ids) == decoded, ascii(text)
+
+
 def test_decodes_any_ids_as_transformers(both: Pair) -> None:
     ours, theirs = both
     generator = random.Random(0)
-    for _ in range(300):
+    for _ in range(2500):
         ids = generator.choices(range(len(theirs) + 2), k=generator.randrange(12))
-        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+        decoded = theirs.decode(ids, skip_special_tokens=True)
+        assert ours.decode(ids) == decoded, ids
+        assert streamed(ours, ids) == decoded, ids
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
+    detokenizer = Detokenizer(tokenizer)
+    return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
 
 def test_clean_up_is_the_checkpoints_choice(tmp_path: Path) -> None:

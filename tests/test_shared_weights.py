@@ -1,0 +1,71 @@
+"""A matrix that two graphs read is stored once, mapped once, and outlives what loaded it."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseq.runtime import BundleError, Model
+from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.manifest import SharedWeight
+from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    np.arange(24, dtype="<f4").tofile(path)
+    return path
+
+
+def test_the_mapped_matrix_is_that_of_the_file(weights: Path) -> None:
+    entry = SharedWeight(offset_bytes=16, rows=4, columns=5)
+    mapped = map_shared_weights(weights, {"table": entry})
+    expected = np.arange(4, 24, dtype=np.float32).reshape(4, 5)
+    np.testing.assert_array_equal(mapped["table"].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        SharedWeight(offset_bytes=17, rows=4, columns=5),
+        SharedWeight(offset_bytes=0, rows=1000, columns=1000),
+        SharedWeight(offset_bytes=-4, rows=1, columns=1),
+        SharedWeight(offset_bytes=0, rows=0, columns=5),
+        SharedWeight(offset_bytes=0, rows=-1, columns=5),
+    ],
+)
+def test_a_matrix_that_is_not_in_the_file(weights: Path, entry: SharedWeight) -> None:
+    with pytest.raises(BundleError, match=r"'table' is not in .*weights\.bin"):
+        map_shared_weights(weights, {"table": entry})
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    entry = SharedWeight(offset_bytes=0, rows=1, columns=1)
+    with pytest.raises(BundleError, match="'table' is not in"):
+        map_shared_weights(tmp_path / "none.bin", {"table": entry})
+
+
+def test_a_t5_shares_its_embedding_and_a_gpt2_nothing(t5_model: Model, bundle: Path) -> None:
+    manifest = t5_model.bundle.manifest
+    assert list(manifest.shared_weights) == ["shared"]
+    assert manifest.shared_weights["shared"].rows == manifest.dimensions.vocabulary
+    assert open_bundle(bundle).manifest.shared_weights == {}
+
+
+def test_the_sessions_read_what_they_are_given(t5_model: Model, tmp_path: Path) -> None:
+    """Zeros instead of the embedding: the encoder's keys become zeros."""
+    opened = t5_model.bundle
+    entry = opened.manifest.shared_weights["shared"]
+    path = tmp_path / "zeros.bin"
+    np.zeros((entry.rows, entry.columns), "<f4").tofile(path)
+    zeros = SharedWeight(offset_bytes=0, rows=entry.rows, columns=entry.columns)
+    feed = {"input_ids": np.ones((1, 16), np.int64), "source_lengths": np.array([16], np.int32)}
+    graph = opened.file(opened.manifest.graphs["encoder"])
+    given = open_session(graph, "cpu", 1, map_shared_weights(path, {"shared": zeros}))
+    gc.collect()
+    assert not given.run(None, feed)[0].any()
+    assert open_session(graph, "cpu", 1).run(None, feed)[0].any()
