@@ -1,0 +1,221 @@
+"""T5 checkpoints as they come: what is carried, what is verified, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import T5ForConditionalGeneration, T5Model
+
+from edgeseq.export import export_checkpoint, t5_decoder, t5_encoder, t5_stack
+from edgeseq.runtime import CheckpointError, Model, OptionError, load
+
+T5 = T5ForConditionalGeneration
+Weights = dict[str, torch.Tensor]
+
+SOURCES = [[5, 6, 7], [100], list(range(10, 50))]
+
+
+@pytest.fixture
+def folder(t5_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint, to be changed."""
+    return Path(shutil.copytree(t5_checkpoint, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "bundles" / "t5"
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Set keys of the configuration; None takes a key out."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    content = {key: value for key, value in content.items() if value is not None}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def assert_one_sentence(message: str) -> None:
+    assert "\n" not in message
+    assert re.search(r"[^\W_]['\"\])}]*\.$", message)
+    assert len(message) < 500
+
+
+def assert_nothing_written(out: Path) -> None:
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+# What exports
+
+
+def name_old_architecture(folder: Path) -> None:
+    edit_config(folder, architectures=["T5WithLMHeadModel"])
+
+
+def save_bare_model(folder: Path) -> None:
+    """Without a head: that of a tied model is the embedding."""
+    T5Model.from_pretrained(folder).save_pretrained(folder)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert content["architectures"] == ["T5Model"]
+
+
+def save_bin(folder: Path) -> None:
+    T5.from_pretrained(folder).save_pretrained(folder, safe_serialization=False)
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("change", [name_old_architecture, save_bare_model, save_bin])
+def test_layout_exports_the_same_model(
+    change: Callable[[Path], None], folder: Path, out: Path, t5_model: Model
+) -> None:
+    change(folder)
+    exported = export_checkpoint(folder, out)
+    weights = exported.manifest.files["weights.bin"]
+    assert weights == t5_model.bundle.manifest.files["weights.bin"]
+    results = load(out, threads=1).generate_ids(SOURCES, decoder_start_token_id=0)
+    expected = t5_model.generate_ids(SOURCES)
+    assert [r.token_ids for r in results] == [r.token_ids for r in expected]
+
+
+def test_model_without_a_start_token_exports(
+    seeded_t5: Callable[..., T5], save_t5: Callable[..., Path], out: Path, t5_model: Model
+) -> None:
+    folder = save_t5(seeded_t5(decoder_start_token_id=None))
+    bundle = export_checkpoint(folder, out)
+    assert "decoder_start_token_id" not in bundle.manifest.generation
+    model = load(out, threads=1)
+    with pytest.raises(OptionError, match="decoder_start_token_id"):
+        model.generate_ids(SOURCES)
+    results = model.generate_ids(SOURCES, decoder_start_token_id=0)
+    expected = t5_model.generate_ids(SOURCES)
+    assert [r.token_ids for r in results] == [r.token_ids for r in expected]
+
+
+def test_exports_are_reproducible(folder: Path, out: Path, t5_model: Model) -> None:
+    assert export_checkpoint(folder, out).manifest.files == t5_model.bundle.manifest.files
+
+
+# Verification
+
+
+def test_largest_difference_is_kept(t5_model: Model) -> None:
+    verification = t5_model.bundle.manifest.verification
+    assert verification is not None
+    assert verification.positions > 20
+    assert 0 < verification.max_logit_difference < 1e-4
+    assert 1 < verification.max_logit < 100
+
+
+def swapped(right: Callable[..., Weights], *names: str) -> Callable[..., Weights]:
+    """Two of the weights in each other's place."""
+
+    def weights(*args: Any) -> Weights:
+        made = right(*args)
+        return made | dict(zip(names, [made[name] for name in reversed(names)], strict=True))
+
+    return weights
+
+
+def one_direction(attention: Any, *, bidirectional: bool) -> torch.Tensor:
+    """An encoder's bias table as if it were a decoder's, mirrored."""
+    table = t5_stack.bias_table(attention, bidirectional=False)
+    return torch.cat([table.flip(1), table[:, 1:]], dim=1) if bidirectional else table
+
+
+ENCODER, DECODER = t5_encoder._weights, t5_decoder._weights
+CROSS = "decoder.0.cross.value", "decoder.1.cross.value"
+MISTAKES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "layers of the encoder": (
+        t5_encoder,
+        "_weights",
+        swapped(ENCODER, "encoder.0.ff.wo", "encoder.1.ff.wo"),
+    ),
+    "values for the decoder": (t5_encoder, "_weights", swapped(ENCODER, *CROSS)),
+    "norms of the encoder": (
+        t5_encoder,
+        "_weights",
+        swapped(ENCODER, "encoder.norm", "encoder.0.ff.norm"),
+    ),
+    "positions of the encoder": (t5_encoder, "bias_table", one_direction),
+    "queries of the decoder": (
+        t5_decoder,
+        "_weights",
+        swapped(DECODER, "decoder.0.cross.query", "decoder.1.cross.query"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_wrong_graph_is_refused(
+    name: str, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*MISTAKES[name])
+    with pytest.raises(CheckpointError, match="differ from PyTorch") as caught:
+        export_checkpoint(folder, out)
+    assert_one_sentence(str(caught.value))
+    assert_nothing_written(out)
+
+
+# What is refused
+
+
+BUCKETS, DISTANCE = "relative_attention_num_buckets", "relative_attention_max_distance"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "encoder alone": ({"architectures": ["T5EncoderModel"]}, r"'T5EncoderModel'.*supported"),
+    "classifier": (
+        {"architectures": ["T5ForSequenceClassification"]},
+        r"'T5ForSequenceClassification'",
+    ),
+    "two buckets": ({BUCKETS: 2}, rf"{BUCKETS} 2"),
+    "no buckets": ({BUCKETS: 0}, BUCKETS),
+    "distance of half the buckets": ({DISTANCE: 4}, rf"{DISTANCE} 4"),
+    "distance below half the buckets": ({DISTANCE: 1}, rf"{DISTANCE} 1"),
+    "distance is no integer": ({DISTANCE: 20.5}, DISTANCE),
+    "unknown activation": ({"dense_act_fn": "gelus"}, r"activation.*'gelus'"),
+    "unknown gated activation": (
+        {"feed_forward_proj": "gated-gelus", "dense_act_fn": None},
+        r"activation.*'gelus'",
+    ),
+    "activation of two gates": ({"feed_forward_proj": "gated-gated-gelu"}, r"feed_forward_proj"),
+    "umt5": ({"model_type": "umt5"}, r"'umt5' is not supported.*t5"),
+    "longt5": ({"model_type": "longt5"}, r"'longt5' is not supported.*t5"),
+    "switch transformers": ({"model_type": "switch_transformers"}, r"is not supported.*t5"),
+    "quantized": ({"quantization_config": {"quant_method": "gptq"}}, r"quantized"),
+    "no heads": ({"num_heads": 0}, r"num_heads"),
+    "a size is text": ({"d_kv": "12"}, r"d_kv"),
+    "epsilon is text": ({"layer_norm_epsilon": "x"}, r"layer_norm_epsilon"),
+    "a layer too many": ({"num_decoder_layers": 3}, r"lacks weights: decoder\.block\.2"),
+    "sizes do not fit": ({"d_ff": 65}, r"DenseReluDense"),
+    "untied without a head": ({"tie_word_embeddings": False}, r"lacks weights: lm_head\.weight"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_sentence(name: str, folder: Path, out: Path) -> None:
+    changes, pattern = REFUSED[name]
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=pattern) as caught:
+        export_checkpoint(folder, out)
+    assert_one_sentence(str(caught.value))
+    assert_nothing_written(out)
+
+
+@pytest.mark.parametrize(
+    "name", ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"]
+)
+def test_weight_that_is_not_a_number_is_refused(
+    name: str, seeded_t5: Callable[..., T5], save_t5: Callable[..., Path], out: Path
+) -> None:
+    model = seeded_t5()
+    with torch.no_grad():
+        dict(model.named_parameters())[name].fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        export_checkpoint(save_t5(model), out)
+    assert_one_sentence(str(caught.value))
+    assert_nothing_written(out)
