@@ -105,9 +105,9 @@ def _write_graphs(
         for graph in graphs:
             progress(f"exporting the {graph.role}")
             offsets = write_graph(graph, folder, weights_file)
-            for name in offsets.keys() & seen.keys():
+            for name, offset in offsets.items() & seen.items():
                 rows, columns = graph.weights[name].shape
-                shared[name] = SharedWeight(offset_bytes=seen[name], rows=rows, columns=columns)
+                shared[name] = SharedWeight(offset_bytes=offset, rows=rows, columns=columns)
             seen |= offsets
     return shared
 

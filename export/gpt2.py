@@ -11,8 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
 from edgeseq.export.attention import GroupQueryAttention, pad_heads, padded_head_size
-from edgeseq.export.graph import Graph
+from edgeseq.export.graph import Graph, decoder_example
 from edgeseq.export.operators import FastGelu, SkipLayerNormalization, TransposedMatMul
+from edgeseq.export.settings import check_activation, check_number, check_sizes
 from edgeseq.runtime.errors import CheckpointError
 from edgeseq.runtime.graph_contract import decoder_inputs, decoder_outputs
 from edgeseq.runtime.manifest import Dimensions, Kind
@@ -39,20 +40,9 @@ def check(config: GPT2Config) -> None:
             "This GPT-2 attends to an encoder (add_cross_attention); only stand-alone decoders "
             "can be exported."
         )
-    for name in ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size"):
-        if type(size := getattr(config, name)) is not int or size < 1:
-            raise CheckpointError(
-                f"The configuration's {name} is {size!r}; it must be a positive integer."
-            )
-    if type(config.layer_norm_epsilon) is not float:
-        raise CheckpointError(
-            f"The configuration's layer_norm_epsilon is {config.layer_norm_epsilon!r}; it must be "
-            "a number."
-        )
-    if str(config.activation_function) not in ACT2FN:
-        raise CheckpointError(
-            f"The activation {config.activation_function!r} is not one that Transformers knows."
-        )
+    check_sizes(config, ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size"))
+    check_number(config, "layer_norm_epsilon")
+    check_activation(config.activation_function)
     if config.pruned_heads:
         raise CheckpointError(
             "This GPT-2 has pruned heads (pruned_heads), which cannot be exported; save the model "
@@ -85,7 +75,7 @@ def graphs(model: GPT2LMHeadModel) -> list[Graph]:
             config=model.config,
             inputs=decoder_inputs(sizes, KIND),
             outputs=decoder_outputs(sizes),
-            example=_example(sizes),
+            example=decoder_example(sizes),
             weights=weights,
         )
     ]
@@ -99,11 +89,6 @@ class GPT2Decoder(torch.nn.Module):
         self.config = config
         self._sizes = dimensions(config)
         self._activation = ACT2FN[config.activation_function]
-        if next(self._activation.parameters(), None) is not None:
-            raise CheckpointError(
-                f"The activation {config.activation_function!r} has weights of its own, which "
-                "cannot be exported."
-            )
         self._names = list(weights)
 
     def forward(
@@ -203,17 +188,3 @@ def _weights(model: GPT2LMHeadModel, sizes: Dimensions) -> dict[str, torch.Tenso
     if state["lm_head.weight"].data_ptr() != weights["wte"].data_ptr():
         weights["lm_head"] = state["lm_head.weight"]
     return weights
-
-
-def _example(sizes: Dimensions) -> dict[str, object]:
-    """Arguments for tracing: two rows of three tokens, nothing cached."""
-    rows, n, capacity = 2, 3, 4
-    cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
-    return {
-        "input_ids": torch.zeros(rows, n, dtype=torch.int64),
-        "position_ids": torch.zeros(rows, n, dtype=torch.int64),
-        "seqlens_k": torch.full((rows,), n - 1, dtype=torch.int32),
-        "total_sequence_length": torch.tensor(n, dtype=torch.int32),
-        "logits_at": torch.tensor([n - 1, 2 * n - 1]),
-        "past_key_values": [torch.zeros(cache) for _ in range(2 * sizes.layers)],
-    }

@@ -25,6 +25,7 @@ from torch.jit._trace import TracerWarning
 from transformers import PretrainedConfig
 
 from edgeseq.runtime.graph_contract import Shapes
+from edgeseq.runtime.manifest import Dimensions
 from edgeseq.runtime.weights_file import WeightsFile
 
 OPSET = 18
@@ -49,6 +50,20 @@ class Graph:
     example: Mapping[str, Any]  # forward's arguments but for the weights
     weights: Mapping[str, torch.Tensor]
     functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
+
+
+def decoder_example(sizes: Dimensions) -> dict[str, object]:
+    """Arguments for tracing a decoder: two rows of three tokens, nothing cached."""
+    rows, n, capacity = 2, 3, 4
+    cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
+    return {
+        "input_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "position_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "seqlens_k": torch.full((rows,), n - 1, dtype=torch.int32),
+        "total_sequence_length": torch.tensor(n, dtype=torch.int32),
+        "logits_at": torch.tensor([n - 1, 2 * n - 1]),
+        "past_key_values": [torch.zeros(cache) for _ in range(2 * sizes.layers)],
+    }
 
 
 class _TracedGraph(OnnxConfig):

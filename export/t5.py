@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
-from transformers.activations import ACT2FN
 
 from edgeseq.export.attention import padded_head_size
 from edgeseq.export.graph import Graph
+from edgeseq.export.settings import check_activation, check_number, check_sizes
 from edgeseq.export.t5_decoder import decoder_graph
 from edgeseq.export.t5_encoder import encoder_graph
 from edgeseq.runtime.errors import CheckpointError
@@ -44,20 +44,9 @@ SIZES = (
 
 def check(config: Any) -> None:
     """Refuse what is not T5 or what its formulas have no meaning for."""
-    for name in SIZES:
-        if type(size := getattr(config, name)) is not int or size < 1:
-            raise CheckpointError(
-                f"The configuration's {name} is {size!r}; it must be a positive integer."
-            )
-    if type(config.layer_norm_epsilon) is not float:
-        raise CheckpointError(
-            f"The configuration's layer_norm_epsilon is {config.layer_norm_epsilon!r}; it must be "
-            "a number."
-        )
-    if str(config.dense_act_fn) not in ACT2FN:
-        raise CheckpointError(
-            f"The activation {config.dense_act_fn!r} is not one that Transformers knows."
-        )
+    check_sizes(config, SIZES)
+    check_number(config, "layer_norm_epsilon")
+    check_activation(config.dense_act_fn)
     buckets, distance = (
         config.relative_attention_num_buckets,
         config.relative_attention_max_distance,

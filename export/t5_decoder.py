@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from edgeseq.export.attention import CrossAttention, GroupQueryAttention, pad_heads
-from edgeseq.export.graph import Graph
+from edgeseq.export.graph import Graph, decoder_example
 from edgeseq.export.operators import TransposedMatMul
 from edgeseq.export.t5_stack import T5Stack, Weights, bias_table, feed_forward_weights
 from edgeseq.runtime.graph_contract import decoder_inputs, decoder_outputs
@@ -134,17 +134,10 @@ def _weights(model: Any, sizes: Dimensions) -> Weights:
 
 
 def _example(sizes: Dimensions) -> dict[str, object]:
-    """Arguments for tracing: two rows of three tokens, nothing cached, sources of five tokens."""
-    rows, n, capacity, source = 2, 3, 4, 5
-    cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
-    cross = (rows, sizes.heads, source, sizes.head_size)
+    """Arguments for tracing: those of any decoder, and a source of five tokens for each row."""
+    cross = (2, sizes.heads, 5, sizes.head_size)
     return {
-        "input_ids": torch.zeros(rows, n, dtype=torch.int64),
-        "position_ids": torch.zeros(rows, n, dtype=torch.int64),
-        "seqlens_k": torch.full((rows,), n - 1, dtype=torch.int32),
-        "total_sequence_length": torch.tensor(n, dtype=torch.int32),
-        "logits_at": torch.tensor([n - 1, 2 * n - 1]),
-        "source_lengths": torch.tensor([source, source - 1], dtype=torch.int32),
+        **decoder_example(sizes),
+        "source_lengths": torch.tensor([5, 4], dtype=torch.int32),
         "cross": [torch.zeros(cross) for _ in range(2 * sizes.layers)],
-        "past_key_values": [torch.zeros(cache) for _ in range(2 * sizes.layers)],
     }

@@ -17,7 +17,6 @@ from edgeseq.export.operators import (
     SimplifiedLayerNormalization,
     SkipSimplifiedLayerNormalization,
 )
-from edgeseq.runtime.errors import CheckpointError
 
 Weights = dict[str, torch.Tensor]
 
@@ -29,11 +28,6 @@ class T5Stack(torch.nn.Module):
         super().__init__()
         self.config = config
         self._activation = ACT2FN[config.dense_act_fn]
-        if next(self._activation.parameters(), None) is not None:
-            raise CheckpointError(
-                f"The activation {config.dense_act_fn!r} has weights of its own, which cannot be "
-                "exported."
-            )
         self._names = list(weights)
 
     def receive(self, weights: list[torch.Tensor]) -> None:
