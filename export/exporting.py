@@ -22,7 +22,7 @@ from edgeseq.export.family import (
 )
 from edgeseq.export.graph import Graph, write_graph
 from edgeseq.export.tokenizer import write_tokenizer
-from edgeseq.export.verification import make_reference, verify
+from edgeseq.export.verification import Reference, make_reference, verify
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.bundle_writer import BundleWriter
 from edgeseq.runtime.errors import CheckpointError, OptionError
@@ -76,10 +76,10 @@ def _write_files(
     family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
 ) -> Manifest:
     """Write everything but the manifest into ``folder``, and check it against PyTorch."""
-    tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES)
+    tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES, progress)
     model = load_model(family, checkpoint.folder, progress)
     generation = generation_defaults(model)
-    _check_defaults(family.KIND, generation, progress)
+    _check_defaults(family.KIND, model, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
     with torch.no_grad():
         graphs = family.graphs(model)
@@ -87,12 +87,20 @@ def _write_files(
     manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
     del model, graphs  # a large model and its session may not fit into memory together
     progress("comparing with PyTorch")
-    verification = verify(manifest, folder, reference)
+    verification = verify(
+        manifest, folder, reference, lambda: _precise_reference(family, checkpoint)
+    )
     progress(
         f"the largest difference of a logit is {verification.max_logit_difference:.1e}, over "
         f"{verification.positions} positions with logits up to {verification.max_logit:.1f}"
     )
     return replace(manifest, verification=verification)
+
+
+def _precise_reference(family: Family, checkpoint: Checkpoint) -> Reference:
+    """The same in double precision, for where float32 is in doubt."""
+    model = load_model(family, checkpoint.folder, lambda message: None).double()
+    return make_reference(model, family.KIND, family.dimensions(model.config))
 
 
 def _write_graphs(
@@ -112,7 +120,9 @@ def _write_graphs(
     return shared
 
 
-def _check_defaults(kind: Kind, defaults: dict[str, Any], progress: Progress) -> None:
+def _check_defaults(
+    kind: Kind, model: PreTrainedModel, defaults: dict[str, Any], progress: Progress
+) -> None:
     """Refuse generation defaults that no call could use, and say which are left unused."""
     try:
         resolve_options(defaults, {}, kind)
@@ -120,6 +130,12 @@ def _check_defaults(kind: Kind, defaults: dict[str, Any], progress: Progress) ->
         raise CheckpointError(
             f"The checkpoint's generation_config.json is wrong: {error}"
         ) from error
+    start, vocabulary = defaults.get("decoder_start_token_id"), model.config.vocab_size
+    if isinstance(start, int) and start >= vocabulary:
+        raise CheckpointError(
+            f"The checkpoint's decoder_start_token_id is {start}; its vocabulary ends at "
+            f"{vocabulary - 1}."
+        )
     known = {option.name for option in fields(GenerationOptions)} | {"pad_token_id"}
     if ignored := sorted(defaults.keys() - known):
         progress(f"generation defaults that edgeseq does not know yet: {', '.join(ignored)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,12 @@ def check_sizes(config: Any, names: Sequence[str]) -> None:
 
 
 def check_number(config: Any, name: str) -> None:
-    """Refuse a setting that is no floating-point number."""
-    if type(value := getattr(config, name)) is not float:
-        raise CheckpointError(f"The configuration's {name} is {value!r}; it must be a number.")
+    """Refuse a setting that is no positive floating-point number."""
+    value = getattr(config, name)
+    if type(value) is not float or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"The configuration's {name} is {value!r}; it must be a positive floating-point number."
+        )
 
 
 def check_activation(name: Any) -> None:

@@ -29,6 +29,7 @@ ARCHITECTURES = frozenset(
     }
 )
 SLOW_TOKENIZER_FILES = ("spiece.model",)
+FARTHEST = 1_000_000  # the tables of biases have an entry for each distance
 SIZES = (
     "d_model",
     "d_kv",
@@ -51,11 +52,11 @@ def check(config: Any) -> None:
         config.relative_attention_num_buckets,
         config.relative_attention_max_distance,
     )
-    if buckets < 4 or distance <= buckets // 2:
+    if buckets < 4 or not buckets // 2 < distance <= FARTHEST:
         raise CheckpointError(
             f"The configuration has relative_attention_num_buckets {buckets} and "
             f"relative_attention_max_distance {distance}: there must be at least 4 buckets, and "
-            "the distance must be greater than half of them."
+            f"the distance must be greater than half of them and at most {FARTHEST}."
         )
 
 

@@ -5,11 +5,14 @@ ByT5 has no file: its tokens are bytes, which the runtime knows.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers.utils import logging as transformers_logging
 
+from edgeseq.export.family import Progress
 from edgeseq.export.json_file import read_json
 from edgeseq.runtime.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
 from edgeseq.runtime.errors import CheckpointError, reason
@@ -20,16 +23,19 @@ BYTES_CLASS = "ByT5Tokenizer"
 LONGEST_REASON = 300  # characters
 
 
-def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...]) -> TokenizerFormat:
+def write_tokenizer(
+    checkpoint: Path,
+    folder: Path,
+    slow_files: tuple[str, ...],
+    progress: Progress = lambda message: None,
+) -> TokenizerFormat:
     """Write ``folder/tokenizer.json``: Transformers' fast tokenizer, converted from a slow one of
     ``slow_files`` where the checkpoint has no fast file; nothing for ByT5's bytes. Raises
     ``CheckpointError`` where there is no tokenizer.
     """
-    is_there = any(
-        all((checkpoint / name).is_file() for name in names)
-        for names in ((TOKENIZER_FILE,), slow_files)
-    )
-    if not _names_bytes(checkpoint) and not is_there:
+    has_fast_file = (checkpoint / TOKENIZER_FILE).is_file()
+    has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
+    if not (_names_bytes(checkpoint) or has_fast_file or has_slow_files):
         raise CheckpointError(
             f"{checkpoint} has no tokenizer: neither {TOKENIZER_FILE} nor "
             f"{' and '.join(slow_files)}."
@@ -47,6 +53,11 @@ def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...])
         raise CheckpointError(
             f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast form."
         )
+    if not has_fast_file and tokenizer.convert_tokens_to_ids("<0x00>") != tokenizer.unk_token_id:
+        progress(
+            "the tokenizer spells unknown characters in bytes, which Transformers' fast form of it "
+            "does not: they become its unknown token here as there"
+        )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -61,14 +72,20 @@ def write_tokenizer(checkpoint: Path, folder: Path, slow_files: tuple[str, ...])
 
 def _load(checkpoint: Path) -> Any:
     """Transformers' tokenizer of the checkpoint, the fast one where there is one."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is said by `write_tokenizer`
+            return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
     except Exception as error:  # a damaged file: tokenizers raises nothing more special
         why = reason(error)
         if len(why) > LONGEST_REASON:  # advice on other files than the one that is damaged
             files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
         raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _names_bytes(checkpoint: Path) -> bool:

@@ -8,9 +8,11 @@ besides, of another length than its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from edgeseq.runtime.manifest import Dimensions, Kind, Manifest, Verification
 PROMPT_LENGTHS = (1, 5, 18, 64)
 STEPS = 6
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
+CONDITION = 4  # how many times PyTorch's own rounding error is let pass where it is larger
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Reference:
 
     sources: list[list[int]]  # what an encoder reads; a decoder of its own reads none
     texts: list[list[int]]  # a prompt and STEPS further tokens
-    logits: NDArray[np.float32]  # (texts, STEPS + 1, vocabulary)
+    logits: NDArray[np.floating[Any]]  # (texts, STEPS + 1, vocabulary)
 
 
 @torch.no_grad()
@@ -75,15 +78,25 @@ def _reference_logits(
     return logits
 
 
-def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verification:
+def verify(
+    manifest: Manifest,
+    folder: Path,
+    reference: Reference,
+    precise_reference: Callable[[], Reference],
+) -> Verification:
     """Run the bundle in ``folder`` on the reference's texts.
 
-    Raises ``CheckpointError`` where the logits differ by more than TOLERANCE.
+    Raises ``CheckpointError`` where the logits differ by more than TOLERANCE, unless the model
+    magnifies rounding errors so much that PyTorch's own logits are about as far from
+    ``precise_reference``, the same in double precision.
     """
     logits = _logits(manifest, folder, reference)
     difference = float(np.abs(logits - reference.logits).max())
     largest = float(np.abs(reference.logits).max())
-    if not difference <= TOLERANCE * max(1.0, largest):  # also when it is not a number
+    # Not `>`: a difference that is not a number is refused too.
+    if not difference <= TOLERANCE * max(1.0, largest) and not _is_rounding(
+        logits, reference, precise_reference()
+    ):
         raise CheckpointError(
             f"The exported graph's logits differ from PyTorch's by {difference:.2e} (the largest "
             f"logit is {largest:.2e}): nothing was written, please report this checkpoint."
@@ -93,6 +106,13 @@ def verify(manifest: Manifest, folder: Path, reference: Reference) -> Verificati
         max_logit_difference=difference,
         max_logit=largest,
     )
+
+
+def _is_rounding(logits: NDArray[np.float32], reference: Reference, precise: Reference) -> bool:
+    """Whether ``logits`` are about as near to the precise ones as PyTorch's in float32 are."""
+    error = np.abs(logits - precise.logits).max()
+    own_error = np.abs(reference.logits - precise.logits).max()
+    return bool(error <= CONDITION * own_error)
 
 
 def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[np.float32]:

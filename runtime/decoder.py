@@ -5,7 +5,7 @@ A decoder knows token ids and logits. It knows no text, no strategy and no end o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -30,3 +30,8 @@ class Decoder(Protocol):
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
+
+
+# From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
+# the decoder can reach. A source is encoded when its decoder is made.
+NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]

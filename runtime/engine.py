@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.errors import BundleError
 from edgeseq.runtime.graph_contract import check_graph
-from edgeseq.runtime.manifest import ROLES, Manifest
+from edgeseq.runtime.manifest import MANIFEST_NAME, ROLES, Manifest
 from edgeseq.runtime.memory import CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
 from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
-
-# From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
-# the decoder can reach. A source is encoded when its decoder is made.
-NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]
 
 
 def open_engine(
@@ -27,7 +24,12 @@ def open_engine(
 
     Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
     """
-    shared = map_shared_weights(folder / WEIGHTS_FILE_NAME, manifest.shared_weights)
+    weights = manifest.shared_weights
+    if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
+        raise BundleError(
+            f"{MANIFEST_NAME} shares a weight that is no embedding: export the bundle again."
+        )
+    shared = map_shared_weights(folder / WEIGHTS_FILE_NAME, weights)
     sessions = {}
     for role in ROLES[manifest.kind]:
         sessions[role] = open_session(folder / manifest.graphs[role], device, threads, shared)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.detokenizer import Detokenizer
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loop import decode
 from edgeseq.runtime.options import GenerationOptions, resolve_options
-from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists
+from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists, listed
 from edgeseq.runtime.results import FinishReason, GenerationResult, Timings
 from edgeseq.runtime.search import NewToken, RowSearch
 from edgeseq.runtime.tokenizer import Tokenizer
 
-NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]  # (prompts, capacity in tokens)
 Results = list[GenerationResult]
 
 
@@ -29,8 +28,8 @@ class Model:
     Calls may come from several threads: they share the weights, and each has its own cache.
     Options are those of Transformers' ``GenerationConfig``: see ``GenerationOptions``. An unknown
     option, or one that has no effect, raises ``OptionError``. A model with an encoder also takes
-    ``decoder_input_ids``, what its output starts with: a list of token ids for all texts, or a
-    list of such lists.
+    ``decoder_input_ids``, tokens that its output goes on from: a list of ids for all texts, or a
+    list of such lists. Results hold what comes after them.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class Model:
         Raises ``OptionError`` for an option and ``PromptError`` for a text that cannot be served.
         """
         started = time.perf_counter()
-        texts = [text] if isinstance(text, str) else text
-        if not hasattr(texts, "__iter__") or not all(isinstance(t, str) for t in texts):
+        texts = [text] if isinstance(text, str) else listed(text)
+        if texts is None or not all(isinstance(item, str) for item in texts):
             raise PromptError("generate takes a text or a list of texts; for ids: generate_ids.")
         return self._run([self.tokenizer.encode(item) for item in texts], options, started)
 
@@ -66,10 +65,11 @@ class Model:
         not at the first piece. Closing the iterator ends the work.
         """
         prompts = [self.tokenizer.encode(text)]
-        return self._pieces(self._steps(prompts, options))
+        starts, steps = self._start(prompts, options)
+        return self._pieces(starts[0], steps)
 
-    def _pieces(self, steps: Iterator[Sequence[NewToken]]) -> Iterator[str]:
-        detokenizer = Detokenizer(self.tokenizer)
+    def _pieces(self, start: Sequence[int], steps: Iterator[Sequence[NewToken]]) -> Iterator[str]:
+        detokenizer = self._detokenizer(start)
         for new_tokens in steps:
             for new in new_tokens:
                 if piece := detokenizer.push(new.token):
@@ -78,21 +78,41 @@ class Model:
             yield piece
 
     def _run(self, prompts: list[list[int]], options: dict[str, Any], started: float) -> Results:
-        steps = self._steps(prompts, options)
+        starts, steps = self._start(prompts, options)
         texts = [_Text() for _ in prompts]
         for new_tokens in steps:
             now = time.perf_counter() - started
             for new in new_tokens:
                 texts[new.text].append(new, now)
         return [
-            text.result(self.tokenizer.decode(text.token_ids), len(prompt))
-            for text, prompt in zip(texts, prompts, strict=True)
+            text.result(self._decode(start, text.token_ids), len(prompt))
+            for text, start, prompt in zip(texts, starts, prompts, strict=True)
         ]
 
-    def _steps(
+    def _decode(self, start: Sequence[int], token_ids: Sequence[int]) -> str:
+        """The text that ``token_ids`` add to what the decoder started from."""
+        if not self._context(start):
+            return self.tokenizer.decode(token_ids)
+        detokenizer = self._detokenizer(start)
+        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+
+    def _detokenizer(self, start: Sequence[int]) -> Detokenizer:
+        detokenizer = Detokenizer(self.tokenizer)
+        for token in self._context(start):
+            detokenizer.push(token)
+        return detokenizer
+
+    def _context(self, start: Sequence[int]) -> Sequence[int]:
+        """The tokens of the output that the text goes on from: those after the start token.
+
+        A prompt's continuation without an encoder is a text by itself, as in Transformers.
+        """
+        return start[1:] if self.bundle.manifest.kind == "encoder-decoder" else ()
+
+    def _start(
         self, prompts: list[list[int]], options: dict[str, Any]
-    ) -> Iterator[Sequence[NewToken]]:
-        """Check everything now; the returned iterator does the work."""
+    ) -> tuple[Sequence[Sequence[int]], Iterator[Sequence[NewToken]]]:
+        """Check everything now; returns what the decoder starts from and what does the work."""
         manifest = self.bundle.manifest
         prefixes = options.pop("decoder_input_ids", None)
         resolved = resolve_options(manifest.generation, options, manifest.kind)
@@ -100,12 +120,12 @@ class Model:
             check_prompt(number, prompt, resolved, manifest)
         starts = decoder_prompts(prompts, prefixes, resolved, manifest)
         if not prompts:
-            return iter(())
+            return starts, iter(())
         limits = [self._limit(len(start), resolved) for start in starts]
         # The last new token is never read, so it needs no place in the cache.
         capacity = max(len(s) + limit - 1 for s, limit in zip(starts, limits, strict=True))
         search = RowSearch(starts, limits, resolved)
-        return decode(lambda: self._new_decoder(prompts, capacity), starts, search)
+        return starts, decode(lambda: self._new_decoder(prompts, capacity), starts, search)
 
     def _limit(self, prompt_length: int, options: GenerationOptions) -> int:
         """New tokens of a prompt at most: the options' limit, or where the positions end."""

@@ -96,7 +96,7 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Share
     for name, weight in weights.items():
         end = weight.offset_bytes + 4 * weight.rows * weight.columns
         inside = path.is_file() and 0 <= weight.offset_bytes < end <= path.stat().st_size
-        if not inside or min(weight.rows, weight.columns) < 1:
+        if not inside or min(weight.rows, weight.columns) < 1 or weight.offset_bytes % 64:
             raise BundleError(
                 f"The weight {name!r} is not in {path} as the manifest says: copy or export the "
                 "bundle again."

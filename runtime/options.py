@@ -31,7 +31,7 @@ class GenerationOptions:
     """Checked on construction: a value that makes no sense raises ``OptionError``."""
 
     max_new_tokens: int | None = None  # new tokens per prompt at most
-    max_length: int | None = None  # prompt and new tokens together at most
+    max_length: int | None = None  # what the decoder starts from and new tokens together at most
     do_sample: bool = False  # draw tokens; else take the most probable one
     temperature: float = 1.0  # logits are divided by it before drawing
     top_k: int = 50  # draw from the k most probable tokens; 0: from all
@@ -40,7 +40,7 @@ class GenerationOptions:
     repetition_penalty: float = 1.0  # logits of tokens seen before are lowered by this factor
     no_repeat_ngram_size: int = 0  # n-grams of this size come once; 0: no limit
     eos_token_id: int | tuple[int, ...] | None = None  # ends a text; None: nothing does
-    bos_token_id: int | None = None  # what an empty prompt starts from, without an encoder
+    bos_token_id: int | None = None  # what an empty prompt starts from
     decoder_start_token_id: int | None = None  # what a decoder starts from, after an encoder
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class GenerationOptions:
             return DEFAULT_NEW_TOKENS
         if self.max_length <= prompt_length:
             raise OptionError(
-                f"max_length is {self.max_length}, but the prompt alone has {prompt_length} "
+                f"max_length is {self.max_length}, but the decoder starts from {prompt_length} "
                 "tokens: raise it, or use max_new_tokens."
             )
         return self.max_length - prompt_length
@@ -117,7 +117,8 @@ def resolve_options(
 
 def _check_effects(options: GenerationOptions, caller: set[str], kind: Kind) -> None:
     for name, only in ONLY_FOR.items():
-        if name in caller and kind != only:
+        falls_back = name == "bos_token_id" and options.decoder_start_token_id is None
+        if name in caller and kind != only and not falls_back:
             raise OptionError(f"{name} has no effect with this model, which is {kind}.")
     if "max_length" in caller and "max_new_tokens" in caller:
         raise OptionError("max_length has no effect beside max_new_tokens: pass one of them.")

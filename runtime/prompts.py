@@ -15,17 +15,28 @@ Ids = list[int]
 
 def id_lists(prompts: Any, name: str) -> list[list[Any]]:
     """Lists of Python's own integers, from any sequences of integers; ``name`` is for errors."""
-    if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
+    items = listed(prompts)
+    if items is None:
         raise PromptError(f"{name} takes lists of token ids, not {prompts!r:.60}.")
     lists = []
-    for number, prompt in enumerate(prompts):
-        if isinstance(prompt, str | bytes) or not hasattr(prompt, "__iter__"):
+    for number, item in enumerate(items):
+        if (ids := listed(item)) is None:
             raise PromptError(
                 f"{name} takes a list of lists of token ids, one a prompt; item {number} is "
-                f"{prompt!r:.60}."
+                f"{item!r:.60}."
             )
-        lists.append([_plain_integer(token) for token in prompt])
+        lists.append([_plain_integer(token) for token in ids])
     return lists
+
+
+def listed(value: Any) -> list[Any] | None:
+    """The items of a sequence; None for a text and for what has no items."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        return list(value)
+    except TypeError:
+        return None
 
 
 def check_prompt(number: int, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
@@ -55,7 +66,8 @@ def decoder_prompts(
 
     A decoder of its own reads the prompt. After an encoder it reads the start token and then the
     prompt's prefix: ``prefixes`` is None, a list of ids for all prompts, or a list of such lists.
-    A start token that a prefix begins with is not given twice (as in Transformers' ``generate``).
+    A start token that a prefix begins with is not given twice: as in Transformers' ``generate``,
+    which however looks at all prefixes of a batch together.
     """
     if manifest.kind == "decoder-only":
         if prefixes is not None:
@@ -79,10 +91,9 @@ def decoder_prompts(
 def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
     if prefixes is None:
         return [[]] * count
-    if isinstance(prefixes, str | bytes) or not hasattr(prefixes, "__iter__"):
+    if (items := listed(prefixes)) is None:
         raise PromptError(f"decoder_input_ids takes token ids, not {prefixes!r:.60}.")
-    items = list(prefixes)
-    if not any(hasattr(item, "__iter__") for item in items):
+    if all(listed(item) is None for item in items):
         return id_lists([items], "decoder_input_ids") * count
     if len(items) != count:
         raise PromptError(

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,35 @@ def test_spiece_model_alone(
             assert decoded == slow.decode(ids, skip_special_tokens=True), ascii(text)
             agreed += 1
     assert agreed > 0.1 * count
+
+
+def test_spiece_model_that_falls_back_to_bytes(folder: Path) -> None:
+    """Transformers' fast form of it does not: that is said in a line, and nothing is warned of."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)] * 50),
+        model_writer=model,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    out = folder.parent / "out"
+    out.mkdir()
+    lines: list[str] = []
+    form = write_tokenizer(folder, out, t5.SLOW_TOKENIZER_FILES, lines.append)
+    assert len(lines) == 1
+    assert "unknown" in lines[0]
+    assert form.file is not None
+    with warnings.catch_warnings(action="ignore"):
+        fast = T5TokenizerFast.from_pretrained(folder)
+    assert Tokenizer(out / form.file, False).encode("漢 fox 🎉") == fast("漢 fox 🎉").input_ids
 
 
 def test_spiece_model_on_plain_texts(folder: Path, spiece: bytes) -> None:

@@ -292,11 +292,18 @@ def test_both_limits_from_the_bundle() -> None:
     [("decoder_start_token_id", "decoder-only"), ("bos_token_id", "encoder-decoder")],
 )
 def test_options_of_the_other_kind_of_model(name: str, kind: Kind) -> None:
-    message = refusal({name: 1}, resolve=partial(resolve_options, kind=kind))
+    start = {"decoder_start_token_id": 0}
+    message = refusal({name: 1}, start, resolve=partial(resolve_options, kind=kind))
     assert message.startswith(f"{name} has no effect")
     assert message.endswith(f"{kind}.")
     resolve_options({name: 1}, {}, kind)
     assert resolve_options({name: 1}, {name: None}, kind) == GenerationOptions()
+
+
+def test_a_decoder_without_a_start_token_starts_from_bos() -> None:
+    """As in Transformers' ``generate``."""
+    options = resolve_options({}, {"bos_token_id": 3}, "encoder-decoder")
+    assert options.decoder_start == 3
 
 
 def test_an_option_of_the_other_kind_of_model_of_a_model(model: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from edgeseq.runtime import BundleError, Model
 from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.manifest import SharedWeight
 from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
 
@@ -17,21 +19,22 @@ from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.bin"
-    np.arange(24, dtype="<f4").tofile(path)
+    np.arange(36, dtype="<f4").tofile(path)
     return path
 
 
 def test_the_mapped_matrix_is_that_of_the_file(weights: Path) -> None:
-    entry = SharedWeight(offset_bytes=16, rows=4, columns=5)
+    entry = SharedWeight(offset_bytes=64, rows=4, columns=5)
     mapped = map_shared_weights(weights, {"table": entry})
-    expected = np.arange(4, 24, dtype=np.float32).reshape(4, 5)
+    expected = np.arange(16, 36, dtype=np.float32).reshape(4, 5)
     np.testing.assert_array_equal(mapped["table"].numpy(), expected)
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        SharedWeight(offset_bytes=17, rows=4, columns=5),
+        SharedWeight(offset_bytes=4, rows=4, columns=5),
+        SharedWeight(offset_bytes=128, rows=4, columns=5),
         SharedWeight(offset_bytes=0, rows=1000, columns=1000),
         SharedWeight(offset_bytes=-4, rows=1, columns=1),
         SharedWeight(offset_bytes=0, rows=0, columns=5),
@@ -69,3 +72,11 @@ def test_the_sessions_read_what_they_are_given(t5_model: Model, tmp_path: Path) 
     gc.collect()
     assert not given.run(None, feed)[0].any()
     assert open_session(graph, "cpu", 1).run(None, feed)[0].any()
+
+
+def test_a_shared_weight_that_is_no_embedding(t5_model: Model) -> None:
+    manifest = t5_model.bundle.manifest
+    entry = manifest.shared_weights["shared"]
+    swapped = replace(entry, rows=entry.columns, columns=entry.rows)
+    with pytest.raises(BundleError, match="no embedding"):
+        open_engine(replace(manifest, shared_weights={"shared": swapped}), t5_model.bundle.folder)

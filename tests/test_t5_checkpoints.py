@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration, T5Model
+from transformers import T5Config, T5ForConditionalGeneration, T5Model
 
 from edgeseq.export import export_checkpoint, t5_decoder, t5_encoder, t5_stack
 from edgeseq.runtime import CheckpointError, Model, OptionError, load
@@ -219,3 +219,32 @@ def test_weight_that_is_not_a_number_is_refused(
         export_checkpoint(save_t5(model), out)
     assert_one_sentence(str(caught.value))
     assert_nothing_written(out)
+
+
+def test_a_model_that_magnifies_rounding_is_no_wrong_graph(
+    save_t5: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its logits in float32 are off in PyTorch as well: by as much as they differ."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=384,
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        initializer_factor=3.0,
+        decoder_start_token_id=0,
+    )
+    folder = save_t5(T5ForConditionalGeneration(config).eval())
+    verification = export_checkpoint(folder, tmp_path / "t5").manifest.verification
+    assert verification is not None
+    assert verification.max_logit_difference > 1e-4 * verification.max_logit
+
+
+def test_a_start_token_outside_the_vocabulary_is_refused(folder: Path, out: Path) -> None:
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "decoder_start_token_id": 5000}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"decoder_start_token_id is 5000"):
+        export_checkpoint(folder, out)

@@ -163,3 +163,16 @@ def test_model_that_names_no_start_token(
     assert started == token_ids(t5_model, SOURCES, max_new_tokens=8)
     from_bos = with_defaults(bos_token_id=START)  # as in Transformers
     assert token_ids(from_bos, SOURCES, max_new_tokens=8) == started
+
+
+@pytest.mark.parametrize("start", [[], [START]])
+def test_text_goes_on_from_the_prefix(start: list[int], t5_model: Model) -> None:
+    """Joined with the prefix's text it is the text of all: no space is lost between the two."""
+    words = t5_model.tokenizer.encode("once upon a time")[:-1]
+    for source in SOURCES:
+        options = {"decoder_input_ids": [*start, *words], "max_new_tokens": 20}
+        result = t5_model.generate_ids([source], **options)[0]
+        whole = t5_model.tokenizer.decode([*words, *result.token_ids])
+        assert t5_model.tokenizer.decode(words) + result.text == whole
+    text = t5_model.generate("a fox", **options)[0].text
+    assert "".join(t5_model.stream("a fox", **options)) == text
