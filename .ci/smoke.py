@@ -26,6 +26,7 @@ def main() -> None:
         check_import,
         check_version,
         check_generate,
+        check_encoder_decoder,
         check_info,
         check_missing_extra,
     ):
@@ -66,6 +67,12 @@ def check_generate() -> None:
     done = run(COMMAND, "generate", "Once upon a time,", "--max-new-tokens", "40")
     expect(done.returncode == 0 and bool(done.stdout.strip()), str(done))
     print(*(f"    | {line}" for line in done.stdout.splitlines()), sep="\n")
+
+
+def check_encoder_decoder() -> None:
+    """`edgeseq generate --demo t5` answers."""
+    done = run(COMMAND, "generate", "--demo", "t5", "pronounce: table")
+    expect(done.returncode == 0 and done.stdout.split() == ["T", "EY1", "B", "AH0", "L"], str(done))
 
 
 def check_info() -> None:

@@ -1,0 +1,78 @@
+"""The demo T5 that comes with the package: trained weights, offline, right answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import T5ForConditionalGeneration
+
+from edgeseq.export import export_checkpoint
+from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.demo_bundles import demo_bundle
+
+DEMO = Path(__file__).parent.parent / "demos" / "t5"
+SOURCES = [
+    "pronounce: algorithm",
+    "pronounce: cat",
+    "pronounce: Washington",
+    "pronounce: zorblax",
+    "spell: HH AH0 L OW1",
+    "spell: K AE1 T",
+    "pronounce: antidisestablishmentarianism",
+    "something else",
+]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return load(demo="t5", verify=True)
+
+
+def test_it_pronounces(demo: Model) -> None:
+    texts = [result.text for result in demo.generate(["pronounce: cat", "pronounce: table"])]
+    assert texts == ["K AE1 T", "T EY1 B AH0 L"]
+
+
+def test_it_spells(demo: Model) -> None:
+    texts = [result.text for result in demo.generate(["spell: K AE1 T", "spell: B UH K"])]
+    assert texts == ["cat", "book"]
+
+
+@torch.no_grad()
+def test_greedy_ids_are_those_of_transformers(demo: Model) -> None:
+    reference = T5ForConditionalGeneration.from_pretrained(
+        DEMO / "checkpoint", attn_implementation="eager"
+    )
+    reference = reference.float().eval()
+    expected = []
+    for source in SOURCES:
+        ids = torch.tensor([demo.tokenizer.encode(source)])
+        expected.append(reference.generate(ids, do_sample=False)[0, 1:].tolist())
+    results = demo.generate(SOURCES)
+    assert [list(result.token_ids) for result in results] == expected
+    assert [result.finish_reason for result in results].count("eos") >= len(SOURCES) - 2
+    assert [list(demo.generate(source)[0].token_ids) for source in SOURCES] == expected
+
+
+def test_it_is_the_checkpoints_bundle(tmp_path: Path) -> None:
+    made = export_checkpoint(DEMO / "checkpoint", tmp_path / "t5").manifest
+    shipped = open_bundle(demo_bundle("t5")).manifest
+    assert made.files["weights.bin"] == shipped.files["weights.bin"]
+    assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
+    assert made.generation == shipped.generation
+    assert made.dimensions == shipped.dimensions
+
+
+def test_its_size_and_its_held_out_errors_are_as_asked() -> None:
+    figures = json.loads((DEMO / "heldout.json").read_text(encoding="utf-8"))
+    assert figures["words"] > 5000
+    assert figures["pronounce"]["word_error_rate"] < 0.40
+    assert figures["pronounce"]["phoneme_error_rate"] < 0.10
+    with safe_open(DEMO / "checkpoint" / "model.safetensors", "pt") as file:
+        parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert 2e6 <= parameters <= 6e6
