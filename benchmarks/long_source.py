@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from edgeseq.runtime import load
+from edgeseq.runtime import EdgeseqError, load
 
 NEW_TOKENS = 8
 
@@ -59,4 +59,7 @@ def peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeseqError as error:
+        sys.exit(str(error))

@@ -24,7 +24,7 @@ from typing import Any
 
 import onnxruntime
 
-from edgeseq.runtime import Model
+from edgeseq.runtime import EdgeseqError, Model
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.engine import engine
 from edgeseq.runtime.loading import open_tokenizer
@@ -185,4 +185,7 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeseqError as error:
+        sys.exit(str(error))

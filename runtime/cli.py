@@ -45,7 +45,7 @@ The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begin
   classification      sst2 sentence: A charming and funny film.
 The demo T5 knows two of its own:
   pronounce: algorithm
-  spell: AE1 L G ER0 IH2 DH AH0 M
+  spell: F AH0 N EH1 T IH0 K
 """
 
 

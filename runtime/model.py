@@ -64,6 +64,8 @@ class Model:
         Joined they are the text that ``generate`` gives. Bad options and prompts raise at once,
         not at the first piece. Closing the iterator ends the work.
         """
+        if not isinstance(text, str):
+            raise PromptError("stream takes one text; several at once: generate.")
         prompts = [self.tokenizer.encode(text)]
         starts, steps = self._start(prompts, options)
         return self._pieces(starts[0], steps)

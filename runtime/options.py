@@ -84,8 +84,8 @@ class GenerationOptions:
             return DEFAULT_NEW_TOKENS
         if self.max_length <= prompt_length:
             raise OptionError(
-                f"max_length is {self.max_length}, but the decoder starts from {prompt_length} "
-                "tokens: raise it, or use max_new_tokens."
+                f"max_length is {self.max_length}, which leaves nothing after the {prompt_length} "
+                "that the decoder starts from: raise it, or use max_new_tokens."
             )
         return self.max_length - prompt_length
 

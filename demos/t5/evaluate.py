@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from demos.t5.dictionary import (
     split,
     without_stress,
 )
-from edgeseq.runtime import Model, load
+from edgeseq.runtime import EdgeseqError, Model, load
 
 BATCH = 64
 
@@ -115,4 +116,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeseqError as error:
+        sys.exit(str(error))

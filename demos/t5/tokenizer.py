@@ -36,6 +36,9 @@ def build_tokenizer() -> Tokenizer:
             normalizers.StripAccents(),
             normalizers.Replace("’", "'"),
             normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(rf"(?i)^{PRONOUNCE}"), PRONOUNCE),
+            normalizers.Replace(Regex(rf"(?i)^{SPELL}"), SPELL),
         ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")
