@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeseq.runtime.demo_bundles import DEMOS
+from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 from edgeseq.runtime.errors import EdgeseqError, PromptError
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _add_info(commands: Any) -> None:
     parser = commands.add_parser(
         "info", help="show what a bundle is", description="Show what a bundle is, and check it."
     )
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle")
+    which.add_argument("--demo", choices=DEMOS, help="edgeseq's own model")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file")
     parser.set_defaults(run=_info)
@@ -210,7 +212,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from edgeseq.runtime.bundle import open_bundle
 
-    bundle = open_bundle(arguments.bundle, verify=arguments.verify)
+    folder = arguments.bundle if arguments.demo is None else demo_bundle(arguments.demo)
+    bundle = open_bundle(folder, verify=arguments.verify)
     if arguments.json:
         print(bundle.manifest.to_json(), end="")
     else:

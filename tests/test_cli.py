@@ -218,6 +218,14 @@ def test_info_verifies_on_request(bundle: Path, tmp_path: Path, capsys: Captured
     assert "weights.bin" in failure(["info", str(copy), "--verify", "--json"], capsys)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_info_of_a_demo(name: str, capsys: Captured) -> None:
+    assert main(["info", "--demo", name, "--verify"]) == 0
+    printed = capsys.readouterr().out
+    assert f"architecture   {name}, " in printed
+    assert "verified" in printed
+
+
 # export
 
 
@@ -391,6 +399,8 @@ def test_permission_denied_to_read(
         ["generate", "a", "--demo", "bert"],
         ["generate", "a", "--demo", "gpt2", "--bundle", "folder"],
         ["info"],
+        ["info", "--demo", "none"],
+        ["info", "--demo", "t5", "bundle"],
         ["export", "checkpoint"],
         ["export", "checkpoint", "out", "--precision", "int3"],
     ],
