@@ -72,6 +72,7 @@ def export_checkpoint(
     return bundle
 
 
+@torch.no_grad()
 def _write_files(
     family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
 ) -> Manifest:
@@ -81,8 +82,7 @@ def _write_files(
     generation = generation_defaults(model)
     _check_defaults(family.KIND, model, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
-    with torch.no_grad():
-        graphs = family.graphs(model)
+    graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
     manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
     del model, graphs  # a large model and its session may not fit into memory together
@@ -109,7 +109,7 @@ def _write_graphs(
     """Write the graphs and their weights; returns the matrices that more than one of them reads."""
     shared: dict[str, SharedWeight] = {}
     seen: dict[str, int] = {}
-    with torch.no_grad(), WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+    with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for graph in graphs:
             progress(f"exporting the {graph.role}")
             offsets = write_graph(graph, folder, weights_file)

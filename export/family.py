@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from edgeseq.export import gpt2, t5
 from edgeseq.export.graph import Graph
 from edgeseq.export.json_file import read_json
+from edgeseq.export.quiet import quiet_transformers
 from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import Dimensions, Kind
 
@@ -94,23 +94,20 @@ def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedMo
     Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
     ``scale_attn_by_inverse_layer_idx``.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        family.check(config)
-        model, report = family.MODEL_CLASSES[config.model_type].from_pretrained(
-            folder,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below by name
-        )
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            family.check(config)
+            model, report = family.MODEL_CLASSES[config.model_type].from_pretrained(
+                folder,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
+            )
     except LOAD_ERRORS as error:
         raise CheckpointError(f"Transformers cannot load {folder}: {reason(error)}.") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     if mismatched := sorted(map(str, report["mismatched_keys"])):
         raise CheckpointError(
             f"The weight {mismatched[0]} in {folder} does not have the shape that config.json "

@@ -18,6 +18,12 @@ def is_absent(value: Any) -> bool:
     return value is None or bool(value.node().mustBeNone())
 
 
+def add_and_norm_node(g: Any, operator: str, inputs: list[Any], epsilon: float) -> Any:
+    """``(the norm, the sum)`` of a node that adds its first two inputs and normalizes the sum."""
+    normalized, _, _, total = g.op(operator, *inputs, epsilon_f=epsilon, outputs=4)
+    return normalized.setType(inputs[0].type()), total.setType(inputs[0].type())
+
+
 class SkipLayerNormalization(torch.autograd.Function):
     """``LayerNorm(hidden + skip + skip_bias)`` and the sum itself, as one node.
 
@@ -29,18 +35,8 @@ class SkipLayerNormalization(torch.autograd.Function):
     def symbolic(
         g: Any, hidden: Any, skip: Any, weight: Any, bias: Any, skip_bias: Any, epsilon: float
     ) -> Any:
-        outputs = g.op(
-            "com.microsoft::SkipLayerNormalization",
-            hidden,
-            skip,
-            weight,
-            bias,
-            *([] if is_absent(skip_bias) else [skip_bias]),
-            epsilon_f=epsilon,
-            outputs=4,
-        )
-        normalized, total = outputs[0], outputs[3]
-        return normalized.setType(hidden.type()), total.setType(hidden.type())
+        inputs = [hidden, skip, weight, bias, *([] if is_absent(skip_bias) else [skip_bias])]
+        return add_and_norm_node(g, "com.microsoft::SkipLayerNormalization", inputs, epsilon)
 
     @staticmethod
     def forward(
@@ -83,16 +79,8 @@ class SkipSimplifiedLayerNormalization(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, hidden: Any, skip: Any, weight: Any, epsilon: float) -> Any:
-        outputs = g.op(
-            "com.microsoft::SkipSimplifiedLayerNormalization",
-            hidden,
-            skip,
-            weight,
-            epsilon_f=epsilon,
-            outputs=4,
-        )
-        normalized, total = outputs[0], outputs[3]
-        return normalized.setType(hidden.type()), total.setType(hidden.type())
+        operator = "com.microsoft::SkipSimplifiedLayerNormalization"
+        return add_and_norm_node(g, operator, [hidden, skip, weight], epsilon)
 
     @staticmethod
     def forward(

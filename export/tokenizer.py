@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, ByT5Tokenizer
-from transformers.utils import logging as transformers_logging
 
 from edgeseq.export.family import Progress
 from edgeseq.export.json_file import read_json
+from edgeseq.export.quiet import quiet_transformers
 from edgeseq.runtime.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
 from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import TokenizerFormat
@@ -72,10 +72,8 @@ def write_tokenizer(
 
 def _load(checkpoint: Path) -> Any:
     """Transformers' tokenizer of the checkpoint, the fast one where there is one."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them is said by `write_tokenizer`
             return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
     except Exception as error:  # a damaged file: tokenizers raises nothing more special
@@ -84,8 +82,6 @@ def _load(checkpoint: Path) -> Any:
             files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
         raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _names_bytes(checkpoint: Path) -> bool:
