@@ -15,11 +15,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
+from edgeseq.runtime import info_command
+from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import EdgeseqError, PromptError
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.bundle import Bundle
     from edgeseq.runtime.model import Model
 
 NEW_TOKENS = 128
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_generate(commands)
     _add_export(commands)
-    _add_info(commands)
+    info_command.add_parser(commands)
     return parser
 
 
@@ -137,18 +137,6 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32"], help="default: fp32")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     parser.set_defaults(run=_export)
-
-
-def _add_info(commands: Any) -> None:
-    parser = commands.add_parser(
-        "info", help="show what a bundle is", description="Show what a bundle is, and check it."
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle")
-    which.add_argument("--demo", choices=DEMOS, help="edgeseq's own model")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    parser.add_argument("--verify", action="store_true", help="check the hash of every file")
-    parser.set_defaults(run=_info)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -207,42 +195,6 @@ def _export(arguments: argparse.Namespace) -> int:
         progress=lambda message: print(message, file=sys.stderr, flush=True),
     )
     return 0
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    from edgeseq.runtime.bundle import open_bundle
-
-    folder = arguments.bundle if arguments.demo is None else demo_bundle(arguments.demo)
-    bundle = open_bundle(folder, verify=arguments.verify)
-    if arguments.json:
-        print(bundle.manifest.to_json(), end="")
-    else:
-        _print_info(bundle)
-        if arguments.verify:
-            print("verified       every file has its hash")
-    return 0
-
-
-def _print_info(bundle: Bundle) -> None:
-    manifest, sizes = bundle.manifest, bundle.manifest.dimensions
-    check = manifest.verification
-    total = sum(entry.size_bytes for entry in manifest.files.values())
-    revision = f" at {manifest.source.revision}" if manifest.source.revision else ""
-    lines = {
-        "bundle": bundle.folder,
-        "architecture": f"{manifest.architecture}, {manifest.kind}",
-        "source": f"{manifest.source.id}{revision}",
-        "precision": manifest.quantization.recipe,
-        "size": f"{total / 1e6:.1f} MB",
-        "layers": f"{sizes.layers}, {sizes.heads} heads of {sizes.head_size}",
-        "vocabulary": sizes.vocabulary,
-        "positions": sizes.max_positions or "any number",
-        "generation": json.dumps(dict(manifest.generation)),
-        "from PyTorch": f"{check.max_logit_difference:.1e} in a logit at most" if check else "?",
-        "made with": ", ".join(f"{n} {v}" for n, v in manifest.producers.items()),
-    }
-    for name, value in lines.items():
-        print(f"{name:<14} {value}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ class Decoder(Protocol):
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append ``tokens``, one to each row; the logits after each: (rows, vocabulary)."""
 
+    def read(self, tokens: Sequence[int]) -> Logits:
+        """Append ``tokens`` to the only row; the logits after each: (tokens, vocabulary)."""
+
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
 

@@ -53,6 +53,7 @@ class OnnxDecoder:
         self._names = layer_names(sizes)
         self._sources = sources
         self._rows_per_source = rows // sources.rows if sources else 1
+        self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
         self._step: _BoundStep | None = None  # bound for one token a row, made when needed
 
@@ -61,7 +62,7 @@ class OnnxDecoder:
         lengths = [len(prompt) for prompt in prompts]
         n = max(lengths)
         self._make_room(n)
-        step = self._bind(n)
+        step = self._bind(n, self._logits[: len(prompts)])
         step.input_ids.fill(0)
         for row, prompt in enumerate(prompts):
             step.input_ids[row, : len(prompt)] = prompt
@@ -74,10 +75,21 @@ class OnnxDecoder:
         """Append one token to each row: (rows, vocabulary) logits after each."""
         self._make_room(max(self._cache.lengths) + 1)
         if self._step is None:
-            self._step = self._bind(1)
+            self._step = self._bind(1, self._logits[: self._cache.rows])
             self._step.logits_at[:] = np.arange(self._cache.rows)
         self._step.append(tokens)
         return self._step.run()
+
+    def read(self, tokens: Sequence[int]) -> Logits:
+        """Append ``tokens`` to the only row: (tokens, vocabulary) logits after each of them."""
+        [length] = self._cache.lengths
+        self._make_room(length + len(tokens))
+        step = self._bind(len(tokens), np.empty((len(tokens), self._vocabulary), np.float32))
+        step.input_ids[0] = tokens
+        step.position_ids[0] = np.arange(length, length + len(tokens))
+        step.logits_at[:] = np.arange(len(tokens))
+        self._cache.lengths = [length + len(tokens)]
+        return step.run()
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
@@ -97,12 +109,15 @@ class OnnxDecoder:
             self._step = None
             self._cache.grow(min(self._capacity, max(length, 2 * capacity)))
 
-    def _bind(self, n: int) -> _BoundStep:
-        return _BoundStep(self._session, self._cache, self._sources, self._names, self._logits, n)
+    def _bind(self, n: int, logits: Logits) -> _BoundStep:
+        return _BoundStep(self._session, self._cache, self._sources, self._names, logits, n)
 
 
 class _BoundStep:
-    """A call of the session for the cache's rows and ``n`` tokens each, everything bound."""
+    """A call of the session for the cache's rows and ``n`` tokens each, everything bound.
+
+    ``logits``: where those go that ``logits_at`` asks for.
+    """
 
     def __init__(
         self,
@@ -116,7 +131,7 @@ class _BoundStep:
         rows = cache.rows
         self.input_ids = np.empty((rows, n), np.int64)
         self.position_ids = np.empty((rows, n), np.int64)
-        self.logits_at = np.empty(rows, np.int64)
+        self.logits_at = np.empty(len(logits), np.int64)
         self._seqlens_k = np.empty(rows, np.int32)
         self._total_sequence_length = np.empty((), np.int32)
         # Plain views: writing single numbers through them is cheaper than numpy's own way.
@@ -124,7 +139,7 @@ class _BoundStep:
         self._positions = self.position_ids.reshape(-1).data
         self._last_positions = self._seqlens_k.data
         self._longest = self._total_sequence_length.reshape(1).data
-        self._logits = logits[:rows]
+        self._logits = logits
         self._cache = cache
         self._run = session.run_with_iobinding
         self._binding = session.io_binding()
