@@ -20,7 +20,7 @@ from edgeseq.export.family import (
     generation_defaults,
     load_model,
 )
-from edgeseq.export.graph import Graph, write_graph
+from edgeseq.export.graph import Graph, weights_per_run_bytes, write_graph
 from edgeseq.export.tokenizer import write_tokenizer
 from edgeseq.export.verification import Reference, make_reference, verify
 from edgeseq.runtime.bundle import Bundle
@@ -38,7 +38,6 @@ from edgeseq.runtime.manifest import (
 from edgeseq.runtime.options import GenerationOptions, resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
-PRECISIONS = ("fp32",)
 PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")
 
 
@@ -47,7 +46,6 @@ def export_checkpoint(
     out: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    precision: str = "fp32",
     overwrite: bool = False,
     progress: Progress = lambda message: None,
 ) -> Bundle:
@@ -55,11 +53,8 @@ def export_checkpoint(
 
     The bundle is compared with the PyTorch model on random prompts before it is moved into place.
     ``progress`` is told each step in a line. Raises ``CheckpointError`` for a checkpoint that
-    cannot be exported, ``BundleError`` where ``out`` is taken, ``OptionError`` for a precision
-    that does not exist.
+    cannot be exported, ``BundleError`` where ``out`` is taken.
     """
-    if precision not in PRECISIONS:
-        raise OptionError(f"There is no precision {precision!r}: use {', '.join(PRECISIONS)}.")
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         progress(f"looking for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
@@ -85,6 +80,8 @@ def _write_files(
     graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
     manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
+    decoder = folder / manifest.graphs["decoder"]
+    manifest = replace(manifest, weights_per_token_bytes=weights_per_run_bytes(decoder))
     del model, graphs  # a large model and its session may not fit into memory together
     progress("comparing with PyTorch")
     verification = verify(
@@ -160,7 +157,8 @@ def _manifest(
         shared_weights=shared,
         tokenizer=tokenizer,
         generation=generation,
-        quantization=Quantization(recipe="fp32"),
+        weights_per_token_bytes=0,  # known once the graph is written
+        quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,
         verification=None,
         producers={name: version(name) for name in PRODUCERS},

@@ -8,6 +8,7 @@ gave them. A tensor that two graphs use is stored once.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,17 @@ def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> dict[s
     model.functions.extend(map(onnx.parser.parse_function, graph.functions))
     onnx.save(model, path)
     return offsets
+
+
+def weights_per_run_bytes(path: Path) -> int:
+    """Bytes of the weights that every run of the graph at ``path`` reads: all but the tables."""
+    proto = onnx.load(path, load_external_data=False).graph
+    read = {name for node in proto.node if node.op_type != "Gather" for name in node.input}
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in proto.initializer
+        if tensor.name in read
+    )
 
 
 def _inputs_to_initializers(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from edgeseq.runtime.loading import load
     from edgeseq.runtime.model import Model
-    from edgeseq.runtime.results import GenerationResult, Timings
+    from edgeseq.runtime.results import GenerationResult, Score, Timings
 
 __all__ = [
     "BundleError",
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "OptionError",
     "PromptError",
+    "Score",
     "Timings",
     "load",
 ]
@@ -43,6 +44,7 @@ __all__ = [
 _MODULES = {
     "GenerationResult": "results",
     "Model": "model",
+    "Score": "results",
     "Timings": "results",
     "load": "loading",
 }

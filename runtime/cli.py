@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgeseq.runtime import info_command
+from edgeseq.runtime import bench_command, eval_command, info_command
 from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import EdgeseqError, PromptError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
 
 NEW_TOKENS = 128
+RECIPES = ("int8", "int4", "int8-weights")  # known without importing what quantizes
 OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
     "max_length": (int, "tokens at most, those that the decoder starts from included"),
@@ -81,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_generate(commands)
     _add_export(commands)
+    _add_quantize(commands)
     info_command.add_parser(commands)
+    bench_command.add_parser(commands)
+    eval_command.add_parser(commands)
     return parser
 
 
@@ -114,6 +119,7 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
+    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--do-sample",
@@ -134,9 +140,44 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("checkpoint", help="folder, or id on the Hub")
     parser.add_argument("out", type=Path, help="folder of the bundle to write")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--precision", default="fp32", choices=["fp32"], help="default: fp32")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", *RECIPES],
+        help="fp32 (the default), or a recipe of `edgeseq quantize`",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     parser.set_defaults(run=_export)
+
+
+def _add_quantize(commands: Any) -> None:
+    parser = commands.add_parser(
+        "quantize",
+        help="store a bundle's model in fewer bits",
+        description="Quantize a float32 bundle, and measure what it loses (needs the extra "
+        "'quantize').",
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the float32 bundle")
+    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="default: int8")
+    parser.add_argument("--block-size", type=int, help="weights that share a scale, with blocks")
+    parser.add_argument(
+        "--kv-cache",
+        choices=["float32", "int8"],
+        help="what the cache holds when nothing else is asked for (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--text", type=Path, help="to calibrate and judge on: a text, or source and target pairs"
+    )
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="LAYER", help="store it in more bits"
+    )
+    parser.add_argument(
+        "--max-loss", type=float, metavar="PERCENT", help="how much perplexity may rise"
+    )
+    parser.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    parser.set_defaults(run=_quantize)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -150,6 +191,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
         verify=arguments.verify,
+        kv_cache=arguments.kv_cache,
     )
     if not {"max_length", "max_new_tokens"} & {*options, *model.bundle.manifest.generation}:
         options["max_new_tokens"] = NEW_TOKENS
@@ -186,15 +228,58 @@ def _read_prompt(stream: TextIO | None) -> str:
 def _export(arguments: argparse.Namespace) -> int:
     from edgeseq.export import export_checkpoint
 
-    export_checkpoint(
-        arguments.checkpoint,
+    def export(out: Path, overwrite: bool) -> None:
+        export_checkpoint(
+            arguments.checkpoint,
+            out,
+            revision=arguments.revision,
+            overwrite=overwrite,
+            progress=_say,
+        )
+
+    if arguments.precision == "fp32":
+        export(arguments.out, arguments.overwrite)
+        return 0
+    from edgeseq.quantize import quantize_bundle
+    from edgeseq.runtime.bundle_writer import BundleWriter
+
+    BundleWriter(arguments.out, overwrite=arguments.overwrite)  # is it free? before all the work
+    with TemporaryDirectory(prefix="edgeseq-") as folder:
+        bundle = Path(folder) / "fp32"
+        export(bundle, overwrite=False)
+        quantize_bundle(
+            bundle,
+            arguments.out,
+            recipe=arguments.precision,
+            overwrite=arguments.overwrite,
+            progress=_say,
+        )
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from edgeseq.quantize import quantize_bundle
+
+    limit = arguments.max_loss
+    quantize_bundle(
+        arguments.bundle,
         arguments.out,
-        revision=arguments.revision,
-        precision=arguments.precision,
+        recipe=arguments.recipe,
+        block_size=arguments.block_size,
+        keep=arguments.keep,
+        kv_cache=arguments.kv_cache,
+        text=arguments.text,
+        perplexity_rise_limit=None if limit is None else limit / 100,
+        allow_loss=arguments.allow_loss,
         overwrite=arguments.overwrite,
-        progress=lambda message: print(message, file=sys.stderr, flush=True),
+        progress=_say,
     )
     return 0
+
+
+def _say(message: str) -> None:
+    """A line on what long work does just now."""
+    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.errors import BundleError
+from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.graph_contract import check_graph
-from edgeseq.runtime.manifest import MANIFEST_NAME, ROLES, Manifest
+from edgeseq.runtime.manifest import (
+    DECODERS,
+    MANIFEST_NAME,
+    ROLES,
+    CacheDtype,
+    CacheFormat,
+    Manifest,
+)
 from edgeseq.runtime.memory import CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
@@ -18,12 +26,20 @@ from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 
 def open_engine(
-    manifest: Manifest, folder: Path, *, device: str = "cpu", threads: int | None = None
+    manifest: Manifest,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    kv_cache: CacheDtype | None = None,
 ) -> NewDecoder:
     """Sessions over the graphs of the bundle in ``folder``, which the decoders share.
 
-    Raises ``DeviceError`` for a device that is not there, ``BundleError`` for a broken graph.
+    ``kv_cache``: what the cache holds; None: the bundle's default. Raises ``DeviceError`` for a
+    device that is not there, ``OptionError`` for a cache that the bundle has no graph for,
+    ``BundleError`` for a broken graph.
     """
+    manifest = with_cache(manifest, kv_cache or manifest.kv_cache.dtype)
     weights = manifest.shared_weights
     if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
         raise BundleError(
@@ -35,6 +51,29 @@ def open_engine(
         sessions[role] = open_session(folder / manifest.graphs[role], device, threads, shared)
         check_graph(sessions[role], role, manifest)
     return engine(manifest, sessions)
+
+
+def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
+    """``manifest`` with the decoder's graph whose cache holds ``dtype``."""
+    if dtype not in get_args(CacheDtype):
+        raise OptionError(f"kv_cache is {dtype!r}; it must be {_either(get_args(CacheDtype))}.")
+    graph = manifest.graphs.get(DECODERS[dtype])
+    if graph is None:
+        raise OptionError(
+            f"The bundle has no graph for a cache of {dtype}: use {graphs_for(manifest)}, or make "
+            "one that has with `edgeseq quantize`."
+        )
+    graphs = {**manifest.graphs, "decoder": graph}
+    return replace(manifest, graphs=graphs, kv_cache=CacheFormat(dtype=dtype))
+
+
+def graphs_for(manifest: Manifest) -> str:
+    """What the cache of a bundle can hold, in words."""
+    return _either(tuple(dtype for dtype, role in DECODERS.items() if role in manifest.graphs))
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def engine(manifest: Manifest, sessions: Mapping[str, Any]) -> NewDecoder:

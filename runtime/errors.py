@@ -8,7 +8,8 @@ Each says in one sentence what was wrong, what is allowed and what to do next.
     ├── PromptError          a prompt that the model cannot take
     ├── DeviceError          a device that was asked for and is not there
     ├── MissingPackageError  an optional package that is not installed
-    └── CheckpointError      a checkpoint that cannot be exported
+    ├── CheckpointError      a checkpoint that cannot be exported
+    └── QuantizationError    a bundle that loses more by quantizing than is allowed
 """
 
 from __future__ import annotations
@@ -46,3 +47,7 @@ class MissingPackageError(EdgeseqError, ImportError):
 
 class CheckpointError(EdgeseqError):
     """A checkpoint cannot be read, is not supported or failed its verification."""
+
+
+class QuantizationError(EdgeseqError):
+    """A bundle loses more by quantizing than is allowed."""

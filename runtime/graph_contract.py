@@ -66,12 +66,24 @@ def check_graph(session: Any, role: str, manifest: Manifest) -> None:
         found = {value.name: tuple(value.shape) for value in values}
     except UnicodeDecodeError as error:
         raise BundleError(f"The {role} graph is damaged: export the bundle again.") from error
+    if role == "decoder":
+        _check_cache_dtype(session, manifest)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise BundleError(
                 f"The {role} graph and {MANIFEST_NAME} disagree: {name} has the shape "
                 f"{_written(found.get(name))} where {_written(expected.get(name))} was expected; "
                 "export the bundle again."
+            )
+
+
+def _check_cache_dtype(session: Any, manifest: Manifest) -> None:
+    dtype = {"float32": "tensor(float)", "int8": "tensor(int8)"}[manifest.kv_cache.dtype]
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        if value.name.startswith(("past_key_values.", "present.")) and value.type != dtype:
+            raise BundleError(
+                f"The decoder graph and {MANIFEST_NAME} disagree: {value.name} is a {value.type} "
+                f"where {dtype} was expected; export the bundle again."
             )
 
 

@@ -11,6 +11,7 @@ from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 
 if TYPE_CHECKING:
     from edgeseq.runtime.bundle import Bundle
+    from edgeseq.runtime.manifest import Quality, Quantization
 
 
 def add_parser(commands: Any) -> None:
@@ -49,7 +50,10 @@ def _print_info(bundle: Bundle) -> None:
         "bundle": bundle.folder,
         "architecture": f"{manifest.architecture}, {manifest.kind}",
         "source": f"{manifest.source.id}{revision}",
-        "precision": manifest.quantization.recipe,
+        "precision": _precision(manifest.quantization),
+        "quality": _quality(manifest.quantization.quality),
+        "kept": _kept(manifest.quantization),
+        "cache": manifest.kv_cache.dtype,
         "size": f"{total / 1e6:.1f} MB",
         "layers": f"{sizes.layers}, {sizes.heads} heads of {sizes.head_size}",
         "vocabulary": sizes.vocabulary,
@@ -59,4 +63,26 @@ def _print_info(bundle: Bundle) -> None:
         "made with": ", ".join(f"{n} {v}" for n, v in manifest.producers.items()),
     }
     for name, value in lines.items():
-        print(f"{name:<14} {value}")
+        if value is not None:
+            print(f"{name:<14} {value}")
+
+
+def _precision(quantization: Quantization) -> str:
+    size = quantization.block_size
+    return quantization.recipe + (f", blocks of {size}" if size is not None else "")
+
+
+def _quality(quality: Quality | None) -> str | None:
+    if quality is None:
+        return None
+    return (
+        f"perplexity {quality.perplexity_rise:+.2%} of the source's (limit "
+        f"{quality.perplexity_rise_limit:.2%}), KL divergence {quality.kl_divergence:.1e}, "
+        f"{quality.top1_agreement:.1%} of the most probable tokens the same, over "
+        f"{quality.tokens} tokens of {quality.text}, {quality.kv_cache} cache"
+    )
+
+
+def _kept(quantization: Quantization) -> str | None:
+    kept = (f"{layer} as {storage}" for layer, storage in quantization.kept.items())
+    return "; ".join(kept) or None

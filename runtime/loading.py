@@ -9,7 +9,7 @@ from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 from edgeseq.runtime.errors import BundleError, OptionError
-from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
+from edgeseq.runtime.manifest import MANIFEST_NAME, CacheDtype, Manifest
 from edgeseq.runtime.model import Model
 from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.tokenizer import Tokenizer
@@ -22,12 +22,16 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     verify: bool = False,
+    kv_cache: CacheDtype | None = None,
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
     ``threads``: how many compute; None: one a physical core. ``verify``: check the hash of every
-    file first. Raises ``BundleError`` for a bundle that is missing, damaged or too new,
-    ``DeviceError`` for a device that is not there, ``MissingPackageError`` without ONNX Runtime.
+    file first. ``kv_cache``: what the cache of keys and values holds, "float32" or "int8" (which
+    quantized bundles have too); None: the bundle's default. Raises ``BundleError`` for a bundle
+    that is missing, damaged or too new, ``DeviceError`` for a device that is not there,
+    ``OptionError`` for a cache that the bundle has no graph for, ``MissingPackageError`` without
+    ONNX Runtime.
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
@@ -39,7 +43,7 @@ def load(
     # Not at the top: importing edgeseq costs nothing that only a loaded model needs.
     from edgeseq.runtime.engine import open_engine
 
-    engine = open_engine(manifest, bundle.folder, device=device, threads=threads)
+    engine = open_engine(manifest, bundle.folder, device=device, threads=threads, kv_cache=kv_cache)
     return Model(bundle, tokenizer, engine)
 
 

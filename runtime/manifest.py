@@ -23,6 +23,9 @@ ROLES: dict[Kind, tuple[str, ...]] = {
     "decoder-only": ("decoder",),
     "encoder-decoder": ("encoder", "decoder"),
 }
+CacheDtype = Literal["float32", "int8"]
+# The role of the decoder's graph by what its cache holds; the first is in every bundle.
+DECODERS: dict[CacheDtype, str] = {"float32": "decoder", "int8": "decoder_int8_cache"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,9 @@ class Dimensions:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFormat:
-    """The element type of the cache."""
+    """The element type of the cache, unless another is asked for."""
 
-    dtype: Literal["float32"]
+    dtype: CacheDtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,29 @@ class SharedWeight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What quantizing cost, measured on a text with the source bundle beside it."""
+
+    text: str  # name of its file
+    tokens: int  # predicted
+    context_tokens: int | None  # read at most at once; None: each target as a whole
+    kv_cache: CacheDtype  # with which the quantized model read it
+    source_cross_entropy: float  # nats a token
+    cross_entropy: float
+    perplexity_rise: float  # 0.01: one percent higher than the source's
+    perplexity_rise_limit: float  # that the recipe, or the caller, asked for
+    kl_divergence: float  # nats, of the next token's distribution from the source's, mean
+    top1_agreement: float  # share of positions with the same most probable token
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantization:
     """What the weights are stored as."""
 
     recipe: str
+    block_size: int | None  # weights that share a scale, where the recipe stores blocks
+    kept: Mapping[str, str]  # sensitive layers, and as what they are stored instead
+    quality: Quality | None  # None where nothing was quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +130,7 @@ class Manifest:
     shared_weights: Mapping[str, SharedWeight]  # by the name that it has in those graphs
     tokenizer: TokenizerFormat
     generation: Mapping[str, Any]  # defaults, special token ids among them
+    weights_per_token_bytes: int  # what a step of the decoder reads of the weights
     quantization: Quantization
     source: Source
     verification: Verification | None  # None only while the bundle is being made
@@ -177,6 +200,11 @@ def _check_names(manifest: Manifest) -> None:
     for role in ROLES[manifest.kind]:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
+    if DECODERS[manifest.kv_cache.dtype] not in manifest.graphs:
+        raise BundleError(
+            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, expected a cache that "
+            "there is a graph for, as 'float32': export the bundle again."
+        )
     used = [*manifest.graphs.values()]
     if manifest.tokenizer.file is not None:
         used.append(manifest.tokenizer.file)

@@ -14,8 +14,10 @@ from edgeseq.runtime.detokenizer import Detokenizer
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loop import decode
 from edgeseq.runtime.options import GenerationOptions, resolve_options
+from edgeseq.runtime.passages import scored
 from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists, listed
-from edgeseq.runtime.results import FinishReason, GenerationResult, Timings
+from edgeseq.runtime.results import FinishReason, GenerationResult, Score, Timings
+from edgeseq.runtime.scoring import log_probabilities, window_logits
 from edgeseq.runtime.search import NewToken, RowSearch
 from edgeseq.runtime.tokenizer import Tokenizer
 
@@ -38,6 +40,11 @@ class Model:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self._new_decoder = new_decoder
+
+    @property
+    def new_decoder(self) -> NewDecoder:
+        """What makes decoders over the bundle's graphs, for those who read logits."""
+        return self._new_decoder
 
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
         """Generate from one text or several at once; the results come in the texts' order.
@@ -69,6 +76,27 @@ class Model:
         prompts = [self.tokenizer.encode(text)]
         starts, steps = self._start(prompts, options)
         return self._pieces(starts[0], steps)
+
+    def score(self, text: str, target: str | None = None) -> Score:
+        """The log-probability of each token of ``text``, given all that stands before it.
+
+        Nothing predicts its first token. A text beyond the model's positions is read in windows
+        that overlap by half. A model with an encoder reads ``text``, and the tokens are those of
+        ``target``, with its end-of-sequence token. Raises ``PromptError`` for a text that cannot be
+        served, ``OptionError`` for a target that is missing or has no effect.
+        """
+        for item in (text, "" if target is None else target):
+            if not isinstance(item, str):
+                raise PromptError(f"score takes one text, not {item!r:.60}.")
+        windows, ids = scored(text, target, self.bundle.manifest, self.tokenizer)
+        known = [
+            float(value)
+            for window in windows
+            for targets, logits in window_logits(self._new_decoder, window)
+            for value in log_probabilities(logits, targets)
+        ]
+        unknown = (None,) * (len(ids) - len(known))
+        return Score(token_ids=tuple(ids), log_probabilities=(*unknown, *known))
 
     def _pieces(self, start: Sequence[int], steps: Iterator[Sequence[NewToken]]) -> Iterator[str]:
         detokenizer = self._detokenizer(start)

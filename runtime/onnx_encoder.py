@@ -36,7 +36,7 @@ class OnnxEncoder:
         sizes = self._manifest.dimensions
         encoded = KVCache(
             sizes,
-            self._manifest.kv_cache.dtype,
+            "float32",
             self._memory,
             rows=len(sources),
             capacity=padded,

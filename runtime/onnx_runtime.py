@@ -59,17 +59,31 @@ SharedWeights = Mapping[str, onnxruntime.OrtValue]
 
 
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
-    """A session that keeps the weights alive that it shares with others."""
+    """A session that keeps the weights alive that it shares with others.
+
+    ``graph``: its file, or its bytes where the weights lie in ``folder``.
+    """
 
     def __init__(
-        self, graph: Path, device: str, threads: int | None, shared: SharedWeights
+        self,
+        graph: Path | bytes,
+        device: str,
+        threads: int | None,
+        shared: SharedWeights,
+        folder: Path | None = None,
     ) -> None:
         options = session_options(threads)
+        if folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, os.fspath(folder))
         for name, value in shared.items():
             options.add_initializer(name, value)
         self._shared = shared
         super().__init__(
-            os.fspath(graph), options, providers=[_provider(device)], enable_fallback=0
+            graph if isinstance(graph, bytes) else os.fspath(graph),
+            options,
+            providers=[_provider(device)],
+            enable_fallback=0,
         )
 
 

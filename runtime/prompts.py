@@ -51,7 +51,7 @@ def check_prompt(number: int, prompt: Ids, options: GenerationOptions, manifest:
                 "give it some text."
             )
         prompt.append(options.bos_token_id)
-    _check_ids(f"Prompt {number}", prompt, manifest)
+    check_ids(f"Prompt {number}", prompt, manifest)
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
             f"Prompt {number} has {len(prompt)} tokens; this model reads at most "
@@ -84,7 +84,7 @@ def decoder_prompts(
     lists = _one_each(prefixes, len(prompts))
     starts = [ids if ids[:1] == [start] else [start, *ids] for ids in lists]
     for number, ids in enumerate(starts):
-        _check_ids(f"The decoder's start for prompt {number}", ids, manifest)
+        check_ids(f"The decoder's start for prompt {number}", ids, manifest)
     return starts
 
 
@@ -103,7 +103,8 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
     return id_lists(items, "decoder_input_ids")
 
 
-def _check_ids(what: str, ids: Ids, manifest: Manifest) -> None:
+def check_ids(what: str, ids: Ids, manifest: Manifest) -> None:
+    """Refuse ids outside the vocabulary; ``what`` they are is for the error."""
     vocabulary = manifest.dimensions.vocabulary
     for token in ids:
         if type(token) is not int or not 0 <= token < vocabulary:

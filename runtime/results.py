@@ -1,4 +1,4 @@
-"""What a generation gives back."""
+"""What a generation, or a text that is scored, gives back."""
 
 from __future__ import annotations
 
@@ -28,3 +28,16 @@ class GenerationResult:
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How probable a model finds a text."""
+
+    token_ids: tuple[int, ...]
+    log_probabilities: tuple[float | None, ...]  # natural, one a token; None: nothing predicts it
+
+    @property
+    def total(self) -> float:
+        """The log-probability of all tokens that are predicted."""
+        return sum(value for value in self.log_probabilities if value is not None)

@@ -29,6 +29,8 @@ RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "tokenizers", "huggingface_hub"}
 SEARCH_SIDE = {
     "beam_search",
     "decoder",
+    "error_rates",
+    "evaluation",
     "logits",
     "loop",
     "options",
@@ -37,6 +39,7 @@ SEARCH_SIDE = {
     "results",
     "rows",
     "sampling",
+    "scoring",
     "search",
     "stopping",
 }

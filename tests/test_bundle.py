@@ -24,6 +24,7 @@ from edgeseq.runtime.manifest import (
     Dimensions,
     FileEntry,
     Manifest,
+    Quality,
     Quantization,
     SharedWeight,
     Source,
@@ -205,6 +206,8 @@ def test_every_field_has_its_type(data: dict[str, Any]) -> None:
         for wrong in [["wrong"], *WRONG_VALUES[type(parent_of(data, path)[path[-1]])]]:
             if wrong is None and path in NULLABLE:
                 continue
+            if path == ("quantization", "block_size") and type(wrong) is int:
+                continue  # null in this bundle
             changed = deepcopy(data)
             parent_of(changed, path)[path[-1]] = wrong
             assert (path[-1] if path != ("schema",) else MANIFEST_NAME) in reading_refused(changed)
@@ -456,7 +459,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 max_positions=st.none() | integers,
             )
         ),
-        kv_cache=CacheFormat(dtype="float32"),
+        kv_cache=CacheFormat(dtype=draw(st.sampled_from(["float32", "int8"]))),
         graphs={
             "decoder": draw(listed),
             "encoder": draw(listed),
@@ -465,7 +468,28 @@ def manifests(draw: st.DrawFn) -> Manifest:
         shared_weights=draw(st.dictionaries(names, shared, max_size=2)),
         tokenizer=draw(tokenizer),
         generation=draw(st.dictionaries(names, json_values, max_size=4)),
-        quantization=Quantization(recipe=draw(names)),
+        weights_per_token_bytes=draw(integers),
+        quantization=Quantization(
+            recipe=draw(names),
+            block_size=draw(st.none() | integers),
+            kept=draw(st.dictionaries(names, names, max_size=2)),
+            quality=draw(
+                st.none()
+                | st.builds(
+                    Quality,
+                    text=names,
+                    tokens=integers,
+                    context_tokens=st.none() | integers,
+                    kv_cache=st.sampled_from(["float32", "int8"]),
+                    source_cross_entropy=numbers,
+                    cross_entropy=numbers,
+                    perplexity_rise=numbers,
+                    perplexity_rise_limit=numbers,
+                    kl_divergence=numbers,
+                    top1_agreement=numbers,
+                )
+            ),
+        ),
         source=Source(id=draw(names), revision=draw(st.none() | names)),
         verification=draw(
             st.none()

@@ -488,12 +488,6 @@ def test_folder_has_no_revision(folder: Path, out: Path) -> None:
     assert_nothing_written(out)
 
 
-def test_unknown_precision(folder: Path, out: Path) -> None:
-    with pytest.raises(OptionError, match=r"'fp8'.*fp32"):
-        export_checkpoint(folder, out, precision="fp8")
-    assert_nothing_written(out)
-
-
 # Where the bundle goes
 
 

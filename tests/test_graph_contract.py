@@ -32,6 +32,7 @@ ROLES: list[tuple[Kind, str]] = [
 class Value:
     name: str
     shape: list[str | int]
+    type: str = "tensor(float)"
 
 
 @dataclass

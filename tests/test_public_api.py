@@ -19,6 +19,7 @@ RUNTIME_NAMES = [
     "Model",
     "OptionError",
     "PromptError",
+    "Score",
     "Timings",
     "load",
 ]

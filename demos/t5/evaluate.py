@@ -27,19 +27,9 @@ from demos.t5.dictionary import (
     without_stress,
 )
 from edgeseq.runtime import EdgeseqError, Model, load
+from edgeseq.runtime.error_rates import edit_distance
 
 BATCH = 64
-
-
-def edit_distance(found: Sequence[str], expected: Sequence[str]) -> int:
-    """Insertions, deletions and substitutions from ``found`` to ``expected`` (Levenshtein)."""
-    previous = list(range(len(expected) + 1))
-    for i, item in enumerate(found, 1):
-        current = [i]
-        for j, other in enumerate(expected, 1):
-            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (item != other)))
-        previous = current
-    return previous[-1]
 
 
 def answers(model: Model, sources: Sequence[str]) -> list[str]:

@@ -1,0 +1,124 @@
+"""What flows through a model while it reads a text: inputs of layers, and the cache's range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeseq.quantize.network import Network
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.graph_contract import encoder_outputs, layer_names
+from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.scoring import Window
+
+Hessians = dict[str, NDArray[np.float32]]
+Feeds = dict[str, NDArray[Any]]
+BUDGET_BYTES = 1 << 30  # of the matrices that are summed up at once
+
+
+def hessians(
+    bundle: Bundle,
+    networks: Mapping[str, Network],
+    windows: Sequence[Window],
+    progress: Callable[[str], None],
+) -> Iterator[tuple[str, Hessians]]:
+    """``(role, {tensor: sum of x x^T over its rows x})`` for every input of a layer.
+
+    In groups that fit into memory: the text is read once for each.
+    """
+    encoded = _encode(bundle, windows)
+    for role, network in networks.items():
+        feeds = [_feeds(bundle, role, window, cross) for window, cross in encoded]
+        groups = list(_groups(network))
+        for number, group in enumerate(groups):
+            progress(f"reading the text with the {role} ({number + 1} of {len(groups)})")
+            session = Session(_observed(network, group), "cpu", None, {}, bundle.folder)
+            sums = {name: np.zeros((size, size), np.float32) for name, size in group.items()}
+            for feed in feeds:
+                for name, rows in zip(group, session.run(list(group), feed), strict=True):
+                    sums[name] += rows.T @ rows
+            yield role, sums
+
+
+def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[np.float32]]:
+    """The largest magnitude of each channel of the cache: ``{"0.key": (heads, head_size)}``."""
+    names = layer_names(bundle.manifest.dimensions)
+    outputs = [f"present.{name}" for name in names]
+    session = _open(bundle, "decoder")
+    peaks: dict[str, NDArray[np.float32]] = {}
+    for window, cross in _encode(bundle, windows):
+        feed = _feeds(bundle, "decoder", window, cross)
+        for name, values in zip(names, session.run(outputs, feed), strict=True):
+            peak = np.abs(values[0]).max(axis=1)
+            peaks[name] = np.maximum(peak, peaks.get(name, peak))
+    return peaks
+
+
+def _open(bundle: Bundle, role: str) -> Session:
+    return open_session(bundle.file(bundle.manifest.graphs[role]), "cpu", None)
+
+
+def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Feeds]]:
+    """Each window with the keys and values of its source, if there is an encoder."""
+    if bundle.manifest.kind == "decoder-only":
+        return [(window, {}) for window in windows]
+    names = list(encoder_outputs(bundle.manifest.dimensions))
+    session = _open(bundle, "encoder")
+    encoded = []
+    for window in windows:
+        values = session.run(names, _feeds(bundle, "encoder", window, {}))
+        encoded.append((window, dict(zip(names, values, strict=True))))
+    return encoded
+
+
+def _feeds(bundle: Bundle, role: str, window: Window, cross: Feeds) -> Feeds:
+    """One row, nothing cached, logits everywhere."""
+    source = {"source_lengths": np.array([len(window.source)], np.int32)}
+    if role == "encoder":
+        return {"input_ids": np.array([window.source], np.int64), **source}
+    sizes = bundle.manifest.dimensions
+    ids = np.array([window.tokens], np.int64)[:, : sizes.max_positions]
+    n = ids.shape[1]
+    empty = np.zeros((1, sizes.heads, n, sizes.stored_head_size), np.float32)
+    return {
+        "input_ids": ids,
+        "position_ids": np.arange(n, dtype=np.int64)[None],
+        "seqlens_k": np.array([n - 1], np.int32),
+        "total_sequence_length": np.array(n, np.int32),
+        "logits_at": np.arange(n, dtype=np.int64),
+        **{f"past_key_values.{name}": empty for name in layer_names(sizes)},
+        **({**source, **cross} if cross else {}),
+    }
+
+
+def _groups(network: Network) -> Iterator[dict[str, int]]:
+    """``{tensor: features}`` of the inputs of layers, in groups within the budget."""
+    group: dict[str, int] = {}
+    used = 0
+    for layer in network.layers.values():
+        if layer.is_table:
+            continue
+        size = len(network.weights[layer.weight])
+        if group and layer.input not in group and used + 4 * size * size > BUDGET_BYTES:
+            yield group
+            group, used = {}, 0
+        if layer.input not in group:
+            group[layer.input] = size
+            used += 4 * size * size
+    if group:
+        yield group
+
+
+def _observed(network: Network, names: Mapping[str, int]) -> bytes:
+    """The graph with further outputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    for name, size in names.items():
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size])
+        model.graph.output.append(value)
+    data: bytes = model.SerializeToString()
+    return data

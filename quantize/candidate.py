@@ -1,0 +1,146 @@
+"""A quantized bundle in the making: which weights are rounded to what, and its files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeseq.quantize.cache import with_int8_cache
+from edgeseq.quantize.calibration import hessians
+from edgeseq.quantize.network import Network
+from edgeseq.quantize.recipe import Blocks, Recipe, Rows, Storage
+from edgeseq.quantize.rewriting import Rewriter, Rounded
+from edgeseq.quantize.rounding import Codes, round_weight
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.manifest import (
+    DECODERS,
+    CacheFormat,
+    Manifest,
+    Quantization,
+)
+from edgeseq.runtime.scoring import Window
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+
+INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
+ROW_BITS = 7
+Peaks = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A source bundle and what becomes of its weights."""
+
+    source: Bundle
+    networks: Mapping[str, Network]
+    recipe: Recipe
+    rounded: Mapping[str, Rounded]
+    cache_peaks: Peaks
+
+    def keeping(self, layers: Sequence[str]) -> Candidate:
+        """The same with further layers stored as the recipe stores sensitive ones."""
+        recipe = replace(self.recipe, kept_layers=self.recipe.kept_layers | {*layers})
+        rounded = dict(self.rounded)
+        for layer in layers:
+            weight = next(n.weights[layer] for n in self.networks.values() if layer in n.weights)
+            del rounded[layer]
+            if not_float := _rounded(np.asarray(weight), recipe.kept, None):
+                rounded[layer] = not_float
+        return replace(self, recipe=recipe, rounded=rounded)
+
+    @property
+    def layers(self) -> list[str]:
+        """The weights of the linear layers, lm_heads apart."""
+        return layer_names(self.networks)
+
+    def write(self, folder: Path) -> Manifest:
+        """Write everything but the manifest into ``folder``."""
+        manifest = self.source.manifest
+        graphs = {role: manifest.graphs[role] for role in self.networks}
+        with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+            for role, network in self.networks.items():
+                rewriter = Rewriter(network, self.rounded, weights_file)
+                model = rewriter.model()
+                onnx.save(model, folder / graphs[role])
+                if role == "decoder":
+                    per_token = rewriter.weights_per_run_bytes
+                    cached = with_int8_cache(model, self.cache_peaks)
+                    onnx.save(cached, folder / INT8_CACHE_DECODER)
+        if manifest.tokenizer.file is not None:
+            shutil.copyfile(
+                self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
+            )
+        return replace(
+            manifest,
+            graphs={**graphs, DECODERS["int8"]: INT8_CACHE_DECODER},
+            kv_cache=CacheFormat(dtype=self.recipe.kv_cache),
+            shared_weights={},
+            weights_per_token_bytes=per_token,
+            quantization=Quantization(
+                recipe=self.recipe.name,
+                block_size=self.recipe.block_size,
+                kept={name: str(self.recipe.kept) for name in sorted(self.recipe.kept_layers)},
+                quality=None,
+            ),
+            producers={**manifest.producers, **{n: version(n) for n in ("edgeseq", "onnx")}},
+        )
+
+
+def round_weights(
+    source: Bundle,
+    networks: Mapping[str, Network],
+    recipe: Recipe,
+    windows: Sequence[Window],
+    progress: Callable[[str], None],
+) -> dict[str, Rounded]:
+    """Every weight of the layers and tables, rounded as the recipe says."""
+    rounded: dict[str, Rounded] = {}
+    for role, sums in hessians(source, networks, windows, progress):
+        network = networks[role]
+        progress(f"rounding {len(sums)} inputs' layers of the {role}")
+        for layer in network.layers.values():
+            if layer.input in sums and not layer.is_table:
+                weight = np.asarray(network.weights[layer.weight])
+                storage = recipe.storage(layer.weight)
+                if found := _rounded(weight, storage, sums[layer.input]):
+                    rounded[layer.weight] = found
+    for network in networks.values():
+        heads = [layer.weight for layer in network.layers.values() if layer.is_table]
+        for name in {*heads, *network.tables.values()} - rounded.keys():
+            codes = _round(np.asarray(network.weights[name]).T, recipe.table, None)
+            rounded[name] = (recipe.table, codes)
+    return rounded
+
+
+def layer_names(networks: Mapping[str, Network]) -> list[str]:
+    """The weights of the linear layers, lm_heads apart."""
+    return [
+        layer.weight
+        for network in networks.values()
+        for layer in network.layers.values()
+        if not layer.is_table
+    ]
+
+
+def _rounded(
+    weight: NDArray[np.float32], storage: Storage, hessian: NDArray[Any] | None
+) -> Rounded | None:
+    """None where it stays as it is."""
+    if not isinstance(storage, Rows | Blocks):
+        return None
+    return storage, _round(weight, storage, hessian)
+
+
+def _round(
+    weight: NDArray[np.float32], storage: Rows | Blocks, hessian: NDArray[Any] | None
+) -> Codes:
+    if isinstance(storage, Rows):
+        return round_weight(weight, bits=ROW_BITS, group_size=len(weight), hessian=hessian)
+    return round_weight(weight, bits=storage.bits, group_size=storage.block_size, hessian=hessian)

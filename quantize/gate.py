@@ -1,0 +1,118 @@
+"""The quality gate: a candidate is measured beside its source and mended if it loses too much."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeseq.quantize.candidate import Candidate
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.engine import open_engine
+from edgeseq.runtime.errors import QuantizationError
+from edgeseq.runtime.evaluation import Comparison, compare
+from edgeseq.runtime.scoring import Window
+
+PROBE_TOKENS = 512  # on which each layer's share of the loss is measured
+LARGEST_SHARE = 4  # at most one layer in so many is kept in higher precision
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate is held against."""
+
+    reference: NewDecoder
+    windows: Sequence[Window]
+    limit: float  # rise of perplexity, 0.01: one percent
+    folder: Path  # for files of its own
+    progress: Progress
+
+    def measure(self, candidate: Candidate, windows: Sequence[Window]) -> Comparison:
+        """The candidate, with its own default cache, beside the source."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            manifest = candidate.write(Path(name))
+            return compare(self.reference, open_engine(manifest, Path(name)), windows)
+
+    def admit(
+        self, candidate: Candidate, *, other_cache: bool, allow_loss: bool
+    ) -> tuple[Candidate, Comparison]:
+        """The candidate as it can be let through, and what it was measured to lose.
+
+        Where it loses too much, first a float32 cache is tried (with ``other_cache``), then the
+        most sensitive layers in higher precision. Raises ``QuantizationError`` if nothing is
+        enough, unless ``allow_loss``.
+        """
+        best = candidate, self._measured(candidate)
+        if best[1].perplexity_rise <= self.limit:
+            return best
+        if other_cache and candidate.recipe.kv_cache == "int8":
+            self.progress("trying a cache in float32")
+            best = self._better(best, _with_float_cache(candidate))
+        if best[1].perplexity_rise > self.limit:
+            best = self._with_kept_layers(best)
+        if best[1].perplexity_rise > self.limit and not allow_loss:
+            raise QuantizationError(
+                f"Perplexity rises by {best[1].perplexity_rise:.2%}, and {self.limit:.2%} is the "
+                f"limit, with {len(best[0].recipe.kept_layers)} layers in higher precision: choose "
+                "another recipe or a smaller block size, raise the limit (--max-loss), or take "
+                "the loss (--allow-loss)."
+            )
+        return best
+
+    def _with_kept_layers(self, best: tuple[Candidate, Comparison]) -> tuple[Candidate, Comparison]:
+        """The fewest of the most sensitive layers that are enough, or the best that was seen."""
+        candidate = best[0]
+        ranked = self._by_sensitivity(candidate)
+        most, count = len(ranked) // LARGEST_SHARE, 1
+        while ranked and best[1].perplexity_rise > self.limit:
+            self.progress(f"keeping {', '.join(ranked[:count])} in {candidate.recipe.kept}")
+            best = self._better(best, candidate.keeping(ranked[:count]))
+            if count >= most:
+                break
+            count = min(2 * count, most)
+        return best
+
+    def _by_sensitivity(self, candidate: Candidate) -> list[str]:
+        """Layers, first the one that lowers the divergence most when it is kept alone."""
+        layers = [name for name in candidate.layers if name not in candidate.recipe.kept_layers]
+        probe = probe_windows(self.windows, PROBE_TOKENS)
+        divergences = {}
+        for number, layer in enumerate(layers, 1):
+            self.progress(f"measuring what {layer} costs ({number} of {len(layers)})")
+            kept = self.measure(candidate.keeping([layer]), probe)
+            divergences[layer] = kept.kl_divergence
+        return sorted(layers, key=divergences.__getitem__)
+
+    def _better(
+        self, best: tuple[Candidate, Comparison], candidate: Candidate
+    ) -> tuple[Candidate, Comparison]:
+        measured = self._measured(candidate)
+        if measured.perplexity_rise < best[1].perplexity_rise:
+            return candidate, measured
+        return best
+
+    def _measured(self, candidate: Candidate) -> Comparison:
+        measured = self.measure(candidate, self.windows)
+        self.progress(
+            f"perplexity rises by {measured.perplexity_rise:.2%} (limit {self.limit:.2%}), "
+            f"{measured.top1_agreement:.1%} of the most probable tokens stay"
+        )
+        return measured
+
+
+def probe_windows(windows: Sequence[Window], tokens: int) -> list[Window]:
+    """The first windows that predict about ``tokens`` tokens, at least one of them."""
+    chosen: list[Window] = []
+    for window in windows:
+        chosen.append(window)
+        tokens -= window.predicted
+        if tokens <= 0:
+            break
+    return chosen
+
+
+def _with_float_cache(candidate: Candidate) -> Candidate:
+    return replace(candidate, recipe=replace(candidate.recipe, kv_cache="float32"))

@@ -1,0 +1,123 @@
+"""``quantize_bundle``: from a float32 bundle to one of fewer bits."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgeseq.quantize.calibration import cache_peaks
+from edgeseq.quantize.candidate import Candidate, round_weights
+from edgeseq.quantize.gate import Gate
+from edgeseq.quantize.network import Network
+from edgeseq.quantize.recipe import Recipe, find_recipe
+from edgeseq.quantize.texts import Texts, find_texts
+from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.bundle_writer import BundleWriter
+from edgeseq.runtime.engine import open_engine
+from edgeseq.runtime.errors import BundleError, OptionError
+from edgeseq.runtime.evaluation import Comparison
+from edgeseq.runtime.manifest import ROLES, CacheDtype, Manifest, Quality
+
+FLOAT32 = "fp32"  # what an exported bundle calls its recipe
+
+
+def quantize_bundle(
+    bundle: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str = "int8",
+    block_size: int | None = None,
+    keep: Sequence[str] = (),
+    kv_cache: CacheDtype | None = None,
+    text: str | os.PathLike[str] | None = None,
+    perplexity_rise_limit: float | None = None,
+    allow_loss: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Bundle:
+    """Quantize the float32 bundle ``bundle`` by a recipe into the bundle ``out``.
+
+    ``block_size``: weights that share a scale, where the recipe has blocks. ``keep``: layers to
+    store in higher precision from the start. ``kv_cache``: what the cache holds unless another is
+    asked for at load; None: as the recipe says if the gate holds with it. ``text``: a file to
+    calibrate and judge on, as ``edgeseq eval`` takes it; None: one that comes with edgeseq.
+    ``perplexity_rise_limit``: how much higher the perplexity may be, 0.01 for one percent; None:
+    the recipe's. Above it the most sensitive layers are kept in higher precision; if that is not
+    enough, ``QuantizationError`` is raised, unless ``allow_loss``.
+
+    Raises ``BundleError`` for a bundle that cannot be quantized or where ``out`` is taken,
+    ``OptionError`` for an option that is wrong, ``PromptError`` for a text that cannot be used.
+    """
+    chosen = find_recipe(recipe, block_size)
+    if kv_cache is not None:
+        chosen = replace(chosen, kv_cache=kv_cache)
+    limit = _checked_limit(perplexity_rise_limit, chosen)
+    source = open_bundle(Path(bundle))
+    if source.manifest.quantization.recipe != FLOAT32:
+        raise BundleError(
+            f"{source.folder} is quantized already ({source.manifest.quantization.recipe}): "
+            "quantize the float32 bundle."
+        )
+    networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
+    chosen = _keeping(chosen, keep, networks)
+    with BundleWriter(Path(out), overwrite=overwrite) as writer:
+        engine = open_engine(source.manifest, source.folder)
+        texts = find_texts(source, engine, None if text is None else Path(text))
+        candidate = Candidate(
+            source=source,
+            networks=networks,
+            recipe=chosen,
+            rounded=round_weights(source, networks, chosen, texts.calibration, progress),
+            cache_peaks=cache_peaks(source, texts.calibration),
+        )
+        gate = Gate(engine, texts.judged, limit, writer.folder, progress)
+        candidate, measured = gate.admit(
+            candidate, other_cache=kv_cache is None, allow_loss=allow_loss
+        )
+        manifest = candidate.write(writer.folder)
+        written = writer.commit(_with_quality(manifest, texts, measured, limit))
+    progress(f"wrote {written.folder}")
+    return written
+
+
+def _checked_limit(limit: float | None, recipe: Recipe) -> float:
+    if limit is None:
+        return recipe.perplexity_rise_limit
+    if not 0 <= limit < math.inf:
+        raise OptionError(
+            f"perplexity_rise_limit is {limit!r}; it must be a number from 0, where 0.01 is one "
+            "percent."
+        )
+    return limit
+
+
+def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) -> Recipe:
+    layers = [
+        layer.weight
+        for network in networks.values()
+        for layer in network.layers.values()
+        if not layer.is_table
+    ]
+    for name in keep:
+        if name not in layers:
+            raise OptionError(f"There is no layer {name!r} to keep: there are {', '.join(layers)}.")
+    return replace(recipe, kept_layers=frozenset(keep))
+
+
+def _with_quality(manifest: Manifest, texts: Texts, measured: Comparison, limit: float) -> Manifest:
+    quality = Quality(
+        text=texts.name,
+        tokens=measured.candidate.tokens,
+        context_tokens=texts.context,
+        kv_cache=manifest.kv_cache.dtype,
+        source_cross_entropy=measured.reference.cross_entropy,
+        cross_entropy=measured.candidate.cross_entropy,
+        perplexity_rise=measured.perplexity_rise,
+        perplexity_rise_limit=limit,
+        kl_divergence=measured.kl_divergence,
+        top1_agreement=measured.top1_agreement,
+    )
+    return replace(manifest, quantization=replace(manifest.quantization, quality=quality))

@@ -1,0 +1,120 @@
+"""The recipes: what each kind of weight is stored and multiplied as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.manifest import CacheDtype
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """8-bit activations, one scale a token, times 7-bit weights, one scale a column.
+
+    Sums of u8 x s8 products in 16 bits, as CPUs without VNNI make them, cannot overflow with
+    weights from -64 to 63: the integers are the same on every CPU.
+    """
+
+    def __str__(self) -> str:
+        return "int8 by rows"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Weights of ``bits`` in blocks along the input, each with a scale (``MatMulNBits``)."""
+
+    bits: Literal[4, 8]
+    block_size: int
+
+    def __str__(self) -> str:
+        return f"int{self.bits} in blocks of {self.block_size}"
+
+
+@dataclass(frozen=True)
+class Float32:
+    """As it is."""
+
+    def __str__(self) -> str:
+        return "float32"
+
+
+Storage = Rows | Blocks | Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a bundle is quantized."""
+
+    name: str
+    layer: Storage  # of the linear layers
+    table: Blocks  # of the embeddings and the lm_head, which read one table where they are tied
+    kept: Storage  # of layers that turn out to be too sensitive
+    kept_layers: frozenset[str] = field(default=frozenset())  # which are known to be
+    kv_cache: CacheDtype  # the default when the bundle is loaded
+    perplexity_rise_limit: float  # 0.01: one percent
+
+    def storage(self, layer: str) -> Storage:
+        """As what the linear layer with the weight ``layer`` is stored."""
+        return self.kept if layer in self.kept_layers else self.layer
+
+    @property
+    def block_size(self) -> int | None:
+        """Weights that share a scale in the layers, where they are stored in blocks."""
+        return self.layer.block_size if isinstance(self.layer, Blocks) else None
+
+    def with_block_size(self, block_size: int) -> Recipe:
+        """The same with other blocks; ``OptionError`` where there are none, or for a bad size."""
+        if block_size not in BLOCK_SIZES:
+            sizes = ", ".join(map(str, BLOCK_SIZES))
+            raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
+        if not isinstance(self.layer, Blocks):
+            raise OptionError(f"A block size has no effect with the recipe {self.name!r}.")
+        return replace(self, layer=replace(self.layer, block_size=block_size))
+
+
+# Blocks of 64: with larger ones of 8 bits ONNX Runtime's AVX-512 kernel gives other last bits for
+# one row than for several.
+_TABLE = Blocks(8, 64)
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="int8",
+            layer=Rows(),
+            table=_TABLE,
+            kept=Blocks(8, 32),
+            kv_cache="int8",
+            perplexity_rise_limit=0.005,
+        ),
+        Recipe(
+            name="int4",
+            layer=Blocks(4, 64),
+            table=_TABLE,
+            kept=Blocks(8, 64),
+            kv_cache="float32",
+            perplexity_rise_limit=0.03,
+        ),
+        Recipe(
+            name="int8-weights",
+            layer=Blocks(8, 64),
+            table=_TABLE,
+            kept=Float32(),
+            kv_cache="float32",
+            perplexity_rise_limit=0.005,
+        ),
+    )
+}
+
+
+def find_recipe(name: str, block_size: int | None = None) -> Recipe:
+    """A recipe by its name; ``OptionError`` where there is none."""
+    if name not in RECIPES:
+        raise OptionError(f"There is no recipe {name!r}: use {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    return recipe if block_size is None else recipe.with_block_size(block_size)

@@ -1,0 +1,212 @@
+"""Graphs with quantized weights: each node that reads one is replaced by nodes that read its codes.
+
+    x, W                      ->  y         Rows: 8-bit activations, one scale a token
+    Abs, ReduceMax, Max, Mul  ->  scale     (tokens,): the largest magnitude / 127
+    QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
+    MatMulInteger, DequantizeLinear, Mul -> y
+
+Layers that read the same tensor share its codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edgeseq.quantize.network import Layer, Network
+from edgeseq.quantize.recipe import Blocks, Rows
+from edgeseq.quantize.rounding import Codes
+from edgeseq.runtime.weights_file import WeightsFile
+
+MICROSOFT = "com.microsoft"
+ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
+LARGEST_CODE = 127
+SMALLEST_PEAK = 1e-30  # a row of zeros has a scale too
+INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
+
+Rounded = tuple[Rows | Blocks, Codes]
+
+
+class Rewriter:
+    """One graph on its way to other nodes; its new weights go to ``weights_file``."""
+
+    def __init__(
+        self, network: Network, rounded: Mapping[str, Rounded], weights_file: WeightsFile
+    ) -> None:
+        self._network = network
+        self._rounded = rounded
+        self._weights_file = weights_file
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._made: set[str] = set()  # activations that are quantized already
+
+    def model(self) -> onnx.ModelProto:
+        """The graph with its new nodes; the network's own stays as it was."""
+        network = self._network
+        for i, node in enumerate(network.graph.node):
+            layer, table = network.layers.get(i), network.tables.get(i)
+            if layer is not None and layer.weight in self._rounded:
+                self._multiply(layer, node.output[0])
+            elif table is not None and table in self._rounded:
+                self._look_up(table, node.input[1], node.output[0])
+            else:
+                self._nodes.append(node)
+        self._keep_used_weights()
+        model = onnx.ModelProto()
+        model.CopyFrom(network.model)
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.extend(self._nodes)
+        model.graph.initializer.extend(self._initializers.values())
+        return model
+
+    @property
+    def weights_per_run_bytes(self) -> int:
+        """Bytes of the weights that every run reads: all but the tables that are looked up in."""
+        lookups = {"Gather", "GatherBlockQuantized"}
+        read = {name for n in self._nodes if n.op_type not in lookups for name in n.input}
+        return sum(
+            int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            for name, tensor in self._initializers.items()
+            if name in read
+        )
+
+    def _multiply(self, layer: Layer, output: str) -> None:
+        storage, codes = self._rounded[layer.weight]
+        if isinstance(storage, Rows):
+            self._multiply_rows(layer, codes, output)
+        else:
+            self._multiply_blocks(layer, storage, codes, output)
+
+    def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
+        activations, scale = self._quantized(layer.input)
+        weight, columns = f"{layer.weight}.int8", f"{layer.weight}.scales"
+        self._external(weight, codes.codes)
+        self._external(columns, codes.scales[0])
+        zero = self._constant("activation_zero_point", np.uint8(ZERO_POINT))
+        self._node("MatMulInteger", [activations, weight, zero], f"{output}.int32")
+        self._node("DequantizeLinear", [f"{output}.int32", scale], f"{output}.by_token", axis=0)
+        self._node("Mul", [f"{output}.by_token", columns], output)
+
+    def _quantized(self, name: str) -> tuple[str, str]:
+        """The codes and the scales, one a token, of a tensor."""
+        codes, scale = f"{name}.uint8", f"{name}.scale"
+        if name not in self._made:
+            self._made.add(name)
+            axes = self._constant("feature_axis", np.array([1]))
+            floor = self._constant("smallest_peak", np.float32(SMALLEST_PEAK))
+            step = self._constant("code_step", np.float32(1 / LARGEST_CODE))
+            self._node("Abs", [name], f"{name}.abs")
+            self._node("ReduceMax", [f"{name}.abs", axes], f"{name}.peak", keepdims=0)
+            self._node("Max", [f"{name}.peak", floor], f"{name}.floored_peak")
+            self._node("Mul", [f"{name}.floored_peak", step], scale)
+            self._node("QuantizeLinear", [name, scale, self._zero_points(name)], codes, axis=0)
+        return codes, scale
+
+    def _zero_points(self, name: str) -> str:
+        """(tokens,) zero points for a tensor; made once for all of as many tokens."""
+        which = "chosen" if name in self._network.chosen else "all"
+        zeros = f"zero_points.{which}"
+        if zeros not in self._made:
+            self._made.add(zeros)
+            zero = self._constant("zero_point_vector", np.array([ZERO_POINT], np.uint8))
+            self._node("Shape", [name], f"{zeros}.count", start=0, end=1)
+            self._node("Expand", [zero, f"{zeros}.count"], zeros)
+        return zeros
+
+    def _multiply_blocks(self, layer: Layer, storage: Blocks, codes: Codes, output: str) -> None:
+        inputs, outputs = codes.codes.shape
+        data, scales = self._block_tensors(layer.weight, storage, codes)
+        self._node(
+            "MatMulNBits",
+            [layer.input, data, scales],
+            output,
+            domain=MICROSOFT,
+            K=inputs,
+            N=outputs,
+            bits=storage.bits,
+            block_size=storage.block_size,
+            accuracy_level=INTEGER_COMPUTE,
+        )
+
+    def _look_up(self, table: str, ids: str, output: str) -> None:
+        storage, codes = self._rounded[table]
+        assert isinstance(storage, Blocks)
+        inputs, outputs = codes.codes.shape
+        rows, row_scales = f"{table}.rows", f"{table}.row_scales"
+        self._external(rows, _packed(codes, storage).reshape(outputs, -1))
+        self._external(row_scales, _scales(codes))
+        padded = len(codes.scales) * storage.block_size != inputs
+        self._node(
+            "GatherBlockQuantized",
+            [rows, ids, row_scales],
+            f"{output}.padded" if padded else output,
+            domain=MICROSOFT,
+            gather_axis=0,
+            quantize_axis=1,
+            bits=storage.bits,
+            block_size=storage.block_size,
+        )
+        if padded:
+            bounds = [
+                self._constant(f"{table}.{name}", np.array([value]))
+                for name, value in (("first", 0), ("end", inputs), ("axis", 1))
+            ]
+            self._node("Slice", [f"{output}.padded", *bounds], output)
+
+    def _block_tensors(self, weight: str, storage: Blocks, codes: Codes) -> tuple[str, str]:
+        data, scales = f"{weight}.int{storage.bits}", f"{weight}.scales"
+        self._external(data, _packed(codes, storage))
+        self._external(scales, _scales(codes).reshape(-1))
+        return data, scales
+
+    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def _constant(self, name: str, value: Any) -> str:
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def _external(self, name: str, array: NDArray[Any]) -> None:
+        if name in self._initializers:
+            return
+        offset, length = self._weights_file.add(array)
+        tensor = onnx.TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        place = {"location": self._weights_file.path.name, "offset": offset, "length": length}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._initializers[name] = tensor
+
+    def _keep_used_weights(self) -> None:
+        used = {name for node in self._nodes for name in node.input}
+        for name, array in self._network.weights.items():
+            if name in used:
+                self._external(name, array)
+
+
+def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:
+    """(outputs, blocks, bytes of a block): as MatMulNBits reads them, the last block filled up."""
+    inputs, outputs = codes.codes.shape
+    blocks = len(codes.scales)
+    zero = 1 << (storage.bits - 1)
+    unsigned = np.full((outputs, blocks * storage.block_size), zero, np.uint8)
+    unsigned[:, :inputs] = (codes.codes.T.astype(np.int16) + zero).astype(np.uint8)
+    if storage.bits == 8:
+        return unsigned.reshape(outputs, blocks, -1)
+    pairs = unsigned[:, 0::2] | np.left_shift(unsigned[:, 1::2], 4, dtype=np.uint8)
+    return pairs.reshape(outputs, blocks, -1)
+
+
+def _scales(codes: Codes) -> NDArray[np.float32]:
+    """(outputs, blocks)."""
+    return np.ascontiguousarray(codes.scales.T)

@@ -1,0 +1,127 @@
+"""From float weights to integers and scales: numpy, and nothing of graphs.
+
+A weight is (inputs, outputs). Along the inputs it is cut into groups; each group of each output has
+a scale, and a weight is the product of its code and that scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHRINK = np.linspace(1.0, 0.72, 15)  # of the scale that just covers a group, tried in turn
+DAMPING = 0.01  # of the mean diagonal, added to it
+COLUMNS_AT_ONCE = 128
+TINY = 1e-30  # the least scale: groups of zeros have one too
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A rounded weight: ``codes * repeat(scales)`` along the inputs."""
+
+    codes: NDArray[np.int8]  # (inputs, outputs)
+    scales: Floats  # (groups, outputs)
+    group_size: int
+
+    def weight(self) -> Floats:
+        """The weight that they stand for: (inputs, outputs)."""
+        scales = np.repeat(self.scales, self.group_size, axis=0)[: len(self.codes)]
+        return self.codes * scales
+
+
+def round_weight(
+    weight: Floats,
+    *,
+    bits: int,
+    group_size: int,
+    hessian: NDArray[np.floating[Any]] | None = None,
+) -> Codes:
+    """Round ``weight`` to ``bits``, symmetrically around zero.
+
+    With ``hessian``, (inputs, inputs), the sum of x x^T over inputs x of a calibration text, each
+    rounding error is made up for by the weights that are not rounded yet (GPTQ, arXiv 2210.17323).
+    """
+    if hessian is not None:
+        return _compensated(weight, bits, group_size, hessian)
+    inputs, outputs = weight.shape
+    starts = range(0, inputs, group_size)
+    scales = np.empty((len(starts), outputs), np.float32)
+    codes = np.empty((inputs, outputs), np.int8)
+    for i, start in enumerate(starts):
+        group = weight[start : start + group_size]
+        scales[i] = _scales(group, bits, None)
+        codes[start : start + group_size] = _encode(group, scales[i], bits)
+    return Codes(codes, scales, group_size)
+
+
+def _limits(bits: int) -> tuple[int, int]:
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def _encode(values: Floats, scales: Floats, bits: int) -> NDArray[np.int8]:
+    low, high = _limits(bits)
+    codes: NDArray[np.int8] = np.clip(np.rint(values / scales), low, high).astype(np.int8)
+    return codes
+
+
+def _scales(group: Floats, bits: int, importance: Floats | None) -> Floats:
+    """For each output the scale with the least squared error, each input weighted: (outputs,).
+
+    The largest value may take the lowest code, of which there is one more than of the highest: a
+    scale may be negative.
+    """
+    low, high = _limits(bits)
+    largest = np.take_along_axis(group, np.abs(group).argmax(axis=0)[None], axis=0)[0]
+    weights = np.ones(len(group), np.float32) if importance is None else importance
+    best = np.full(group.shape[1], np.inf, np.float32)
+    scales = np.full(group.shape[1], TINY, np.float32)
+    for full in (np.abs(largest) / high, largest / low):
+        for shrink in SHRINK if bits <= 4 else SHRINK[:1]:
+            tried = full * np.float32(shrink)
+            tried[np.abs(tried) < TINY] = TINY
+            error = weights @ (_encode(group, tried, bits) * tried - group) ** 2
+            better = error < best
+            best[better], scales[better] = error[better], tried[better]
+    return scales
+
+
+def _compensated(
+    weight: Floats, bits: int, group_size: int, hessian: NDArray[np.floating[Any]]
+) -> Codes:
+    inputs, outputs = weight.shape
+    rest = weight.astype(np.float32, copy=True)
+    factor = _inverse_factor(hessian)
+    importance = np.diag(hessian).astype(np.float32)
+    codes = np.empty((inputs, outputs), np.int8)
+    scales = np.empty((-(-inputs // group_size), outputs), np.float32)
+    step = max(COLUMNS_AT_ONCE, group_size) if group_size < inputs else COLUMNS_AT_ONCE
+    for start in range(0, inputs, step):
+        end = min(start + step, inputs)
+        errors = np.empty((end - start, outputs), np.float32)
+        for i in range(start, end):
+            if i % group_size == 0:
+                group = slice(i, i + group_size)
+                scales[i // group_size] = _scales(rest[group], bits, importance[group])
+            scale = scales[i // group_size]
+            codes[i] = _encode(rest[i], scale, bits)
+            errors[i - start] = (rest[i] - codes[i] * scale) / factor[i, i]
+            rest[i + 1 : end] -= np.outer(factor[i, i + 1 : end], errors[i - start])
+        rest[end:] -= factor[start:end, end:].T @ errors
+    return Codes(codes, scales, group_size)
+
+
+def _inverse_factor(hessian: NDArray[np.floating[Any]]) -> Floats:
+    """The upper Cholesky factor of the damped inverse."""
+    damped = hessian.astype(np.float64)
+    diagonal = np.diag(damped).copy()
+    mean = diagonal.mean()
+    damping = DAMPING * mean if mean > 0 else 1.0
+    damped[np.diag_indices_from(damped)] = np.maximum(diagonal, 0) + damping
+    inverse = np.linalg.inv(damped)
+    factor: Floats = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    return factor

@@ -1,0 +1,82 @@
+"""The text that a quantized model is calibrated and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.loading import open_tokenizer
+from edgeseq.runtime.model import Model
+from edgeseq.runtime.passages import read_passages
+from edgeseq.runtime.scoring import Window, pair_window
+
+BUILT_IN = "calibration.txt"
+CONTEXT = 512  # tokens of a window at most
+TOKENS = 8192  # of the text that are used at most, half of them to judge
+ANSWER_TOKENS = 64  # of a target that the model has to make up itself
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Windows to calibrate on and windows to judge on: every other one, so that both are alike."""
+
+    name: str
+    calibration: Sequence[Window]
+    judged: Sequence[Window]
+    context: int | None  # None: pairs
+
+
+def find_texts(bundle: Bundle, engine: NewDecoder, path: Path | None) -> Texts:
+    """Windows of the file ``path``, as ``edgeseq eval`` reads it, or of the built-in text.
+
+    A model with an encoder reads the built-in text line by line and makes up the targets itself.
+    Raises ``PromptError`` for a file that cannot be read so.
+    """
+    manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
+    context = None
+    if manifest.kind == "decoder-only":
+        context = min(CONTEXT, manifest.dimensions.max_positions or CONTEXT)
+        source = built_in() if path is None else path
+        passages = read_passages(source, manifest, tokenizer, context=context, stride=context)
+    elif path is not None:
+        passages = read_passages(path, manifest, tokenizer)
+    else:
+        return _halves(BUILT_IN, _made_up(Model(bundle, tokenizer, engine)), None)
+    if len(passages.windows) < 2:
+        raise PromptError(
+            f"{path} is too short to calibrate on one half and judge by the other: give at least "
+            f"{'two pairs' if context is None else f'{context + 2} tokens'}."
+        )
+    return _halves(BUILT_IN if path is None else path.name, passages.windows, context)
+
+
+def built_in() -> Path:
+    """The text that comes with edgeseq."""
+    return Path(str(files("edgeseq.quantize") / BUILT_IN))
+
+
+def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
+    """As many windows as predict about TOKENS tokens, from all over the text, in two halves."""
+    total = sum(window.predicted for window in windows)
+    some = windows[:: max(1, total // TOKENS)] if len(windows) > 2 else windows
+    return Texts(name, some[0::2], some[1::2], context)
+
+
+def _made_up(model: Model) -> list[Window]:
+    """The lines of the built-in text, each with what the model says to it."""
+    text = built_in().read_text(encoding="utf-8")
+    sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
+    start = model.bundle.manifest.generation["decoder_start_token_id"]
+    windows = []
+    for first in range(0, len(sources), BATCH):
+        batch = sources[first : first + BATCH]
+        results = model.generate_ids(batch, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        for source, result in zip(batch, results, strict=True):
+            windows.append(pair_window(source, result.token_ids, [start]))
+    return windows

@@ -1,0 +1,97 @@
+"""The report of ``edgeseq bench`` as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NOT_AVAILABLE = "not available"
+DIGITS = 3
+LABEL_WIDTH = 40
+# What is shown, in this order: its key, what stands before the number, and its factor.
+ROWS = {
+    "load_s": ("load, s", 1.0),
+    "first_token_ms": ("first token after {} tokens, ms", 1.0),
+    "tokens_per_s": ("decode at {} tokens, tokens/s", 1.0),
+    "speed_to_first_context": ("decode speed at {} to that at {first}, %", 100.0),
+    "gb_per_s": ("weights read at {} tokens, GB/s", 1.0),
+    "share_of_read_bandwidth": ("of the bandwidth at {} tokens, %", 100.0),
+    "loop_overhead_ms": ("loop overhead at {} tokens, ms/token", 1.0),
+    "peak_memory_mb": ("peak memory, MB", 1.0),
+}
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of the table: each figure of each bundle with its spread."""
+    yield from _head(report)
+    bundles = report["bundles"]
+    ratios = [{}, *report["ratios_to_first"]]
+    width = max(6, *(len(bundle["name"]) for bundle in bundles))
+    title = f"{'':{LABEL_WIDTH}}{'bundle':{width}} {'median':>9} {'min':>9} {'max':>9}"
+    yield title + (f" {'to first':>9}" if len(bundles) > 1 else "")
+    first = next((context for bundle in bundles for context in bundle["tokens_per_s"]), "")
+    for key, (label, factor) in ROWS.items():
+        for length in _lengths(bundles, key):
+            shown = label.format(length, first=first)
+            for bundle, ratio in zip(bundles, ratios, strict=True):
+                if length is not None and length not in bundle[key]:
+                    continue
+                figure = _figure(bundle, key, length)
+                line = f"{shown:{LABEL_WIDTH}}{bundle['name']:{width}} {_columns(figure, factor)}"
+                yield line + _ratio(_figure(ratio, key, length))
+                shown = ""
+    for bundle in bundles:
+        yield from bundle["left_out"]
+
+
+def _head(report: Mapping[str, Any]) -> Iterator[str]:
+    machine, read = report["machine"], report["read_gb_per_s"]
+    yield (
+        f"{machine['processor']}, {machine['physical_cores']} cores "
+        f"({machine['logical_cores']} logical), {machine['system']}"
+    )
+    yield (
+        f"Python {machine['python']}, onnxruntime {machine['onnxruntime']}, numpy "
+        f"{machine['numpy']}"
+    )
+    others = report["other_cpu_share"]
+    yield (
+        f"{machine['threads']} threads read {_number(read['max'])} GB/s at best (median "
+        f"{_number(read['median'])}); rounds: {report['rounds']}; processors that others used: "
+        + (NOT_AVAILABLE if others is None else f"{100 * others['median']:.0f} %")
+    )
+    for bundle in report["bundles"]:
+        yield (
+            f"{bundle['name']}: {bundle['recipe']}, cache {bundle['kv_cache']}, "
+            f"{_number(bundle['size_mb'])} MB, of which a token reads "
+            f"{_number(bundle['weights_per_token_mb'])} MB"
+        )
+    yield ""
+
+
+def _lengths(bundles: Any, key: str) -> list[str | None]:
+    """The lengths that any bundle has a figure for; None alone where there are none."""
+    figures = [bundle[key] for bundle in bundles]
+    if any(figure is None or "median" in figure for figure in figures):
+        return [None]
+    return sorted({length for figure in figures for length in figure}, key=int)
+
+
+def _figure(item: Mapping[str, Any], key: str, length: str | None) -> Any:
+    figure = item.get(key)
+    return figure if figure is None or length is None else figure.get(length)
+
+
+def _columns(figure: Mapping[str, float] | None, factor: float) -> str:
+    if figure is None:
+        return f"{NOT_AVAILABLE:>29}"
+    return " ".join(f"{_number(factor * figure[n]):>9}" for n in ("median", "min", "max"))
+
+
+def _ratio(figure: Mapping[str, float] | None) -> str:
+    return "" if figure is None else f" {figure['median']:>8.2f}×"
+
+
+def _number(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.0f}" if abs(value) >= 10**DIGITS else f"{value:#.{DIGITS}g}".rstrip(".")

@@ -1,0 +1,155 @@
+"""One measurement of one bundle, in a process of its own.
+
+    python -m edgeseq.runtime.bench_worker JSON
+
+``JSON`` is a ``Task``. The last line of standard output is one JSON object: the measurement, or
+``{"error": SENTENCE}`` with exit status 1. Nothing of edgeseq but its errors is imported before
+the clock runs.
+
+Generation is greedy, one prompt of seeded random ids, no token ends it and no penalty changes it,
+so that bundles with other defaults compare. What comes first is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgeseq.runtime.errors import EdgeseqError
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
+    from edgeseq.runtime.results import GenerationResult
+
+OPTIONS: dict[str, Any] = {
+    "eos_token_id": None,
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+SOURCE_TOKENS = 32  # what an encoder reads while the decoder's speed is measured
+WARM_UP_TOKENS = 8  # of prompt and of output
+Runs = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to measure. All prompts and contexts fit the model."""
+
+    folder: str
+    load_options: Mapping[str, Any]  # keyword arguments of ``load``
+    prompt_lengths: Sequence[int]  # for the first token; after an encoder lengths of sources
+    new_tokens: Sequence[tuple[int, int]]  # pairs: tokens of context, and how many follow it
+    repeats: int  # of a first token
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Load the bundle once and measure it.
+
+    Keys name their units; what depends on a length is by it, as text. None: the system does not
+    say. ``versions`` are those of what computed.
+    """
+    started = time.perf_counter()
+    from edgeseq.runtime.engine import open_engine  # noqa: F401  # what ``load`` imports late
+    from edgeseq.runtime.loading import load
+    from edgeseq.runtime.process_memory import peak_bytes, resident_bytes
+
+    imported = time.perf_counter()
+    model = load(task.folder, **task.load_options)
+    loaded = time.perf_counter()
+    resident = resident_bytes()
+    _generate(model, WARM_UP_TOKENS, WARM_UP_TOKENS)
+    first_token_ms = {
+        str(length): median(
+            1e3 * _generate(model, length, 1).timings.first_token_s for _ in range(task.repeats)
+        )
+        for length in task.prompt_lengths
+    }
+    decodes = {str(context): _decode(model, context, count) for context, count in task.new_tokens}
+    return {
+        "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
+        "import_ms": 1e3 * (imported - started),
+        "load_s": loaded - imported,
+        "first_token_ms": first_token_ms,
+        "tokens_per_s": {context: decode[0] for context, decode in decodes.items()},
+        "loop_overhead_ms": {context: decode[1] for context, decode in decodes.items()},
+        "peak_memory_mb": _megabytes(peak_bytes()),
+        "resident_after_load_mb": _megabytes(resident),
+    }
+
+
+def _decode(model: Model, context: int, new_tokens: int) -> tuple[float, float]:
+    """Tokens a second after the first one, and median ms between two runs of the decoder."""
+    with _timed_runs() as runs:
+        timings = _generate(model, context, new_tokens, after_encoder=True).timings
+    steps = runs[1 - new_tokens :]  # not the encoder's, nor that of the context
+    gaps = [start - end for (_, end), (start, _) in pairwise(steps)]
+    return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps)
+
+
+def _generate(
+    model: Model, length: int, new_tokens: int, *, after_encoder: bool = False
+) -> GenerationResult:
+    """Generate after a prompt of ``length``, with ``after_encoder`` what the decoder reads."""
+    options = {**OPTIONS, "max_new_tokens": new_tokens}
+    manifest = model.bundle.manifest
+    if after_encoder and manifest.kind == "encoder-decoder":
+        from edgeseq.runtime.options import resolve_options
+
+        start = resolve_options(manifest.generation, {}, manifest.kind).decoder_start
+        options["decoder_input_ids"] = [start, *_ids(model, length - 1)]
+        length = SOURCE_TOKENS
+    return model.generate_ids([_ids(model, length)], **options)[0]
+
+
+def _ids(model: Model, count: int) -> list[int]:
+    import numpy as np
+
+    vocabulary = model.bundle.manifest.dimensions.vocabulary
+    ids: list[int] = np.random.default_rng(0).integers(vocabulary, size=count).tolist()
+    return ids
+
+
+@contextmanager
+def _timed_runs() -> Iterator[Runs]:
+    """When each run of any session of this process started and ended."""
+    from edgeseq.runtime.onnx_runtime import Session
+
+    runs: Runs = []
+    run_untimed = Session.run_with_iobinding
+
+    def run(*arguments: Any) -> None:
+        started = time.perf_counter()
+        run_untimed(*arguments)
+        runs.append((started, time.perf_counter()))
+
+    Session.run_with_iobinding = run
+    try:
+        yield runs
+    finally:
+        Session.run_with_iobinding = run_untimed
+
+
+def _megabytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 1e6
+
+
+def main() -> int:
+    """Measure and print the JSON object; returns the exit status."""
+    try:
+        print(json.dumps(measure(Task(**json.loads(sys.argv[1])))))
+    except (EdgeseqError, OSError) as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""How well a model predicts given windows, alone or beside a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeseq.runtime.decoder import Logits, NewDecoder, TokenIds
+from edgeseq.runtime.scoring import Window, log_probabilities, log_softmax, window_logits
+
+ReportProgress = Callable[[int], object]  # is told how many more tokens were predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What predicting some tokens cost."""
+
+    tokens: int  # how many were predicted
+    nats: float  # the negative log-probabilities of all of them
+
+    @property
+    def cross_entropy(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(cross-entropy); infinite where that is beyond all floats."""
+        try:
+            return math.exp(self.cross_entropy)
+        except OverflowError:
+            return math.inf
+
+    def bits_per_byte(self, size_bytes: int) -> float:
+        """Bits for each of the ``size_bytes`` that the tokens stand for."""
+        return self.nats / math.log(2) / size_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A candidate beside a reference that reads the same."""
+
+    reference: Loss
+    candidate: Loss
+    kl_divergence: float  # nats: mean over the positions of KL(reference || candidate)
+    top1_agreement: float  # share of the positions where both find the same token most probable
+
+    @property
+    def perplexity_rise(self) -> float:
+        """How much higher the candidate's perplexity is, as a share of the reference's."""
+        return self.candidate.perplexity / self.reference.perplexity - 1
+
+
+def measure(
+    new_decoder: NewDecoder,
+    windows: Iterable[Window],
+    progress: ReportProgress = lambda tokens: None,
+) -> Loss:
+    """Predict what ``windows`` ask for. Raises ``BundleError`` if a logit is not finite."""
+    tokens, nats = 0, 0.0
+    for window in windows:
+        for targets, logits in window_logits(new_decoder, window):
+            nats -= float(log_probabilities(logits, targets).sum())
+            tokens += len(targets)
+            progress(len(targets))
+    return Loss(tokens=tokens, nats=nats)
+
+
+def compare(
+    reference: NewDecoder,
+    candidate: NewDecoder,
+    windows: Iterable[Window],
+    progress: ReportProgress = lambda tokens: None,
+) -> Comparison:
+    """Predict what ``windows``, of at least one token, ask for with both models in step.
+
+    Raises ``BundleError`` if a logit is not finite.
+    """
+    sums, tokens = _Sums(), 0
+    for window in windows:
+        blocks = zip(
+            window_logits(reference, window), window_logits(candidate, window), strict=True
+        )
+        for (targets, expected), (_, found) in blocks:
+            sums.add(targets, expected, found)
+            tokens += len(targets)
+            progress(len(targets))
+    return Comparison(
+        reference=Loss(tokens=tokens, nats=sums.reference_nats),
+        candidate=Loss(tokens=tokens, nats=sums.candidate_nats),
+        kl_divergence=max(sums.divergence / tokens, 0.0),  # below 0 only by rounding
+        top1_agreement=sums.agreeing / tokens,
+    )
+
+
+@dataclass
+class _Sums:
+    """Totals over positions."""
+
+    reference_nats: float = 0.0
+    candidate_nats: float = 0.0
+    divergence: float = 0.0
+    agreeing: int = 0
+
+    def add(self, targets: TokenIds, expected: Logits, found: Logits) -> None:
+        """Count (k,) ``targets`` under the logits of both models, (k, vocabulary) each."""
+        self.agreeing += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+        for target, expected_row, found_row in zip(targets, expected, found, strict=True):
+            p, q = log_softmax(expected_row), log_softmax(found_row)
+            self.reference_nats -= float(p[target])
+            self.candidate_nats -= float(q[target])
+            self.divergence += float(np.exp(p) @ (p - q))

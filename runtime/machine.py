@@ -1,0 +1,82 @@
+"""The machine that something is measured on: what it is, and how much of it others use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+CPUS = Path("/sys/devices/system/cpu")
+CPU_INFO = Path("/proc/cpuinfo")
+STAT = Path("/proc/stat")
+IDLE = (3, 4)  # places in /proc/stat's line of ticks: idle, and idle while waiting for a disk
+GUESTS = 8  # from this place on the ticks are counted before too
+
+
+def physical_cores() -> int:
+    """Cores, each counted once however many threads it runs; outside Linux the logical ones."""
+    cores = {
+        tuple((core / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+        for core in CPUS.glob("cpu[0-9]*/topology")
+        if (core / "core_id").is_file()
+    }
+    return len(cores) or logical_cores()
+
+
+def logical_cores() -> int:
+    """What the system counts as processors."""
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system gives no name."""
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def system() -> str:
+    """The operating system and the architecture."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+class OthersClock:
+    """From its making on, the share of the machine's processors that other programs used."""
+
+    def __init__(self) -> None:
+        self._ticks = _machine_ticks()
+        self._own_s = _own_s()
+
+    def share(self) -> float | None:
+        """0 to 1, time that a host took from a virtual machine included; None outside Linux.
+
+        This process and those children that it waited for are not others.
+        """
+        if self._ticks is None or (now := _machine_ticks()) is None:
+            return None
+        busy, total = (new - old for new, old in zip(now, self._ticks, strict=True))
+        if total <= 0:
+            return None
+        own = (_own_s() - self._own_s) * os.sysconf("SC_CLK_TCK")
+        return max(0.0, busy - own) / total
+
+
+def _machine_ticks() -> tuple[int, int] | None:
+    """The ticks of all processors since the machine started: busy ones, and all."""
+    if sys.platform != "linux":
+        return None
+    name, *ticks = STAT.read_text(encoding="utf-8").splitlines()[0].split()
+    if name != "cpu":
+        return None
+    counts = [int(tick) for tick in ticks[:GUESTS]]
+    return sum(counts) - sum(counts[place] for place in IDLE), sum(counts)
+
+
+def _own_s() -> float:
+    """Processor seconds of this process and of the children that it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -1,0 +1,114 @@
+"""How probable a model finds given tokens: the windows that it reads, and the logits in them.
+
+A window is read in chunks, so that the logits of a long text are never in memory together. It knows
+token ids and logits, no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseq.runtime.decoder import Logits, NewDecoder, TokenIds
+from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.sampling import check_finite
+
+CHUNK = 128  # tokens that are read at once
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of token ids that a decoder reads, and which of them it is to predict."""
+
+    source: Sequence[int]  # what an encoder reads; empty for a decoder of its own
+    tokens: Sequence[int]  # what the decoder reads, all but the last; the first is never predicted
+    first: int  # index in `tokens` of the first that is predicted, at least 1
+
+    @property
+    def predicted(self) -> int:
+        """How many tokens are predicted: all from ``first`` on."""
+        return max(len(self.tokens) - self.first, 0)
+
+
+def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
+    """Windows over a text in which each token but its first is predicted once.
+
+    The decoder reads at most ``context`` tokens of each. The first window predicts ``context``
+    tokens; each later one starts ``stride`` tokens after the one before it and predicts the
+    ``stride`` that follow what is predicted already, so that at least ``context - stride + 1``
+    tokens stand before each of them. Fewer than two ids give no window. Raises ``OptionError``
+    unless ``1 <= stride <= context``.
+    """
+    if context < 1:
+        raise OptionError(f"context is {context}; it must be at least 1.")
+    if not 1 <= stride <= context:
+        raise OptionError(f"stride is {stride}; it must be from 1 to the context of {context}.")
+    if len(ids) < 2:
+        return []
+    beyond_first = max(len(ids) - 1 - context, 0)  # tokens that the first window leaves over
+    return [
+        Window((), ids[start : start + context + 1], 1 if start == 0 else context - stride + 1)
+        for start in range(0, beyond_first + stride, stride)
+    ]
+
+
+def pair_window(source: Sequence[int], target: Sequence[int], start: Sequence[int]) -> Window:
+    """The window of a ``target`` given its ``source``; the decoder reads ``start`` first."""
+    return Window(source, [*start, *target], len(start))
+
+
+def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[TokenIds, Logits]]:
+    """Blocks of tokens that are predicted, (k,), and the logits that predict them, (k, vocabulary).
+
+    The logits are the decoder's own, and gone when the next block is asked for.
+    """
+    read = window.tokens[:-1]
+    if not window.predicted:
+        return
+    decoder = new_decoder([window.source if len(window.source) else read], len(read))
+    begin = 0
+    for end in _chunk_ends(len(read)):
+        logits = decoder.read(read[begin:end])
+        skipped = max(window.first - 1 - begin, 0)
+        if skipped < end - begin:
+            targets = window.tokens[begin + skipped + 1 : end + 1]
+            yield np.array(targets, np.int64), logits[skipped:]
+        begin = end
+
+
+def _chunk_ends(count: int) -> list[int]:
+    """Where the chunks of ``count`` tokens end.
+
+    One token alone may be computed in another way than several, and differ in the last bit: a
+    single one left over joins the chunk before it.
+    """
+    ends = [*range(CHUNK, count, CHUNK), count]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+        del ends[-2]
+    return ends
+
+
+def log_softmax(row: Logits) -> NDArray[np.float64]:
+    """Natural logs of the probabilities of all tokens, (vocabulary,), from ``row`` of that shape.
+
+    Raises ``BundleError`` if the highest logit is not finite.
+    """
+    shifted = row.astype(np.float64)
+    peak = shifted.max()
+    check_finite(float(peak))
+    shifted -= peak
+    shifted -= np.log(np.exp(shifted).sum())
+    return shifted
+
+
+def log_probabilities(logits: Logits, targets: TokenIds) -> NDArray[np.float64]:
+    """Natural logs of the probabilities of ``targets``, (k,), from ``logits``: (k, vocabulary).
+
+    Raises ``BundleError`` if a row's highest logit is not finite.
+    """
+    # Row by row: one in float64 stays in the cache of the processor.
+    rows = zip(logits, targets, strict=True)
+    return np.array([log_softmax(row)[target] for row, target in rows], np.float64)

@@ -1,0 +1,220 @@
+"""``edgeseq bench`` as a command: real measurements of two small bundles, and its errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime import Model, bench_rounds
+from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.cli import main
+from edgeseq.runtime.manifest import MANIFEST_NAME
+
+SMALL = ["--threads", "1", "--repeats", "1", "--new-tokens", "16"]
+LENGTHS = ["--prompt-lengths", "8,40", "--contexts", "8,60"]
+STATISTICS = {"median", "min", "max", "quartile_1", "quartile_3"}
+Captured = pytest.CaptureFixture[str]
+
+
+def bench(capsys: Captured, *arguments: str) -> dict[str, Any]:
+    """What ``edgeseq bench --json`` prints; it has to succeed quietly."""
+    assert main(["bench", *SMALL, *arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    result: dict[str, Any] = json.loads(printed.out)
+    return result
+
+
+def failure(capsys: Captured, *arguments: str) -> str:
+    """The one line on standard error of a command that ends with status 1."""
+    assert main(["bench", *SMALL, *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    return line.removeprefix("edgeseq: ")
+
+
+def wrong_usage(capsys: Captured, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def statistics_in(value: Any) -> Iterator[dict[str, float]]:
+    if isinstance(value, dict) and "median" in value:
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from statistics_in(item)
+
+
+def test_two_kinds_of_bundles(bundle: Path, t5_model: Model, capsys: Captured) -> None:
+    t5 = t5_model.bundle.folder
+    result = bench(capsys, str(bundle), str(t5), "--rounds", "2", *LENGTHS)
+    assert set(result) == {
+        "machine",
+        "rounds",
+        "read_gb_per_s",
+        "other_cpu_share",
+        "bundles",
+        "ratios_to_first",
+        "raw",
+    }
+    assert result["rounds"] == 2
+    assert result["machine"]["threads"] == 1
+    assert [item["name"] for item in result["bundles"]] == ["gpt2", "t5"]
+    assert [item["architecture"] for item in result["bundles"]] == ["gpt2", "t5"]
+    for item, ratios in zip(result["bundles"], [None, *result["ratios_to_first"]], strict=True):
+        check_bundle(item)
+        if ratios is not None:
+            assert set(ratios["tokens_per_s"]) == {"8", "60"}
+    figures = [*statistics_in(result["read_gb_per_s"]), *statistics_in(result["ratios_to_first"])]
+    assert all(0 < value < math.inf for figure in figures for value in figure.values())
+    raw = result["raw"]
+    assert len(raw["read_gb_per_s"]) == 2
+    assert [len(rounds) for rounds in raw["bundles"]] == [2, 2]
+    speeds = [item["tokens_per_s"]["8"] for item in raw["bundles"][1]]
+    assert result["bundles"][1]["tokens_per_s"]["8"]["max"] == max(speeds)
+
+
+def check_bundle(item: dict[str, Any]) -> None:
+    for key in ("load_s", "import_ms", "peak_memory_mb", "resident_after_load_mb"):
+        if key.endswith("_mb") and sys.platform != "linux":
+            continue
+        assert set(item[key]) == STATISTICS
+    assert item["new_tokens"] == {"8": 16, "60": 16}
+    for key in ("tokens_per_s", "gb_per_s", "share_of_read_bandwidth", "loop_overhead_ms"):
+        assert set(item[key]) == {"8", "60"}
+    assert set(item["first_token_ms"]) == {"8", "40"}
+    assert set(item["speed_to_first_context"]) == {"60"}
+    assert item["left_out"] == []
+    assert (item["recipe"], item["kv_cache"]) == ("fp32", "float32")
+    figures = list(statistics_in(item))
+    assert figures != []
+    assert all(0 < value < math.inf for figure in figures for value in figure.values())
+
+
+def test_weights_read_are_those_of_the_manifest(bundle: Path, capsys: Captured) -> None:
+    result = bench(capsys, str(bundle), "--rounds", "1", "--contexts", "8")
+    [item] = result["bundles"]
+    weights = open_bundle(bundle).manifest.weights_per_token_bytes
+    speed = item["tokens_per_s"]["8"]["median"]
+    assert item["gb_per_s"]["8"]["median"] == pytest.approx(weights * speed / 1e9, rel=1e-4)
+    share = item["gb_per_s"]["8"]["median"] / result["read_gb_per_s"]["max"]
+    assert item["share_of_read_bandwidth"]["8"]["median"] == pytest.approx(share, rel=1e-4)
+    assert result["ratios_to_first"] == []
+
+
+def test_lengths_without_room_are_left_out_and_said(bundle: Path, capsys: Captured) -> None:
+    lengths = ["--prompt-lengths", "96,97", "--contexts", "81,82", "--new-tokens", "64"]
+    [item] = bench(capsys, str(bundle), "--rounds", "1", *lengths)["bundles"]
+    assert set(item["first_token_ms"]) == {"96"}
+    assert item["new_tokens"] == {"81": 16}
+    assert item["left_out"] == [
+        "gpt2 reads at most 96 tokens, so that none comes after 97: give smaller --prompt-lengths.",
+        "gpt2 has 96 positions, too few for 16 new tokens after 82 of context: give --contexts up "
+        "to 81.",
+    ]
+
+
+def test_nothing_that_fits(bundle: Path, capsys: Captured) -> None:
+    arguments = ["bench", *SMALL, str(bundle), "--rounds", "1"]
+    assert main([*arguments, "--prompt-lengths", "500", "--contexts", "500"]) == 0
+    out = capsys.readouterr().out
+    assert "peak memory" in out
+    assert "tokens/s" not in out
+
+
+def test_table(bundle: Path, capsys: Captured) -> None:
+    assert main(["bench", *SMALL, str(bundle), str(bundle), "--rounds", "1", *LENGTHS]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "decode at 60 tokens" in printed.out
+    assert "gpt2 #1" in printed.out
+    assert "gpt2 #2" in printed.out
+    assert "×" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "give the folder of a bundle, or --demo gpt2"),
+        (["b", "--rounds", "0"], "'0' is not a whole number from 1 to 1048576"),
+        (["b", "--repeats", "two"], "'two' is not a whole number from 1 to 1048576"),
+        (["b", "--threads", "1025"], "'1025' is not a whole number from 1 to 1024"),
+        (["b", "--new-tokens", "15"], "'15' is not a whole number from 16 to 1048576"),
+        (["b", "--contexts", "32,"], "'' is not a whole number from 1 to 1048576"),
+        (["b", "--prompt-lengths", "-1"], "'-1' is not a whole number from 1 to 1048576"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], complaint: str, capsys: Captured) -> None:
+    assert complaint in wrong_usage(capsys, *arguments)
+
+
+def test_no_bundle_there(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    missing = tmp_path / "nothing"
+    assert failure(capsys, str(bundle), str(missing)).startswith(f"There is no folder {missing}")
+
+
+def test_cache_that_is_not_there(bundle: Path, capsys: Captured) -> None:
+    assert failure(capsys, str(bundle), "--kv-cache", "int4").startswith("gpt2: kv_cache is 'int4'")
+    assert failure(capsys, str(bundle), "--kv-cache", "int8").startswith("gpt2: The bundle has no")
+
+
+def test_given_cache(bundle: Path, capsys: Captured) -> None:
+    arguments = ["--rounds", "1", *LENGTHS, "--kv-cache", "float32", "--kv-cache", "float32"]
+    [item] = bench(capsys, str(bundle), *arguments)["bundles"]
+    assert (item["name"], item["kv_cache"]) == ("gpt2 (float32 cache)", "float32")
+
+
+def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
+    graph = broken / "decoder.onnx"
+    graph.write_bytes(b"\0" * graph.stat().st_size)
+    message = failure(capsys, str(broken))
+    assert message.startswith("broken: ONNX Runtime")
+    assert "cannot load" in message
+
+
+def test_process_that_dies(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_rounds, "WORKER", "edgeseq.runtime.nothing")
+    message = failure(capsys, str(bundle))
+    assert message.startswith("The process that measured gpt2 ended with status 1 (")
+    assert message.endswith(f"see whether `edgeseq generate --bundle {bundle}` works.")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgeseq.runtime.cli", "bench", str(bundle), *SMALL]
+    process = subprocess.Popen(
+        [*command, "--repeats", "1000000"], stderr=subprocess.PIPE, start_new_session=True
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    worker = None
+    while worker is None:
+        assert process.poll() is None
+        for child in children.read_text().split():
+            if "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
+                worker = Path(f"/proc/{child}")  # well on its way
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == b"\n"
+    assert not worker.exists()
+
+
+def test_folder_that_is_no_bundle(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert MANIFEST_NAME in failure(capsys, str(tmp_path))

@@ -1,0 +1,185 @@
+"""What ``edgeseq bench`` makes of measurements: turns, statistics, ratios, and the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseq.runtime import machine, process_memory
+from edgeseq.runtime.bandwidth import read_bandwidth
+from edgeseq.runtime.bench_case import Case, Lengths, cases_of
+from edgeseq.runtime.bench_report import over, report, statistics_of
+from edgeseq.runtime.bench_rounds import Round, measure_rounds, turns
+from edgeseq.runtime.bench_table import lines
+from edgeseq.runtime.demo_bundles import DEMO_BUNDLES
+
+LENGTHS = Lengths(prompts=[32], contexts=[32, 64], new_tokens=16, fewest_new_tokens=16, repeats=1)
+VERSIONS = {"onnxruntime": "1.31.1", "numpy": "2.4.6"}
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return cases_of([DEMO_BUNDLES / name for name in ("gpt2", "t5")], [None], LENGTHS, 1)
+
+
+def measurement(speed: float, peak_memory_mb: float | None = 100.0) -> dict[str, Any]:
+    return {
+        "versions": VERSIONS,
+        "import_ms": 100.0,
+        "load_s": 0.5,
+        "first_token_ms": {"32": 10.0},
+        "tokens_per_s": {"32": speed, "64": 0.8 * speed},
+        "loop_overhead_ms": {"32": 0.1, "64": 0.1},
+        "peak_memory_mb": peak_memory_mb,
+        "resident_after_load_mb": peak_memory_mb,
+    }
+
+
+def a_round(*speeds: float, read: float = 2e9, **changes: Any) -> Round:
+    return Round(
+        read_bytes_per_s=read,
+        other_cpu_share=None,
+        measurements=[measurement(speed, **changes) for speed in speeds],
+    )
+
+
+# turns
+
+
+def test_every_other_round_goes_backwards() -> None:
+    assert [turns(3, number) for number in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+
+
+def test_rounds_measure_in_turns_and_report_in_order(cases: list[Case]) -> None:
+    calls: list[str] = []
+
+    def bandwidth() -> float:
+        calls.append("bandwidth")
+        return 1e9
+
+    def measure(case: Case) -> dict[str, Any]:
+        calls.append(case.name)
+        return {"name": case.name}
+
+    messages: list[str] = []
+    rounds = list(
+        measure_rounds(cases, 2, bandwidth=bandwidth, measure=measure, progress=messages.append)
+    )
+    assert calls == ["bandwidth", "gpt2", "t5", "bandwidth", "t5", "gpt2"]
+    for item in rounds:
+        assert [got["name"] for got in item.measurements] == ["gpt2", "t5"]
+    assert messages[-1] == "round 2 of 2: gpt2"
+
+
+# statistics
+
+
+def test_statistics() -> None:
+    assert statistics_of([5.0, 1.0, 2.0, 4.0, 3.0]) == {
+        "median": 3.0,
+        "min": 1.0,
+        "max": 5.0,
+        "quartile_1": 2.0,
+        "quartile_3": 4.0,
+    }
+
+
+def test_statistics_of_one_value() -> None:
+    assert set(statistics_of([7.0]).values()) == {7.0}
+
+
+def test_over_goes_into_what_all_have() -> None:
+    values = [{"a": 1, "b": {"x": 2, "y": 3}, "c": None}, {"a": 10, "b": {"x": 20}, "c": 5}]
+    assert over(sum, values) == {"a": 11, "b": {"x": 22}, "c": None}
+
+
+def test_ratios_are_of_the_same_round(cases: list[Case]) -> None:
+    rounds = [a_round(10, 20), a_round(100, 300), a_round(1000, 4000)]
+    result = report(cases, rounds, 2)
+    [ratios] = result["ratios_to_first"]
+    assert ratios["name"] == "t5"
+    assert ratios["tokens_per_s"]["32"]["median"] == 3
+    assert (ratios["tokens_per_s"]["64"]["min"], ratios["tokens_per_s"]["64"]["max"]) == (2, 4)
+    assert result["bundles"][0]["speed_to_first_context"]["64"]["median"] == 0.8
+
+
+def test_share_is_of_the_best_read_bandwidth(cases: list[Case]) -> None:
+    weights_gb = cases[0].manifest.weights_per_token_bytes / 1e9
+    rounds = [a_round(50, read=2e9), a_round(50, read=4e9), a_round(50, read=1e9)]
+    [item] = report(cases[:1], rounds, 2)["bundles"]
+    assert item["gb_per_s"]["32"]["median"] == pytest.approx(50 * weights_gb)
+    share = 50 * weights_gb / 4
+    assert item["share_of_read_bandwidth"]["32"]["median"] == pytest.approx(share)
+
+
+# table
+
+
+def table(cases: list[Case], *rounds: Round) -> list[str]:
+    return list(lines(report(cases, rounds, 2)))
+
+
+def row(found: list[str], label: str) -> list[str]:
+    [line] = [line for line in found if line.startswith(label)]
+    return line.removeprefix(label).split()
+
+
+def test_table_shows_medians_spread_and_ratios(cases: list[Case]) -> None:
+    found = table(cases, a_round(10, 20), a_round(11, 33), a_round(12, 48))
+    place = next(i for i, line in enumerate(found) if line.startswith("decode at 32"))
+    assert found[place].split()[-4:] == ["gpt2", "11.0", "10.0", "12.0"]
+    assert found[place + 1].split() == ["t5", "33.0", "20.0", "48.0", "3.00×"]
+
+
+def test_what_the_system_does_not_say_is_not_available(cases: list[Case]) -> None:
+    found = table(cases[:1], a_round(10, peak_memory_mb=None))
+    assert row(found, "peak memory, MB") == ["gpt2", "not", "available"]
+    assert "others used: not available" in "\n".join(found)
+
+
+# the machine
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_read_bandwidth_is_a_rate(threads: int) -> None:
+    assert 0 < read_bandwidth(threads, size_bytes=8 << 20, passes=2) < np.inf
+
+
+def test_physical_cores_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu, core in enumerate([0, 1, 0, 1]):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "core_id").write_text(f"{core}\n")
+        (topology / "physical_package_id").write_text("0\n")
+    monkeypatch.setattr(machine, "CPUS", tmp_path)
+    assert machine.physical_cores() == 2
+    monkeypatch.setattr(machine, "CPUS", tmp_path / "nothing")
+    assert machine.physical_cores() == machine.logical_cores()
+
+
+def test_share_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine, "STAT", stat)
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine, "_own_s", lambda: 0.0)
+    stat.write_text("cpu 100 0 0 1000 0 0 0 0 7 7\ncpu0 1 1\n")
+    clock = machine.OthersClock()
+    stat.write_text("cpu 110 5 5 1060 10 0 0 10 9 9\ncpu0 1 1\n")
+    assert clock.share() == 0.3  # 30 of 100 ticks were neither idle nor waiting
+
+
+def test_memory_is_not_said_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_memory.sys, "platform", "win32")
+    assert process_memory.peak_bytes() is None
+    assert process_memory.resident_bytes() is None
+
+
+@pytest.mark.skipif(not process_memory.STATUS.is_file(), reason="needs Linux")
+def test_peak_is_at_least_what_is_resident() -> None:
+    peak, resident = process_memory.peak_bytes(), process_memory.resident_bytes()
+    assert peak is not None
+    assert resident is not None
+    assert 0 < resident <= peak

@@ -1,0 +1,259 @@
+"""``edgeseq eval``: what it reports, alone and beside a reference, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.export import export_checkpoint
+from edgeseq.runtime import Model, load
+from edgeseq.runtime.cli import main
+from edgeseq.runtime.continuations import answers
+from edgeseq.runtime.error_rates import error_rates
+from edgeseq.runtime.evaluation import compare, measure
+from edgeseq.runtime.passages import pair_passages, text_passages
+
+Captured = pytest.CaptureFixture[str]
+Report = Callable[..., dict[str, Any]]
+TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\nAnd 3 üs.\n" * 40
+PAIRS = [
+    ("Once upon a time", "there was a clever fox"),
+    ("he said", "Let us go home"),
+    ("home", "a"),
+]
+REPORT = ["bundle", "recipe", "text", "tokens", "bytes", "cross_entropy", "perplexity"]
+REPORT += ["bits_per_byte"]
+TEXT_REPORT = [*REPORT, "context", "stride", "tokens_per_second"]
+PAIRS_REPORT = [*REPORT, "pairs", "exact_match", "word_error_rate", "character_error_rate"]
+PAIRS_REPORT += ["tokens_per_second"]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes("".join(f"{source}\t{target}\n" for source, target in PAIRS).encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def other_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Path:
+    """A bundle of the same sizes with other weights."""
+    out = tmp_path_factory.mktemp("other") / "bundle"
+    return export_checkpoint(make_checkpoint(1), out).folder
+
+
+@pytest.fixture
+def report(capsys: Captured) -> Report:
+    """``report(*arguments)``: the JSON that the command prints; it has to succeed quietly."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        assert main(["eval", *map(str, arguments), "--threads", "1", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        assert len(printed.out.splitlines()) == 1
+        found: dict[str, Any] = json.loads(printed.out)
+        return found
+
+    return run
+
+
+def failure(arguments: Sequence[object], capsys: Captured) -> str:
+    """The one line on standard error of a command that ends with status 1."""
+    assert main(["eval", *map(str, arguments)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    assert line.startswith("edgeseq: ")
+    return line
+
+
+# Alone
+
+
+def test_a_text(report: Report, bundle: Path, model: Model, text: Path) -> None:
+    found = report(bundle, text)
+    assert list(found) == TEXT_REPORT
+    passages = text_passages(TEXT, model.bundle.manifest, model.tokenizer)
+    loss = measure(model.new_decoder, passages.windows)
+    assert (found["bundle"], found["text"]) == (str(bundle), str(text))
+    assert found["recipe"] == "fp32"
+    assert (found["context"], found["stride"]) == (96, 48)
+    assert found["tokens"] == len(model.tokenizer.encode(TEXT)) - 1
+    assert found["bytes"] == passages.size_bytes
+    assert found["cross_entropy"] == loss.cross_entropy
+    assert found["perplexity"] == pytest.approx(math.exp(loss.cross_entropy))
+    bits = loss.cross_entropy * found["tokens"] / math.log(2)
+    assert found["bits_per_byte"] == pytest.approx(bits / found["bytes"])
+    assert found["tokens_per_second"] > 0
+
+
+def test_context_and_stride(report: Report, bundle: Path, model: Model, text: Path) -> None:
+    found = report(bundle, "--context", 30, text, "--stride", 7)
+    passages = text_passages(TEXT, model.bundle.manifest, model.tokenizer, context=30, stride=7)
+    assert (found["context"], found["stride"]) == (30, 7)
+    assert found["cross_entropy"] == measure(model.new_decoder, passages.windows).cross_entropy
+
+
+def test_pairs(report: Report, t5_model: Model, pairs: Path) -> None:
+    found = report(t5_model.bundle.folder, pairs)
+    assert list(found) == PAIRS_REPORT
+    passages = pair_passages(PAIRS, t5_model.bundle.manifest, t5_model.tokenizer)
+    assert found["pairs"] == 3
+    assert found["tokens"] == sum(len(t5_model.tokenizer.encode(target)) for _, target in PAIRS)
+    assert found["bytes"] == sum(len(target) for _, target in PAIRS)
+    loss = measure(t5_model.new_decoder, passages.windows)
+    assert found["cross_entropy"] == loss.cross_entropy
+    rates = error_rates(answers(t5_model, passages), [target for _, target in PAIRS])
+    assert found["exact_match"] == rates.exact_match
+    assert found["word_error_rate"] == rates.word_error_rate > 0
+    assert found["character_error_rate"] == rates.character_error_rate > 0
+
+
+def test_the_demo_t5_knows_some_words(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    words = [("pronounce: table", "T EY1 B AH0 L"), ("spell: K AE1 T", "dog")]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in words]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = report("--demo", "t5", path)
+    assert found["exact_match"] == 0.5
+    assert found["word_error_rate"] == 1 / 6
+    assert found["character_error_rate"] == 3 / 16
+    assert report(path, "--demo", "t5")["perplexity"] == found["perplexity"]
+
+
+def test_lines_for_people(bundle: Path, text: Path, capsys: Captured) -> None:
+    assert main(["eval", str(bundle), str(text), "--reference", str(bundle)]) == 0
+    printed = capsys.readouterr()
+    lines = dict(line.split("  ", 1) for line in printed.out.splitlines())
+    assert {name: value.strip() for name, value in lines.items()}.items() >= {
+        "bundle": str(bundle),
+        "precision": "fp32",
+        "windows": "96 tokens of context, 48 apart",
+        "reference": f"{bundle}, fp32",
+        "KL divergence": "0.00e+00 nats",
+        "top-1 agreement": "100.00%",
+        "identical": "100.0% of 32 greedy continuations of 64 tokens",
+    }.items()
+    assert {"perplexity", "bits per byte", "cross-entropy", "throughput"} <= set(lines)
+    assert printed.err == ""
+
+
+def test_progress_is_shown_on_a_terminal(
+    t5_model: Model, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["eval", str(t5_model.bundle.folder), str(pairs), "--json"]) == 0
+    printed = capsys.readouterr()
+    evaluating, answering = printed.err.removesuffix("\n").split("\n")
+    assert "100%" in evaluating
+    assert "tokens/s" in evaluating
+    assert "texts/s" in answering
+    json.loads(printed.out)
+
+
+# Beside a reference
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_a_bundle_beside_itself(
+    report: Report, bundle: Path, text: Path, t5_model: Model, pairs: Path, kind: str
+) -> None:
+    folder, path = (bundle, text) if kind == "gpt2" else (t5_model.bundle.folder, pairs)
+    found = report(folder, "--reference", folder, path)
+    beside = found["reference"]
+    assert beside == {
+        "bundle": str(folder),
+        "recipe": "fp32",
+        "cross_entropy": found["cross_entropy"],
+        "perplexity": found["perplexity"],
+        "perplexity_rise": 0,
+        "kl_divergence": 0,
+        "top1_agreement": 1,
+        "continuations": 32 if kind == "gpt2" else 3,
+        "continuation_tokens": 64,
+        "identical_continuations": 1,
+    }
+    alone = report(folder, path)
+    assert list(alone) == [name for name in found if name != "reference"]
+    assert alone["cross_entropy"] == pytest.approx(found["cross_entropy"])
+
+
+def test_a_bundle_beside_another(
+    report: Report, bundle: Path, other_bundle: Path, model: Model, text: Path
+) -> None:
+    found = report(other_bundle, text, "--reference", bundle)
+    other = load(other_bundle, threads=1)
+    windows = text_passages(TEXT, model.bundle.manifest, model.tokenizer).windows
+    expected = compare(model.new_decoder, other.new_decoder, windows)
+    assert found["reference"]["kl_divergence"] == expected.kl_divergence > 0
+    assert found["reference"]["top1_agreement"] == expected.top1_agreement < 1
+    assert found["reference"]["perplexity_rise"] == expected.perplexity_rise
+    assert found["reference"]["perplexity"] == expected.reference.perplexity
+    assert found["perplexity"] == expected.candidate.perplexity
+    assert found["reference"]["identical_continuations"] == 0
+
+
+# Refusals
+
+
+def test_files_that_cannot_be_read(
+    bundle: Path, t5_model: Model, text: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"abc\xff")
+    assert "UTF-8" in failure([bundle, tmp_path / "bad.txt"], capsys)
+    assert "no-such.txt" in failure([bundle, tmp_path / "no-such.txt"], capsys)
+    assert str(tmp_path) in failure([bundle, tmp_path], capsys)
+    assert "line 1 has 0 tabs" in failure([t5_model.bundle.folder, text], capsys)
+    assert "no-such" in failure(["no-such", text], capsys)
+    assert "context" in failure([bundle, text, "--context", "97"], capsys)
+    assert "stride" in failure([bundle, text, "--stride", "0", "--json"], capsys)
+    assert "threads" in failure([bundle, text, "--threads", "0"], capsys)
+    assert "no-such" in failure([bundle, text, "--reference", "no-such"], capsys)
+
+
+def test_references_that_read_other_tokens(
+    bundle: Path, t5_model: Model, text: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    path = copy / "edgeseq.json"
+    manifest = path.read_text(encoding="utf-8")
+    digest = json.loads(manifest)["files"]["tokenizer.json"]["sha256"]
+    path.write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
+    assert "another tokenizer" in failure([bundle, text, "--reference", copy], capsys)
+    path.write_text(manifest.replace('"max_positions": 96', '"max_positions": 90'), "utf-8")
+    assert "another number of positions" in failure([bundle, text, "--reference", copy], capsys)
+    t5 = t5_model.bundle.folder
+    assert "another kind of model" in failure([bundle, text, "--reference", t5], capsys)
+    assert "another kind of model" in failure([t5, text, "--reference", bundle], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["text.txt"],
+        ["--demo", "gpt2"],
+        ["--demo", "bert", "text.txt"],
+        ["--demo", "gpt2", "bundle", "text.txt"],
+        ["bundle", "text.txt", "more"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", *arguments])
+    assert ended.value.code == 2
+    assert "usage: edgeseq" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The progress bar, on a terminal and a clock of the test's own."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from edgeseq.runtime.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("COLUMNS", "100")
+    return Terminal()
+
+
+def test_what_is_drawn(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress("reading", 4000, unit="tokens", stream=terminal, clock=clock) as progress:
+        clock.now_s += 0.5
+        progress(1000)
+        assert terminal.getvalue() == (
+            "\rreading [######------------------]  25%  2,000 tokens/s  0:02 left"
+        )
+        clock.now_s += 1
+        progress(3000)
+    assert terminal.getvalue().count("\n") == 1
+    *_, last = terminal.getvalue().split("\r")
+    assert last.rstrip() == "reading [########################] 100%  2,667 tokens/s"
+    assert last.endswith("\n")
+
+
+def test_it_is_drawn_ten_times_a_second_at_most(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress("reading", 1000, unit="tokens", stream=terminal, clock=clock) as progress:
+        for _ in range(1000):
+            clock.now_s += 1 / 1024  # exact in binary
+            progress(1)
+    assert 9 <= terminal.getvalue().count("\r") <= 11
+
+
+def test_a_shorter_line_covers_a_longer_one(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress("reading", 100, unit="tokens", stream=terminal, clock=clock) as progress:
+        for count in (1, 98):
+            clock.now_s += 3600
+            progress(count)
+    _, first, second, last = terminal.getvalue().removesuffix("\n").split("\r")
+    assert "99:00:00 left" in first
+    assert len(second) == len(first)
+    assert len(last) == len(second.rstrip())
+
+
+def test_an_error_takes_it_away(terminal: Terminal) -> None:
+    clock = Clock()
+    with (
+        pytest.raises(KeyError),
+        Progress("reading", 100, unit="tokens", stream=terminal, clock=clock) as progress,
+    ):
+        clock.now_s += 1
+        progress(10)
+        raise KeyError
+    _, drawn, blank, home = terminal.getvalue().split("\r")
+    assert blank == " " * len(drawn)
+    assert home == ""
+
+
+def test_a_narrow_terminal_gets_no_more_than_fits(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    with Progress("reading", 100, unit="tokens", stream=terminal, clock=Clock()) as progress:
+        progress(100)
+    assert max(map(len, terminal.getvalue().rstrip("\n").split("\r"))) == 29
+
+
+@pytest.mark.parametrize("total", [0, 10])
+def test_nothing_done(terminal: Terminal, total: int) -> None:
+    with Progress("reading", total, unit="tokens", stream=terminal, clock=Clock()):
+        pass
+    assert ("100%" in terminal.getvalue()) == (total == 0)
+
+
+def test_nothing_is_drawn_where_nobody_sees_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Progress("reading", 10, unit="tokens") as progress:
+        progress(10)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    with Progress("reading", 10, unit="tokens") as progress:
+        progress(10)
