@@ -462,6 +462,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         kv_cache=CacheFormat(dtype=draw(st.sampled_from(["float32", "int8"]))),
         graphs={
             "decoder": draw(listed),
+            "decoder_int8_cache": draw(listed),
             "encoder": draw(listed),
             **draw(st.dictionaries(names, listed, max_size=2)),
         },

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 
 from edgeseq.export import export_checkpoint, gpt2
-from edgeseq.runtime import BundleError, CheckpointError, Model, OptionError, load
+from edgeseq.runtime import BundleError, CheckpointError, Model, load
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.cli import main
 
