@@ -1,7 +1,7 @@
 """A decoder's graph with a cache of 8-bit integers.
 
-Keys and values are rounded with a scale a channel as they are appended, and every query reads the
-rounded ones: one token and several at once see the same.
+Keys and values are rounded, with a scale a layer each, as they are appended, and every query reads
+the rounded ones: one token and several at once see the same.
 """
 
 from __future__ import annotations
@@ -10,43 +10,36 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from edgeseq.quantize.equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 LARGEST_CODE = 127
 MARGIN = 1.1  # over the largest magnitude that a calibration text showed
-PASTS = slice(3, 5)  # which inputs of GroupQueryAttention are the cache
-SCALE_INPUTS = 12  # where GroupQueryAttention takes the keys' scales; the values' follow
-CACHE_PREFIXES = ("past_key_values.", "present.")
+SCALE_INPUTS = 12  # where GroupQueryAttention takes the keys' scale; the values' follows
 
 
-def with_int8_cache(
-    model: onnx.ModelProto, peaks: Mapping[str, NDArray[np.float32]]
-) -> onnx.ModelProto:
-    """``model`` with its cache in 8 bits; ``peaks``: by ``"0.key"``, (heads, head_size)."""
+def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.ModelProto:
+    """``model`` with its cache in 8 bits; ``peaks``: by ``"0.key"``, the largest magnitude."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     for node in changed.graph.node:
         if node.op_type != "GroupQueryAttention":
             continue
-        pasts = [name.removeprefix(CACHE_PREFIXES[0]) for name in node.input[PASTS]]
-        scales = [_scale(changed, name, peaks) for name in pasts]
-        inputs = [*node.input, *[""] * (SCALE_INPUTS - len(node.input)), *scales]
-        del node.input[:]
-        node.input.extend(inputs)
+        pasts = (node.input[i].removeprefix(CACHE_PREFIX) for i in (PAST_KEY, PAST_VALUE))
+        scales = [_scale(changed, name, peaks[name]) for name in pasts]
+        node.input.extend([*[""] * (SCALE_INPUTS - len(node.input)), *scales])
         for name in ("k_quant_type", "v_quant_type"):
-            node.attribute.append(onnx.helper.make_attribute(name, "PER_CHANNEL"))
+            node.attribute.append(onnx.helper.make_attribute(name, "PER_TENSOR"))
         node.attribute.append(onnx.helper.make_attribute("kv_cache_bit_width", 8))
     for value in (*changed.graph.input, *changed.graph.output):
-        if value.name.startswith(CACHE_PREFIXES):
+        if value.name.startswith((CACHE_PREFIX, "present.")):
             value.type.tensor_type.elem_type = onnx.TensorProto.INT8
     return changed
 
 
-def _scale(model: onnx.ModelProto, name: str, peaks: Mapping[str, NDArray[np.float32]]) -> str:
-    """Add the scales of a layer's keys or values as a weight; channels of padding have one too."""
-    peak = peaks[name].reshape(-1)
-    scales = np.where(peak > 0, peak * np.float32(MARGIN / LARGEST_CODE), np.float32(1))
-    tensor = numpy_helper.from_array(scales.astype(np.float32), f"cache.{name}.scales")
-    model.graph.initializer.append(tensor)
-    return tensor.name
+def _scale(model: onnx.ModelProto, name: str, peak: float) -> str:
+    """Add the scale of a layer's keys or values as a weight."""
+    scale = np.array([peak * MARGIN / LARGEST_CODE], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(scale, f"cache.{name}.scale"))
+    return f"cache.{name}.scale"

@@ -31,7 +31,6 @@ from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
 ROW_BITS = 7
-Peaks = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Candidate:
     networks: Mapping[str, Network]
     recipe: Recipe
     rounded: Mapping[str, Rounded]
-    cache_peaks: Peaks
+    cache_peaks: Mapping[str, float]  # by "0.key": the largest magnitude
 
     def keeping(self, layers: Sequence[str]) -> Candidate:
         """The same with further layers stored as the recipe stores sensitive ones."""
@@ -98,12 +97,18 @@ def round_weights(
     networks: Mapping[str, Network],
     recipe: Recipe,
     windows: Sequence[Window],
+    divided: Mapping[str, NDArray[np.float32]],
     progress: Callable[[str], None],
 ) -> dict[str, Rounded]:
-    """Every weight of the layers and tables, rounded as the recipe says."""
+    """Every weight of the layers and tables, rounded as the recipe says.
+
+    ``divided``: inputs of layers whose channels are not the source's any more, but divided by these.
+    """
     rounded: dict[str, Rounded] = {}
     for role, sums in hessians(source, networks, windows, progress):
         network = networks[role]
+        for name in sums.keys() & divided.keys():
+            sums[name] /= np.outer(divided[name], divided[name])
         progress(f"rounding {len(sums)} inputs' layers of the {role}")
         for layer in network.layers.values():
             if layer.input in sums and not layer.is_table:

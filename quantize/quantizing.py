@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeseq.quantize.calibration import cache_peaks
 from edgeseq.quantize.candidate import Candidate, round_weights
+from edgeseq.quantize.equalizing import equalize
 from edgeseq.quantize.gate import Gate
 from edgeseq.quantize.network import Network
 from edgeseq.quantize.recipe import Recipe, find_recipe
@@ -66,12 +67,16 @@ def quantize_bundle(
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         engine = open_engine(source.manifest, source.folder)
         texts = find_texts(source, engine, None if text is None else Path(text))
+        equalized = equalize(networks["decoder"], cache_peaks(source, texts.calibration))
+        rounded = round_weights(
+            source, networks, chosen, texts.calibration, equalized.divided, progress
+        )
         candidate = Candidate(
             source=source,
             networks=networks,
             recipe=chosen,
-            rounded=round_weights(source, networks, chosen, texts.calibration, progress),
-            cache_peaks=cache_peaks(source, texts.calibration),
+            rounded=rounded,
+            cache_peaks=equalized.peaks,
         )
         gate = Gate(engine, texts.judged, limit, writer.folder, progress)
         candidate, measured = gate.admit(

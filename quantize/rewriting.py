@@ -1,11 +1,13 @@
 """Graphs with quantized weights: each node that reads one is replaced by nodes that read its codes.
 
     x, W                      ->  y         Rows: 8-bit activations, one scale a token
-    Abs, ReduceMax, Max, Mul  ->  scale     (tokens,): the largest magnitude / 127
+    Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
     QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
     MatMulInteger, DequantizeLinear, Mul -> y
 
-Layers that read the same tensor share its codes.
+Layers that read the same tensor share its codes. A row of zeros has the scale 0, and whatever
+integer 0 / 0 becomes, times that scale it is 0 again: a floor under the scale would be one more
+node for nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ from edgeseq.runtime.weights_file import WeightsFile
 MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
-SMALLEST_PEAK = 1e-30  # a row of zeros has a scale too
 INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
 
 Rounded = tuple[Rows | Blocks, Codes]
@@ -98,12 +99,10 @@ class Rewriter:
         if name not in self._made:
             self._made.add(name)
             axes = self._constant("feature_axis", np.array([1]))
-            floor = self._constant("smallest_peak", np.float32(SMALLEST_PEAK))
             step = self._constant("code_step", np.float32(1 / LARGEST_CODE))
             self._node("Abs", [name], f"{name}.abs")
             self._node("ReduceMax", [f"{name}.abs", axes], f"{name}.peak", keepdims=0)
-            self._node("Max", [f"{name}.peak", floor], f"{name}.floored_peak")
-            self._node("Mul", [f"{name}.floored_peak", step], scale)
+            self._node("Mul", [f"{name}.peak", step], scale)
             self._node("QuantizeLinear", [name, scale, self._zero_points(name)], codes, axis=0)
         return codes, scale
 

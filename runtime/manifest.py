@@ -202,8 +202,8 @@ def _check_names(manifest: Manifest) -> None:
             raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
     if DECODERS[manifest.kv_cache.dtype] not in manifest.graphs:
         raise BundleError(
-            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, expected a cache that "
-            "there is a graph for, as 'float32': export the bundle again."
+            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, expected what there "
+            "is a graph for, as 'float32': export the bundle again."
         )
     used = [*manifest.graphs.values()]
     if manifest.tokenizer.file is not None:

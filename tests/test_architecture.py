@@ -28,6 +28,7 @@ RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", "tokenizers", "huggingface_hub"}
 
 SEARCH_SIDE = {
     "beam_search",
+    "chunks",
     "decoder",
     "error_rates",
     "evaluation",
