@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,18 @@ PASSES = 40  # most of a second altogether
 
 
 def read_bandwidth(threads: int, *, size_bytes: int = SIZE_BYTES, passes: int = PASSES) -> float:
-    """Bytes a second that ``threads`` threads read together: the best of ``passes``.
+    """Bytes a second that ``threads`` threads read together: the median of ``passes``.
 
     Each thread reads its own part of an array of ``size_bytes``; numpy lets others run meanwhile.
     """
     parts = np.array_split(np.ones(size_bytes // 8, np.int64), threads)  # written, so in memory
-    best_s = float("inf")
+    times_s = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(passes):
             started = time.perf_counter()
             list(pool.map(_read, parts))
-            best_s = min(best_s, time.perf_counter() - started)
-    return sum(part.nbytes for part in parts) / best_s
+            times_s.append(time.perf_counter() - started)
+    return sum(part.nbytes for part in parts) / median(times_s)
 
 
 def _read(part: NDArray[Any]) -> None:

@@ -1,6 +1,7 @@
 """From the figures of every round to medians and spread, and to ratios within rounds.
 
-The machine's read bandwidth is the best that any round measured: other programs only lower it.
+A share of the machine's read bandwidth is of what the same round measured: on a machine that others
+use too, it changes from minute to minute.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def report(cases: Sequence[Case], rounds: Sequence[Round], threads: int) -> dict
     """
     read = [item.read_bytes_per_s / 1e9 for item in rounds]
     by_case = [
-        [_completed(item.measurements[place], case, max(read)) for item in rounds]
+        [
+            _completed(item.measurements[place], case, gb_per_s)
+            for item, gb_per_s in zip(rounds, read, strict=True)
+        ]
         for place, case in enumerate(cases)
     ]
     others = [item.other_cpu_share for item in rounds]

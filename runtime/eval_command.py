@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--stride", type=int, help="tokens from one window to the next (default: half the context)"
     )
+    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=_eval, usage_error=parser.error)
@@ -60,7 +61,9 @@ def _eval(arguments: argparse.Namespace) -> int:
         bundle, text = None, bundle
     elif text is None:
         arguments.usage_error("the following arguments are required: TEXT")
-    model = load(bundle, demo=arguments.demo, threads=arguments.threads)
+    model = load(
+        bundle, demo=arguments.demo, threads=arguments.threads, kv_cache=arguments.kv_cache
+    )
     reference = None
     if arguments.reference is not None:
         reference = load(arguments.reference, threads=arguments.threads)
@@ -75,6 +78,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     report = {
         "bundle": str(model.bundle.folder),
         "recipe": model.bundle.manifest.quantization.recipe,
+        "kv_cache": arguments.kv_cache or model.bundle.manifest.kv_cache.dtype,
         "text": str(text),
         **measure_report(model, reference, passages),
     }

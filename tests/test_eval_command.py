@@ -28,7 +28,7 @@ PAIRS = [
     ("he said", "Let us go home"),
     ("home", "a"),
 ]
-REPORT = ["bundle", "recipe", "text", "tokens", "bytes", "cross_entropy", "perplexity"]
+REPORT = ["bundle", "recipe", "kv_cache", "text", "tokens", "bytes", "cross_entropy", "perplexity"]
 REPORT += ["bits_per_byte"]
 TEXT_REPORT = [*REPORT, "context", "stride", "tokens_per_second"]
 PAIRS_REPORT = [*REPORT, "pairs", "exact_match", "word_error_rate", "character_error_rate"]
