@@ -15,18 +15,40 @@ from edgeseq.runtime.graph_contract import encoder_outputs, layer_names
 from edgeseq.runtime.onnx_runtime import Session, open_session
 from edgeseq.runtime.scoring import Window
 
-Hessians = dict[str, NDArray[np.float32]]
 Feeds = dict[str, NDArray[Any]]
 BUDGET_BYTES = 1 << 30  # of the matrices that are summed up at once
+SAMPLE_ROWS = 512  # of each input that are kept
 
 
-def hessians(
+class Observed:
+    """An input of layers: (tokens, features), seen a part at a time."""
+
+    def __init__(self, features: int) -> None:
+        self.hessian = np.zeros((features, features), np.float32)  # sum of x x^T over its rows x
+        self.peaks = np.zeros(features, np.float32)  # largest magnitudes
+        self.rows = np.empty((0, features), np.float32)  # some of them
+
+    def add(self, rows: NDArray[np.float32], share: float) -> None:
+        """Count ``rows`` in, and keep ``share`` of SAMPLE_ROWS of them."""
+        self.hessian += rows.T @ rows
+        self.peaks = np.maximum(self.peaks, np.abs(rows).max(axis=0))
+        step = max(1, round(len(rows) / max(1.0, share * SAMPLE_ROWS)))
+        self.rows = np.concatenate([self.rows, rows[step // 2 :: step]])
+
+    def divide(self, factors: NDArray[np.float32]) -> None:
+        """Make it what it is when its channels are divided by ``factors``."""
+        self.hessian /= np.outer(factors, factors)
+        self.peaks = self.peaks / factors
+        self.rows = self.rows / factors
+
+
+def observe(
     bundle: Bundle,
     networks: Mapping[str, Network],
     windows: Sequence[Window],
     progress: Callable[[str], None],
-) -> Iterator[tuple[str, Hessians]]:
-    """``(role, {tensor: sum of x x^T over its rows x})`` for every input of a layer.
+) -> Iterator[tuple[str, dict[str, Observed]]]:
+    """``(role, {tensor: what was seen of it})`` for every input of a layer.
 
     In groups that fit into memory: the text is read once for each.
     """
@@ -36,12 +58,12 @@ def hessians(
         groups = list(_groups(network))
         for number, group in enumerate(groups):
             progress(f"reading the text with the {role} ({number + 1} of {len(groups)})")
-            session = Session(_observed(network, group), "cpu", None, {}, bundle.folder)
-            sums = {name: np.zeros((size, size), np.float32) for name, size in group.items()}
+            session = Session(_with_outputs(network, group), "cpu", None, {}, bundle.folder)
+            observed = {name: Observed(size) for name, size in group.items()}
             for feed in feeds:
                 for name, rows in zip(group, session.run(list(group), feed), strict=True):
-                    sums[name] += rows.T @ rows
-            yield role, sums
+                    observed[name].add(rows, 1 / len(feeds))
+            yield role, observed
 
 
 def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[np.float32]]:
@@ -113,7 +135,7 @@ def _groups(network: Network) -> Iterator[dict[str, int]]:
         yield group
 
 
-def _observed(network: Network, names: Mapping[str, int]) -> bytes:
+def _with_outputs(network: Network, names: Mapping[str, int]) -> bytes:
     """The graph with further outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(network.model)

@@ -14,11 +14,12 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeseq.quantize.cache import with_int8_cache
-from edgeseq.quantize.calibration import hessians
+from edgeseq.quantize.calibration import Observed, observe
 from edgeseq.quantize.network import Network
 from edgeseq.quantize.recipe import Blocks, Recipe, Rows, Storage
 from edgeseq.quantize.rewriting import Rewriter, Rounded
 from edgeseq.quantize.rounding import Codes, round_weight
+from edgeseq.quantize.smoothing import smooth
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.manifest import (
     DECODERS,
@@ -102,19 +103,21 @@ def round_weights(
 ) -> dict[str, Rounded]:
     """Every weight of the layers and tables, rounded as the recipe says.
 
-    ``divided``: inputs of layers whose channels are not the source's any more, but divided by these.
+    ``divided``: inputs of layers whose channels are not the source's but divided by these.
     """
     rounded: dict[str, Rounded] = {}
-    for role, sums in hessians(source, networks, windows, progress):
+    for role, observed in observe(source, networks, windows, progress):
         network = networks[role]
-        for name in sums.keys() & divided.keys():
-            sums[name] /= np.outer(divided[name], divided[name])
-        progress(f"rounding {len(sums)} inputs' layers of the {role}")
+        progress(f"rounding the layers of the {role}")
+        for name, seen in observed.items():
+            if name in divided:
+                seen.divide(divided[name])
+            _smooth(network, name, seen, recipe)
         for layer in network.layers.values():
-            if layer.input in sums and not layer.is_table:
+            if layer.input in observed and not layer.is_table:
                 weight = np.asarray(network.weights[layer.weight])
                 storage = recipe.storage(layer.weight)
-                if found := _rounded(weight, storage, sums[layer.input]):
+                if found := _rounded(weight, storage, observed[layer.input].hessian):
                     rounded[layer.weight] = found
     for network in networks.values():
         heads = [layer.weight for layer in network.layers.values() if layer.is_table]
@@ -122,6 +125,15 @@ def round_weights(
             codes = _round(np.asarray(network.weights[name]).T, recipe.table, None)
             rounded[name] = (recipe.table, codes)
     return rounded
+
+
+def _smooth(network: Network, name: str, seen: Observed, recipe: Recipe) -> None:
+    """Smooth an input of layers that are stored by rows: blocks have scales of their own."""
+    if not isinstance(recipe.layer, Rows):
+        return
+    factors = smooth(network, name, seen.peaks, seen.rows, bits=ROW_BITS)
+    if factors is not None:
+        seen.divide(factors)
 
 
 def layer_names(networks: Mapping[str, Network]) -> list[str]:

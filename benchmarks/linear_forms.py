@@ -1,0 +1,182 @@
+"""What the forms of a quantized linear layer cost, each in the same whole graph.
+
+    python benchmarks/linear_forms.py FP32_BUNDLE
+
+For batch 1, in turns: milliseconds of a token after 32 of context, and of reading a prompt of 512
+tokens as the runtime does, in chunks, and at once. `dynamic` is what ONNX Runtime's own dynamic
+quantization makes: one scale for all of an activation tensor, so that a row's result depends on the
+others. Embeddings and lm_head are 8-bit blocks in all forms but float32; the cache is float32. The
+weights are rounded to the nearest: what they are does not matter here. The last line is one JSON
+object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edgeseq.quantize.network import Layer, Network
+from edgeseq.quantize.recipe import Blocks, Rows
+from edgeseq.quantize.rewriting import MICROSOFT, Rewriter, Rounded
+from edgeseq.quantize.rounding import Codes, round_weight
+from edgeseq.runtime import EdgeseqError, onnx_decoder
+from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.engine import engine
+from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+
+CONTEXT, PROMPT = 32, 512
+DECODED = 64
+
+
+class Dynamic(Rewriter):
+    """Rows as one `DynamicQuantizeMatMul`."""
+
+    def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
+        self._external(f"{layer.weight}.int8", codes.codes)
+        self._external(f"{layer.weight}.scales", codes.scales[0])
+        inputs = [layer.input, f"{layer.weight}.int8", f"{layer.weight}.scales"]
+        self._node("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
+
+
+class FusedScales(Rewriter):
+    """Rows with the columns' scales inside `MatMulIntegerToFloat`, the tokens' after it."""
+
+    def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
+        activations, scale = self._quantized(layer.input)
+        self._external(f"{layer.weight}.int8", codes.codes)
+        self._external(f"{layer.weight}.scales", codes.scales[0])
+        zero = self._constant("activation_zero_point", np.uint8(128))
+        one = self._constant("unit_scale", np.float32(1))
+        weight = [f"{layer.weight}.int8", one, f"{layer.weight}.scales", zero]
+        by_column, column = f"{output}.by_column", f"{output}.scale_column"
+        self._node("MatMulIntegerToFloat", [activations, *weight], by_column, domain=MICROSOFT)
+        self._node("Unsqueeze", [scale, self._constant("feature_axis", np.array([1]))], column)
+        self._node("Mul", [by_column, column], output)
+
+
+FORMS: dict[str, tuple[type[Rewriter], Rows | Blocks]] = {
+    "int8 rows": (Rewriter, Rows()),
+    "int8 rows, fused scales": (FusedScales, Rows()),
+    "dynamic": (Dynamic, Rows()),
+    "int8 blocks of 64": (Rewriter, Blocks(8, 64)),
+    "int8 blocks of 128": (Rewriter, Blocks(8, 128)),
+    "int4 blocks of 64": (Rewriter, Blocks(4, 64)),
+    "int4 blocks of 128": (Rewriter, Blocks(4, 128)),
+}
+
+
+def rounded(network: Network, storage: Rows | Blocks) -> dict[str, Rounded]:
+    """Every weight, to the nearest."""
+    found: dict[str, Rounded] = {}
+    for layer in network.layers.values():
+        weight = np.asarray(network.weights[layer.weight])
+        kind: Rows | Blocks = Blocks(8, 64) if layer.is_table else storage
+        weight = weight.T if layer.is_table else weight
+        if isinstance(kind, Rows):
+            codes = round_weight(weight, bits=7, group_size=len(weight))
+        else:
+            codes = round_weight(weight, bits=kind.bits, group_size=kind.block_size)
+        found[layer.weight] = (kind, codes)
+    for table in set(network.tables.values()) - found.keys():
+        weight = np.asarray(network.weights[table]).T
+        found[table] = (Blocks(8, 64), round_weight(weight, bits=8, group_size=64))
+    return found
+
+
+def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, NewDecoder]:
+    """By form, what makes decoders."""
+    network = Network(bundle, "decoder")
+    graph = bundle.file(bundle.manifest.graphs["decoder"])
+    made = {"float32": engine(bundle.manifest, {"decoder": open_session(graph, "cpu", threads)})}
+    for name, (rewriter, storage) in FORMS.items():
+        place = folder / name
+        place.mkdir()
+        with WeightsFile(place / WEIGHTS_FILE_NAME) as weights_file:
+            model = rewriter(network, rounded(network, storage), weights_file).model()
+        onnx.save(model, place / graph.name)
+        session = open_session(place / graph.name, "cpu", threads)
+        made[name] = engine(bundle.manifest, {"decoder": session})
+    return made
+
+
+def measure(new_decoder: NewDecoder, prompt: list[int]) -> dict[str, float]:
+    """Milliseconds of a token, and of a prompt in chunks and at once."""
+    decoder = new_decoder([prompt], CONTEXT + DECODED + 1)
+    logits = decoder.prefill([prompt[:CONTEXT]])
+    steps = []
+    for _ in range(DECODED):
+        started = time.perf_counter()
+        logits = decoder.decode([int(logits[0].argmax())])
+        steps.append(time.perf_counter() - started)
+    found = {"token_ms": 1e3 * median(steps)}
+    chunks = onnx_decoder.CHUNKS["float32"]
+    for name, size in (("prompt_in_chunks_ms", chunks), ("prompt_at_once_ms", PROMPT)):
+        onnx_decoder.CHUNKS["float32"] = size
+        decoder = new_decoder([prompt], PROMPT)
+        started = time.perf_counter()
+        decoder.prefill([prompt])
+        found[name] = 1e3 * (time.perf_counter() - started)
+    onnx_decoder.CHUNKS["float32"] = chunks
+    return found
+
+
+def statistics_of(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = (round(value, 3) for value in quantiles(values, n=4, method="inclusive"))
+    return {"median": middle, "quartile_1": low, "quartile_3": high}
+
+
+def main() -> None:
+    """Measure, print a table and, as the last line, one JSON object."""
+    parser = argparse.ArgumentParser(description="Forms of a quantized linear layer.")
+    parser.add_argument("bundle", type=Path, help="a float32 GPT-2")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    bundle = open_bundle(arguments.bundle)
+    vocabulary = bundle.manifest.dimensions.vocabulary
+    prompt = np.random.default_rng(0).integers(vocabulary, size=PROMPT).tolist()
+    figures: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = decoders(bundle, Path(folder), arguments.threads)
+        for number in range(arguments.rounds + 1):  # the first is a warm-up
+            print(f"round {number} of {arguments.rounds}", file=sys.stderr, flush=True)
+            for name in list(made)[:: -1 if number % 2 else 1]:
+                for figure, value in measure(made[name], prompt).items():
+                    if number:
+                        figures.setdefault(name, {}).setdefault(figure, []).append(value)
+    report(figures)
+
+
+def report(figures: dict[str, dict[str, list[float]]]) -> None:
+    """Print the table and the JSON line."""
+    names = list(next(iter(figures.values())))
+    print(f"{'median (quartiles)':26}" + "".join(f"{name:>26}" for name in names))
+    found: dict[str, Any] = {}
+    for form in ("float32", *FORMS):
+        values = figures[form]
+        found[form] = {name: statistics_of(values[name]) for name in names}
+        cells = (
+            f"{item['median']:.2f} ({item['quartile_1']:.2f}-{item['quartile_3']:.2f})"
+            for item in found[form].values()
+        )
+        print(f"{form:26}" + "".join(f"{cell:>26}" for cell in cells))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeseqError as error:
+        sys.exit(str(error))

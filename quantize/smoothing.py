@@ -1,0 +1,108 @@
+"""Moving the range of activations into the weights, where a norm stands before the layers.
+
+A token's activations share one scale, so that one channel of large values takes the resolution of
+all others. What a channel is divided by in the norm's weight and bias, the rows of the weights that
+read it are multiplied with: the model stays the same (SmoothQuant, arXiv 2211.10438). How far is
+chosen by trying: the strength that leaves the least error in the layers' outputs on rows of a
+calibration text, no smoothing among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseq.quantize.network import Network
+from edgeseq.quantize.rounding import round_weight
+
+Floats = NDArray[np.float32]
+NORMS = {
+    "LayerNormalization",
+    "SimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+}
+STRENGTHS = (0.0, 0.3, 0.5, 0.7)  # 0: none; 1: all of the activations' range goes to the weights
+LARGEST_CODE = 127
+SMALLEST = 1e-5  # of a channel's range, where it is used as a divisor
+
+
+def smooth(network: Network, name: str, peaks: Floats, rows: Floats, *, bits: int) -> Floats | None:
+    """Smooth the tensor ``name`` if it comes out of a norm and only layers read it.
+
+    ``peaks``: (features,) largest magnitudes; ``rows``: (some tokens, features) of the tensor;
+    ``bits``: of the weights. Changes the network's weights, and returns what the channels are
+    divided by; None where nothing is gained.
+    """
+    layers, vectors = readers(network, name), norm_vectors(network, name)
+    if not layers or not vectors or any(user_count(network, v) > 1 for v in vectors):
+        return None
+    weights = [np.asarray(network.weights[layer]) for layer in layers]
+    largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+    tried = [_factors(peaks, largest, strength) for strength in STRENGTHS]
+    errors = [_error(weights, rows, factors, bits) for factors in tried]
+    best = int(np.argmin(errors))
+    if best == 0:
+        return None
+    factors = tried[best]
+    for vector in vectors:
+        network.weights[vector] = network.weights[vector] / factors
+    for layer, weight in zip(layers, weights, strict=True):
+        network.weights[layer] = weight * factors[:, None]
+    return factors
+
+
+def readers(network: Network, name: str) -> list[str]:
+    """The weights of the layers that read a tensor; none if something else reads it too."""
+    indices = [i for i, node in enumerate(network.graph.node) if name in node.input]
+    layers = [network.layers.get(i) for i in indices]
+    found = [layer for layer in layers if layer is not None and not layer.is_table]
+    weights = [layer.weight for layer in found]
+    whole = len(found) == len(indices) and all(user_count(network, w) == 1 for w in weights)
+    return weights if whole else []
+
+
+def norm_vectors(network: Network, name: str) -> list[str]:
+    """The weight and bias of the norm that makes a tensor; none if no norm does."""
+    for node in network.graph.node:
+        if node.op_type in NORMS and node.output[0] == name:
+            skips = node.op_type.startswith("Skip")
+            own = node.input[2:4] if skips else node.input[1:3]
+            # The third vector of a norm that adds, the added bias, comes before the norm.
+            own = own[:1] if "Simplified" in node.op_type else own
+            return [vector for vector in own if vector]
+    return []
+
+
+def user_count(network: Network, name: str) -> int:
+    """How many nodes read a tensor."""
+    return sum(name in node.input for node in network.graph.node)
+
+
+def _factors(peaks: Floats, largest: Floats, strength: float) -> Floats:
+    """Activations' range to the power of ``strength`` by the weights' to the rest, around 1."""
+    if strength == 0:
+        return np.ones_like(peaks)
+    used = (peaks > 0) & (largest > 0)
+    if not used.any():
+        return np.ones_like(peaks)
+    logs = strength * np.log(np.maximum(peaks, SMALLEST * peaks.max()))
+    logs -= (1 - strength) * np.log(np.maximum(largest, SMALLEST * largest.max()))
+    factors: Floats = np.exp(logs - logs[used].mean()).astype(np.float32)
+    factors[~used] = 1
+    return factors
+
+
+def _error(weights: Sequence[Floats], rows: Floats, factors: Floats, bits: int) -> float:
+    """The squared error of all outputs on ``rows``, activations and weights rounded."""
+    smoothed = rows / factors
+    step = np.abs(smoothed).max(axis=1, keepdims=True) / LARGEST_CODE
+    step[step == 0] = 1
+    coded = np.rint(smoothed / step) * step
+    total = 0.0
+    for weight in weights:
+        codes = round_weight(weight * factors[:, None], bits=bits, group_size=len(weight))
+        total += float(np.square(coded @ codes.weight() - rows @ weight).sum(dtype=np.float64))
+    return total
