@@ -71,6 +71,7 @@ FORMS: dict[str, tuple[type[Rewriter], Rows | Blocks]] = {
     "dynamic": (Dynamic, Rows()),
     "int8 blocks of 64": (Rewriter, Blocks(8, 64)),
     "int8 blocks of 128": (Rewriter, Blocks(8, 128)),
+    "int4 blocks of 32": (Rewriter, Blocks(4, 32)),
     "int4 blocks of 64": (Rewriter, Blocks(4, 64)),
     "int4 blocks of 128": (Rewriter, Blocks(4, 128)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeseq.quantize.network import Network
+from edgeseq.quantize.rounding import Curvature
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.graph_contract import encoder_outputs, layer_names
 from edgeseq.runtime.onnx_runtime import Session, open_session
@@ -34,6 +36,11 @@ class Observed:
         self.peaks = np.maximum(self.peaks, np.abs(rows).max(axis=0))
         step = max(1, round(len(rows) / max(1.0, share * SAMPLE_ROWS)))
         self.rows = np.concatenate([self.rows, rows[step // 2 :: step]])
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """What rounding the layers' weights has to know; when nothing more is added or divided."""
+        return Curvature(self.hessian)
 
     def divide(self, factors: NDArray[np.float32]) -> None:
         """Make it what it is when its channels are divided by ``factors``."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from edgeseq.quantize.calibration import Observed, observe
 from edgeseq.quantize.network import Network
 from edgeseq.quantize.recipe import Blocks, Recipe, Rows, Storage
 from edgeseq.quantize.rewriting import Rewriter, Rounded
-from edgeseq.quantize.rounding import Codes, round_weight
+from edgeseq.quantize.rounding import Curvature, round_weight
 from edgeseq.quantize.smoothing import smooth
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.manifest import (
@@ -48,17 +47,20 @@ class Candidate:
         """The same with further layers stored as the recipe stores sensitive ones."""
         recipe = replace(self.recipe, kept_layers=self.recipe.kept_layers | {*layers})
         rounded = dict(self.rounded)
-        for layer in layers:
-            weight = next(n.weights[layer] for n in self.networks.values() if layer in n.weights)
-            del rounded[layer]
-            if not_float := _rounded(np.asarray(weight), recipe.kept, None):
-                rounded[layer] = not_float
+        tables = table_names(self.networks)
+        for name in layers:
+            weight = next(n.weights[name] for n in self.networks.values() if name in n.weights)
+            del rounded[name]
+            storage = recipe.storage(name, is_table=name in tables)
+            if found := _rounded(weight.T if name in tables else weight, storage, None):
+                rounded[name] = found
         return replace(self, recipe=recipe, rounded=rounded)
 
     @property
-    def layers(self) -> list[str]:
-        """The weights of the linear layers, lm_heads apart."""
-        return layer_names(self.networks)
+    def keepable(self) -> list[str]:
+        """What may yet be kept in more bits: the weights of linear layers, and the tables."""
+        names = [*linear_names(self.networks), *sorted(table_names(self.networks))]
+        return [name for name in names if name not in self.recipe.kept_layers]
 
     def write(self, folder: Path) -> Manifest:
         """Write everything but the manifest into ``folder``."""
@@ -86,11 +88,18 @@ class Candidate:
             quantization=Quantization(
                 recipe=self.recipe.name,
                 block_size=self.recipe.block_size,
-                kept={name: str(self.recipe.kept) for name in sorted(self.recipe.kept_layers)},
+                kept=self._kept(),
                 quality=None,
             ),
             producers={**manifest.producers, **{n: version(n) for n in ("edgeseq", "onnx")}},
         )
+
+    def _kept(self) -> dict[str, str]:
+        tables = table_names(self.networks)
+        return {
+            name: str(self.recipe.storage(name, is_table=name in tables))
+            for name in sorted(self.recipe.kept_layers)
+        }
 
 
 def round_weights(
@@ -115,16 +124,35 @@ def round_weights(
             _smooth(network, name, seen, recipe)
         for layer in network.layers.values():
             if layer.input in observed and not layer.is_table:
-                weight = np.asarray(network.weights[layer.weight])
                 storage = recipe.storage(layer.weight)
-                if found := _rounded(weight, storage, observed[layer.input].hessian):
+                curvature = observed[layer.input].curvature
+                if found := _rounded(network.weights[layer.weight], storage, curvature):
                     rounded[layer.weight] = found
     for network in networks.values():
-        heads = [layer.weight for layer in network.layers.values() if layer.is_table]
-        for name in {*heads, *network.tables.values()} - rounded.keys():
-            codes = _round(np.asarray(network.weights[name]).T, recipe.table, None)
-            rounded[name] = (recipe.table, codes)
+        for name in table_names({"": network}) - rounded.keys():
+            storage = recipe.storage(name, is_table=True)
+            if found := _rounded(network.weights[name].T, storage, None):
+                rounded[name] = found
     return rounded
+
+
+def linear_names(networks: Mapping[str, Network]) -> list[str]:
+    """The weights of the linear layers, lm_heads apart."""
+    return [
+        layer.weight
+        for network in networks.values()
+        for layer in network.layers.values()
+        if not layer.is_table
+    ]
+
+
+def table_names(networks: Mapping[str, Network]) -> set[str]:
+    """The embeddings and lm_heads."""
+    names: set[str] = set()
+    for network in networks.values():
+        names.update(layer.weight for layer in network.layers.values() if layer.is_table)
+        names.update(network.tables.values())
+    return names
 
 
 def _smooth(network: Network, name: str, seen: Observed, recipe: Recipe) -> None:
@@ -136,28 +164,16 @@ def _smooth(network: Network, name: str, seen: Observed, recipe: Recipe) -> None
         seen.divide(factors)
 
 
-def layer_names(networks: Mapping[str, Network]) -> list[str]:
-    """The weights of the linear layers, lm_heads apart."""
-    return [
-        layer.weight
-        for network in networks.values()
-        for layer in network.layers.values()
-        if not layer.is_table
-    ]
-
-
 def _rounded(
-    weight: NDArray[np.float32], storage: Storage, hessian: NDArray[Any] | None
+    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
 ) -> Rounded | None:
-    """None where it stays as it is."""
+    """A weight, (inputs, outputs), as it is stored; None where it stays as it is."""
     if not isinstance(storage, Rows | Blocks):
         return None
-    return storage, _round(weight, storage, hessian)
-
-
-def _round(
-    weight: NDArray[np.float32], storage: Rows | Blocks, hessian: NDArray[Any] | None
-) -> Codes:
+    weight = np.asarray(weight)
     if isinstance(storage, Rows):
-        return round_weight(weight, bits=ROW_BITS, group_size=len(weight), hessian=hessian)
-    return round_weight(weight, bits=storage.bits, group_size=storage.block_size, hessian=hessian)
+        bits, group_size = ROW_BITS, len(weight)
+    else:
+        bits, group_size = storage.bits, storage.block_size
+    codes = round_weight(weight, bits=bits, group_size=group_size, curvature=curvature)
+    return storage, codes

@@ -20,6 +20,7 @@ from edgeseq.quantize.network import Network
 
 Vector = NDArray[np.float32]
 CACHE_PREFIX = "past_key_values."
+LEAST_RANGE = 1e-3  # of a channel, as a share of the largest
 PAST_KEY, PAST_VALUE = 3, 4  # inputs of GroupQueryAttention
 
 
@@ -60,8 +61,9 @@ def _factors(peak: Vector) -> tuple[float, Vector]:
     used = flat > 0  # padding of the head size, and channels that never moved, are left alone
     if not used.any():
         return 1.0, np.ones_like(flat)
-    common = float(np.exp(np.log(flat[used]).mean()))
-    return common, np.where(used, flat / np.float32(common), np.float32(1)).astype(np.float32)
+    floored = np.maximum(flat, LEAST_RANGE * flat.max())  # it may move more in another text
+    common = float(np.exp(np.log(floored[used]).mean()))
+    return common, np.where(used, floored / np.float32(common), np.float32(1)).astype(np.float32)
 
 
 def _qkv_weights(

@@ -77,7 +77,7 @@ class Gate:
 
     def _by_sensitivity(self, candidate: Candidate) -> list[str]:
         """Layers, first the one that lowers the divergence most when it is kept alone."""
-        layers = [name for name in candidate.layers if name not in candidate.recipe.kept_layers]
+        layers = candidate.keepable
         probe = probe_windows(self.windows, PROBE_TOKENS)
         divergences = {}
         for number, layer in enumerate(layers, 1):

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 from edgeseq.quantize.calibration import cache_peaks
-from edgeseq.quantize.candidate import Candidate, round_weights
+from edgeseq.quantize.candidate import Candidate, linear_names, round_weights, table_names
 from edgeseq.quantize.equalizing import equalize
 from edgeseq.quantize.gate import Gate
 from edgeseq.quantize.network import Network
@@ -54,6 +55,9 @@ def quantize_bundle(
     """
     chosen = find_recipe(recipe, block_size)
     if kv_cache is not None:
+        if kv_cache not in get_args(CacheDtype):
+            known = " or ".join(map(repr, get_args(CacheDtype)))
+            raise OptionError(f"kv_cache is {kv_cache!r}; it must be {known}.")
         chosen = replace(chosen, kv_cache=kv_cache)
     limit = _checked_limit(perplexity_rise_limit, chosen)
     source = open_bundle(Path(bundle))
@@ -65,8 +69,7 @@ def quantize_bundle(
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     chosen = _keeping(chosen, keep, networks)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
-        engine = open_engine(source.manifest, source.folder)
-        texts = find_texts(source, engine, None if text is None else Path(text))
+        texts = find_texts(source, None if text is None else Path(text))
         equalized = equalize(networks["decoder"], cache_peaks(source, texts.calibration))
         rounded = round_weights(
             source, networks, chosen, texts.calibration, equalized.divided, progress
@@ -78,7 +81,8 @@ def quantize_bundle(
             rounded=rounded,
             cache_peaks=equalized.peaks,
         )
-        gate = Gate(engine, texts.judged, limit, writer.folder, progress)
+        reference = open_engine(source.manifest, source.folder)
+        gate = Gate(reference, texts.judged, limit, writer.folder, progress)
         candidate, measured = gate.admit(
             candidate, other_cache=kv_cache is None, allow_loss=allow_loss
         )
@@ -88,28 +92,24 @@ def quantize_bundle(
     return written
 
 
-def _checked_limit(limit: float | None, recipe: Recipe) -> float:
+def _checked_limit(limit: Any, recipe: Recipe) -> float:
     if limit is None:
         return recipe.perplexity_rise_limit
-    if not 0 <= limit < math.inf:
+    known = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not known or not 0 <= limit < math.inf:
         raise OptionError(
             f"perplexity_rise_limit is {limit!r}; it must be a number from 0, where 0.01 is one "
             "percent."
         )
-    return limit
+    return float(limit)
 
 
 def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) -> Recipe:
-    layers = [
-        layer.weight
-        for network in networks.values()
-        for layer in network.layers.values()
-        if not layer.is_table
-    ]
-    for name in keep:
-        if name not in layers:
-            raise OptionError(f"There is no layer {name!r} to keep: there are {', '.join(layers)}.")
-    return replace(recipe, kept_layers=frozenset(keep))
+    names = [*linear_names(networks), *sorted(table_names(networks))]
+    for name in [keep] if isinstance(keep, str) else keep:
+        if name not in names:
+            raise OptionError(f"There is no layer {name!r} to keep: there are {', '.join(names)}.")
+    return replace(recipe, kept_layers=frozenset([keep] if isinstance(keep, str) else keep))
 
 
 def _with_quality(manifest: Manifest, texts: Texts, measured: Comparison, limit: float) -> Manifest:

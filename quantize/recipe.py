@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from edgeseq.runtime.errors import OptionError
 from edgeseq.runtime.manifest import CacheDtype
@@ -54,22 +54,25 @@ class Recipe:
     layer: Storage  # of the linear layers
     table: Blocks  # of the embeddings and the lm_head, which read one table where they are tied
     kept: Storage  # of layers that turn out to be too sensitive
-    kept_layers: frozenset[str] = field(default=frozenset())  # which are known to be
+    kept_table: Blocks  # of tables that do
+    kept_layers: frozenset[str] = field(default=frozenset())  # layers and tables known to be
     kv_cache: CacheDtype  # the default when the bundle is loaded
     perplexity_rise_limit: float  # 0.01: one percent
 
-    def storage(self, layer: str) -> Storage:
-        """As what the linear layer with the weight ``layer`` is stored."""
-        return self.kept if layer in self.kept_layers else self.layer
+    def storage(self, weight: str, *, is_table: bool = False) -> Storage:
+        """As what a linear layer's weight, or a table, is stored."""
+        if weight in self.kept_layers:
+            return self.kept_table if is_table else self.kept
+        return self.table if is_table else self.layer
 
     @property
     def block_size(self) -> int | None:
         """Weights that share a scale in the layers, where they are stored in blocks."""
         return self.layer.block_size if isinstance(self.layer, Blocks) else None
 
-    def with_block_size(self, block_size: int) -> Recipe:
+    def with_block_size(self, block_size: Any) -> Recipe:
         """The same with other blocks; ``OptionError`` where there are none, or for a bad size."""
-        if block_size not in BLOCK_SIZES:
+        if type(block_size) is not int or block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
         if not isinstance(self.layer, Blocks):
@@ -77,9 +80,10 @@ class Recipe:
         return replace(self, layer=replace(self.layer, block_size=block_size))
 
 
-# Blocks of 64: with larger ones of 8 bits ONNX Runtime's AVX-512 kernel gives other last bits for
-# one row than for several.
-_TABLE = Blocks(8, 64)
+# With larger blocks than these (8 bits: 64, 4 bits: 32) ONNX Runtime's AVX-512 kernels give other
+# last bits for one row than for several.
+_BLOCKS_8 = Blocks(8, 64)
+_BLOCKS_4 = Blocks(4, 32)
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -87,34 +91,37 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             name="int8",
             layer=Rows(),
-            table=_TABLE,
+            table=_BLOCKS_8,
             kept=Blocks(8, 32),
+            kept_table=Blocks(8, 32),
             kv_cache="int8",
             perplexity_rise_limit=0.005,
         ),
         Recipe(
             name="int4",
-            layer=Blocks(4, 64),
-            table=_TABLE,
-            kept=Blocks(8, 64),
-            kv_cache="float32",
+            layer=_BLOCKS_4,
+            table=_BLOCKS_4,
+            kept=_BLOCKS_8,
+            kept_table=_BLOCKS_8,
+            kv_cache="int8",
             perplexity_rise_limit=0.03,
         ),
         Recipe(
             name="int8-weights",
-            layer=Blocks(8, 64),
-            table=_TABLE,
+            layer=_BLOCKS_8,
+            table=_BLOCKS_8,
             kept=Float32(),
-            kv_cache="float32",
+            kept_table=Blocks(8, 32),
+            kv_cache="int8",
             perplexity_rise_limit=0.005,
         ),
     )
 }
 
 
-def find_recipe(name: str, block_size: int | None = None) -> Recipe:
+def find_recipe(name: Any, block_size: Any = None) -> Recipe:
     """A recipe by its name; ``OptionError`` where there is none."""
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise OptionError(f"There is no recipe {name!r}: use {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
     return recipe if block_size is None else recipe.with_block_size(block_size)

@@ -7,10 +7,13 @@ a scale, and a weight is the product of its code and that scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeseq.runtime.errors import BundleError
 
 SHRINK = np.linspace(1.0, 0.72, 15)  # of the scale that just covers a group, tried in turn
 DAMPING = 0.01  # of the mean diagonal, added to it
@@ -18,6 +21,29 @@ COLUMNS_AT_ONCE = 128
 TINY = 1e-30  # the least scale: groups of zeros have one too
 
 Floats = NDArray[np.float32]
+
+
+class Curvature:
+    """How an error in each weight of an input tells on the outputs.
+
+    ``hessian``: (inputs, inputs), the sum of x x^T over inputs x of a calibration text.
+    """
+
+    def __init__(self, hessian: NDArray[np.floating[Any]]) -> None:
+        self.importance: Floats = np.diag(hessian).astype(np.float32)
+        self._hessian = hessian
+
+    @cached_property
+    def factor(self) -> Floats:
+        """The upper Cholesky factor of the damped inverse; for all layers that read the input."""
+        damped = self._hessian.astype(np.float64)
+        diagonal = np.diag(damped).copy()
+        mean = diagonal.mean()
+        damping = DAMPING * mean if mean > 0 else 1.0
+        damped[np.diag_indices_from(damped)] = np.maximum(diagonal, 0) + damping
+        inverse = np.linalg.inv(damped)
+        factor: Floats = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+        return factor
 
 
 @dataclass(frozen=True)
@@ -39,15 +65,17 @@ def round_weight(
     *,
     bits: int,
     group_size: int,
-    hessian: NDArray[np.floating[Any]] | None = None,
+    curvature: Curvature | None = None,
 ) -> Codes:
     """Round ``weight`` to ``bits``, symmetrically around zero.
 
-    With ``hessian``, (inputs, inputs), the sum of x x^T over inputs x of a calibration text, each
-    rounding error is made up for by the weights that are not rounded yet (GPTQ, arXiv 2210.17323).
+    With a ``curvature`` each rounding error is made up for by the weights that are not rounded yet
+    (GPTQ, arXiv 2210.17323). Raises ``BundleError`` for a weight that is not finite.
     """
-    if hessian is not None:
-        return _compensated(weight, bits, group_size, hessian)
+    if not np.isfinite(weight).all():
+        raise BundleError("A weight of the bundle is not finite: export the checkpoint again.")
+    if curvature is not None:
+        return _compensated(weight, bits, group_size, curvature)
     inputs, outputs = weight.shape
     starts = range(0, inputs, group_size)
     scales = np.empty((len(starts), outputs), np.float32)
@@ -90,13 +118,10 @@ def _scales(group: Floats, bits: int, importance: Floats | None) -> Floats:
     return scales
 
 
-def _compensated(
-    weight: Floats, bits: int, group_size: int, hessian: NDArray[np.floating[Any]]
-) -> Codes:
+def _compensated(weight: Floats, bits: int, group_size: int, curvature: Curvature) -> Codes:
     inputs, outputs = weight.shape
     rest = weight.astype(np.float32, copy=True)
-    factor = _inverse_factor(hessian)
-    importance = np.diag(hessian).astype(np.float32)
+    factor, importance = curvature.factor, curvature.importance
     codes = np.empty((inputs, outputs), np.int8)
     scales = np.empty((-(-inputs // group_size), outputs), np.float32)
     step = max(COLUMNS_AT_ONCE, group_size) if group_size < inputs else COLUMNS_AT_ONCE
@@ -113,15 +138,3 @@ def _compensated(
             rest[i + 1 : end] -= np.outer(factor[i, i + 1 : end], errors[i - start])
         rest[end:] -= factor[start:end, end:].T @ errors
     return Codes(codes, scales, group_size)
-
-
-def _inverse_factor(hessian: NDArray[np.floating[Any]]) -> Floats:
-    """The upper Cholesky factor of the damped inverse."""
-    damped = hessian.astype(np.float64)
-    diagonal = np.diag(damped).copy()
-    mean = diagonal.mean()
-    damping = DAMPING * mean if mean > 0 else 1.0
-    damped[np.diag_indices_from(damped)] = np.maximum(diagonal, 0) + damping
-    inverse = np.linalg.inv(damped)
-    factor: Floats = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
-    return factor

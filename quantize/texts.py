@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loading import open_tokenizer
 from edgeseq.runtime.model import Model
@@ -32,7 +32,7 @@ class Texts:
     context: int | None  # None: pairs
 
 
-def find_texts(bundle: Bundle, engine: NewDecoder, path: Path | None) -> Texts:
+def find_texts(bundle: Bundle, path: Path | None) -> Texts:
     """Windows of the file ``path``, as ``edgeseq eval`` reads it, or of the built-in text.
 
     A model with an encoder reads the built-in text line by line and makes up the targets itself.
@@ -47,6 +47,7 @@ def find_texts(bundle: Bundle, engine: NewDecoder, path: Path | None) -> Texts:
     elif path is not None:
         passages = read_passages(path, manifest, tokenizer)
     else:
+        engine = open_engine(manifest, bundle.folder)
         return _halves(BUILT_IN, _made_up(Model(bundle, tokenizer, engine)), None)
     if len(passages.windows) < 2:
         raise PromptError(
@@ -64,7 +65,8 @@ def built_in() -> Path:
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
     """As many windows as predict about TOKENS tokens, from all over the text, in two halves."""
     total = sum(window.predicted for window in windows)
-    some = windows[:: max(1, total // TOKENS)] if len(windows) > 2 else windows
+    step = min(max(1, total // TOKENS), max(1, len(windows) // 2))
+    some = windows[::step]  # two at least
     return Texts(name, some[0::2], some[1::2], context)
 
 

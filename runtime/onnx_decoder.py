@@ -6,13 +6,14 @@ numbers in place and calls the session: it binds nothing and allocates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseq.runtime.chunks import chunk_ends
+from edgeseq.runtime.chunks import chunk_ends, lone_tail
 from edgeseq.runtime.decoder import Logits
 from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
@@ -55,6 +56,7 @@ class OnnxDecoder:
             head_size=sizes.stored_head_size,
         )
         self._chunk = CHUNKS[manifest.kv_cache.dtype]
+        self._tile = 2 * sizes.stored_head_size
         self._names = layer_names(sizes)
         self._sources = sources
         self._rows_per_source = rows // sources.rows if sources else 1
@@ -69,31 +71,23 @@ class OnnxDecoder:
         for what is between the layers does not grow with the prompt. ONNX Runtime's attention
         refuses several rows there.
         """
-        lengths = [len(prompt) for prompt in prompts]
-        n = max(lengths)
-        self._make_room(n)
         if len(prompts) == 1:
-            return self._prefill_one(prompts[0])
-        step = self._bind(n, self._logits[: len(prompts)])
+            self._make_room(len(prompts[0]))
+            for begin, end in self._chunks(len(prompts[0])):
+                self._read_chunk(prompts[0][begin:end], self._logits)
+            return self._logits
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        n = longest + lone_tail(longest, self._tile)
+        self._make_room(n)
+        step = self._bind(n, self._logits)
         step.input_ids.fill(0)
         for row, prompt in enumerate(prompts):
             step.input_ids[row, : len(prompt)] = prompt
-        step.position_ids[:] = np.arange(n)
+        step.position_ids[:] = np.minimum(np.arange(n), longest - 1)
         step.logits_at[:] = np.arange(len(prompts)) * n + lengths - 1
         self._cache.lengths = lengths
-        return step.run()
-
-    def _prefill_one(self, prompt: Sequence[int]) -> Logits:
-        begin, logits = 0, self._logits
-        for end in chunk_ends(len(prompt), self._chunk):
-            step = self._bind(end - begin, logits)
-            step.input_ids[0] = prompt[begin:end]
-            step.position_ids[0] = np.arange(begin, end)
-            step.logits_at[0] = end - begin - 1
-            self._cache.lengths = [end]
-            step.run()
-            begin = end
-        return logits
+        return step.run(n)
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append one token to each row: (rows, vocabulary) logits after each."""
@@ -108,12 +102,24 @@ class OnnxDecoder:
         """Append ``tokens`` to the only row: (tokens, vocabulary) logits after each of them."""
         [length] = self._cache.lengths
         self._make_room(length + len(tokens))
-        step = self._bind(len(tokens), np.empty((len(tokens), self._vocabulary), np.float32))
+        logits = np.empty((len(tokens), self._vocabulary), np.float32)
+        for begin, end in self._chunks(len(tokens)):
+            self._read_chunk(tokens[begin:end], logits[begin:end])
+        return logits
+
+    def _chunks(self, count: int) -> Iterator[tuple[int, int]]:
+        return pairwise([0, *chunk_ends(count, self._chunk, self._tile)])
+
+    def _read_chunk(self, tokens: Sequence[int], logits: Logits) -> None:
+        """Append ``tokens`` to the only row; ``logits`` are those after the last of them."""
+        [length] = self._cache.lengths
+        n = len(tokens)
+        step = self._bind(n, logits)
         step.input_ids[0] = tokens
-        step.position_ids[0] = np.arange(length, length + len(tokens))
-        step.logits_at[:] = np.arange(len(tokens))
-        self._cache.lengths = [length + len(tokens)]
-        return step.run()
+        step.position_ids[0] = np.arange(length, length + n)
+        step.logits_at[:] = np.arange(n - len(logits), n)
+        self._cache.lengths = [length + n]
+        step.run()
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
@@ -131,7 +137,7 @@ class OnnxDecoder:
         capacity = self._cache.capacity
         if length > capacity:
             self._step = None
-            self._cache.grow(min(self._capacity, max(length, 2 * capacity)))
+            self._cache.grow(max(length, min(self._capacity, 2 * capacity)))
 
     def _bind(self, n: int, logits: Logits) -> _BoundStep:
         return _BoundStep(self._session, self._cache, self._sources, self._names, logits, n)
@@ -189,12 +195,15 @@ class _BoundStep:
             self._positions[row] = lengths[row]
             lengths[row] += 1
 
-    def run(self) -> Logits:
-        """Run on what the arrays hold; the cache's lengths already count this step."""
+    def run(self, total: int = 0) -> Logits:
+        """Run on what the arrays hold; the cache's lengths already count this step.
+
+        ``total``: positions that are read at least, where padding goes beyond the longest row.
+        """
         lengths = self._cache.lengths
         for row, length in enumerate(lengths):
             self._last_positions[row] = length - 1
-        self._longest[0] = max(lengths)
+        self._longest[0] = max(total, *lengths)
         self._run(self._binding)
         return self._logits
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseq.runtime.chunks import chunk_ends
 from edgeseq.runtime.decoder import Logits, NewDecoder, TokenIds
 from edgeseq.runtime.errors import OptionError
 from edgeseq.runtime.sampling import check_finite
@@ -71,13 +70,24 @@ def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[Tok
         return
     decoder = new_decoder([window.source if len(window.source) else read], len(read))
     begin = 0
-    for end in chunk_ends(len(read), CHUNK):
+    for end in _chunk_ends(len(read)):
         logits = decoder.read(read[begin:end])
         skipped = max(window.first - 1 - begin, 0)
         if skipped < end - begin:
             targets = window.tokens[begin + skipped + 1 : end + 1]
             yield np.array(targets, np.int64), logits[skipped:]
         begin = end
+
+
+def _chunk_ends(count: int) -> list[int]:
+    """Where the chunks of ``count`` tokens end; a single one left over joins the chunk before it.
+
+    One token alone is computed in another way than several, and may differ in the last bit.
+    """
+    ends = [*range(CHUNK, count, CHUNK), count]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+        del ends[-2]
+    return ends
 
 
 def log_softmax(row: Logits) -> NDArray[np.float64]:
