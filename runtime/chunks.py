@@ -21,8 +21,10 @@ def chunk_ends(count: int, size: int, tile: int) -> list[int]:
     """
     ends = [*range(size, count, size), count]
     last = ends[-1] - ([0, *ends])[-2]
-    if len(ends) > 1 and last % tile == 1:
+    if len(ends) > 1 and last % tile == 1 and size > 2:
         ends[-2] -= 1  # from the chunk before: the last one has two in its last tile now
+    elif len(ends) > 1 and last == 1:
+        del ends[-2]
     elif lone_tail(last, tile):
         ends.insert(-1, count - 2)
     return ends

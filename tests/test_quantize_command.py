@@ -1,0 +1,296 @@
+"""``edgeseq quantize`` and ``edgeseq export --precision``, and what ``edgeseq info`` then shows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.export import export_checkpoint
+from edgeseq.runtime import load
+from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.cli import main
+from edgeseq.runtime.manifest import MANIFEST_NAME, Quantization
+
+FOX = "Once upon a time there was a clever fox; he said: let us go home! "
+Captured = pytest.CaptureFixture[str]
+Run = Callable[..., Quantization]
+WITHOUT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from edgeseq.runtime.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_text(FOX * 12, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def quantize(bundle: Path, text: str, tmp_path: Path, capsys: Captured) -> Run:
+    """``quantize(*arguments)`` into ``out``; it has to succeed."""
+
+    def run(*arguments: str) -> Quantization:
+        out = tmp_path / "out"
+        loose = [] if "--max-loss" in arguments else ["--max-loss", "1000"]
+        command = ["quantize", str(bundle), str(out), "--text", text, *loose, *arguments]
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.endswith(f"wrote {out}\n")
+        return open_bundle(out, verify=True).manifest.quantization
+
+    return run
+
+
+def failure(arguments: list[str], capsys: Captured) -> str:
+    """The last line on standard error of a command that ends with status 1."""
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    *_, last = printed.err.splitlines()
+    assert last.startswith("edgeseq: ")
+    return last
+
+
+def info(folder: Path, capsys: Captured) -> dict[str, str]:
+    assert main(["info", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:14].strip(): line[15:] for line in lines}
+
+
+# quantize
+
+
+def test_int8_unless_another_is_asked_for(quantize: Run) -> None:
+    assert quantize().recipe == "int8"
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4", "int8-weights"])
+def test_recipes(recipe: str, quantize: Run) -> None:
+    assert quantize("--recipe", recipe).recipe == recipe
+
+
+def test_options_reach_the_quantizer(quantize: Run) -> None:
+    layers = ["h.0.mlp.input.weight", "h.1.attn.qkv.weight"]
+    options = ["--recipe", "int4", "--block-size", "16", "--kv-cache", "float32"]
+    keep = ["--keep", layers[0], "--keep", layers[1]]
+    found = quantize(*options, *keep, "--max-loss", "250")
+    assert found.quality is not None
+    assert (found.block_size, found.quality.kv_cache) == (16, "float32")
+    assert found.kept == dict.fromkeys(layers, "int8 in blocks of 64")
+    assert found.quality.perplexity_rise_limit == 2.5  # percent on the command line
+    assert found.quality.text == "fox.txt"
+
+
+def test_the_built_in_text(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseq.quantize.texts.TOKENS", 1000)
+    out = str(tmp_path / "out")
+    assert main(["quantize", str(bundle), out, "--allow-loss"]) == 0
+    quality = open_bundle(Path(out)).manifest.quantization.quality
+    assert quality is not None
+    assert quality.text == "calibration.txt"
+    assert quality.perplexity_rise_limit == 0.005
+
+
+def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = str(tmp_path / "out")
+    for arguments in (
+        ["quantize", str(bundle), out, "--recipe", "int3"],
+        ["quantize", str(bundle)],
+        ["quantize", str(bundle), out, "--block-size", "many"],
+        ["quantize", str(bundle), out, "--kv-cache", "float16"],
+        ["quantize", str(bundle), out, "--max-loss", "little"],
+        ["export", str(bundle), out, "--precision", "int3"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: edgeseq" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--block-size", "32"], "A block size has no effect with the recipe 'int8'."),
+        (["--recipe", "int4", "--block-size", "7"], "The block size is 7; it must be one of 16, "),
+        (["--keep", "h.7"], "There is no layer 'h.7' to keep: there are h.0.attn.qkv.weight, "),
+        (["--max-loss", "-1"], "perplexity_rise_limit is -0.01; it must be a number from 0"),
+        (["--max-loss", "nan"], "perplexity_rise_limit is nan; it must be a number from 0"),
+        (["--text", "nothing.txt"], "There is no file nothing.txt: give the text to read."),
+    ],
+    ids=lambda item: " ".join(item) if isinstance(item, list) else "",
+)
+def test_bad_options_are_one_sentence(
+    arguments: list[str], message: str, bundle: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    line = failure(["quantize", str(bundle), str(tmp_path / "out"), *arguments], capsys)
+    assert line.startswith(f"edgeseq: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_beyond_the_limit(
+    seeded_t5: Callable[..., Any],
+    save_t5: Callable[..., Path],
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The T5 answers the built-in text itself, so that whatever changes is a loss."""
+    monkeypatch.setattr("edgeseq.quantize.texts.TOKENS", 200)
+    source, out = tmp_path / "source", tmp_path / "out"
+    export_checkpoint(save_t5(seeded_t5(num_layers=1)), source)
+    command = ["quantize", str(source), str(out), "--recipe", "int4", "--max-loss", "0.001"]
+    line = failure(command, capsys)
+    assert line.startswith("edgeseq: Perplexity rises by ")
+    assert "--allow-loss" in line
+    assert list(tmp_path.iterdir()) == [source]
+    assert main([*command, "--allow-loss"]) == 0
+    capsys.readouterr()
+    shown = info(out, capsys)
+    assert "(limit 0.00%)" in shown["quality"]
+    assert " as int8 in blocks of 64" in shown["kept"]
+
+
+def test_a_place_that_is_taken(
+    bundle: Path, text: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before any work, and left as it was."""
+    taken, other = tmp_path / "taken", tmp_path / "other"
+    assert main(["quantize", str(bundle), str(taken), "--text", text, "--allow-loss"]) == 0
+    capsys.readouterr()
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    manifest = (taken / MANIFEST_NAME).read_bytes()
+    command = ["quantize", str(bundle), str(taken), "--text", text, "--recipe", "int4"]
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeseq.quantize.quantizing.open_engine", None)
+        line = failure(command, capsys)
+        assert line == (
+            f"edgeseq: {taken} holds a bundle: choose another place or pass --overwrite."
+        )
+        line = failure([*command[:2], str(other), "--overwrite"], capsys)
+        assert line == f"edgeseq: {other} exists and is not a bundle: choose another place."
+    assert (taken / MANIFEST_NAME).read_bytes() == manifest
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    assert main([*command, "--overwrite", "--allow-loss"]) == 0
+    assert open_bundle(taken).manifest.quantization.recipe == "int4"
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "other"}
+
+
+# info
+
+
+def test_info(quantize: Run, tmp_path: Path, capsys: Captured) -> None:
+    found = quantize("--recipe", "int4", "--keep", "h.1.mlp.output.weight")
+    assert found.quality is not None
+    shown = info(tmp_path / "out", capsys)
+    assert shown["precision"] == "int4, blocks of 32"
+    assert shown["kept"] == "h.1.mlp.output.weight as int8 in blocks of 64"
+    assert shown["cache"] == "int8"
+    rise = f"perplexity {found.quality.perplexity_rise:+.2%} of the source's (limit 1000.00%)"
+    assert shown["quality"].startswith(rise)
+    assert f"{found.quality.tokens} tokens of fox.txt, int8 cache" in shown["quality"]
+
+
+def test_info_of_what_is_not_quantized(bundle: Path, capsys: Captured) -> None:
+    shown = info(bundle, capsys)
+    assert shown["precision"] == "fp32"
+    assert not {"quality", "kept"} & shown.keys()
+
+
+def test_info_as_json(quantize: Run, tmp_path: Path, capsys: Captured) -> None:
+    quantize()
+    out = tmp_path / "out"
+    assert main(["info", str(out), "--json", "--verify"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (out / MANIFEST_NAME).read_text(encoding="utf-8")
+    data = json.loads(printed)
+    assert data["kv_cache"] == {"dtype": "int8"}
+    assert data["quantization"]["quality"].keys() >= {"perplexity_rise", "kl_divergence", "text"}
+
+
+def test_generate_with_either_cache(quantize: Run, tmp_path: Path, capsys: Captured) -> None:
+    quantize()
+    command = ["generate", "--bundle", str(tmp_path / "out"), "Once", "--max-new-tokens", "5"]
+    for cache in ("float32", "int8"):
+        assert main([*command, "--kv-cache", cache]) == 0
+    assert capsys.readouterr().err == ""
+
+
+# export --precision
+
+
+def test_export_to_int8(
+    checkpoint: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a checkpoint in one command; the float32 bundle on the way is not left anywhere."""
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("edgeseq.quantize.texts.TOKENS", 1000)
+    assert main(["export", str(checkpoint), str(out), "--precision", "int8"]) == 0
+    capsys.readouterr()
+    assert list(temporary.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "temporary"}
+    manifest = load(out, verify=True, threads=1).bundle.manifest
+    assert manifest.quantization.recipe == "int8"
+    assert manifest.source.id == checkpoint.name
+    line = failure(["export", str(checkpoint), str(out), "--precision", "int8"], capsys)
+    assert line.endswith("holds a bundle: choose another place or pass --overwrite.")
+
+
+def test_export_of_no_checkpoint(tmp_path: Path, capsys: Captured) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    failure(["export", str(empty), str(tmp_path / "out"), "--precision", "int4"], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+# Without other packages
+
+
+def without(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT, packages, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_no_torch_is_needed(bundle: Path, text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    packages = "torch,transformers,optimum,sentencepiece,psutil"
+    done = without(packages, "quantize", str(bundle), str(out), "--text", text, "--allow-loss")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert open_bundle(out, verify=True).manifest.quantization.recipe == "int8"
+
+
+def test_onnx_is_needed(bundle: Path, tmp_path: Path) -> None:
+    done = without("onnx", "quantize", str(bundle), str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr == (
+        "edgeseq: Quantizing needs onnx: install the extra 'quantize' "
+        '(python -m pip install "edgeseq[cpu,quantize]").\n'
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_is_not_needed_to_load(quantize: Run, tmp_path: Path) -> None:
+    quantize()
+    generate = ["generate", "--bundle", str(tmp_path / "out"), "Once", "--max-new-tokens", "3"]
+    assert without("onnx,torch,transformers", *generate).returncode == 0

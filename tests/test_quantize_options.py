@@ -1,0 +1,275 @@
+"""The options of ``quantize_bundle``: what each changes, and what is refused before any work."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from edgeseq.export import export_checkpoint
+from edgeseq.quantize import QuantizationError, quantize_bundle, quantizing
+from edgeseq.quantize.recipe import BLOCK_SIZES, find_recipe
+from edgeseq.quantize.texts import Texts
+from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, PromptError, load
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.scoring import Window
+
+FOX = "Once upon a time there was a clever fox; he said: let us go home! "
+LAYERS = [
+    f"h.{layer}.{part}.weight"
+    for layer in range(2)
+    for part in ("attn.qkv", "attn.output", "mlp.input", "mlp.output")
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_text(FOX * 12, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def quantize(bundle: Path, text: Path, tmp_path: Path) -> Callable[..., Bundle]:
+    """``quantize(**options)``: of ``bundle``, with a loss that does not matter."""
+
+    def run(**options: Any) -> Bundle:
+        limit = {"perplexity_rise_limit": 10.0}
+        return quantize_bundle(bundle, tmp_path / "out", **{"text": text, **limit, **options})
+
+    return run
+
+
+def nodes(bundle: Bundle, role: str = "decoder") -> dict[str, onnx.NodeProto]:
+    """By the name of what is multiplied with, without its ending, the node that does."""
+    graph = onnx.load(bundle.file(bundle.manifest.graphs[role]), load_external_data=False).graph
+    kinds = ("MatMul", "MatMulInteger", "MatMulNBits")
+    return {
+        node.input[1].removesuffix(".int8").removesuffix(".int4"): node
+        for node in graph.node
+        if node.op_type in kinds
+    }
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+# What options change
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bits", "size"),
+    [*(("int4", 4, size) for size in BLOCK_SIZES), ("int8-weights", 8, 16)],
+)
+def test_block_size(recipe: str, bits: int, size: int, quantize: Callable[..., Bundle]) -> None:
+    bundle = quantize(recipe=recipe, block_size=size)
+    assert bundle.manifest.quantization.block_size == size
+    found = {name: attributes(node) for name, node in nodes(bundle).items()}
+    for name in LAYERS:
+        assert (found[name]["bits"], found[name]["block_size"]) == (bits, size)
+        assert found[name]["accuracy_level"] == 4  # integer compute
+    table = find_recipe(recipe).table
+    found_table = found["lm_head"]["bits"], found["lm_head"]["block_size"]
+    assert found_table == (table.bits, table.block_size)
+    assert load(bundle.folder, threads=1).generate("Once", max_new_tokens=3)[0].token_ids
+
+
+def test_smaller_blocks_are_nearer(quantize: Callable[..., Bundle]) -> None:
+    small, large = (
+        quantize(recipe="int4", block_size=size, overwrite=True).manifest.quantization.quality
+        for size in (16, 256)
+    )
+    assert small is not None
+    assert large is not None
+    assert small.kl_divergence < large.kl_divergence
+
+
+@pytest.mark.parametrize(
+    ("recipe", "storage", "operator"),
+    [
+        ("int8", "int8 in blocks of 32", "MatMulNBits"),
+        ("int4", "int8 in blocks of 64", "MatMulNBits"),
+        ("int8-weights", "float32", "MatMul"),
+    ],
+)
+def test_layers_that_are_kept(
+    recipe: str, storage: str, operator: str, quantize: Callable[..., Bundle]
+) -> None:
+    keep = [LAYERS[6], LAYERS[1]]
+    bundle = quantize(recipe=recipe, keep=keep)
+    assert bundle.manifest.quantization.kept == dict.fromkeys(sorted(keep), storage)
+    found = nodes(bundle)
+    assert {found[name].op_type for name in keep} == {operator}
+    if operator == "MatMulNBits":
+        assert {attributes(found[name])["bits"] for name in keep} == {8}
+    others = {found[name].op_type for name in LAYERS if name not in keep}
+    assert others == {"MatMulInteger" if recipe == "int8" else "MatMulNBits"}
+    assert load(bundle.folder, threads=1).generate("Once", max_new_tokens=3)[0].token_ids
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_cache(recipe: str, dtype: str, quantize: Callable[..., Bundle]) -> None:
+    manifest = quantize(recipe=recipe, kv_cache=dtype).manifest
+    assert manifest.kv_cache.dtype == dtype
+    assert manifest.quantization.quality is not None
+    assert manifest.quantization.quality.kv_cache == dtype
+
+
+def test_a_float_bundle_has_no_int8_cache(bundle: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        load(bundle, kv_cache="int8")
+    assert str(caught.value) == (
+        "The bundle has no graph for a cache of int8: use 'float32', or make one that has with "
+        "`edgeseq quantize`."
+    )
+
+
+def test_out_may_be_the_bundle_itself(bundle: Path, text: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    quantize_bundle(copy, copy, text=text, perplexity_rise_limit=10.0, overwrite=True)
+    assert load(copy, verify=True).bundle.manifest.quantization.recipe == "int8"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_progress_is_told(quantize: Callable[..., Bundle]) -> None:
+    told: list[str] = []
+    bundle = quantize(progress=told.append)
+    assert any("perplexity rises by" in message for message in told)
+    assert told[-1] == f"wrote {bundle.folder}"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"recipe": "int3"}, OptionError, "There is no recipe 'int3'"),
+        ({"recipe": "int4", "block_size": 48}, OptionError, "The block size is 48"),
+        ({"block_size": 32}, OptionError, "no effect with the recipe 'int8'"),
+        ({"keep": ["h.9.x"]}, OptionError, f"no layer 'h.9.x' to keep: there are {LAYERS[0]}, "),
+        ({"keep": "h.9.x"}, OptionError, "no layer 'h.9.x'"),
+        ({"recipe": "int4", "block_size": 32.0}, OptionError, "The block size is 32.0"),
+        ({"perplexity_rise_limit": "1"}, OptionError, "perplexity_rise_limit is '1'"),
+        ({"kv_cache": "float16"}, OptionError, "kv_cache is 'float16'; it must be 'float32' or"),
+        ({"perplexity_rise_limit": -0.1}, OptionError, "perplexity_rise_limit is -0.1; it must be"),
+        ({"perplexity_rise_limit": math.nan}, OptionError, "perplexity_rise_limit is nan"),
+        ({"perplexity_rise_limit": math.inf}, OptionError, "perplexity_rise_limit is inf"),
+        ({"text": "no such file"}, PromptError, "There is no file no such file"),
+    ],
+    ids=str,
+)
+def test_wrong_options(
+    options: dict[str, Any],
+    error: type[EdgeseqError],
+    message: str,
+    quantize: Callable[..., Bundle],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error) as caught:
+        quantize(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quantized_already(quantize: Callable[..., Bundle], tmp_path: Path) -> None:
+    bundle = quantize()
+    with pytest.raises(BundleError) as caught:
+        quantize_bundle(bundle.folder, tmp_path / "twice")
+    assert str(caught.value) == (
+        f"{bundle.folder} is quantized already (int8): quantize the float32 bundle."
+    )
+    assert not (tmp_path / "twice").exists()
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="There is no folder"):
+        quantize_bundle(tmp_path / "nothing", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The gate, on a model with one layer that cannot be rounded
+
+
+@torch.no_grad()
+def break_a_layer(checkpoint: Path, dead: slice) -> None:
+    """Let the last layer's weights be small beside those of ``dead`` inputs, which stay zero."""
+    model = GPT2LMHeadModel.from_pretrained(checkpoint)
+    mlp = model.transformer.h[1].mlp
+    mlp.c_fc.weight[:, dead] = 0
+    mlp.c_fc.bias[dead] = -30  # nothing is left of it after the activation
+    mlp.c_proj.weight[dead] *= 3000
+    model.save_pretrained(checkpoint)
+
+
+DEAD = {"int8": slice(0, 32), "int8-weights": slice(0, None, 8)}  # what is kept can hold the rest
+
+
+@pytest.fixture(scope="module", params=DEAD)
+def recipe(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def fragile(
+    recipe: str, make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Model:
+    checkpoint = make_checkpoint()
+    break_a_layer(checkpoint, DEAD[recipe])
+    bundle = export_checkpoint(checkpoint, tmp_path_factory.mktemp("fragile") / "gpt2")
+    return load(bundle.folder, threads=1)
+
+
+@pytest.fixture
+def own_texts(fragile: Model, monkeypatch: pytest.MonkeyPatch) -> Sequence[Window]:
+    """What the model itself writes, so that all that is lost raises perplexity."""
+    starts = np.random.default_rng(0).integers(1, 320, (8, 4)).tolist()
+    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "seed": 0, "max_new_tokens": 90}
+    results = fragile.generate_ids(starts, eos_token_id=None, **options)
+    pairs = zip(starts, results, strict=True)
+    windows = [Window((), [*start, *result.token_ids], 4) for start, result in pairs]
+    found = Texts("own", windows[0::2], windows[1::2], 96)
+    monkeypatch.setattr(quantizing, "find_texts", lambda *arguments: found)
+    return windows[1::2]
+
+
+def test_the_broken_layer_is_kept(
+    recipe: str, fragile: Model, own_texts: Sequence[Window], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    bundle = quantize_bundle(
+        fragile.bundle.folder,
+        tmp_path / "out",
+        recipe=recipe,
+        perplexity_rise_limit=0.05,
+        progress=told.append,
+    )
+    quality = bundle.manifest.quantization.quality
+    assert quality is not None
+    assert bundle.manifest.quantization.kept.keys() == {LAYERS[-1]}
+    assert quality.perplexity_rise <= 0.05
+    assert any(message.startswith(f"keeping {LAYERS[-1]} in") for message in told)
+
+
+def test_too_much_is_lost(fragile: Model, own_texts: Sequence[Window], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": "int4", "perplexity_rise_limit": 1e-6}  # for any model
+    out = tmp_path / "out"
+    with pytest.raises(QuantizationError, match=r"^Perplexity rises by \d+\.\d\d%, and 0\.00% is"):
+        quantize_bundle(fragile.bundle.folder, out, **options)
+    assert list(tmp_path.iterdir()) == []
+    bundle = quantize_bundle(fragile.bundle.folder, out, **options, allow_loss=True)
+    quality = load(out, verify=True).bundle.manifest.quantization.quality
+    assert quality is not None
+    assert quality.perplexity_rise > quality.perplexity_rise_limit == 1e-6
+    assert 1 <= len(bundle.manifest.quantization.kept) <= len(LAYERS) // 4

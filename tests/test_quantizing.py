@@ -1,0 +1,271 @@
+"""``quantize_bundle``: every recipe on models of both families, and what the bundle then says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeseq.export import export_checkpoint
+from edgeseq.quantize import quantize_bundle
+from edgeseq.quantize.network import Network
+from edgeseq.quantize.recipe import RECIPES, find_recipe
+from edgeseq.quantize.rounding import round_weight
+from edgeseq.quantize.texts import find_texts
+from edgeseq.runtime import load
+from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.evaluation import compare
+from edgeseq.runtime.manifest import ROLES, Quality
+
+FOX = "Once upon a time there was a clever fox; he said: let us go home! "
+SOURCES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "gpt2-tied": {"n_embd": 100, "n_layer": 1, "tie_word_embeddings": True},
+    "t5": {},
+    "t5-untied": {
+        "d_model": 50,
+        "num_layers": 1,
+        "tie_word_embeddings": False,
+        "feed_forward_proj": "gated-gelu",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A short text for GPT-2 and pairs for T5, by how the model's name begins."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "fox.txt").write_text(FOX * 25, encoding="utf-8")
+    pairs = [f"{FOX}{number}\t{FOX[number:40]}" for number in range(12)]
+    (folder / "fox.tsv").write_text("\n".join(pairs), encoding="utf-8")
+    return {"gp": folder / "fox.txt", "t5": folder / "fox.tsv"}
+
+
+@pytest.fixture(scope="module")
+def source(
+    make_checkpoint: Callable[..., Path],
+    seeded_t5: Callable[..., Any],
+    save_t5: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Bundle]:
+    made: dict[str, Bundle] = {}
+
+    def make(name: str) -> Bundle:
+        if name not in made:
+            changes = SOURCES[name]
+            gpt2 = name.startswith("gpt2")
+            checkpoint = make_checkpoint(**changes) if gpt2 else save_t5(seeded_t5(**changes))
+            made[name] = export_checkpoint(checkpoint, tmp_path_factory.mktemp("source") / name)
+        return made[name]
+
+    return make
+
+
+Quantize = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    source: Callable[[str], Bundle],
+    texts: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Quantize:
+    """``quantized(name, recipe, **options)``: made once, and not to be changed."""
+    made: dict[str, Bundle] = {}
+
+    def make(name: str, recipe: str, **options: Any) -> Bundle:
+        key = repr((name, recipe, options))
+        if key not in made:
+            made[key] = quantize_bundle(
+                source(name).folder,
+                tmp_path_factory.mktemp("quantized") / name,
+                recipe=recipe,
+                text=texts[name[:2]],
+                **{"perplexity_rise_limit": 10.0, **options},
+            )
+        return made[key]
+
+    return make
+
+
+matrix = pytest.mark.parametrize(
+    ("name", "recipe"), [(name, recipe) for name in SOURCES for recipe in RECIPES]
+)
+
+
+def quality(bundle: Bundle) -> Quality:
+    found = bundle.manifest.quantization.quality
+    assert found is not None
+    return found
+
+
+def answer(bundle: Bundle, **options: Any) -> tuple[int, ...]:
+    prompts = [[5, 6, 7, 8], [9]]
+    model = load(bundle.folder, threads=1, **options)
+    results = model.generate_ids(prompts, max_new_tokens=12, do_sample=False)
+    assert all(result.token_ids for result in results)
+    return sum((result.token_ids for result in results), ())
+
+
+@matrix
+def test_bundles_generate(name: str, recipe: str, quantized: Quantize) -> None:
+    """With either cache, and with what the manifest says if none is asked for."""
+    bundle = quantized(name, recipe)
+    answers = {dtype: answer(bundle, kv_cache=dtype) for dtype in ("float32", "int8")}
+    assert answer(bundle) == answers[bundle.manifest.kv_cache.dtype]
+
+
+@matrix
+def test_bundles_are_sound(
+    name: str, recipe: str, quantized: Quantize, source: Callable[[str], Bundle]
+) -> None:
+    bundle, original = quantized(name, recipe), source(name)
+    assert open_bundle(bundle.folder, verify=True).manifest == bundle.manifest
+    files = {path.name for path in bundle.folder.iterdir()}
+    new = {"decoder_int8_cache.onnx"}
+    assert files == {path.name for path in original.folder.iterdir()} | new
+    manifest = bundle.manifest
+    assert manifest.graphs == {
+        **original.manifest.graphs,
+        "decoder_int8_cache": "decoder_int8_cache.onnx",
+    }
+    assert manifest.quantization.recipe == recipe
+    assert manifest.quantization.block_size == find_recipe(recipe).block_size
+    assert manifest.quantization.kept == {}
+    assert manifest.kv_cache.dtype == find_recipe(recipe).kv_cache
+    assert manifest.shared_weights == {}  # there is no table in float32 to share
+    assert manifest.source == original.manifest.source
+    assert manifest.dimensions == original.manifest.dimensions
+    assert manifest.generation == original.manifest.generation
+    assert {"edgeseq", "onnx"} <= manifest.producers.keys()
+
+
+@matrix
+def test_the_report_is_what_is_measured(
+    name: str,
+    recipe: str,
+    quantized: Quantize,
+    source: Callable[[str], Bundle],
+    texts: dict[str, Path],
+) -> None:
+    bundle, original = quantized(name, recipe), load(source(name).folder)
+    text = find_texts(original.bundle, texts[name[:2]])
+    measured = compare(original.new_decoder, load(bundle.folder).new_decoder, text.judged)
+    found = quality(bundle)
+    assert found.text == texts[name[:2]].name
+    assert found.tokens == measured.candidate.tokens
+    assert found.context_tokens == (96 if name.startswith("gpt2") else None)
+    assert found.kv_cache == bundle.manifest.kv_cache.dtype
+    assert found.perplexity_rise_limit == 10.0
+    assert found.source_cross_entropy == pytest.approx(measured.reference.cross_entropy, rel=1e-6)
+    assert found.cross_entropy == pytest.approx(measured.candidate.cross_entropy, rel=1e-6)
+    assert found.perplexity_rise == pytest.approx(measured.perplexity_rise, abs=1e-6)
+    assert found.kl_divergence == pytest.approx(measured.kl_divergence, rel=1e-4)
+    assert found.top1_agreement == pytest.approx(measured.top1_agreement, abs=1e-6)
+    nearest, least = (1.0, 0.2) if recipe == "int4" else (0.05, 0.75)
+    assert found.kl_divergence < nearest
+    assert found.top1_agreement > least
+
+
+# What is stored
+
+
+def tensors(bundle: Bundle) -> dict[str, onnx.TensorProto]:
+    graphs = {*bundle.manifest.graphs.values()}
+    return {
+        f"{graph} {tensor.name}": tensor
+        for graph in graphs
+        for tensor in onnx.load(bundle.file(graph), load_external_data=False).graph.initializer
+    }
+
+
+def place(tensor: onnx.TensorProto) -> tuple[int, int]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return int(entries["offset"]), int(entries["length"])
+
+
+@matrix
+def test_no_matrix_is_left_in_float32(name: str, recipe: str, quantized: Quantize) -> None:
+    """But scales, and the biases of T5's relative positions."""
+    for tensor_name, tensor in tensors(quantized(name, recipe)).items():
+        if tensor.data_type == onnx.TensorProto.FLOAT and "bias_table" not in tensor_name:
+            assert len(tensor.dims) < 2 or tensor_name.endswith("scales"), tensor_name
+
+
+@matrix
+def test_a_tied_table_is_stored_once(name: str, recipe: str, quantized: Quantize) -> None:
+    bundle = quantized(name, recipe)
+    found = tensors(bundle)
+    table = "wte" if name.startswith("gpt2") else "shared"
+    head = "lm_head" if name in ("gpt2", "t5-untied") else table
+    codes = f"int{find_recipe(recipe).table.bits}"
+    for looked_up, multiplied in (("rows", codes), ("row_scales", "scales")):
+        read = {place(t) for n, t in found.items() if n.endswith(f" {table}.{looked_up}")}
+        head_at = {place(t) for n, t in found.items() if n.endswith(f" {head}.{multiplied}")}
+        assert len(read) == len(head_at) == 1  # the same in all graphs
+        assert (read == head_at) == (head == table)
+    places = {place(tensor) for tensor in found.values() if tensor.external_data}
+    size = bundle.manifest.files["weights.bin"].size_bytes
+    assert sum(length for _, length in places) <= size
+    assert size <= sum(length + 4096 for _, length in places)
+
+
+@matrix
+def test_embeddings_are_rounded_plainly(
+    name: str, recipe: str, quantized: Quantize, source: Callable[[str], Bundle]
+) -> None:
+    form = find_recipe(recipe).table
+    table = "wte" if name.startswith("gpt2") else "shared"
+    weight = np.array(Network(source(name), "decoder").weights[table])
+    network = Network(quantized(name, recipe), "decoder")
+    codes = network.weights[f"{table}.rows"].astype(np.int16)
+    if form.bits == 4:  # two a byte, the first in the lower half
+        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
+    scales = np.repeat(network.weights[f"{table}.row_scales"], form.block_size, axis=1)
+    found = ((codes - (1 << (form.bits - 1))) * scales)[:, : weight.shape[1]]
+    expected = round_weight(weight.T, bits=form.bits, group_size=form.block_size)
+    assert np.array_equal(found, expected.weight().T)
+
+
+def test_int8_stores_weights_of_seven_bits(quantized: Quantize) -> None:
+    """What keeps sums of two products within 16 bits, as CPUs without VNNI make them."""
+    for name in SOURCES:
+        for role in ROLES[quantized(name, "int8").manifest.kind]:
+            network = Network(quantized(name, "int8"), role)
+            by_rows = [array for array in network.weights.values() if array.dtype == np.int8]
+            assert len(by_rows) >= 4
+            assert min(map(np.min, by_rows)) >= -64
+            assert max(map(np.max, by_rows)) <= 63
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_fewer_bits_are_fewer_bytes(
+    name: str, quantized: Quantize, source: Callable[[str], Bundle]
+) -> None:
+    sizes = {
+        recipe: (
+            bundle.manifest.files["weights.bin"].size_bytes,
+            bundle.manifest.weights_per_token_bytes,
+        )
+        for recipe, bundle in (
+            ("fp32", source(name)),
+            *((recipe, quantized(name, recipe)) for recipe in RECIPES),
+        )
+    }
+    for i in range(2):
+        assert sizes["int4"][i] < sizes["int8"][i] < 0.45 * sizes["fp32"][i]
+        assert sizes["int4"][i] < sizes["int8-weights"][i] < 0.45 * sizes["fp32"][i]
+
+
+def test_bytes_that_a_step_reads(quantized: Quantize) -> None:
+    layers = [(100, 3 * 128), (128, 100), (100, 400), (400, 100)]  # heads are padded to 32
+    codes = sum(inputs * outputs for inputs, outputs in layers)
+    columns = 2 * 4 * sum(outputs for _, outputs in layers)  # scales and biases
+    head = 320 * (128 + 2 * 4)  # two blocks of 64, each with a scale
+    norms = 4 * 3 * 2 * 100
+    found = quantized("gpt2-tied", "int8").manifest.weights_per_token_bytes
+    assert found == pytest.approx(codes + columns + head + norms, abs=200)  # and some constants

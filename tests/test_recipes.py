@@ -1,0 +1,98 @@
+"""Recipes by name, their block sizes and what they store layers as."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgeseq.quantize import RECIPES as EXPORTED
+from edgeseq.quantize.recipe import BLOCK_SIZES, RECIPES, Blocks, Float32, Rows, find_recipe
+from edgeseq.runtime import OptionError, cli
+
+WITH_BLOCKS = ("int4", "int8-weights")
+
+
+def test_the_command_line_knows_the_recipes() -> None:
+    assert tuple(RECIPES) == cli.RECIPES == ("int8", "int4", "int8-weights")
+    assert EXPORTED is RECIPES
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "kept", "kv_cache"),
+    [
+        ("int8", Rows(), Blocks(8, 32), "int8"),
+        ("int4", Blocks(4, 32), Blocks(8, 64), "int8"),
+        ("int8-weights", Blocks(8, 64), Float32(), "int8"),
+    ],
+)
+def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe.storage("h.0.mlp.input.weight") == layer
+    assert recipe.kv_cache == kv_cache
+    assert recipe.storage("wte", is_table=True) == recipe.table
+    assert 0 < recipe.perplexity_rise_limit < 0.05
+    keeping = replace(recipe, kept_layers=frozenset({"a"}))
+    assert keeping.storage("a") == kept
+    assert keeping.storage("b") == layer
+    assert keeping.storage("a", is_table=True) == recipe.kept_table
+    assert keeping.storage("b", is_table=True) == recipe.table
+
+
+def test_tables_are_as_small_as_layers() -> None:
+    tables = {name: recipe.table for name, recipe in RECIPES.items()}
+    assert tables == {"int8": Blocks(8, 64), "int4": Blocks(4, 32), "int8-weights": Blocks(8, 64)}
+    assert {str(recipe.kept_table) for recipe in RECIPES.values()} == {
+        "int8 in blocks of 32",
+        "int8 in blocks of 64",
+    }
+
+
+@pytest.mark.parametrize(
+    ("storage", "text"),
+    [
+        (Rows(), "int8 by rows"),
+        (Blocks(4, 32), "int4 in blocks of 32"),
+        (Blocks(8, 64), "int8 in blocks of 64"),
+        (Float32(), "float32"),
+    ],
+)
+def test_storage_in_words(storage: object, text: str) -> None:
+    assert str(storage) == text
+
+
+@pytest.mark.parametrize("name", WITH_BLOCKS)
+@pytest.mark.parametrize("size", BLOCK_SIZES)
+def test_block_sizes(name: str, size: int) -> None:
+    plain, recipe = find_recipe(name), find_recipe(name, size)
+    assert recipe.block_size == size
+    assert recipe.storage("a") == Blocks(plain.layer.bits, size)
+    assert recipe == replace(plain, layer=recipe.layer)  # nothing else: tables stay exact
+    assert plain.block_size == plain.layer.block_size
+
+
+def test_rows_have_no_blocks() -> None:
+    assert find_recipe("int8").block_size is None
+
+
+@pytest.mark.parametrize("name", ["int3", "INT8", "", "fp32", None, ["int8"]])
+def test_unknown_recipe(name: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        find_recipe(name)
+    assert str(caught.value) == f"There is no recipe {name!r}: use int8, int4, int8-weights."
+
+
+@pytest.mark.parametrize("size", [0, -32, 8, 48, 512, "32", 32.0, True])
+@pytest.mark.parametrize("name", RECIPES)
+def test_wrong_block_size(name: str, size: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        find_recipe(name, size)
+    assert str(caught.value) == f"The block size is {size}; it must be one of 16, 32, 64, 128, 256."
+
+
+def test_block_size_without_blocks() -> None:
+    with pytest.raises(OptionError) as caught:
+        find_recipe("int8", 32)
+    assert str(caught.value) == "A block size has no effect with the recipe 'int8'."

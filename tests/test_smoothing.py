@@ -1,0 +1,210 @@
+"""Smoothing the inputs of layers: the model stays the same, and what is rounded is smoother."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import GPT2LMHeadModel
+
+from edgeseq.export import export_checkpoint
+from edgeseq.quantize.calibration import Observed, observe
+from edgeseq.quantize.network import Layer, Network
+from edgeseq.quantize.rewriting import Rewriter
+from edgeseq.quantize.rounding import round_weight
+from edgeseq.quantize.smoothing import norm_vectors, readers, smooth
+from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.engine import open_engine
+from edgeseq.runtime.manifest import ROLES
+from edgeseq.runtime.scoring import Window, window_logits
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+
+IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
+WINDOWS = [Window(ids[:30], [0, *ids[30:]], 1) for ids in IDS]  # a decoder reads no source
+OUTLIERS = (3, 17)  # channels of norms that are far larger than the others
+
+
+@torch.no_grad()
+def with_outliers(model: Any) -> None:
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and parameter.ndim == 1:
+            parameter.normal_(0, 0.5)  # a bias of zeros would hide one that was forgotten
+        norm = "ln_1" in name or "ln_2" in name or "layer_norm" in name
+        if norm and "final" not in name:
+            parameter[list(OUTLIERS)] *= 40
+
+
+@pytest.fixture(scope="module", params=["gpt2", "t5"])
+def source(
+    request: pytest.FixtureRequest,
+    make_checkpoint: Callable[..., Path],
+    seeded_t5: Callable[..., Any],
+    save_t5: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    if request.param == "gpt2":
+        checkpoint = make_checkpoint()
+        model = GPT2LMHeadModel.from_pretrained(checkpoint)
+        with_outliers(model)
+        model.save_pretrained(checkpoint)
+    else:
+        model = seeded_t5(feed_forward_proj="gated-gelu")
+        with_outliers(model)
+        checkpoint = save_t5(model)
+    return export_checkpoint(checkpoint, tmp_path_factory.mktemp("bundle") / request.param)
+
+
+def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np.float32]]]:
+    """The float32 bundle with all inputs smoothed in ``folder``, and what they were divided by."""
+    folder.mkdir()
+    networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
+    factors = {}
+    for role, inputs in observe(source, networks, WINDOWS, lambda _: None):
+        for name, seen in inputs.items():
+            found = smooth(networks[role], name, seen.peaks, seen.rows, bits=7)
+            if found is not None:
+                factors[f"{role} {name}"] = found
+    with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+        for role, network in networks.items():
+            model = Rewriter(network, {}, weights_file).model()
+            onnx.save(model, folder / source.manifest.graphs[role])
+    return Bundle(folder, replace(source.manifest, shared_weights={})), factors
+
+
+def logits(bundle: Bundle) -> NDArray[np.float32]:
+    engine = open_engine(bundle.manifest, bundle.folder, threads=1)
+    return np.concatenate(
+        [block for window in WINDOWS for _, block in window_logits(engine, window)]
+    )
+
+
+def inputs_of(bundle: Bundle) -> dict[str, Observed]:
+    networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
+    found = observe(bundle, networks, WINDOWS, lambda _: None)
+    return {f"{role} {name}": seen for role, group in found for name, seen in group.items()}
+
+
+def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
+    changed, factors = smoothed(source, tmp_path / "smoothed")
+    assert len(factors) >= 3
+    before = logits(source)
+    assert np.abs(logits(changed) - before).max() < 1e-4 * np.abs(before).max()
+
+
+def test_inputs_are_divided_by_what_is_said(source: Bundle, tmp_path: Path) -> None:
+    changed, factors = smoothed(source, tmp_path / "smoothed")
+    before, after = inputs_of(source), inputs_of(changed)
+    for name, seen in before.items():
+        expected = seen.rows / factors.get(name, np.float32(1))
+        assert np.abs(after[name].rows - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+# By hand
+
+
+def network(*nodes: onnx.NodeProto, **weights: NDArray[np.float32]) -> Any:
+    layers = {
+        i: Layer(node.input[1], node.input[0], is_table=node.op_type == "Gemm")
+        for i, node in enumerate(nodes)
+        if node.op_type in ("MatMul", "Gemm")
+    }
+    return SimpleNamespace(graph=SimpleNamespace(node=nodes), layers=layers, weights=weights)
+
+
+def node(kind: str, *names: str, output: str = "y") -> onnx.NodeProto:
+    return onnx.helper.make_node(kind, list(names), [output])
+
+
+NORM = node("LayerNormalization", "a", "scale", "shift", output="x")
+SKIP = node("SkipLayerNormalization", "a", "b", "scale", "shift", "bias", output="x")
+RMS = node("SimplifiedLayerNormalization", "a", "scale", output="x")
+SKIP_RMS = node("SkipSimplifiedLayerNormalization", "a", "b", "scale", "bias", output="x")
+FIRST, SECOND = node("MatMul", "x", "w"), node("MatMul", "x", "v", output="z")
+
+
+@pytest.mark.parametrize(
+    ("norm", "vectors"),
+    [
+        (NORM, ["scale", "shift"]),
+        (SKIP, ["scale", "shift"]),
+        (RMS, ["scale"]),
+        (SKIP_RMS, ["scale"]),
+    ],
+    ids=lambda item: item.op_type if isinstance(item, onnx.NodeProto) else "",
+)
+def test_vectors_of_a_norm(norm: onnx.NodeProto, vectors: list[str]) -> None:
+    assert norm_vectors(network(norm), "x") == vectors
+    assert norm_vectors(network(norm), "a") == []
+
+
+def test_readers_are_layers_alone() -> None:
+    assert readers(network(NORM, FIRST, SECOND), "x") == ["w", "v"]
+    assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == []
+    assert readers(network(NORM, FIRST, node("Gemm", "x", "table", output="z")), "x") == []
+    assert readers(network(NORM, FIRST, node("MatMul", "q", "w", output="z")), "x") == []
+
+
+def example(*nodes: onnx.NodeProto) -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
+    """A network, its tensor ``x`` with a large channel, and its weights."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(64, 24)).astype(np.float32)
+    rows[:, 5] *= 60
+    weight = rng.normal(size=(24, 16)).astype(np.float32)
+    vectors = {"scale": np.ones(24, np.float32), "shift": np.ones(24, np.float32)}
+    return network(*nodes, w=weight, **vectors), rows, weight
+
+
+def test_a_large_channel_goes_into_the_weight() -> None:
+    graph, rows, weight = example(NORM, FIRST)
+    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    assert factors is not None
+    assert int(factors.argmax()) == 5
+    assert graph.weights["w"] == pytest.approx(weight * factors[:, None])
+    assert graph.weights["scale"] == pytest.approx(1 / factors)
+    assert graph.weights["shift"] == pytest.approx(1 / factors)
+    plain = rounded_product(rows, weight)
+    smooth_rows = rounded_product(rows / factors, graph.weights["w"])
+    exact = rows @ weight
+    assert np.square(smooth_rows - exact).sum() < 0.2 * np.square(plain - exact).sum()
+
+
+def rounded_product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> Any:
+    step = np.abs(rows).max(axis=1, keepdims=True) / 127
+    codes = round_weight(weight, bits=7, group_size=len(weight))
+    return np.rint(rows / step) * step @ codes.weight()
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (node("FastGelu", "a", output="x"), FIRST),
+        (NORM, FIRST, node("Add", "x", "x", output="z")),
+        (NORM, FIRST, node("Add", "scale", "a", output="z")),
+    ],
+    ids=["no norm", "another reader", "a shared norm"],
+)
+def test_what_cannot_be_smoothed_is_left_alone(nodes: tuple[onnx.NodeProto, ...]) -> None:
+    graph, rows, weight = example(*nodes)
+    assert smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
+    assert graph.weights["w"] is weight
+
+
+@pytest.mark.parametrize("dead", ["channel", "weights", "all"])
+def test_channels_that_are_never_used(dead: str) -> None:
+    graph, rows, weight = example(NORM, FIRST)
+    if dead == "weights":
+        weight[[0, 7]] = 0
+    else:
+        rows[:, slice(None) if dead == "all" else [0, 7]] = 0
+    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    assert all(np.isfinite(array).all() for array in graph.weights.values())
+    assert factors is None if dead == "all" else (factors is not None and factors[7] == 1)
