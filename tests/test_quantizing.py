@@ -166,7 +166,7 @@ def test_the_report_is_what_is_measured(
     assert found.perplexity_rise == pytest.approx(measured.perplexity_rise, abs=1e-6)
     assert found.kl_divergence == pytest.approx(measured.kl_divergence, rel=1e-4)
     assert found.top1_agreement == pytest.approx(measured.top1_agreement, abs=1e-6)
-    nearest, least = (1.0, 0.2) if recipe == "int4" else (0.05, 0.75)
+    nearest, least = (1.0, 0.2) if recipe == "int4" else (0.05, 0.6)
     assert found.kl_divergence < nearest
     assert found.top1_agreement > least
 
