@@ -74,11 +74,11 @@ def _made_up(model: Model) -> list[Window]:
     """The lines of the built-in text, each with what the model says to it."""
     text = built_in().read_text(encoding="utf-8")
     sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
-    start = model.bundle.manifest.generation["decoder_start_token_id"]
     windows = []
     for first in range(0, len(sources), BATCH):
         batch = sources[first : first + BATCH]
         results = model.generate_ids(batch, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        start = model.bundle.manifest.generation["decoder_start_token_id"]  # else there are none
         for source, result in zip(batch, results, strict=True):
             windows.append(pair_window(source, result.token_ids, [start]))
     return windows
