@@ -7,6 +7,7 @@ and the next time in the other, and figures of one round may be compared with ea
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,7 @@ def measure_in_process(case: Case) -> Measurement:
     """
     # -P: as the `edgeseq` command, it imports nothing from the current folder.
     command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.task))]
+    command.append(str(os.getpid()))
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

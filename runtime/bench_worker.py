@@ -1,10 +1,10 @@
 """One measurement of one bundle, in a process of its own.
 
-    python -m edgeseq.runtime.bench_worker JSON
+    python -m edgeseq.runtime.bench_worker JSON PARENT
 
-``JSON`` is a ``Task``. The last line of standard output is one JSON object: the measurement, or
-``{"error": SENTENCE}`` with exit status 1. Nothing of edgeseq but its errors is imported before
-the clock runs.
+``JSON`` is a ``Task``, ``PARENT`` the process that asks for it. The last line of standard output is
+one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1. Nothing of edgeseq
+but its errors is imported before the clock runs.
 
 Generation is greedy, one prompt of seeded random ids, no token ends it and no penalty changes it,
 so that bundles with other defaults compare. What comes first is thrown away.
@@ -13,7 +13,9 @@ so that bundles with other defaults compare. What comes first is thrown away.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ OPTIONS: dict[str, Any] = {
 }
 SOURCE_TOKENS = 32  # what an encoder reads while the decoder's speed is measured
 WARM_UP_TOKENS = 8  # of prompt and of output
+WATCH_S = 1.0  # between two looks at whether the parent is still there
 Runs = list[tuple[float, float]]
 
 
@@ -141,8 +144,23 @@ def _megabytes(size_bytes: int | None) -> float | None:
     return None if size_bytes is None else size_bytes / 1e6
 
 
+def end_with(parent: int) -> None:
+    """End this process when ``parent`` is gone, as a start that is interrupted may leave it.
+
+    Where processes keep the number of a parent that is gone, as on Windows, it never does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> int:
     """Measure and print the JSON object; returns the exit status."""
+    end_with(int(sys.argv[2]))
     try:
         print(json.dumps(measure(Task(**json.loads(sys.argv[1])))))
     except (EdgeseqError, OSError) as error:

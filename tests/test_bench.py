@@ -205,7 +205,8 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
     while worker is None:
         assert process.poll() is None
         for child in children.read_text().split():
-            if "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
+            started = "bench_worker" in Path(f"/proc/{child}/cmdline").read_text()
+            if started and "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
                 worker = Path(f"/proc/{child}")  # well on its way
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -213,6 +214,17 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
     assert process.returncode == 130
     assert err == b"\n"
     assert not worker.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_a_worker_ends_when_its_parent_is_gone() -> None:
+    worker = "import sys, time; from edgeseq.runtime.bench_worker import end_with"
+    worker += "; end_with(int(sys.argv[1])); time.sleep(600)"
+    parent = "import os, subprocess, sys; command = [sys.executable, '-c', sys.argv[1]]"
+    parent += "; print(subprocess.Popen([*command, str(os.getpid())]).pid)"
+    command = [sys.executable, "-c", parent, worker]
+    # The worker holds the pipe open: reading to its end waits for both.
+    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=True).stdout
 
 
 def test_folder_that_is_no_bundle(tmp_path: Path, capsys: Captured) -> None:
