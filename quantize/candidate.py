@@ -112,14 +112,14 @@ def round_weights(
 ) -> dict[str, Rounded]:
     """Every weight of the layers and tables, rounded as the recipe says.
 
-    ``divided``: inputs of layers whose channels are not the source's but divided by these.
+    ``divided``: inputs of the decoder's layers whose channels are the source's divided by these.
     """
     rounded: dict[str, Rounded] = {}
     for role, observed in observe(source, networks, windows, progress):
         network = networks[role]
         progress(f"rounding the layers of the {role}")
         for name, seen in observed.items():
-            if name in divided:
+            if role == "decoder" and name in divided:
                 seen.divide(divided[name])
             _smooth(network, name, seen, recipe)
         for layer in network.layers.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,14 +47,14 @@ class Gate:
         enough, unless ``allow_loss``.
         """
         best = candidate, self._measured(candidate)
-        if best[1].perplexity_rise <= self.limit:
+        if self._holds(best[1]):
             return best
         if other_cache and candidate.recipe.kv_cache == "int8":
             self.progress("trying a cache in float32")
             best = self._better(best, _with_float_cache(candidate))
-        if best[1].perplexity_rise > self.limit:
+        if not self._holds(best[1]):
             best = self._with_kept_layers(best)
-        if best[1].perplexity_rise > self.limit and not allow_loss:
+        if not self._holds(best[1]) and not allow_loss:
             raise QuantizationError(
                 f"Perplexity rises by {best[1].perplexity_rise:.2%}, and {self.limit:.2%} is the "
                 f"limit, with {len(best[0].recipe.kept_layers)} layers in higher precision: choose "
@@ -63,11 +64,11 @@ class Gate:
         return best
 
     def _with_kept_layers(self, best: tuple[Candidate, Comparison]) -> tuple[Candidate, Comparison]:
-        """The fewest of the most sensitive layers that are enough, or the best that was seen."""
+        """1, 2, 4 … of the most sensitive layers until they are enough, or the best that was seen."""
         candidate = best[0]
         ranked = self._by_sensitivity(candidate)
         most, count = len(ranked) // LARGEST_SHARE, 1
-        while ranked and best[1].perplexity_rise > self.limit:
+        while ranked and not self._holds(best[1]):
             self.progress(f"keeping {', '.join(ranked[:count])} in {candidate.recipe.kept}")
             best = self._better(best, candidate.keeping(ranked[:count]))
             if count >= most:
@@ -90,9 +91,12 @@ class Gate:
         self, best: tuple[Candidate, Comparison], candidate: Candidate
     ) -> tuple[Candidate, Comparison]:
         measured = self._measured(candidate)
-        if measured.perplexity_rise < best[1].perplexity_rise:
-            return candidate, measured
-        return best
+        better = measured.perplexity_rise < best[1].perplexity_rise
+        return (candidate, measured) if better or math.isnan(best[1].perplexity_rise) else best
+
+    def _holds(self, measured: Comparison) -> bool:
+        """Whether the rise is within the limit; one that is no number is not."""
+        return measured.perplexity_rise <= self.limit
 
     def _measured(self, candidate: Candidate) -> Comparison:
         measured = self.measure(candidate, self.windows)

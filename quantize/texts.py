@@ -12,12 +12,14 @@ from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loading import open_tokenizer
 from edgeseq.runtime.model import Model
+from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.passages import read_passages
+from edgeseq.runtime.prompts import decoder_prompts
 from edgeseq.runtime.scoring import Window, pair_window
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # tokens of a window at most
-TOKENS = 8192  # of the text that are used at most, half of them to judge
+TOKENS = 8192  # of a longer text that are used, up to twice as many, half of them to judge
 ANSWER_TOKENS = 64  # of a target that the model has to make up itself
 BATCH = 16
 
@@ -74,11 +76,13 @@ def _made_up(model: Model) -> list[Window]:
     """The lines of the built-in text, each with what the model says to it."""
     text = built_in().read_text(encoding="utf-8")
     sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
+    manifest = model.bundle.manifest
+    defaults = resolve_options(manifest.generation, {}, manifest.kind)
     windows = []
     for first in range(0, len(sources), BATCH):
         batch = sources[first : first + BATCH]
         results = model.generate_ids(batch, do_sample=False, max_new_tokens=ANSWER_TOKENS)
-        start = model.bundle.manifest.generation["decoder_start_token_id"]  # else there are none
-        for source, result in zip(batch, results, strict=True):
-            windows.append(pair_window(source, result.token_ids, [start]))
+        starts = decoder_prompts(batch, None, defaults, manifest)
+        for source, result, start in zip(batch, results, starts, strict=True):
+            windows.append(pair_window(source, result.token_ids, start))
     return windows

@@ -50,8 +50,14 @@ class Comparison:
 
     @property
     def perplexity_rise(self) -> float:
-        """How much higher the candidate's perplexity is, as a share of the reference's."""
-        return self.candidate.perplexity / self.reference.perplexity - 1
+        """How much higher the candidate's perplexity is, as a share of the reference's.
+
+        Where both are beyond all floats too; infinite where the rise itself is.
+        """
+        try:
+            return math.expm1(self.candidate.cross_entropy - self.reference.cross_entropy)
+        except OverflowError:
+            return math.inf
 
 
 def measure(

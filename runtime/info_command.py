@@ -59,7 +59,12 @@ def _print_info(bundle: Bundle) -> None:
         "vocabulary": sizes.vocabulary,
         "positions": sizes.max_positions or "any number",
         "generation": json.dumps(dict(manifest.generation)),
-        "from PyTorch": f"{check.max_logit_difference:.1e} in a logit at most" if check else "?",
+        "from PyTorch": (
+            f"{check.max_logit_difference:.1e} in a logit at most"
+            f"{' (in float32)' if manifest.quantization.quality else ''}"
+            if check
+            else "?"
+        ),
         "made with": ", ".join(f"{n} {v}" for n, v in manifest.producers.items()),
     }
     for name, value in lines.items():

@@ -161,7 +161,6 @@ def test_long_pairs_leave_some_to_judge_by(
     assert result.judged
 
 
-@pytest.mark.xfail(reason="its start is looked up by one name only", raises=KeyError)
 def test_a_model_that_starts_from_its_bos_token(
     seeded_t5: Callable[..., Any], save_t5: Callable[..., Path], tmp_path: Path
 ) -> None:
