@@ -64,7 +64,7 @@ class Gate:
         return best
 
     def _with_kept_layers(self, best: tuple[Candidate, Comparison]) -> tuple[Candidate, Comparison]:
-        """1, 2, 4 … of the most sensitive layers until they are enough, or the best that was seen."""
+        """1, 2, 4 … of the most sensitive layers until they are enough, or the best there was."""
         candidate = best[0]
         ranked = self._by_sensitivity(candidate)
         most, count = len(ranked) // LARGEST_SHARE, 1
