@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -26,7 +27,7 @@ import onnxruntime
 
 from edgeseq.runtime import EdgeseqError, Model
 from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import engine
+from edgeseq.runtime.engine import engine, with_cache
 from edgeseq.runtime.loading import open_tokenizer
 from edgeseq.runtime.onnx_runtime import open_session, session_options
 
@@ -126,6 +127,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     bundle = open_bundle(arguments.bundle)
+    manifest = with_cache(bundle.manifest, bundle.manifest.kv_cache.dtype)
+    bundle = replace(bundle, manifest=manifest)
     model, session = timed_model(bundle, arguments.threads)
     prompt = [[1] * PROMPT_TOKENS]
     options = {**OPTIONS, "max_new_tokens": arguments.tokens}
