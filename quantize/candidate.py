@@ -59,7 +59,7 @@ class Candidate:
     @property
     def keepable(self) -> list[str]:
         """What may yet be kept in more bits: the weights of linear layers, and the tables."""
-        names = [*linear_names(self.networks), *sorted(table_names(self.networks))]
+        names = weight_names(self.networks)
         return [name for name in names if name not in self.recipe.kept_layers]
 
     def write(self, folder: Path) -> Manifest:
@@ -134,6 +134,11 @@ def round_weights(
             if found := _rounded(network.weights[name].T, storage, None):
                 rounded[name] = found
     return rounded
+
+
+def weight_names(networks: Mapping[str, Network]) -> list[str]:
+    """All that a recipe rounds: the weights of the linear layers, then the tables."""
+    return [*linear_names(networks), *sorted(table_names(networks))]
 
 
 def linear_names(networks: Mapping[str, Network]) -> list[str]:

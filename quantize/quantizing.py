@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from edgeseq.quantize.calibration import cache_peaks
-from edgeseq.quantize.candidate import Candidate, linear_names, round_weights, table_names
+from edgeseq.quantize.candidate import Candidate, round_weights, weight_names
 from edgeseq.quantize.equalizing import equalize
 from edgeseq.quantize.gate import Gate
 from edgeseq.quantize.network import Network
@@ -18,7 +18,7 @@ from edgeseq.quantize.recipe import Recipe, find_recipe
 from edgeseq.quantize.texts import Texts, find_texts
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.engine import open_engine
+from edgeseq.runtime.engine import check_cache, open_engine
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.evaluation import Comparison
 from edgeseq.runtime.manifest import ROLES, CacheDtype, Manifest, Quality
@@ -55,9 +55,7 @@ def quantize_bundle(
     """
     chosen = find_recipe(recipe, block_size)
     if kv_cache is not None:
-        if kv_cache not in get_args(CacheDtype):
-            known = " or ".join(map(repr, get_args(CacheDtype)))
-            raise OptionError(f"kv_cache is {kv_cache!r}; it must be {known}.")
+        check_cache(kv_cache)
         chosen = replace(chosen, kv_cache=kv_cache)
     limit = _checked_limit(perplexity_rise_limit, chosen)
     source = open_bundle(Path(bundle))
@@ -105,11 +103,11 @@ def _checked_limit(limit: Any, recipe: Recipe) -> float:
 
 
 def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) -> Recipe:
-    names = [*linear_names(networks), *sorted(table_names(networks))]
-    for name in [keep] if isinstance(keep, str) else keep:
+    names, kept = weight_names(networks), [keep] if isinstance(keep, str) else keep
+    for name in kept:
         if name not in names:
             raise OptionError(f"There is no layer {name!r} to keep: there are {', '.join(names)}.")
-    return replace(recipe, kept_layers=frozenset([keep] if isinstance(keep, str) else keep))
+    return replace(recipe, kept_layers=frozenset(kept))
 
 
 def _with_quality(manifest: Manifest, texts: Texts, measured: Comparison, limit: float) -> Manifest:

@@ -55,8 +55,7 @@ def open_engine(
 
 def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
     """``manifest`` with the decoder's graph whose cache holds ``dtype``."""
-    if dtype not in get_args(CacheDtype):
-        raise OptionError(f"kv_cache is {dtype!r}; it must be {_either(get_args(CacheDtype))}.")
+    check_cache(dtype)
     graph = manifest.graphs.get(DECODERS[dtype])
     if graph is None:
         raise OptionError(
@@ -65,6 +64,12 @@ def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
         )
     graphs = {**manifest.graphs, "decoder": graph}
     return replace(manifest, graphs=graphs, kv_cache=CacheFormat(dtype=dtype))
+
+
+def check_cache(dtype: CacheDtype) -> None:
+    """Raise ``OptionError`` for what no cache holds."""
+    if dtype not in get_args(CacheDtype):
+        raise OptionError(f"kv_cache is {dtype!r}; it must be {_either(get_args(CacheDtype))}.")
 
 
 def graphs_for(manifest: Manifest) -> str:
