@@ -61,6 +61,21 @@ class Detokenizer:
             text = stage.push(text) + stage.finish()
         return text
 
+    def held(self) -> str:
+        """Return the text that `finish` would return now."""
+        text = self._source.fork().finish()
+        for stage in self._stages:
+            text = stage.rest(text)
+        return text
+
+    def fork(self) -> Detokenizer:
+        """Return a copy from which the sequence can go on in another way."""
+        twin = object.__new__(Detokenizer)  # not by `__init__`, which reads the configuration
+        twin._tokenizer = self._tokenizer
+        twin._source = self._source.fork()
+        twin._stages = [stage.fork() for stage in self._stages]
+        return twin
+
 
 def _follow(tokenizer: Tokenizer | ByteTokenizer) -> tuple[Stage, list[Stage]]:
     """Return the stage that turns tokens into text like `tokenizer`'s decoder, and its followers.

@@ -10,14 +10,17 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 _REPLACEMENT_CHARACTER: Final = "\ufffd"
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Stage(ABC):
-    """A step of the stream: takes tokens or text in order, gives text in order."""
+    """A step of the stream: takes tokens or text in order, gives text in order.
+
+    Attributes are set anew and not changed in place, so that a fork may share their values.
+    """
 
     @abstractmethod
     def push(self, text: str) -> str:
@@ -26,6 +29,17 @@ class Stage(ABC):
     def finish(self) -> str:
         """Return what was held back."""
         return ""
+
+    def rest(self, text: str) -> str:
+        """Return what `push(text)` and `finish` would return now, and stay as it is."""
+        twin = self.fork()
+        return twin.push(text) + twin.finish()
+
+    def fork(self) -> Self:
+        """Return a copy from which the stream can go on in another way."""
+        twin = object.__new__(type(self))  # for `copy.copy` takes several times as long
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -43,30 +57,33 @@ class Bytes(Stage):
     """Byte-level BPE: each token is some bytes, and all bytes together are UTF-8."""
 
     def __init__(self) -> None:
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._incomplete = b""  # the bytes of a character of which more must come
 
     def push(self, text: str) -> str:
         try:
             data = bytes(map(_BYTE_OF.__getitem__, text))
         except KeyError:  # an added token, spelled as it is
             data = text.encode()
-        return self._utf8.decode(data)
+        data = self._incomplete + data
+        text, size = codecs.utf_8_decode(data, "replace")
+        self._incomplete = data[size:]
+        return text
 
     def finish(self) -> str:
-        return self._utf8.decode(b"", final=True)
+        return self._incomplete.decode(errors="replace")
 
 
 class Utf8(Stage):
     """ByT5: each token is the character whose number is its byte; bytes that are no UTF-8 go."""
 
     def __init__(self) -> None:
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("ignore")
+        self._incomplete = b""
 
     def push(self, text: str) -> str:
-        return self._utf8.decode(text.encode("latin-1"))
-
-    def finish(self) -> str:
-        return self._utf8.decode(b"", final=True)
+        data = self._incomplete + text.encode("latin-1")
+        text, size = codecs.utf_8_decode(data, "ignore")
+        self._incomplete = data[size:]
+        return text
 
 
 class Words(Stage):
@@ -92,9 +109,8 @@ class ByteFallback(Stage):
 
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
-        self._run = bytearray()
+        self._run = self._incomplete = b""
         self._is_broken = False
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("strict")
 
     def push(self, text: str) -> str:
         text = text.replace(self._old, self._new)
@@ -105,18 +121,19 @@ class ByteFallback(Stage):
             return _REPLACEMENT_CHARACTER
         byte = bytes.fromhex(byte_token[1])
         self._run += byte
+        self._incomplete += byte
         try:
-            self._utf8.decode(byte)
+            _, size = codecs.utf_8_decode(self._incomplete)
         except UnicodeDecodeError:
             self._is_broken = True
             return _REPLACEMENT_CHARACTER * len(self._run)
+        self._incomplete = self._incomplete[size:]
         return ""
 
     def finish(self) -> str:
         text = "" if self._is_broken else self._text_of_run()
-        self._run.clear()
+        self._run = self._incomplete = b""
         self._is_broken = False
-        self._utf8.reset()
         return text
 
     def _text_of_run(self) -> str:
@@ -136,6 +153,11 @@ class Whole(Stage):
     def push(self, text: str) -> str:
         self._tokens.append(text)
         return ""
+
+    def fork(self) -> Self:
+        twin = super().fork()
+        twin._tokens = self._tokens.copy()
+        return twin
 
     def finish(self) -> str:
         return self._join(self._tokens)
@@ -174,3 +196,6 @@ class Replacement(Stage):
     def finish(self) -> str:
         held, self._held = self._held, ""
         return held
+
+    def rest(self, text: str) -> str:  # without a fork: clean-up asks ten times a token
+        return (self._held + text).replace(self._old, self._new)

@@ -177,6 +177,41 @@ def test_text_comes_out_at_once(name: str, clean_up: bool) -> None:
     check()
 
 
+@pytest.mark.parametrize("clean_up", [False, True])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_fork_goes_on_by_itself_and_held_text_is_what_finish_returns(
+    name: str, clean_up: bool
+) -> None:
+    tokenizer = load(name, clean_up)
+    ids = st.lists(st.integers(0, len(reference(name, clean_up))), max_size=12)
+
+    @settings(max_examples=100, derandomize=True, database=None, deadline=None)
+    @given(ids, st.tuples(ids, ids))
+    def check(start: list[int], ends: tuple[list[int], list[int]]) -> None:
+        detokenizer = Detokenizer(tokenizer)
+        text = "".join(map(detokenizer.push, start))
+        assert text + detokenizer.held() == tokenizer.decode(start)
+        ways = [detokenizer.fork(), detokenizer]
+        texts = [text + "".join(map(way.push, end)) for way, end in zip(ways, ends, strict=True)]
+        for way, text, end in zip(ways, texts, ends, strict=True):
+            assert text + way.held() == text + way.finish() == tokenizer.decode([*start, *end])
+
+    check()
+
+
+def test_held_text_stays_held() -> None:
+    tokenizer = load("gpt2", clean_up=True)
+    detokenizer = Detokenizer(tokenizer)
+    ids = ids_of(tokenizer, "a", " '") + byte_tokens(tokenizer, b"\xe2\x82\xac")
+    assert [(detokenizer.push(token), detokenizer.held()) for token in ids] == [
+        ("a", ""),
+        ("", " '"),
+        ("", " '\ufffd"),
+        ("", " '\ufffd"),
+        (" '\u20ac", ""),
+    ]
+
+
 @settings(max_examples=150, derandomize=True, database=None, deadline=None)
 @given(st.text(st.sampled_from(SCRIPTS) | st.characters(exclude_categories=["Cs"]), max_size=12))
 def test_any_text_survives_byte_level_tokens(text: str) -> None:
