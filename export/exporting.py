@@ -35,7 +35,8 @@ from edgeseq.runtime.manifest import (
     SharedWeight,
     TokenizerFormat,
 )
-from edgeseq.runtime.options import GenerationOptions, resolve_options
+from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")

@@ -12,9 +12,9 @@ from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.errors import PromptError
 from edgeseq.runtime.loading import open_tokenizer
 from edgeseq.runtime.model import Model
-from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.passages import read_passages
 from edgeseq.runtime.prompts import decoder_prompts
+from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.scoring import Window, pair_window
 
 BUILT_IN = "calibration.txt"

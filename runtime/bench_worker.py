@@ -104,7 +104,7 @@ def _generate(
     options = {**OPTIONS, "max_new_tokens": new_tokens}
     manifest = model.bundle.manifest
     if after_encoder and manifest.kind == "encoder-decoder":
-        from edgeseq.runtime.options import resolve_options
+        from edgeseq.runtime.resolving import resolve_options
 
         start = resolve_options(manifest.generation, {}, manifest.kind).decoder_start
         options["decoder_input_ids"] = [start, *_ids(model, length - 1)]

@@ -6,49 +6,21 @@ Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 af
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime import bench_command, eval_command, info_command
-from edgeseq.runtime.demo_bundles import DEMOS
-from edgeseq.runtime.errors import EdgeseqError, PromptError
+from edgeseq.runtime import bench_command, eval_command, generate_command, info_command
+from edgeseq.runtime.errors import EdgeseqError
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.model import Model
+    pass
 
-NEW_TOKENS = 128
 RECIPES = ("int8", "int4", "int8-weights")  # known without importing what quantizes
-OPTION_TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
-    "max_length": (int, "tokens at most, those that the decoder starts from included"),
-    "temperature": (float, "divide logits by it before drawing"),
-    "top_k": (int, "draw from the k most probable tokens; 0: from all"),
-    "top_p": (float, "draw from the fewest tokens of this probability"),
-    "seed": (int, "seed of the draws"),
-    "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
-    "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
-}
-
-GENERATE_EPILOG = """\
-Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
-prompt that starts with a dash goes after --.
-
-The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begins:
-  translation         translate English to German: The house is wonderful.
-  summarization       summarize: (the text)
-  question answering  question: Who wrote it? context: (the text)
-  classification      sst2 sentence: A charming and funny film.
-The demo T5 knows two of its own:
-  pronounce: algorithm
-  spell: F AH0 N EH1 T IH0 K
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_generate(commands)
+    generate_command.add_parser(commands)
     _add_export(commands)
     _add_quantize(commands)
     info_command.add_parser(commands)
@@ -101,34 +73,6 @@ class _Version(argparse.Action):
 
         print(f"edgeseq {version('edgeseq')}")
         parser.exit()
-
-
-def _add_generate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "generate",
-        help="generate text from a prompt",
-        description="Generate text with the model of a bundle, by default a demo model: a GPT-2 "
-        "continues the prompt, a T5 answers it.",
-        epilog=GENERATE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
-    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
-    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
-    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument(
-        "--do-sample",
-        action=argparse.BooleanOptionalAction,
-        help="draw tokens, or take the most probable one",
-    )
-    for name, (kind, text) in OPTION_TYPES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
-    parser.set_defaults(run=_generate)
 
 
 def _add_export(commands: Any) -> None:
@@ -178,51 +122,6 @@ def _add_quantize(commands: Any) -> None:
     parser.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     parser.set_defaults(run=_quantize)
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    from edgeseq.runtime.loading import load
-
-    names = [*OPTION_TYPES, "do_sample"]
-    options = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
-    model = load(
-        arguments.bundle,
-        demo=arguments.demo,
-        device=arguments.device,
-        threads=arguments.threads,
-        verify=arguments.verify,
-        kv_cache=arguments.kv_cache,
-    )
-    if not {"max_length", "max_new_tokens"} & {*options, *model.bundle.manifest.generation}:
-        options["max_new_tokens"] = NEW_TOKENS
-    prompt = arguments.prompt
-    if prompt is None or prompt == "-":
-        prompt = _read_prompt(sys.stdin)
-    if arguments.json:
-        result = model.generate(prompt, **options)[0]
-        print(json.dumps({"prompt": prompt, **asdict(result)}))
-    else:
-        _stream(model, prompt, options)
-    return 0
-
-
-def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    """Print the prompt's continuation as it comes."""
-    for piece in model.stream(prompt, **options):
-        print(piece, end="", flush=True)
-    print()
-
-
-def _read_prompt(stream: TextIO | None) -> str:
-    """All of standard input, without the line break that ends it."""
-    if stream is None:
-        raise PromptError("There is no standard input: give the prompt as an argument.")
-    try:
-        text = stream.read().removesuffix("\n").removesuffix("\r")
-        text.encode()  # bytes that are no text may have been let through as surrogates
-    except UnicodeError as error:
-        raise PromptError("Standard input is not text in UTF-8.") from error
-    return text
 
 
 def _export(arguments: argparse.Namespace) -> int:

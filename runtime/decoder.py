@@ -23,7 +23,10 @@ class Decoder(Protocol):
     """
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
-        """Read the prompts, one a row; the logits after each: (rows, vocabulary)."""
+        """Read the prompts, one a row; the logits after each: (rows, vocabulary).
+
+        A single one goes on from what its row holds already, if it holds something.
+        """
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append ``tokens``, one to each row; the logits after each: (rows, vocabulary)."""
@@ -31,8 +34,20 @@ class Decoder(Protocol):
     def read(self, tokens: Sequence[int]) -> Logits:
         """Append ``tokens`` to the only row; the logits after each: (tokens, vocabulary)."""
 
+    def forget(self, count: int) -> None:
+        """The only row forgets its last ``count`` tokens."""
+
     def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
+        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped.
+
+        Several may go on from one, so that there are more rows than before.
+        """
+
+    def fork(self) -> Decoder:
+        """Another decoder, whose only row holds what the only row of this one does."""
+
+    def cache_bytes(self, positions: int) -> int:
+        """Memory for ``positions`` of one row, with what an encoder made of the source."""
 
 
 # From the token ids of the prompts, or of an encoder's sources, and the positions that a row of

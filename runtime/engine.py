@@ -18,7 +18,7 @@ from edgeseq.runtime.manifest import (
     CacheFormat,
     Manifest,
 )
-from edgeseq.runtime.memory import CpuMemory
+from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
 from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
@@ -81,9 +81,14 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(map(repr, names))
 
 
-def engine(manifest: Manifest, sessions: Mapping[str, Any]) -> NewDecoder:
-    """Decoders over ``sessions``, by the roles of the manifest's kind."""
-    memory = CpuMemory()
+def engine(
+    manifest: Manifest, sessions: Mapping[str, Any], memory: Memory | None = None
+) -> NewDecoder:
+    """Decoders over ``sessions``, by the roles of the manifest's kind.
+
+    ``memory``: where their caches live; None: the machine's main memory.
+    """
+    memory = memory or CpuMemory()
     session = sessions["decoder"]
     if manifest.kind == "decoder-only":
         return lambda prompts, capacity: OnnxDecoder(

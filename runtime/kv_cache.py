@@ -1,18 +1,20 @@
-"""Keys and values of every decoder layer, in buffers that the graphs read and write in place.
+"""Keys and values of every decoder layer, in one stretch of memory that the graphs read and write.
 
 A decoder's cache holds those of past positions: the graph appends, this module allocates, counts
-what is filled, grows and moves rows. After an encoder it also holds those of the sources. Row ``i``
-of every buffer belongs to row ``i`` of the batch; rows past ``rows`` are free.
+what is filled, grows and copies rows. After an encoder it also holds those of the sources. Row i of
+every buffer belongs to row ``i`` of the graph's batch; rows past ``rows`` are free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
 from edgeseq.runtime.manifest import Dimensions
 from edgeseq.runtime.memory import Buffer, Memory
+from edgeseq.runtime.placement import in_order, place
 
 
 class KVCache:
@@ -29,11 +31,11 @@ class KVCache:
         head_size: int,
     ) -> None:
         self.memory = memory
-        self._shape = (rows, dimensions.heads, capacity, head_size)
+        self._shape = (2 * dimensions.layers, rows, dimensions.heads, capacity, head_size)
         self._dtype = np.dtype(dtype)
-        self._count = 2 * dimensions.layers
-        self.buffers: list[Buffer] = [self._allocate() for _ in range(self._count)]
+        self._allocate()
         self.lengths = [0] * rows  # filled positions of each row in use
+        self._common = _nothing_in_common(rows)
 
     @property
     def rows(self) -> int:
@@ -43,25 +45,87 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Positions that there is room for."""
-        return self._shape[2]
+        return self._shape[3]
+
+    @property
+    def position_bytes(self) -> int:
+        """What a position of a row takes."""
+        layers, _, heads, _, head_size = self._shape
+        return layers * heads * head_size * self._dtype.itemsize
 
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` positions; the buffers are others afterwards."""
-        rows, heads, _, head_size = self._shape
-        self._shape = (rows, heads, capacity, head_size)
-        for i, old in enumerate(self.buffers):
-            self.buffers[i] = self._allocate()
-            self.memory.copy_positions(old, self.buffers[i], self.rows, max(self.lengths))
+        self._move(list(range(self.rows)), self._shape[1], capacity)
 
-    def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
-        moved = [(row, parent) for row, parent in enumerate(parent_rows) if row != parent]
-        if moved:
-            targets, sources = zip(*moved, strict=True)
-            length = max(self.lengths[source] for source in sources)
-            for buffer in self.buffers:
-                self.memory.copy_rows(buffer, sources, targets, length)
-        self.lengths = [self.lengths[parent] for parent in parent_rows]
+    def fork(self) -> KVCache:
+        """A copy of the first row, with memory of its own."""
+        other = copy(self)
+        other._move([0], 1, self.capacity)
+        other.lengths = self.lengths[:1]
+        other._common = _nothing_in_common(1)
+        return other
 
-    def _allocate(self) -> Buffer:
-        return self.memory.allocate(self._shape, self._dtype)
+    def forget(self, row: int, length: int) -> None:
+        """Only the first ``length`` positions of ``row`` count from now on."""
+        self.lengths[row] = length
+        for other in range(len(self._common)):
+            shared = min(self._common[row][other], length)
+            self._common[row][other] = self._common[other][row] = shared
+
+    def select_rows(self, sources: Sequence[int], places: Sequence[range], rows: int) -> list[int]:
+        """Rows in use become ``rows``; each text's row, which goes on from that of ``sources``.
+
+        ``places``: the rows that each text may have. Rows that no text has are padding. The buffers
+        are others afterwards if there are more rows than ever before.
+        """
+        new_rows = max(rows - self._shape[1], 0)
+        if new_rows:
+            self._common = self._common_of(list(range(self.rows)), self._shape[1] + new_rows)
+        found, copies = place(sources, places, self._common)
+        ordered = in_order(copies)
+        old = self.lengths
+        parents = [sources[0]] * rows  # padding is as long as some text, so that it can be run
+        for row, source in zip(found, sources, strict=True):
+            parents[row] = source
+        if new_rows or ordered is None:
+            self._move(parents, self._shape[1] + new_rows, self.capacity)
+            padding: set[int] = set()
+        else:
+            for source, target, begin in ordered:
+                self.memory.copy_row(self._block, source, target, begin, old[source])
+            padding = set(range(rows)) - set(found)
+        self._common = self._common_of(parents, self._shape[1])
+        for row in padding:  # whatever is there
+            self._common[row] = [0] * self._shape[1]
+            for others in self._common:
+                others[row] = 0
+        self.lengths = [old[parent] for parent in parents]
+        return found
+
+    def _common_of(self, parents: Sequence[int], rows: int) -> list[list[int]]:
+        """What ``rows`` rows share of which the first have become those of ``parents``."""
+        common = _nothing_in_common(rows)
+        for row, parent in enumerate(parents):
+            for other, its_parent in enumerate(parents[:row]):
+                same = parent == its_parent
+                shared = self.lengths[parent] if same else self._common[parent][its_parent]
+                common[row][other] = common[other][row] = shared
+        return common
+
+    def _move(self, parents: Sequence[int], rows: int, capacity: int) -> None:
+        """Into new memory, where row ``i`` is what ``parents[i]`` was."""
+        layers, _, heads, _, head_size = self._shape
+        self._shape = (layers, rows, heads, capacity, head_size)
+        old = self._block
+        self._allocate()
+        for row, parent in enumerate(parents):
+            self.memory.copy_out(old, parent, self._block, row, self.lengths[parent])
+
+    def _allocate(self) -> None:
+        self._block = self.memory.allocate(self._shape, self._dtype)
+        self.buffers: list[Buffer] = [self._block.part(i) for i in range(self._shape[0])]
+
+
+def _nothing_in_common(rows: int) -> list[list[int]]:
+    """The positions that two rows share, by row and row. Lists: they are short, and each step's."""
+    return [[0] * rows for _ in range(rows)]

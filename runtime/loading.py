@@ -11,7 +11,7 @@ from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.manifest import MANIFEST_NAME, CacheDtype, Manifest
 from edgeseq.runtime.model import Model
-from edgeseq.runtime.options import resolve_options
+from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.tokenizer import Tokenizer
 
 

@@ -5,25 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.results import FinishReason
 from edgeseq.runtime.search import NewToken, Search
 
 
 def decode(
-    new_decoder: Callable[[], Decoder], prompts: Sequence[Sequence[int]], search: Search
+    new_decoder: Callable[[], Decoder],
+    prompts: Sequence[Sequence[int]],
+    search: Search,
+    interrupted: Callable[[], FinishReason | None] = lambda: None,
 ) -> Iterator[Sequence[NewToken]]:
     """Generate from ``prompts``, yielding what each step decided until no row goes on.
 
     The decoder is made when the first step is asked for: an encoder's work is done then.
+    ``interrupted`` is asked at every step why it has to be the last one, if so. Cancelled before
+    the first step, there is none.
     """
+    if interrupted() == "cancelled":
+        return
     decoder = new_decoder()
     logits = decoder.prefill(prompts)
     rows = list(range(len(prompts)))
     while True:
-        next_tokens, parent_rows, new_tokens = search.choose(logits)
+        next_tokens, parent_rows, new_tokens, rejected = search.choose(logits, interrupted())
         yield new_tokens
         if not next_tokens:
             return
+        if rejected:
+            decoder.forget(rejected)
         if parent_rows != rows:
             decoder.select_rows(parent_rows)
             rows = list(range(len(parent_rows)))
-        logits = decoder.decode(next_tokens)
+        one_each = len(next_tokens) == len(rows)
+        logits = decoder.decode(next_tokens) if one_each else decoder.read(next_tokens)

@@ -7,7 +7,7 @@ kind and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,9 +23,18 @@ class Buffer:
     dtype: np.dtype[Any]
     owner: Any  # keeps the memory alive
 
+    def part(self, index: int) -> Buffer:
+        """What is at ``index`` of the first dimension."""
+        shape = self.shape[1:]
+        step = math.prod(shape) * self.dtype.itemsize
+        return Buffer(self.address + index * step, shape, self.dtype, self.owner)
+
 
 class Memory(Protocol):
-    """A kind of memory, by ONNX Runtime's name for the device."""
+    """A kind of memory, by ONNX Runtime's name for the device.
+
+    The blocks that are copied in are (layers, rows, heads, capacity, head_size).
+    """
 
     device_type: str
     device_id: int
@@ -33,16 +42,11 @@ class Memory(Protocol):
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         """Memory of ``shape``, its contents undefined."""
 
-    def copy_rows(
-        self, buffer: Buffer, sources: Sequence[int], targets: Sequence[int], length: int
-    ) -> None:
-        """All at once, row ``targets[i]`` becomes what row ``sources[i]`` was.
+    def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
+        """Positions from ``begin`` to ``end`` of row ``target`` become those of ``source``."""
 
-        ``buffer``: (rows, heads, capacity, head_size); the first ``length`` positions are copied.
-        """
-
-    def copy_positions(self, old: Buffer, new: Buffer, rows: int, length: int) -> None:
-        """Copy the first ``length`` positions of the first ``rows`` rows into a larger buffer."""
+    def copy_out(self, block: Buffer, source: int, other: Buffer, target: int, length: int) -> None:
+        """The first ``length`` positions of a row of ``other`` become those of one of ``block``."""
 
 
 class CpuMemory:
@@ -59,11 +63,9 @@ class CpuMemory:
         array = np.empty(shape, dtype)
         return Buffer(array.ctypes.data, shape, dtype, array)
 
-    def copy_rows(
-        self, buffer: Buffer, sources: Sequence[int], targets: Sequence[int], length: int
-    ) -> None:
-        array = buffer.owner
-        array[list(targets), :, :length] = array[list(sources), :, :length]
+    def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
+        array = block.owner
+        array[:, target, :, begin:end] = array[:, source, :, begin:end]
 
-    def copy_positions(self, old: Buffer, new: Buffer, rows: int, length: int) -> None:
-        new.owner[:rows, :, :length] = old.owner[:rows, :, :length]
+    def copy_out(self, block: Buffer, source: int, other: Buffer, target: int, length: int) -> None:
+        other.owner[:, target, :, :length] = block.owner[:, source, :, :length]

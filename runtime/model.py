@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from edgeseq.runtime.arguments import Arguments, split_arguments
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+from edgeseq.runtime.choices import check_choosing, choose
 from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.detokenizer import Detokenizer
-from edgeseq.runtime.errors import PromptError
-from edgeseq.runtime.loop import decode
-from edgeseq.runtime.options import GenerationOptions, resolve_options
+from edgeseq.runtime.errors import OptionError, PromptError
+from edgeseq.runtime.generating import Generation, Outputs, new_generation
+from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
+from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.passages import scored
 from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists, listed
-from edgeseq.runtime.results import FinishReason, GenerationResult, Score, Timings
+from edgeseq.runtime.resolving import resolve_options
+from edgeseq.runtime.results import GenerationResult, Score, Timings
 from edgeseq.runtime.scoring import log_probabilities, window_logits
-from edgeseq.runtime.search import NewToken, RowSearch
+from edgeseq.runtime.search import Found
+from edgeseq.runtime.session import Session
+from edgeseq.runtime.stop_strings import StopFilter, cut
 from edgeseq.runtime.tokenizer import Tokenizer
 
 Results = list[GenerationResult]
+Ids = Sequence[int]
+CACHE_BYTES = 256 * 2**20  # of a session
+LONGEST = 2**30  # positions of a model that has no bound
 
 
 class Model:
@@ -29,9 +37,18 @@ class Model:
 
     Calls may come from several threads: they share the weights, and each has its own cache.
     Options are those of Transformers' ``GenerationConfig``: see ``GenerationOptions``. An unknown
-    option, or one that has no effect, raises ``OptionError``. A model with an encoder also takes
-    ``decoder_input_ids``, tokens that its output goes on from: a list of ids for all texts, or a
-    list of such lists. Results hold what comes after them.
+    option, or one that has no effect, raises ``OptionError``. Calls take besides:
+
+    - ``choices``: the only outputs there are, of which the most probable is given and each scored;
+    - ``json_schema``, ``regex`` or ``grammar``: what the output has to match (extra ``guidance``);
+    - ``prefix_allowed_tokens_fn``: from a prompt's index and all ids so far to the ids that may
+      come next, as in Transformers;
+    - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
+      (vocabulary,), to the logits that count;
+    - ``cancel``: a function, or an event with ``is_set``, asked at every step: once it is true,
+      what has been generated is returned;
+    - ``decoder_input_ids``, after an encoder: tokens that the output goes on from, a list of ids
+      for all texts or a list of such lists. Results hold what comes after them.
     """
 
     def __init__(
@@ -46,36 +63,61 @@ class Model:
         """What makes decoders over the bundle's graphs, for those who read logits."""
         return self._new_decoder
 
+    def with_decoders(self, new_decoder: NewDecoder) -> Model:
+        """The same model, whose calls get their decoders from ``new_decoder``."""
+        return Model(self.bundle, self.tokenizer, new_decoder)
+
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
         """Generate from one text or several at once; the results come in the texts' order.
 
-        Raises ``OptionError`` for an option and ``PromptError`` for a text that cannot be served.
+        ``num_return_sequences`` of each text stand together, the best first. Raises ``OptionError``
+        for an option and ``PromptError`` for a text that cannot be served.
         """
-        started = time.perf_counter()
+        began = time.perf_counter()
         texts = [text] if isinstance(text, str) else listed(text)
         if texts is None or not all(isinstance(item, str) for item in texts):
             raise PromptError("generate takes a text or a list of texts; for ids: generate_ids.")
-        return self._run([self.tokenizer.encode(item) for item in texts], options, started)
+        return self._run([self.tokenizer.encode(item) for item in texts], options, began)
 
-    def generate_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> Results:
+    def generate_ids(self, prompts: Sequence[Ids], **options: Any) -> Results:
         """Generate from lists of token ids; the results come in their order.
 
         Raises ``OptionError`` for an option and ``PromptError`` for ids that cannot be served.
         """
-        started = time.perf_counter()
-        return self._run(id_lists(prompts, "generate_ids"), options, started)
+        began = time.perf_counter()
+        return self._run(id_lists(prompts, "generate_ids"), options, began)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
         """Pieces of the generated text, each as soon as it is certain.
 
-        Joined they are the text that ``generate`` gives. Bad options and prompts raise at once,
-        not at the first piece. Closing the iterator ends the work.
+        Joined they are the text that ``generate`` gives. With beams a piece is certain once all of
+        them agree on it. Bad options and prompts raise at once, not at the first piece. Closing the
+        iterator ends the work.
         """
         if not isinstance(text, str):
             raise PromptError("stream takes one text; several at once: generate.")
-        prompts = [self.tokenizer.encode(text)]
-        starts, steps = self._start(prompts, options)
-        return self._pieces(starts[0], steps)
+        for name in ("num_return_sequences", "logprobs", "choices"):
+            if options.get(name) is not None:
+                raise OptionError(f"{name} has no effect with stream: use generate.")
+        call = self._call([self.tokenizer.encode(text)], options)
+        call = call._replace(options=replace(call.options, num_return_sequences=1, logprobs=None))
+        return self._pieces(call, self._generation(call, time.perf_counter()))
+
+    def session(self, *, max_cache_bytes: int = CACHE_BYTES) -> Session:
+        """Calls that go on from each other's texts, so that only what is new is read."""
+        if type(max_cache_bytes) is not int or max_cache_bytes < 0:
+            raise OptionError(
+                f"max_cache_bytes is {max_cache_bytes!r}; it must be an integer of at least 0."
+            )
+        manifest = self.bundle.manifest
+        pool = CachePool(max_cache_bytes)
+        kept = KeptDecoder(
+            self._new_decoder,
+            pool,
+            has_encoder=manifest.kind == "encoder-decoder",
+            longest=manifest.dimensions.max_positions or LONGEST,
+        )
+        return Session(self, kept, pool)
 
     def score(self, text: str, target: str | None = None) -> Score:
         """The log-probability of each token of ``text``, given all that stands before it.
@@ -98,94 +140,96 @@ class Model:
         unknown = (None,) * (len(ids) - len(known))
         return Score(token_ids=tuple(ids), log_probabilities=(*unknown, *known))
 
-    def _pieces(self, start: Sequence[int], steps: Iterator[Sequence[NewToken]]) -> Iterator[str]:
-        detokenizer = self._detokenizer(start)
-        for new_tokens in steps:
+    def _pieces(self, call: _Call, generation: Generation) -> Iterator[str]:
+        detokenizer = self._outputs.detokenizer(call.starts[0])
+        stops = StopFilter(call.options.stops)
+        for new_tokens in generation.steps:
             for new in new_tokens:
-                if piece := detokenizer.push(new.token):
+                if piece := stops.push(detokenizer.push(new.token)):
                     yield piece
-        if piece := detokenizer.finish():
+        if piece := stops.push(detokenizer.finish()) + stops.finish():
             yield piece
 
-    def _run(self, prompts: list[list[int]], options: dict[str, Any], started: float) -> Results:
-        starts, steps = self._start(prompts, options)
-        texts = [_Text() for _ in prompts]
+    def _run(self, prompts: list[list[int]], options: Mapping[str, Any], began: float) -> Results:
+        call = self._call(prompts, options)
+        if not prompts:
+            return []
+        if call.arguments.choices is not None:
+            choices = call.arguments.choices
+            return [
+                replace(
+                    choose(self._outputs, self._new_decoder, *pair, choices, began),
+                    prompt_index=index,
+                )
+                for index, pair in enumerate(zip(prompts, call.starts, strict=True))
+            ]
+        search, steps = self._generation(call, began)
+        times: dict[int, _Times] = {}
         for new_tokens in steps:
-            now = time.perf_counter() - started
+            now = time.perf_counter() - began
             for new in new_tokens:
-                texts[new.text].append(new, now)
+                times.setdefault(new.text, _Times(now)).last_s = now
+        now = time.perf_counter() - began
+        count = call.options.num_return_sequences
         return [
-            text.result(self._decode(start, text.token_ids), len(prompt))
-            for text, start, prompt in zip(texts, starts, prompts, strict=True)
+            self._result(call, found.text // count, found, times.get(found.text, _Times(now, now)))
+            for found in search.results()
         ]
 
-    def _decode(self, start: Sequence[int], token_ids: Sequence[int]) -> str:
-        """The text that ``token_ids`` add to what the decoder started from."""
-        if not self._context(start):
-            return self.tokenizer.decode(token_ids)
-        detokenizer = self._detokenizer(start)
-        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+    def _result(self, call: _Call, prompt: int, found: Found, times: _Times) -> GenerationResult:
+        known = found.logprobs
+        return GenerationResult(
+            text=cut(self._outputs.text(call.starts[prompt], found.token_ids), call.options.stops),
+            token_ids=tuple(found.token_ids),
+            finish_reason=found.finish_reason,
+            prompt_tokens=len(call.prompts[prompt]),
+            generated_tokens=len(found.token_ids),
+            timings=Timings(first_token_s=times.first_s, total_s=times.last_s),
+            prompt_index=prompt,
+            sequence_score=found.score,
+            logprobs=None if known is None else tuple(known.of_tokens),
+            top_logprobs=None if known is None else tuple(known.of_others),
+        )
 
-    def _detokenizer(self, start: Sequence[int]) -> Detokenizer:
-        detokenizer = Detokenizer(self.tokenizer)
-        for token in self._context(start):
-            detokenizer.push(token)
-        return detokenizer
-
-    def _context(self, start: Sequence[int]) -> Sequence[int]:
-        """The tokens of the output that the text goes on from: those after the start token.
-
-        A prompt's continuation without an encoder is a text by itself, as in Transformers.
-        """
-        return start[1:] if self.bundle.manifest.kind == "encoder-decoder" else ()
-
-    def _start(
-        self, prompts: list[list[int]], options: dict[str, Any]
-    ) -> tuple[Sequence[Sequence[int]], Iterator[Sequence[NewToken]]]:
-        """Check everything now; returns what the decoder starts from and what does the work."""
+    def _call(self, prompts: list[list[int]], options: Mapping[str, Any]) -> _Call:
+        """Check all that can be known before the work begins."""
         manifest = self.bundle.manifest
-        prefixes = options.pop("decoder_input_ids", None)
-        resolved = resolve_options(manifest.generation, options, manifest.kind)
+        arguments, rest = split_arguments(options)
+        resolved = resolve_options(manifest.generation, rest, manifest.kind)
+        check_choosing(arguments, rest)
         for number, prompt in enumerate(prompts):
             check_prompt(number, prompt, resolved, manifest)
-        starts = decoder_prompts(prompts, prefixes, resolved, manifest)
-        if not prompts:
-            return starts, iter(())
-        limits = [self._limit(len(start), resolved) for start in starts]
-        # The last new token is never read, so it needs no place in the cache.
-        capacity = max(len(s) + limit - 1 for s, limit in zip(starts, limits, strict=True))
-        search = RowSearch(starts, limits, resolved)
-        return starts, decode(lambda: self._new_decoder(prompts, capacity), starts, search)
+        starts = decoder_prompts(prompts, arguments.decoder_input_ids, resolved, manifest)
+        return _Call(prompts, starts, resolved, arguments)
 
-    def _limit(self, prompt_length: int, options: GenerationOptions) -> int:
-        """New tokens of a prompt at most: the options' limit, or where the positions end."""
-        limit = options.new_tokens(prompt_length)
-        positions = self.bundle.manifest.dimensions.max_positions
-        return limit if positions is None else min(limit, positions - prompt_length + 1)
+    def _generation(self, call: _Call, began: float) -> Generation:
+        return new_generation(
+            self._outputs,
+            self._new_decoder,
+            call.prompts,
+            call.starts,
+            call.options,
+            call.arguments,
+            began,
+        )
+
+    @property
+    def _outputs(self) -> Outputs:
+        return Outputs(self.bundle.manifest, self.tokenizer)
+
+
+class _Call(NamedTuple):
+    """What a call asks for, checked."""
+
+    prompts: Sequence[Ids]
+    starts: Sequence[Ids]  # what the decoder reads first
+    options: GenerationOptions
+    arguments: Arguments
 
 
 @dataclass
-class _Text:
-    """A text that is being generated."""
+class _Times:
+    """When the first and the last token of a text were known, in seconds."""
 
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    first_token_s: float = 0.0
-    total_s: float = 0.0
-
-    def append(self, new: NewToken, now: float) -> None:
-        if not self.token_ids:
-            self.first_token_s = now
-        self.token_ids.append(new.token)
-        self.finish_reason, self.total_s = new.finish_reason, now
-
-    def result(self, text: str, prompt_tokens: int) -> GenerationResult:
-        assert self.finish_reason is not None  # the loop ends when every text has
-        return GenerationResult(
-            text=text,
-            token_ids=tuple(self.token_ids),
-            finish_reason=self.finish_reason,
-            prompt_tokens=prompt_tokens,
-            generated_tokens=len(self.token_ids),
-            timings=Timings(first_token_s=self.first_token_s, total_s=self.total_s),
-        )
+    first_s: float
+    last_s: float = 0.0

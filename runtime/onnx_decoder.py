@@ -6,7 +6,9 @@ numbers in place and calls the session: it binds nothing and allocates nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -24,14 +26,17 @@ from edgeseq.runtime.onnx_runtime import Session
 # Tokens of a prompt that are read at once, where there is only one, by what the cache holds: what
 # was fastest for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
 CHUNKS = {"float32": 256, "int8": 128}
+KEPT_STEPS = 32  # tokens that are read at once without binding everything anew each time
 FIRST_CAPACITY = 1024  # positions that a cache has room for before it grows
 
 
 class OnnxDecoder:
     """The ``Decoder`` over the session of a bundle's ``decoder`` graph (``docs/graph.md``).
 
-    ``capacity``: positions that a row can reach. ``sources``: after an encoder, the keys and values
-    of the batch's sources; each has the same number of rows, which stand together.
+    ``rows``: those that are prefilled. ``capacity``: positions that a row can reach. ``sources``:
+    after an encoder, the keys and values of the rows' sources. The graph wants the rows of a source
+    together, and as many for each: rows that nobody asked for fill up, and no logits are computed
+    for them.
     """
 
     def __init__(
@@ -59,10 +64,11 @@ class OnnxDecoder:
         self._tile = 2 * sizes.stored_head_size
         self._names = layer_names(sizes)
         self._sources = sources
-        self._rows_per_source = rows // sources.rows if sources else 1
+        self._owners = list(range(rows))  # after an encoder: the source of each row
+        self._rows = list(range(rows))  # where each row is in the cache
         self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
-        self._step: _BoundStep | None = None  # bound for one token a row, made when needed
+        self._steps: dict[int, _BoundStep] = {}  # by tokens a row, bound when they are needed
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read the prompts, padded on the right: (rows, vocabulary) logits after each.
@@ -72,7 +78,7 @@ class OnnxDecoder:
         refuses several rows there.
         """
         if len(prompts) == 1:
-            self._make_room(len(prompts[0]))
+            self._make_room(self._cache.lengths[0] + len(prompts[0]))
             for begin, end in self._chunks(len(prompts[0])):
                 self._read_chunk(prompts[0][begin:end], self._logits)
             return self._logits
@@ -92,52 +98,106 @@ class OnnxDecoder:
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append one token to each row: (rows, vocabulary) logits after each."""
         self._make_room(max(self._cache.lengths) + 1)
-        if self._step is None:
-            self._step = self._bind(1, self._logits[: self._cache.rows])
-            self._step.logits_at[:] = np.arange(self._cache.rows)
-        self._step.append(tokens)
-        return self._step.run()
+        step = self._steps.get(1)
+        if step is None:
+            step = self._steps[1] = self._bind(1, self._logits[: len(self._rows)])
+            step.set_rows(self._rows)
+        step.append(tokens)
+        return step.run()
 
     def read(self, tokens: Sequence[int]) -> Logits:
         """Append ``tokens`` to the only row: (tokens, vocabulary) logits after each of them."""
         [length] = self._cache.lengths
-        self._make_room(length + len(tokens))
-        logits = np.empty((len(tokens), self._vocabulary), np.float32)
-        for begin, end in self._chunks(len(tokens)):
+        n = len(tokens)
+        self._make_room(length + n)
+        if 1 < n <= KEPT_STEPS and not lone_tail(n, self._tile):
+            step = self._steps.get(n)
+            if step is None:
+                step = self._steps[n] = self._bind(n, self._new_logits(n))
+            return self._read_at(step, tokens)
+        logits = self._new_logits(n)
+        for begin, end in self._chunks(n):
             self._read_chunk(tokens[begin:end], logits[begin:end])
         return logits
+
+    def forget(self, count: int) -> None:
+        """The only row forgets its last ``count`` tokens."""
+        [length] = self._cache.lengths
+        self._cache.forget(0, length - count)
+
+    def select_rows(self, parent_rows: Sequence[int]) -> None:
+        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
+        if len(parent_rows) > len(self._logits):
+            self._logits = self._new_logits(len(parent_rows))
+            self._steps.clear()
+        cache, buffers = self._cache, self._cache.buffers
+        places, rows = self._places(parent_rows)
+        if rows != cache.rows or len(parent_rows) != len(self._rows):
+            self._steps.clear()
+        parents = [self._rows[row] for row in parent_rows]
+        self._rows = cache.select_rows(parents, places, rows)
+        if cache.buffers is not buffers:
+            self._steps.clear()
+        elif 1 in self._steps:
+            self._steps[1].set_rows(self._rows)
+
+    def fork(self) -> OnnxDecoder:
+        """Another decoder whose only row holds what the only row of this one does."""
+        other = copy(self)
+        other._cache = self._cache.fork()
+        other._steps = {}
+        other._logits = self._new_logits(1)
+        return other
+
+    def cache_bytes(self, positions: int) -> int:
+        """Memory for ``positions`` of one row, with what an encoder made of the source."""
+        size = positions * self._cache.position_bytes
+        if self._sources is not None:
+            size += self._sources.rows * self._sources.capacity * self._sources.position_bytes
+        return size
+
+    def _places(self, parent_rows: Sequence[int]) -> tuple[list[range], int]:
+        """The places in the cache that each row may have, and how many there are."""
+        if self._sources is None:
+            rows = len(parent_rows)
+            return [range(rows)] * rows, rows
+        owners = [self._owners[row] for row in parent_rows]
+        live = list(dict.fromkeys(owners))
+        if len(live) < self._sources.rows:
+            count = len(live)
+            found = self._sources.select_rows(live, [range(count)] * count, count)
+            moved = dict(zip(live, found, strict=True))
+            owners = [moved[owner] for owner in owners]
+            self._steps.clear()
+        self._owners = owners
+        group = max(Counter(owners).values())
+        places = [range(owner * group, (owner + 1) * group) for owner in owners]
+        return places, group * len(live)
 
     def _chunks(self, count: int) -> Iterator[tuple[int, int]]:
         return pairwise([0, *chunk_ends(count, self._chunk, self._tile)])
 
     def _read_chunk(self, tokens: Sequence[int], logits: Logits) -> None:
         """Append ``tokens`` to the only row; ``logits`` are those after the last of them."""
+        self._read_at(self._bind(len(tokens), logits), tokens)
+
+    def _read_at(self, step: _BoundStep, tokens: Sequence[int]) -> Logits:
         [length] = self._cache.lengths
         n = len(tokens)
-        step = self._bind(n, logits)
         step.input_ids[0] = tokens
         step.position_ids[0] = np.arange(length, length + n)
-        step.logits_at[:] = np.arange(n - len(logits), n)
+        step.logits_at[:] = np.arange(n - len(step.logits_at), n)
         self._cache.lengths = [length + n]
-        step.run()
-
-    def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
-        if len(parent_rows) != self._cache.rows:
-            self._step = None
-        self._cache.select_rows(parent_rows)
-        if self._sources is not None:
-            group = self._rows_per_source
-            parents = [row // group for row in parent_rows[::group]]
-            if parents != list(range(self._sources.rows)):
-                self._step = None
-                self._sources.select_rows(parents)
+        return step.run()
 
     def _make_room(self, length: int) -> None:
         capacity = self._cache.capacity
         if length > capacity:
-            self._step = None
+            self._steps.clear()
             self._cache.grow(max(length, min(self._capacity, 2 * capacity)))
+
+    def _new_logits(self, rows: int) -> Logits:
+        return np.empty((rows, self._vocabulary), np.float32)
 
     def _bind(self, n: int, logits: Logits) -> _BoundStep:
         return _BoundStep(self._session, self._cache, self._sources, self._names, logits, n)
@@ -187,10 +247,21 @@ class _BoundStep:
             self._bind_host("source_lengths", self._source_lengths)
             self._bind_buffers("cross", sources, names)
 
+    def set_rows(self, rows: Sequence[int]) -> None:
+        """Say which row of the cache each token of ``append`` is for: one token a row."""
+        self._rows = rows
+        self._padding = [row for row in range(self._cache.rows) if row not in rows]
+        self.logits_at[:] = rows
+
     def append(self, tokens: Sequence[int]) -> None:
-        """Make ``tokens`` the next of each row, for a step of one token a row."""
+        """Make ``tokens`` the next of each row."""
+        self._put(self._rows, tokens)
+        if self._padding:
+            self._put(self._padding, [0] * len(self._padding))
+
+    def _put(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         lengths = self._cache.lengths
-        for row, token in enumerate(tokens):
+        for row, token in zip(rows, tokens, strict=True):
             self._ids[row] = token
             self._positions[row] = lengths[row]
             lengths[row] += 1

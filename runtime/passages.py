@@ -10,8 +10,8 @@ from pathlib import Path
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.errors import OptionError, PromptError, reason
 from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.options import resolve_options
 from edgeseq.runtime.prompts import check_ids, check_prompt, decoder_prompts
+from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.scoring import Window, pair_window, text_windows
 from edgeseq.runtime.tokenizer import Tokenizer
 

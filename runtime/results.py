@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["eos", "length", "stop"]
+# eos: the model ended it; length: a limit; stop: a stop string, or the end of a choice;
+# time: max_time; cancelled: the caller did
+FinishReason = Literal["eos", "length", "stop", "time", "cancelled"]
+TopLogprobs = tuple[tuple[int, float], ...]  # token ids and natural logs, the most probable first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +20,29 @@ class Timings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceProbability:
+    """How probable one of the only possible outputs is."""
+
+    text: str
+    probability: float  # among the choices
+    logprob: float  # natural log of its probability by itself
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationResult:
     """One generated text."""
 
-    text: str  # without the prompt, without special tokens
+    text: str  # without the prompt, special tokens and all from a stop string on
     token_ids: tuple[int, ...]  # without the prompt, with the end-of-sequence token if there is one
-    finish_reason: (
-        FinishReason  # eos: the model ended it; length: a limit; stop: kept for stop strings
-    )
+    finish_reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
+    prompt_index: int = 0  # which of the call's prompts it belongs to
+    sequence_score: float | None = None  # of beam search: what hypotheses are ranked by
+    logprobs: tuple[float, ...] | None = None  # the model's, natural, one a token; if asked for
+    top_logprobs: tuple[TopLogprobs, ...] | None = None  # the most probable at each place
+    choices: tuple[ChoiceProbability, ...] | None = None  # of ``choices``, the most probable first
 
 
 @dataclass(frozen=True, kw_only=True)

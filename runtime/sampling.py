@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeseq.runtime.decoder import Logits, TokenIds
-from edgeseq.runtime.errors import BundleError
+from edgeseq.runtime.errors import BundleError, OptionError
+
+
+class DeadEndError(OptionError):
+    """No token may come next."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No token may come next: the options, constraints and processors forbid all of them."
+        )
 
 
 def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
@@ -18,10 +27,17 @@ def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenId
     exactly one uniform number is taken, so a row does not depend on its neighbours. Sums are
     float64. Source: inverse of the cumulative distribution.
 
-    Raises `BundleError` if a row holds NaN or +inf, or nothing but -inf.
+    Raises `BundleError` if a row holds NaN or +inf, `OptionError` if nothing but -inf.
     """
     drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
     return np.array(drawn, dtype=np.int64)
+
+
+def check_highest(highest: float) -> None:
+    """Raise if a token cannot be chosen by a row's highest logit, after the processors."""
+    if highest == -math.inf:
+        raise DeadEndError
+    check_finite(highest)
 
 
 def check_finite(highest: float) -> None:
@@ -38,7 +54,7 @@ def _draw(row: Logits, generator: np.random.Generator) -> int:
     kept = np.flatnonzero(row != -np.inf)
     logits = row[kept].astype(np.float64)
     peak = logits.max(initial=-np.inf)
-    check_finite(float(peak))
+    check_highest(float(peak))
     cumulative = np.exp(logits - peak).cumsum()
     # The first sum above the point is always that of a token with a probability above 0. The
     # product can round up to the total, which no sum is above.

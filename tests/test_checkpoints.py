@@ -300,10 +300,12 @@ def test_no_limit_on_the_candidates_is_carried(folder: Path, out: Path) -> None:
 
 
 def test_defaults_that_stay_unused_are_named(folder: Path, out: Path) -> None:
-    edit_json(folder / "generation_config.json", num_beams=4)
+    edit_json(folder / "generation_config.json", num_beams=4, guidance_scale=1.5)
     told: list[str] = []
-    export_checkpoint(folder, out, progress=told.append)
-    assert any("num_beams" in line for line in told)
+    bundle = export_checkpoint(folder, out, progress=told.append)
+    assert any("guidance_scale" in line for line in told)
+    assert not any("num_beams" in line for line in told)
+    assert bundle.manifest.generation["num_beams"] == 4
 
 
 # What is refused

@@ -32,6 +32,11 @@ RESULT_FIELDS = {
     "prompt_tokens",
     "generated_tokens",
     "timings",
+    "prompt_index",
+    "sequence_score",
+    "logprobs",
+    "top_logprobs",
+    "choices",
 }
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
 Captured = pytest.CaptureFixture[str]

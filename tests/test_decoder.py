@@ -17,13 +17,11 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, PromptError
 from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.loop import decode
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.memory import Buffer, CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_runtime import open_session
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.search import RowSearch
+from tests.scripted_search import run, steps_of
 
 Logits = NDArray[np.float32]
 Ids = list[int]
@@ -98,14 +96,16 @@ def test_the_cache_is_appended_to_in_place(graph: Graph) -> None:
     before = [buffer.owner.copy() for buffer in memory.buffers]
     for _ in range(3):
         decoder.decode([1, 2, 3, 4])
-    assert len(memory.buffers) == 2 * graph.manifest.dimensions.layers
-    for buffer, old in zip(memory.buffers, before, strict=True):
+    layers = 2 * graph.manifest.dimensions.layers  # keys and values
+    blocks = [buffer.owner for buffer in memory.buffers]
+    assert [len(block) for block in blocks] == [layers]
+    for layer, old in zip(blocks[0], before[0], strict=True):
         for row, length in enumerate(lengths):
-            np.testing.assert_array_equal(buffer.owner[row, :, :length], old[row, :, :length])
-            new = buffer.owner[row, :, length : length + 3]
+            np.testing.assert_array_equal(layer[row, :, :length], old[row, :, :length])
+            new = layer[row, :, length : length + 3]
             assert np.isfinite(new).all()
             assert not np.array_equal(new, old[row, :, length : length + 3])
-            assert np.isnan(buffer.owner[row, :, max(lengths) + 3 :]).all()
+            assert np.isnan(layer[row, :, max(lengths) + 3 :]).all()
     assert [buffer.owner.ctypes.data for buffer in memory.buffers] == addresses
 
 
@@ -186,12 +186,7 @@ def test_select_rows_directly_after_the_prompts(graph: Graph) -> None:
 
 
 def generated(decoder: OnnxDecoder, prompts: list[Ids], limits: list[int]) -> list[Ids]:
-    texts: list[Ids] = [[] for _ in prompts]
-    search = RowSearch(prompts, limits, GenerationOptions())
-    for step in decode(lambda: decoder, prompts, search):
-        for new in step:
-            texts[new.text].append(new.token)
-    return texts
+    return [ids for ids, _ in run(decoder, prompts, limits, eos_token_id=None)]
 
 
 def test_a_capacity_of_exactly_what_is_needed(graph: Graph) -> None:
@@ -267,8 +262,8 @@ def test_a_step_allocates_neither_cache_nor_logits(large_graph: Graph, rows: int
 @pytest.mark.parametrize("rows", [1, 4])
 def test_the_loop_allocates_neither_cache_nor_logits(large_graph: Graph, rows: int) -> None:
     prompts = TRACED_PROMPTS[:rows]
-    search = RowSearch(prompts, [WARM_UP + STEPS] * rows, GenerationOptions())
-    steps = decode(lambda: large_graph.decoder(rows, CAPACITY), prompts, search)
+    decoder = large_graph.decoder(rows, CAPACITY)
+    steps = steps_of(decoder, prompts, WARM_UP + STEPS, eos_token_id=None)
     for _ in range(WARM_UP):
         next(steps)
     assert peak_bytes(next(steps) for _ in range(STEPS)) < SLACK_BYTES

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeseq.runtime import GenerationResult, Model, load, onnx_decoder, search
+from edgeseq.runtime import GenerationResult, Model, load, onnx_decoder, row_search
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.engine import engine
-from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.memory import Buffer, CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_runtime import open_session
 from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.search import RowSearch
+from tests.scripted_search import search_for
 
 Logits = NDArray[np.float32]
 PROMPTS = [[5, 17, 300, 8], [41, 2], [9, 9, 120, 77, 31, 250], [3]]
@@ -37,8 +36,8 @@ class RecordingMemory(CpuMemory):
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         buffer = super().allocate(shape, dtype)
         buffer.owner.fill(np.nan)
-        if shape[2] not in self.capacities:
-            self.capacities.append(shape[2])
+        if shape[3] not in self.capacities:
+            self.capacities.append(shape[3])
         return buffer
 
 
@@ -143,25 +142,6 @@ def test_room_is_doubled_up_to_what_was_asked_for(
     assert memory.capacities == capacities
 
 
-def test_growth_keeps_what_is_filled(graph: Graph) -> None:
-    cache = KVCache(
-        graph.manifest.dimensions, "float32", RecordingMemory(), rows=3, capacity=4, head_size=16
-    )
-    rng = np.random.default_rng(0)
-    for buffer in cache.buffers:
-        buffer.owner[:] = rng.normal(size=buffer.shape)
-    cache.lengths = [4, 2, 3]
-    cache.select_rows([2, 1])
-    before = [buffer.owner.copy() for buffer in cache.buffers]
-    cache.grow(9)
-    assert (cache.rows, cache.capacity, cache.lengths) == (2, 9, [3, 2])
-    for buffer, old in zip(cache.buffers, before, strict=True):
-        assert buffer.shape == (3, 4, 9, 16)
-        assert buffer.address == buffer.owner.ctypes.data
-        for row, length in enumerate(cache.lengths):
-            np.testing.assert_array_equal(buffer.owner[row, :, :length], old[row, :, :length])
-
-
 @pytest.fixture(params=["model", "t5_model"])
 def either_model(request: pytest.FixtureRequest) -> Model:
     """One of each kind; after an encoder the sources' rows leave too."""
@@ -198,7 +178,7 @@ def test_a_model_generates_the_same(
 def chosen(options: GenerationOptions, steps: int) -> list[list[int]]:
     """What two rows choose from random logits over eight tokens."""
     rng = np.random.default_rng(1)
-    rows = RowSearch([[1, 2, 1], [3]], [steps, steps], options)
+    rows = search_for([[1, 2, 1], [3]], steps, options)
     found: list[list[int]] = [[], []]
     for _ in range(steps):
         choice = rows.choose(rng.normal(size=(2, 8)).astype(np.float32))
@@ -222,7 +202,7 @@ def test_rows_that_grow_choose_the_same(
 ) -> None:
     """By options that look at every id of the text so far."""
     expected = chosen(GenerationOptions(**options), 40)
-    monkeypatch.setattr(search, "FIRST_ROOM", room)
+    monkeypatch.setattr(row_search, "FIRST_ROOM", room)
     assert chosen(GenerationOptions(**options), 40) == expected
 
 
@@ -237,7 +217,7 @@ def unbounded(graph: Graph, model: Model, monkeypatch: pytest.MonkeyPatch) -> Mo
     allocate = CpuMemory.allocate
 
     def allocate_little(self: CpuMemory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        assert shape[2] <= onnx_decoder.FIRST_CAPACITY
+        assert shape[3] <= onnx_decoder.FIRST_CAPACITY
         return allocate(self, shape, dtype)
 
     monkeypatch.setattr(CpuMemory, "allocate", allocate_little)

@@ -144,11 +144,15 @@ def test_special_tokens_are_in_the_ids_and_not_in_the_text(model: Model) -> None
 def test_the_bundles_defaults_hold_and_the_callers_options_go_over_them(
     model: Model, with_defaults: Callable[..., Model]
 ) -> None:
-    limited = with_defaults(max_new_tokens=3, eos_token_id=[END], num_beams=4, temperature=0.5)
+    limited = with_defaults(max_new_tokens=3, eos_token_id=[END], length_penalty=4, temperature=0.5)
     assert limited.generate_ids([[1]])[0].generated_tokens == 3
     assert limited.generate_ids([[1]], max_new_tokens=5)[0].generated_tokens == 5
     assert limited.generate_ids([[1]], max_length=5)[0].generated_tokens == 4
     assert limited.generate_ids([[1]])[0].token_ids == model.generate_ids([[1]])[0].token_ids[:3]
+    beams = with_defaults(max_new_tokens=9, num_beams=4, eos_token_id=END).generate_ids([[1]])[0]
+    expected = model.generate_ids([[1]], max_new_tokens=9, num_beams=4, eos_token_id=END)[0]
+    assert replace(beams, timings=expected.timings) == expected
+    assert expected.sequence_score is not None
 
 
 def test_the_callers_none_keeps_the_bundles_end_from_ending(

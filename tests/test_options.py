@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import GenerationConfig
 
 from edgeseq.runtime import Model, OptionError
 from edgeseq.runtime.manifest import Kind
-from edgeseq.runtime.options import GenerationOptions, resolve_options
+from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.resolving import resolve_options
+from tests.option_cases import BEAMS, BESIDE, ENDING, EXAMPLES, GROUPS, SAMPLING, refusal, resolve
 
-NAN, INF = float("nan"), float("inf")
-OURS = {"seed"}  # options that Transformers does not have
-SAMPLING = {"do_sample": True}
-KINDS: dict[str, Kind] = {"decoder_start_token_id": "encoder-decoder"}  # the others: decoder-only
-
-
-def resolve(bundle: dict[str, Any], caller: dict[str, Any]) -> GenerationOptions:
-    """The options of a model of the kind that the caller's suit."""
-    kinds = {kind for name, kind in KINDS.items() if name in caller}
-    return resolve_options(bundle, caller, kinds.pop() if kinds else "decoder-only")
-
-
-def refusal(
-    caller: dict[str, Any],
-    bundle: dict[str, Any] | None = None,
-    prompt_length: int = 1,
-    resolve: Callable[..., GenerationOptions] = resolve,
-) -> str:
-    """The one sentence of the ``OptionError`` that the options raise."""
-    with pytest.raises(OptionError) as caught:
-        resolve(bundle or {}, caller).new_tokens(prompt_length)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.endswith((".", "?"))
-    return message
+OURS = {"seed", "logprobs"}  # options that Transformers does not have
+NAN = float("nan")
 
 
 # Defaults
@@ -71,21 +48,6 @@ def test_options_are_frozen_and_named() -> None:
 
 # Precedence
 
-EXAMPLES: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (7, 9),
-    "do_sample": (True, False),
-    "temperature": (0.5, 0.7),
-    "top_k": (5, 0),
-    "top_p": (0.5, 0.9),
-    "seed": (1, 2),
-    "repetition_penalty": (1.2, 1.0),
-    "no_repeat_ngram_size": (3, 0),
-    "eos_token_id": (5, 6),
-    "bos_token_id": (5, 6),
-    "decoder_start_token_id": (5, 6),
-    "max_length": (30, 40),
-}
-
 
 def test_every_option_has_an_example() -> None:
     assert set(EXAMPLES) == {f.name for f in fields(GenerationOptions)}
@@ -96,12 +58,26 @@ def test_the_bundle_goes_over_the_defaults_and_the_caller_over_both(
     name: str, values: tuple[Any, Any]
 ) -> None:
     bundle, caller = values
-    sampling = {} if name == "do_sample" else SAMPLING
-    from_bundle = resolve({**sampling, name: bundle}, {})
-    from_both = resolve({**sampling, name: bundle}, {name: caller})
+    beside = BESIDE.get(name, {})
+    from_bundle = resolve({**beside, name: bundle}, {})
+    from_both = resolve({**beside, name: bundle}, {name: caller})
     assert getattr(from_bundle, name) == bundle
     assert getattr(from_both, name) == caller
-    assert from_both == resolve(sampling, {name: caller})
+    assert from_both == resolve(beside, {name: caller})
+
+
+@pytest.mark.parametrize(("name", "values"), EXAMPLES.items())
+def test_the_callers_none_takes_what_the_bundle_says_away(
+    name: str, values: tuple[Any, Any]
+) -> None:
+    """None is no value of an option that has another default: it stands for the default."""
+    if name in ("num_beam_groups", "diversity_penalty", "pad_token_id"):
+        beside: dict[str, Any] = BEAMS
+    else:
+        beside = BESIDE.get(name, {})
+    options = resolve({**beside, name: values[0]}, {name: None})
+    assert options == resolve(beside, {})
+    assert getattr(options, name) == getattr(GenerationOptions(), name)
 
 
 @pytest.mark.parametrize("bundle", [{"max_length": 50}, {"max_new_tokens": 50}])
@@ -112,10 +88,6 @@ def test_the_callers_limit_replaces_either_of_the_bundles(
     bundle: dict[str, int], caller: dict[str, int], expected: int
 ) -> None:
     assert resolve(bundle, caller).new_tokens(3) == expected
-
-
-def test_the_callers_none_takes_the_bundles_end_away() -> None:
-    assert resolve({"eos_token_id": 5}, {"eos_token_id": None}).eos_token_ids == ()
 
 
 def test_the_callers_none_takes_the_bundles_limit_away() -> None:
@@ -155,119 +127,47 @@ def test_an_option_like_no_other_is_refused_with_the_list() -> None:
     assert all(f.name in message for f in fields(GenerationOptions))
 
 
-@pytest.mark.parametrize("name", ["num_beams", "penalty_alpha", "cache_implementation"])
+@pytest.mark.parametrize("name", ["num_assistant_tokens", "penalty_alpha", "use_cache"])
 def test_what_a_bundle_says_and_we_do_not_know_is_left_out(name: str) -> None:
     assert resolve({name: 4}, {}) == GenerationOptions()
-
-
-# Values
-
-BAD_COUNTS = [0, -1, 1.5, 2.0, "3", True, [3], NAN, np.float64(3)]
-BAD_SIZES = [-1, 1.5, 2.0, "3", True, False, None, [3], np.float64(3)]
-BAD_FACTORS = [0, 0.0, -0.5, NAN, INF, -INF, "0.5", None, True, [0.5], 1j, np.float32(0), 10**400]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("max_new_tokens", value) for value in BAD_COUNTS),
-        *(("max_length", value) for value in BAD_COUNTS),
-        *(("do_sample", value) for value in (0, 1, "yes", None, "False", [])),
-        *(("temperature", value) for value in BAD_FACTORS),
-        *(("top_k", value) for value in BAD_SIZES),
-        *(("top_p", value) for value in [*BAD_FACTORS, 1.0001, 2, 50] if value != 0),
-        *(("seed", value) for value in (-1, 1.0, "1", True, [1])),
-        *(("repetition_penalty", value) for value in BAD_FACTORS),
-        *(("no_repeat_ngram_size", value) for value in BAD_SIZES),
-        *(("eos_token_id", value) for value in (-1, 0.5, "0", True, [0, -1], [None], [[1]], {})),
-        *(("bos_token_id", value) for value in (-1, 0.5, "0", True, [0])),
-        *(("decoder_start_token_id", value) for value in (-1, 0.5, "0", True, [0])),
-    ],
-    ids=lambda item: str(item)[:20],
-)
-def test_an_invalid_value_is_named(name: str, value: Any) -> None:
-    bundle = SAMPLING if name in ("temperature", "top_k", "top_p", "seed") else {}
-    message = refusal({name: value}, bundle)
-    assert message.startswith(f"{name} is ")
-    assert "must" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_new_tokens", 10**9),
-        ("max_length", 10**9),
-        ("temperature", 2),
-        ("temperature", 1e-3),
-        ("temperature", 1e6),
-        ("top_k", 0),
-        ("top_k", 10**9),
-        ("top_p", 1),
-        ("top_p", 1e-9),
-        ("seed", 0),
-        ("seed", 2**64),
-        ("repetition_penalty", 1),
-        ("repetition_penalty", 0.5),
-        ("no_repeat_ngram_size", 0),
-        ("eos_token_id", 0),
-        ("decoder_start_token_id", 0),
-    ],
-)
-def test_a_value_that_makes_sense_is_taken(name: str, value: Any) -> None:
-    bundle = SAMPLING if name in ("temperature", "top_k", "top_p", "seed") else {}
-    assert getattr(resolve(bundle, {name: value}), name) == value
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_new_tokens", np.int64(5)),
-        ("max_length", np.int32(30)),
-        ("do_sample", np.True_),
-        ("temperature", np.float32(0.5)),
-        ("temperature", np.float64(0.5)),
-        ("top_k", np.int64(5)),
-        ("top_p", np.float32(0.5)),
-        ("seed", np.int64(5)),
-        ("repetition_penalty", np.float32(1.5)),
-        ("no_repeat_ngram_size", np.int64(2)),
-        ("eos_token_id", np.int64(5)),
-        ("eos_token_id", [np.int64(5)]),
-        ("bos_token_id", np.int64(5)),
-        ("decoder_start_token_id", np.int64(5)),
-    ],
-    ids=lambda item: item if isinstance(item, str) else type(item).__name__,
-)
-def test_numpys_scalars_are_numbers(name: str, value: Any) -> None:
-    """They come out of every computation with numpy."""
-    bundle = SAMPLING if name in ("temperature", "top_k", "top_p", "seed") else {}
-    plain = value.item() if isinstance(value, np.generic) else [item.item() for item in value]
-    assert resolve(bundle, {name: value}) == resolve(bundle, {name: plain})
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(None, ()), (0, (0,)), ([3, 5], (3, 5)), ((3, 5), (3, 5)), ([7], (7,)), ([], ())],
-)
-def test_one_end_or_several_or_none(value: Any, expected: tuple[int, ...]) -> None:
-    assert resolve({}, {"eos_token_id": value}).eos_token_ids == expected
-    assert resolve({"eos_token_id": value}, {}).eos_token_ids == expected
 
 
 # Options without effect
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("temperature", 0.5), ("top_k", 5), ("top_p", 0.5), ("seed", 1)]
-)
-@pytest.mark.parametrize("caller", [{}, {"do_sample": False}])
-def test_sampling_options_without_sampling(name: str, value: Any, caller: dict[str, Any]) -> None:
-    message = refusal({**caller, name: value})
-    assert name in message
-    assert "do_sample" in message
-    resolve({name: value}, caller)
-    resolve(SAMPLING, {name: value})
-    resolve({}, {**SAMPLING, name: value})
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+        "do_sample",
+    ),
+    "seed": "do_sample",
+    "length_penalty": "num_beams",
+    "early_stopping": "num_beams",
+    "diversity_penalty": "num_beam_groups",
+    "pad_token_id": "num_beam_groups",
+    "max_matching_ngram_size": "prompt_lookup_num_tokens",
+    "min_length": "eos_token_id",
+    "min_new_tokens": "eos_token_id",
+    "exponential_decay_length_penalty": "eos_token_id",
+}
+
+
+@pytest.mark.parametrize(("name", "needed"), WITHOUT_EFFECT.items())
+def test_options_without_effect(name: str, needed: str) -> None:
+    value = EXAMPLES[name][0]
+    message = refusal({name: value})
+    assert message.startswith(f"{name} has no effect ")
+    assert needed in message
+    default = getattr(GenerationOptions(), needed)
+    assert refusal({name: value, needed: default}) == message
+    resolve({name: value}, {needed: default})
+    resolve(BESIDE[name], {name: value})
+    resolve({}, {**BESIDE[name], name: value})
+
+
+@pytest.mark.parametrize("ends", [None, [], ()])
+def test_options_of_an_end_that_there_is_not(ends: Any) -> None:
+    assert "eos_token_id" in refusal({"min_new_tokens": 2, "eos_token_id": ends}, ENDING)
 
 
 def test_sampling_options_when_the_caller_turns_sampling_off() -> None:
@@ -276,15 +176,21 @@ def test_sampling_options_when_the_caller_turns_sampling_off() -> None:
     assert not options.do_sample
 
 
-def test_both_limits_at_once() -> None:
-    message = refusal({"max_length": 9, "max_new_tokens": 3})
-    assert "max_length" in message
-    assert "max_new_tokens" in message
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_both_limits_at_once(kind: str) -> None:
+    message = refusal({f"{kind}_length": 9, f"{kind}_new_tokens": 3}, ENDING)
+    assert message.startswith(f"{kind}_length has no effect beside {kind}_new_tokens")
 
 
 def test_both_limits_from_the_bundle() -> None:
     both = {"max_length": 9, "max_new_tokens": 3}
     assert resolve(both, {}).new_tokens(1) == 3
+
+
+def test_the_callers_shortest_length_replaces_either_of_the_bundles() -> None:
+    bundle = {**ENDING, "min_length": 5, "min_new_tokens": 6}
+    assert resolve(bundle, {"min_new_tokens": 2}) == resolve(ENDING, {"min_new_tokens": 2})
+    assert resolve(bundle, {"min_length": 2}) == resolve(ENDING, {"min_length": 2})
 
 
 @pytest.mark.parametrize(
@@ -347,3 +253,19 @@ def test_a_prompt_that_fills_max_length_of_a_model(model: Model) -> None:
         model.generate_ids([[1, 2], [1, 2, 3, 4, 5, 6]], max_length=4)
     results = model.generate_ids([[1, 2], [1, 2, 3]], max_length=4, eos_token_id=None)
     assert [result.generated_tokens for result in results] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "caller", "strategy"),
+    [
+        (GROUPS, {"num_beams": 1}, "greedy"),
+        ({**BEAMS, "num_return_sequences": 3}, {"num_beams": 1}, "greedy"),
+        ({**SAMPLING, "num_return_sequences": 3}, {"do_sample": False}, "greedy"),
+        ({"prompt_lookup_num_tokens": 3}, SAMPLING, "sampling"),
+        ({"prompt_lookup_num_tokens": 3}, {"num_beams": 2}, "beam search"),
+    ],
+)
+def test_the_bundles_options_for_another_strategy_are_left_unused(
+    bundle: dict[str, Any], caller: dict[str, Any], strategy: str
+) -> None:
+    assert resolve(bundle, caller).strategy == strategy

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeseq.runtime.errors import BundleError
+from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.sampling import sample
 
 INF = float("inf")
@@ -88,10 +88,15 @@ def test_logits_are_left_as_they_were() -> None:
     np.testing.assert_array_equal(logits, before)
 
 
-@pytest.mark.parametrize("bad", [[np.nan, 1.0], [INF, 1.0], [-INF, -INF]])
+@pytest.mark.parametrize("bad", [[np.nan, 1.0], [INF, 1.0], [np.nan, -INF], [INF, np.nan]])
 def test_row_without_probabilities(bad: list[float]) -> None:
     with pytest.raises(BundleError, match="must be finite"):
         sample(np.array([bad], dtype=np.float32), generators(0))
+
+
+def test_row_of_which_nothing_is_left() -> None:
+    with pytest.raises(OptionError, match=r"^No token may come next: .*\.$"):
+        sample(np.array([[1.0, 2.0], [-INF, -INF]], dtype=np.float32), generators(0, 1))
 
 
 def test_one_generator_a_row() -> None:

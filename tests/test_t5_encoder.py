@@ -83,7 +83,7 @@ def random_sources(lengths: Sequence[int]) -> Ids:
 
 def arrays(encoded: KVCache, row: int, length: int) -> list[np.ndarray[Any, Any]]:
     """The keys and values of a row's own positions: (heads, length, head size) each."""
-    return [buffer.owner[row, :, :length] for buffer in encoded.buffers]
+    return [encoded.buffers[0].owner[i, row, :, :length] for i in range(len(encoded.buffers))]
 
 
 def assert_equal_rows(encoded: KVCache, row: int, other: KVCache, other_row: int) -> None:
@@ -172,9 +172,8 @@ def test_decoder_reads_a_source_up_to_its_length(exported: Exported) -> None:
     logits = []
     for filling in (0.0, 1e3):
         encoded = exported.encoder().encode(sources)
-        for buffer in encoded.buffers:
-            for row, length in enumerate(encoded.lengths):
-                buffer.owner[row, :, length:] = filling
+        for row, length in enumerate(encoded.lengths):
+            encoded.buffers[0].owner[:, row, :, length:] = filling
         decoder = exported.decoder(encoded, len(sources))
         logits.append([decoder.prefill([[START]] * len(sources)).copy()])
         logits[-1] += [decoder.decode(step).copy() for step in steps]
@@ -193,12 +192,18 @@ class Beams:
         encoder = exported.encoder()
         self._encoded = encoder.encode(sources)
         self._decoders = (
-            exported.decoder(self._encoded, self.rows),
+            exported.decoder(self._encoded, len(sources)),
             exported.decoder(encoder.encode(repeated), self.rows),
         )
 
-    def prefill(self, prompts: Ids) -> np.ndarray[Any, Any]:
-        return self._compared([decoder.prefill(prompts) for decoder in self._decoders])
+    def prefill(self, prompts: Ids) -> None:
+        """Read one text a source; then the first decoder has three rows of each, too."""
+        grouped, repeated = self._decoders
+        parents = [row for row in range(len(prompts)) for _ in range(3)]
+        logits = grouped.prefill(prompts)[parents]
+        expected = repeated.prefill([prompts[row] for row in parents])
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+        grouped.select_rows(parents)
 
     def decode(self, tokens: list[int]) -> np.ndarray[Any, Any]:
         return self._compared([decoder.decode(tokens) for decoder in self._decoders])
@@ -222,14 +227,16 @@ def test_rows_of_a_source_share_its_keys_and_values(
 ) -> None:
     sources = random_sources((20, 3, 41))
     beams = Beams(exported, sources)
-    texts = [[START, *range(20, 20 + row % 4), 30 + row] for row in range(9)]
+    begins = [[START, *range(20, 20 + row), 30 + row] for row in range(3)]
+    texts = [list(begin) for begin in begins for _ in range(3)]
+    logits: list[np.ndarray[Any, Any]] = []
 
     def go_on(tokens: list[int]) -> None:
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
         logits.append(beams.decode(tokens))
 
-    logits = [beams.prefill(texts)]
+    beams.prefill(begins)
     go_on(list(range(40, 49)))
     for parents in (
         [2, 0, 1, 3, 5, 4, 8, 7, 6],  # within the sources

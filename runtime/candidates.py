@@ -1,0 +1,142 @@
+"""The continuations of a prompt's beams that are worth keeping, out of beams × vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from edgeseq.runtime.decoder import Logits
+from edgeseq.runtime.limits import LogSums, log_sum
+
+SET = 256
+# What is no better cannot come: Transformers' score of beams that are not there. Values of -inf
+# that `remove_invalid_values` made finite are below it.
+IMPOSSIBLE = -1e9
+
+
+class Candidate(NamedTuple):
+    """A continuation of a beam by one token."""
+
+    score: float  # the sum of its log-probabilities, as precise as float32
+    beam: int  # the beam that it goes on from
+    token: int
+
+
+class Scan(NamedTuple):
+    """What one look at all logits of some rows shows.
+
+    The vocabulary is divided into sets of ``SET`` tokens, so far apart that the maxima of all sets
+    are found in few passes; the last tokens, fewer than ``SET``, are left over.
+    """
+
+    maxima: Logits  # (rows, sets)
+    rest: Sequence[float]  # of each row, the highest of the tokens that are left over
+    sums: LogSums
+
+    def rows(self, begin: int, end: int) -> Scan:
+        """That of a part of the rows."""
+        peaks, logs = self.sums
+        sums = LogSums(peaks[begin:end], logs[begin:end])
+        return Scan(self.maxima[begin:end], self.rest[begin:end], sums)
+
+
+def scan(logits: Logits) -> Scan:
+    """Look at ``logits`` (rows, vocabulary), row by row, so that a row is still in the cache."""
+    maxima, rest = _maxima(logits)
+    peaks = [max(*pair) for pair in zip(_highest(maxima), rest, strict=True)]
+    scratch = np.empty(logits.shape[1], np.float32)
+    logs = [log_sum(row, peak, scratch) for row, peak in zip(logits, peaks, strict=True)]
+    return Scan(maxima, rest, LogSums(peaks, logs))
+
+
+def _sets(logits: Logits) -> Logits:
+    """(rows, SET, sets): the token ``i * sets + j`` is the ``i``-th of set ``j``."""
+    sets = logits.shape[1] // SET
+    return logits[:, : sets * SET].reshape(len(logits), SET, sets)
+
+
+def _maxima(logits: Logits) -> tuple[Logits, list[float]]:
+    sets = _sets(logits)
+    return sets.max(axis=1), _highest(logits[:, sets.shape[2] * SET :])
+
+
+def _highest(values: Logits) -> list[float]:
+    """The highest of each row; -inf where there is none."""
+    highest: list[float] = values.max(axis=1, initial=-np.inf).tolist()
+    return highest
+
+
+@np.errstate(over="ignore")  # the lowest float32 and a little less
+def best(
+    logits: Logits, scores: Sequence[float], count: int, scanned: Scan | None = None
+) -> list[Candidate]:
+    """The ``count`` best continuations, the best first; of equals that of the lower beam, then id.
+
+    ``logits: (beams, vocab) float32`` of the next token, ``scores`` of the beams so far. The logits
+    are log-probabilities, or become them by what was ``scanned``. What is among the best lies in a
+    set whose highest value is among the ``count`` highest of all sets: only those are looked into.
+    All runs with cold caches, so that it is few calls of numpy and plain Python on what is left.
+    """
+    peaks, logs = ([0.0] * len(scores),) * 2 if scanned is None else scanned.sums
+    maxima, rest = _maxima(logits) if scanned is None else scanned[:2]
+    shifts = np.array(
+        [[score - peak - log] for score, peak, log in zip(scores, peaks, logs, strict=True)],
+        np.float32,
+    )
+    highest = (maxima + shifts).ravel()
+    border = _border(highest, count)
+    stride = maxima.shape[1]
+    found: list[tuple[int, int, float]] = []  # beam, token and logit
+    at = np.flatnonzero(highest >= border).tolist()
+    if at:
+        beams = [place // stride for place in at]
+        sets = [place % stride for place in at]
+        inside = _sets(logits)[beams, :, sets]
+        summed = (inside + shifts[beams]).ravel()
+        for place in np.flatnonzero(summed >= border).tolist():
+            which, number = divmod(place, SET)
+            found.append(
+                (beams[which], number * stride + sets[which], float(inside[which, number]))
+            )
+    for beam, top in enumerate(rest):
+        if top + shifts[beam, 0] >= border:
+            tokens = enumerate(logits[beam, stride * SET :].tolist(), stride * SET)
+            found += [(beam, token, logit) for token, logit in tokens]
+    ordered = sorted(
+        (-(logit - peaks[beam] - logs[beam] + scores[beam]), beam, token)
+        for beam, token, logit in found
+    )
+    kept = ordered[:count]
+    return [Candidate(-low, beam, token) for low, beam, token in kept if -low > IMPOSSIBLE]
+
+
+def _border(values: Logits, count: int) -> float:
+    """What the ``count`` highest of ``values`` (n,) are not below."""
+    if values.size <= count:
+        return IMPOSSIBLE
+    place = values.size - count
+    return max(IMPOSSIBLE, float(np.partition(values, place)[place]))
+
+
+def draw(
+    log_probs: Logits, scores: Sequence[float], count: int, generator: np.random.Generator
+) -> list[Candidate]:
+    """``count`` different continuations, drawn one after the other by their probability.
+
+    ``log_probs: (beams, vocab) float32``, ``scores`` of the beams so far. Adding Gumbel noise to
+    logarithms and taking the highest draws without replacement, in order. Source: "Stochastic Beams
+    and Where to Find Them", https://arxiv.org/abs/1903.06059.
+    """
+    places = np.flatnonzero(log_probs > IMPOSSIBLE)
+    beams, tokens = np.divmod(places, log_probs.shape[1])
+    sums = log_probs[beams, tokens] + np.array(scores, np.float64)[beams]
+    noisy = sums + generator.gumbel(size=sums.size)
+    if sums.size > count:
+        drawn = np.argpartition(noisy, sums.size - count)[sums.size - count :]
+    else:
+        drawn = np.arange(sums.size)
+    drawn = drawn[np.argsort(-noisy[drawn], kind="stable")]
+    columns = sums[drawn].tolist(), beams[drawn].tolist(), tokens[drawn].tolist()
+    return [Candidate(*row) for row in zip(*columns, strict=True)]

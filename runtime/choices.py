@@ -1,0 +1,136 @@
+"""How probable each of a few given outputs is, the tokens that they share read only once.
+
+A choice is as probable as its tokens after the prompt, its end-of-sequence token included where
+the tokenizer gives it one, as T5's does. Without one, a choice that another begins with is at
+least as probable as the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseq.runtime.arguments import Arguments
+from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
+from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.generating import Outputs
+from edgeseq.runtime.prompts import listed
+from edgeseq.runtime.results import ChoiceProbability, GenerationResult, Timings
+from edgeseq.runtime.scoring import log_softmax
+
+Logprobs = NDArray[np.float64]
+MAY_STAND_BESIDE = {"choices", "decoder_input_ids"}
+
+
+def check_choosing(arguments: Arguments, options: Mapping[str, Any]) -> None:
+    """Refuse choices that are none, and options that have no effect with them."""
+    if arguments.choices is None:
+        return
+    given = {name for name, value in vars(arguments).items() if value is not None}
+    others = given - MAY_STAND_BESIDE | {n for n, value in options.items() if value is not None}
+    for name in sorted(others):
+        raise OptionError(f"{name} has no effect with choices.")
+    choices = listed(arguments.choices)
+    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise OptionError(
+            f"choices is {arguments.choices!r:.60}; it must be a list of texts, none of them empty."
+        )
+    if len(set(choices)) < len(choices):
+        raise OptionError("choices has the same text twice.")
+
+
+def choose(
+    outputs: Outputs,
+    new_decoder: NewDecoder,
+    prompt: Sequence[int],
+    start: Sequence[int],
+    choices: Sequence[str],
+    began: float,
+) -> GenerationResult:
+    """The most probable of ``choices`` after ``prompt``, with all their probabilities.
+
+    ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
+    ``time.perf_counter``. Raises ``OptionError`` for a choice that the tokenizer cannot spell.
+    """
+    token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
+    positions = outputs.manifest.dimensions.max_positions
+    for choice, ids in zip(choices, token_ids, strict=True):
+        if not ids:
+            raise OptionError(f"The choice {choice!r} has no tokens.")
+        if positions is not None and len(start) + len(ids) - 1 > positions:
+            raise OptionError(
+                f"The choice {choice!r} ends after the model's {positions} positions: shorten the "
+                "prompt."
+            )
+    decoder = new_decoder([prompt], len(start) + max(map(len, token_ids)))
+    logits = decoder.prefill([start])
+    first_s = time.perf_counter() - began
+    logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+    shares = np.exp(np.array(logprobs) - max(logprobs))
+    shares /= shares.sum()
+    ranked = sorted(range(len(choices)), key=lambda i: -logprobs[i])
+    best = ranked[0]
+    return GenerationResult(
+        text=choices[best],
+        token_ids=tuple(token_ids[best]),
+        finish_reason="stop",
+        prompt_tokens=len(prompt),
+        generated_tokens=len(token_ids[best]),
+        timings=Timings(first_token_s=first_s, total_s=time.perf_counter() - began),
+        choices=tuple(
+            ChoiceProbability(text=choices[i], probability=float(shares[i]), logprob=logprobs[i])
+            for i in ranked
+        ),
+    )
+
+
+def choice_logprobs(
+    decoder: Decoder, logits: Logits, choices: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """The natural logs of the probability of each token of each choice.
+
+    ``decoder`` has read, in its only row, what the choices follow, and ``logits`` (1, vocabulary)
+    are those after it. It has not read more in the end.
+    """
+    after: dict[tuple[int, ...], Logprobs] = {(): log_softmax(logits[0])}
+    _read_branches(decoder, (), choices, after)
+    return [[float(after[tuple(ids[:i])][token]) for i, token in enumerate(ids)] for ids in choices]
+
+
+def _read_branches(
+    decoder: Decoder,
+    prefix: tuple[int, ...],
+    choices: Sequence[Sequence[int]],
+    after: dict[tuple[int, ...], Logprobs],
+) -> None:
+    """Note the log-probabilities after every prefix of ``choices``, which all start with one."""
+    for group in _by_next_token(len(prefix), choices).values():
+        shared = _common_prefix(group)
+        # What follows the last token of a choice does not matter: it need not be read.
+        end = len(shared) if any(len(ids) > len(shared) for ids in group) else len(shared) - 1
+        read = shared[len(prefix) : end]
+        if read:
+            for i, row in enumerate(decoder.read(read), len(prefix) + 1):
+                after[shared[:i]] = log_softmax(row)
+        _read_branches(decoder, shared, [ids for ids in group if len(ids) > len(shared)], after)
+        if read:
+            decoder.forget(len(read))
+
+
+def _by_next_token(at: int, choices: Sequence[Sequence[int]]) -> Mapping[int, list[Sequence[int]]]:
+    groups: dict[int, list[Sequence[int]]] = {}
+    for ids in choices:
+        groups.setdefault(ids[at], []).append(ids)
+    return groups
+
+
+def _common_prefix(choices: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    shortest = min(choices, key=len)
+    for i, token in enumerate(shortest):
+        if any(ids[i] != token for ids in choices):
+            return tuple(shortest[:i])
+    return tuple(shortest)

@@ -1,0 +1,201 @@
+"""``edgeseq generate``: text from a prompt, on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from edgeseq.runtime.demo_bundles import DEMOS
+from edgeseq.runtime.errors import OptionError, PromptError, reason
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
+    from edgeseq.runtime.results import GenerationResult
+
+NEW_TOKENS = 128
+OptionTypes = dict[str, tuple[Callable[[str], Any], str]]
+LENGTH: OptionTypes = {
+    "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
+    "max_length": (int, "tokens at most, those that the decoder starts from included"),
+    "min_new_tokens": (int, "new tokens before the model may end the text"),
+    "max_time": (float, "seconds after which no further token is begun"),
+}
+STRATEGY: OptionTypes = {
+    "num_beams": (int, "follow so many hypotheses: beam search"),
+    "num_return_sequences": (int, "give so many texts, of beams or drawn"),
+    "length_penalty": (float, "divide a hypothesis' score by its length to this power"),
+    "num_beam_groups": (int, "divide the beams into groups that differ"),
+    "diversity_penalty": (float, "take it off tokens that groups before have just chosen"),
+    "prompt_lookup_num_tokens": (int, "guess so many tokens from the text: greedy, but faster"),
+    "seed": (int, "seed of the draws"),
+}
+LOGITS: OptionTypes = {
+    "temperature": (float, "divide logits by it before drawing"),
+    "top_k": (int, "draw from the k most probable tokens; 0: from all"),
+    "top_p": (float, "draw from the fewest tokens of this probability"),
+    "min_p": (float, "draw from tokens at least this times as probable as the first"),
+    "typical_p": (float, "draw from the most typical tokens of this probability"),
+    "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
+    "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
+}
+EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
+GENERATE_EPILOG = """\
+Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
+prompt that starts with a dash goes after --.
+
+The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begins:
+  translation         translate English to German: The house is wonderful.
+  summarization       summarize: (the text)
+  question answering  question: Who wrote it? context: (the text)
+  classification      sst2 sentence: A charming and funny film.
+The demo T5 knows two of its own:
+  pronounce: algorithm
+  spell: F AH0 N EH1 T IH0 K
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's ``commands``."""
+    parser = commands.add_parser(
+        "generate",
+        help="generate text from a prompt",
+        description="Generate text with the model of a bundle, by default a demo model: a GPT-2 "
+        "continues the prompt, a T5 answers it.",
+        epilog=GENERATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
+    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
+    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
+    parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
+    length = parser.add_argument_group("where a text ends")
+    _add_options(length, LENGTH)
+    length.add_argument(
+        "--stop-string",
+        action="append",
+        dest="stop_strings",
+        metavar="TEXT",
+        help="end a text before this; may be given several times",
+    )
+    strategy = parser.add_argument_group("how tokens are chosen")
+    strategy.add_argument(
+        "--do-sample",
+        action=argparse.BooleanOptionalAction,
+        help="draw tokens, or take the most probable one",
+    )
+    _add_options(strategy, STRATEGY)
+    strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="of beam search")
+    _add_options(parser.add_argument_group("what changes their probabilities"), LOGITS)
+    _add_constraints(parser.add_argument_group("what the output has to be"))
+    parser.set_defaults(run=_generate)
+
+
+def _add_options(group: Any, types: OptionTypes) -> None:
+    for name, (kind, text) in types.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+
+
+def _add_constraints(group: Any) -> None:
+    group.add_argument(
+        "--choice",
+        action="append",
+        dest="choices",
+        metavar="TEXT",
+        help="one of the only outputs there are; prints the probability of each",
+    )
+    group.add_argument("--regex", help="a regular expression of the whole output")
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help="a JSON Schema")
+    group.add_argument("--grammar", type=Path, metavar="FILE", help="a grammar, as for llguidance")
+    group.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: of tokens, and of N others each"
+    )
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from edgeseq.runtime.loading import load
+
+    options = _options(arguments)
+    model = load(
+        arguments.bundle,
+        demo=arguments.demo,
+        device=arguments.device,
+        threads=arguments.threads,
+        verify=arguments.verify,
+        kv_cache=arguments.kv_cache,
+    )
+    limits = {"max_length", "max_new_tokens", "choices"}
+    if not limits & {*options, *model.bundle.manifest.generation}:
+        options["max_new_tokens"] = NEW_TOKENS
+    prompt = arguments.prompt
+    if prompt is None or prompt == "-":
+        prompt = _read_prompt(sys.stdin)
+    if arguments.json:
+        for result in model.generate(prompt, **options):
+            print(json.dumps({"prompt": prompt, **asdict(result)}))
+    elif {"choices", "num_return_sequences"} & options.keys():
+        _print_several(model.generate(prompt, **options))
+    else:
+        _stream(model, prompt, options)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [*LENGTH, *STRATEGY, *LOGITS, "do_sample", "stop_strings", "choices", "regex"]
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.early_stopping is not None:
+        options["early_stopping"] = EARLY_STOPPING[arguments.early_stopping]
+    for name in ("json_schema", "grammar"):
+        if (path := getattr(arguments, name)) is not None:
+            options[name] = _read_text(path)
+    if arguments.logprobs is not None and not arguments.json:
+        raise OptionError("--logprobs has no effect without --json.")
+    options["logprobs"] = arguments.logprobs
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise OptionError(f"{path} is not text in UTF-8 ({reason(error)}).") from error
+
+
+def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
+    """Print the prompt's continuation as it comes."""
+    for piece in model.stream(prompt, **options):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _print_several(results: Sequence[GenerationResult]) -> None:
+    """Print choices with their probabilities, or texts one after the other."""
+    for number, result in enumerate(results, 1):
+        if result.choices is not None:
+            for choice in result.choices:
+                print(f"{choice.probability:.4f}  {choice.text}")
+        else:
+            score = result.sequence_score
+            print(f"--- {number}" if score is None else f"--- {number}, score {score:.4f}")
+            print(result.text)
+
+
+def _read_prompt(stream: TextIO | None) -> str:
+    """All of standard input, without the line break that ends it."""
+    if stream is None:
+        raise PromptError("There is no standard input: give the prompt as an argument.")
+    try:
+        text = stream.read().removesuffix("\n").removesuffix("\r")
+        text.encode()  # bytes that are no text may have been let through as surrogates
+    except UnicodeError as error:
+        raise PromptError("Standard input is not text in UTF-8.") from error
+    return text

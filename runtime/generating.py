@@ -1,0 +1,183 @@
+"""One generation, from prompts and options to a search that is ready to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from edgeseq.runtime.arguments import Arguments
+from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.detokenizer import Detokenizer
+from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.guidance import Guide
+from edgeseq.runtime.loop import decode
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.processors import (
+    Diversity,
+    Task,
+    constrained,
+    sampling_processors,
+    text_processors,
+)
+from edgeseq.runtime.results import FinishReason
+from edgeseq.runtime.sampling import DeadEndError
+from edgeseq.runtime.search import NewToken, Search
+from edgeseq.runtime.searches import new_search
+from edgeseq.runtime.stop_strings import StopMatcher
+from edgeseq.runtime.stopping import Stopping
+from edgeseq.runtime.tokenizer import Tokenizer
+
+Ids = Sequence[int]
+
+
+class Generation(NamedTuple):
+    """A search, and the steps that do the work when they are asked for."""
+
+    search: Search
+    steps: Iterator[Sequence[NewToken]]
+
+
+class Outputs(NamedTuple):
+    """The texts that generations write: what belongs to them, and how their tokens are read."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer | ByteTokenizer
+
+    def context(self, start: Ids) -> Ids:
+        """The tokens of the output that the text goes on from: those after the start token.
+
+        A prompt's continuation without an encoder is a text by itself, as in Transformers.
+        """
+        return start[1:] if self.manifest.kind == "encoder-decoder" else ()
+
+    def detokenizer(self, start: Ids) -> Detokenizer:
+        """What makes text of the tokens that come after ``start``."""
+        detokenizer = Detokenizer(self.tokenizer)
+        for token in self.context(start):
+            detokenizer.push(token)
+        return detokenizer
+
+    def text(self, start: Ids, token_ids: Ids) -> str:
+        """The text that ``token_ids`` add to what the decoder started from."""
+        if not self.context(start):
+            return self.tokenizer.decode(token_ids)
+        detokenizer = self.detokenizer(start)
+        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+
+
+def new_generation(
+    outputs: Outputs,
+    new_decoder: NewDecoder,
+    prompts: Sequence[Ids],
+    starts: Sequence[Ids],
+    options: GenerationOptions,
+    arguments: Arguments,
+    began: float,
+) -> Generation:
+    """Check what depends on the prompts and the model, and make the search.
+
+    ``starts``: what the decoder reads first, for each prompt. ``began``: when the call did, in
+    seconds of ``time.perf_counter``.
+    """
+    manifest = outputs.manifest
+    options = check_ids_of_options(options, manifest.dimensions.vocabulary)
+    tasks = [
+        Task(start, prompt, _limit(len(start), options, manifest))
+        for start, prompt in zip(starts, prompts, strict=True)
+    ]
+    guide = _guide(outputs, options, arguments)
+    constraint = None
+    if guide is not None:
+        at_start = [not outputs.context(task.start) for task in tasks]
+        constraint = constrained(guide, tasks, at_start)
+    groups = options.strategy == "group beam search"
+    diversity = Diversity(options.diversity_penalty) if groups else None
+    processors = [
+        *text_processors(options, tasks, arguments, constraint, diversity),
+        *sampling_processors(options),
+    ]
+    stopping = Stopping(frozenset(options.eos_token_ids), _new_matcher(outputs, starts, options))
+    search = new_search(tasks, options, processors, stopping, diversity)
+    # The last new token is never read, so it needs no place in the cache.
+    capacity = max(len(task.start) + task.limit - 1 for task in tasks)
+    interrupted = _interrupted(options, arguments, began)
+    steps = decode(lambda: new_decoder(prompts, capacity), starts, search, interrupted)
+    return Generation(search, _explained(steps, guide))
+
+
+def check_ids_of_options(options: GenerationOptions, vocabulary: int) -> GenerationOptions:
+    """Refuse ids outside the vocabulary; an end of sequence that cannot come is left out."""
+    words = {
+        "bad_words_ids": options.bad_words_ids or (),
+        "sequence_bias": [ids for ids, _ in options.biases],
+        "suppress_tokens": [options.suppress_tokens or ()],
+        "begin_suppress_tokens": [options.begin_suppress_tokens or ()],
+        "forced_bos_token_id": [
+            () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
+        ],
+        "forced_eos_token_id": [options.forced_eos_token_ids],
+    }
+    for name, lists in words.items():
+        for token in (token for ids in lists for token in ids):
+            if token >= vocabulary:
+                raise OptionError(
+                    f"{name} holds {token}; token ids are integers from 0 to {vocabulary - 1}."
+                )
+    ends = tuple(token for token in options.eos_token_ids if token < vocabulary)
+    return options if ends == options.eos_token_ids else replace(options, eos_token_id=ends)
+
+
+def _limit(start_length: int, options: GenerationOptions, manifest: Manifest) -> int:
+    """New tokens of a prompt at most: the options' limit, or where the positions end."""
+    limit = options.new_tokens(start_length)
+    positions = manifest.dimensions.max_positions
+    return limit if positions is None else min(limit, positions - start_length + 1)
+
+
+def _guide(outputs: Outputs, options: GenerationOptions, arguments: Arguments) -> Guide | None:
+    if not arguments.guides:
+        return None
+    return Guide(
+        outputs.tokenizer,
+        outputs.manifest.dimensions.vocabulary,
+        options.eos_token_ids,
+        **{name: getattr(arguments, name) for name in arguments.guides},
+    )
+
+
+def _explained(
+    steps: Iterator[Sequence[NewToken]], guide: Guide | None
+) -> Iterator[Sequence[NewToken]]:
+    """``steps``; where no token may come next, the error says what ``guide`` asked for."""
+    try:
+        yield from steps
+    except DeadEndError as error:
+        described = "" if guide is None else guide.describe_dead_end()
+        raise OptionError(described or str(error)) from error
+
+
+def _new_matcher(
+    outputs: Outputs, starts: Sequence[Ids], options: GenerationOptions
+) -> Callable[[int], StopMatcher] | None:
+    if not options.stops:
+        return None
+    return lambda prompt: StopMatcher(outputs.detokenizer(starts[prompt]), options.stops)
+
+
+def _interrupted(
+    options: GenerationOptions, arguments: Arguments, began: float
+) -> Callable[[], FinishReason | None]:
+    if arguments.cancel is None and options.max_time is None:
+        return lambda: None
+
+    def reason() -> FinishReason | None:
+        if arguments.is_cancelled():
+            return "cancelled"
+        limit = options.max_time
+        return "time" if limit is not None and time.perf_counter() - began > limit else None
+
+    return reason

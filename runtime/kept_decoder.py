@@ -1,0 +1,180 @@
+"""A decoder that is kept from one call to the next, and reads only what is new.
+
+What its cache holds of a text holds for every text that starts in the same way: what comes after
+the longest common prefix is forgotten, and the rest of the new text is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from weakref import WeakSet
+
+from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
+from edgeseq.runtime.errors import EdgeseqError, PromptError
+
+LEAST_READ = 2  # a single token may be computed in another order than within a prompt
+
+
+class KeptDecoder:
+    """What a session keeps: a decoder of one row, and the tokens that the row holds."""
+
+    def __init__(
+        self, new_decoder: NewDecoder, pool: CachePool, *, has_encoder: bool, longest: int
+    ) -> None:
+        self.tokens: list[int] = []
+        self.used = 0  # when, as the pool counts
+        self._new_decoder = new_decoder
+        self._pool = pool
+        self._has_encoder = has_encoder
+        self._longest = longest
+        self._source: Sequence[int] = ()
+        self._decoder: Decoder | None = None
+        self._positions = 0  # that have been written, whether they count still or not
+        self._turn: _Turn | None = None
+        pool.members.add(self)
+
+    def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
+        """A decoder for one call, a ``NewDecoder``; that of the call before ends with it."""
+        if len(sources) != 1:
+            raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
+        self._turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
+        return self._turn
+
+    def fork(self) -> KeptDecoder:
+        """Another one that holds the same text, in memory of its own."""
+        other = KeptDecoder(
+            self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
+        )
+        decoder, tokens = self._decoder, list(self.tokens)
+        if decoder is not None:
+            self._pool.make_room(other, decoder.cache_bytes(len(tokens)))  # may drop this one's
+            other._decoder, other._source = decoder.fork(), self._source
+            other.tokens, other._positions = tokens, len(tokens)
+        return other
+
+    def drop(self) -> None:
+        """Give the memory back; the next call reads its text from the start."""
+        self._decoder, self._positions, self.tokens = None, 0, []
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that is kept."""
+        return 0 if self._decoder is None else self._decoder.cache_bytes(self._positions)
+
+    def start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
+        """The decoder, holding as much of ``start`` as it need not read."""
+        decoder = self._decoder
+        if decoder is None or list(source) != list(self._source):
+            self.drop()
+            decoder = self._new_decoder([source if self._has_encoder else start], self._longest)
+            self._decoder, self._source = decoder, source
+        self._pool.make_room(self, decoder.cache_bytes(max(capacity, self._positions)))
+        pairs = zip(self.tokens, start, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        shared = max(min(shared, len(start) - LEAST_READ), 0)
+        if shared < len(self.tokens):
+            decoder.forget(len(self.tokens) - shared)
+            del self.tokens[shared:]
+        return decoder
+
+    @contextmanager
+    def reading(self, turn: _Turn, tokens: Sequence[int]) -> Iterator[None]:
+        """While ``tokens`` are read; what is half done when something fails is not kept."""
+        self.check(turn)
+        try:
+            yield
+        except BaseException:
+            self.drop()
+            raise
+        self.tokens += tokens
+        self._positions = max(self._positions, len(self.tokens))
+
+    def check(self, turn: _Turn) -> None:
+        """Raise ``EdgeseqError`` if another call has begun since."""
+        if turn is not self._turn:
+            raise EdgeseqError(
+                "The session has gone on to another text: take a stream's pieces before the next "
+                "call, or fork the session."
+            )
+
+
+class _Turn:
+    """The decoder of one call: the kept one, or a copy where there are several rows."""
+
+    def __init__(self, kept: KeptDecoder, source: Sequence[int], capacity: int) -> None:
+        self._kept = kept
+        self._source = source
+        self._capacity = capacity
+        self._decoder: Decoder | None = None
+        self._is_kept = True
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+        self._kept.check(self)
+        [prompt] = prompts
+        self._decoder = self._kept.start(self._source, prompt, self._capacity)
+        rest = list(prompt[len(self._kept.tokens) :])
+        with self._kept.reading(self, rest):
+            return self._decoder.prefill([rest])
+
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        if not self._is_kept:
+            return self._inner.decode(tokens)
+        with self._kept.reading(self, tokens):
+            return self._inner.decode(tokens)
+
+    def read(self, tokens: Sequence[int]) -> Logits:
+        with self._kept.reading(self, tokens):
+            return self._inner.read(tokens)
+
+    def forget(self, count: int) -> None:
+        self._kept.check(self)
+        self._inner.forget(count)
+        del self._kept.tokens[len(self._kept.tokens) - count :]
+
+    def select_rows(self, parent_rows: Sequence[int]) -> None:
+        if self._is_kept and len(parent_rows) > 1:
+            self._decoder, self._is_kept = self._inner.fork(), False
+        self._inner.select_rows(parent_rows)
+
+    def fork(self) -> Decoder:
+        return self._inner.fork()
+
+    def cache_bytes(self, positions: int) -> int:
+        return self._inner.cache_bytes(positions)
+
+    @property
+    def _inner(self) -> Decoder:
+        assert self._decoder is not None  # a call begins with its prompt
+        return self._decoder
+
+
+class CachePool:
+    """The kept decoders of a session and its forks, which share ``limit_bytes``.
+
+    Where a call needs more, those that were used least recently give theirs back. The one that is
+    in use keeps its own, whatever the limit.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.members: WeakSet[KeptDecoder] = WeakSet()
+        self._limit_bytes = limit_bytes
+        self._clock = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that all of them keep."""
+        return sum(member.size_bytes for member in self.members)
+
+    def make_room(self, user: KeptDecoder, size_bytes: int) -> None:
+        """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``."""
+        self._clock += 1
+        user.used = self._clock
+        others = sorted(self.members - {user}, key=lambda member: member.used)
+        kept = sum(member.size_bytes for member in others)
+        for member in others:
+            if kept + size_bytes <= self._limit_bytes:
+                return
+            kept -= member.size_bytes
+            member.drop()

@@ -1,0 +1,86 @@
+"""``Session``: calls on texts that go on from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edgeseq.runtime.errors import EdgeseqError
+from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
+from edgeseq.runtime.results import GenerationResult
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
+
+
+class Session:
+    """A model that remembers the text of its last call; ``Model.session`` makes one.
+
+    Calls take one text each. What a text has in common with the one before it, from the start on,
+    is not read again: a chat, a text that is being typed, or one that is corrected in its middle.
+    After an encoder this needs the same source. The generated text is remembered too, but for beam
+    search and several sequences, of which only the prompt is.
+
+    Caches of a session and its forks take ``max_cache_bytes`` together. Where a call would need
+    more, those used least recently are dropped, and read anew when they are used again; the one in
+    use is never dropped. A session is for one thread at a time; forks are sessions of their own.
+    """
+
+    def __init__(self, model: Model, kept: KeptDecoder, pool: CachePool) -> None:
+        self._kept: KeptDecoder | None = kept
+        self._pool = pool
+        self._model = model.with_decoders(kept.open)
+
+    def generate(self, text: str, **options: Any) -> list[GenerationResult]:
+        """As ``Model.generate``, for one text."""
+        self._check_open()
+        return self._model.generate(text, **options)
+
+    def generate_ids(self, prompt: Sequence[int], **options: Any) -> list[GenerationResult]:
+        """As ``Model.generate_ids``, for one list of token ids."""
+        self._check_open()
+        return self._model.generate_ids([prompt], **options)
+
+    def stream(self, text: str, **options: Any) -> Iterator[str]:
+        """As ``Model.stream``. The next call ends it, if its pieces are not all taken."""
+        self._check_open()
+        return self._model.stream(text, **options)
+
+    def fork(self) -> Session:
+        """Another session that remembers the same text: to try alternatives from here on."""
+        return Session(self._model, self._check_open().fork(), self._pool)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._kept is not None:
+            self._kept.drop()
+        self._kept = None
+
+    @property
+    def cached_tokens(self) -> tuple[int, ...]:
+        """The ids of the text that is remembered."""
+        return tuple(self._check_open().tokens)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The memory that the session and its forks keep."""
+        self._check_open()
+        return self._pool.size_bytes
+
+    def __enter__(self) -> Session:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> KeptDecoder:
+        if self._kept is None:
+            raise EdgeseqError("The session is closed: open another with model.session().")
+        return self._kept

@@ -1,0 +1,187 @@
+"""Constraints in generation: what comes out matches, with every strategy, and errors are clear."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseq.runtime import Model, OptionError, load
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "seed": 1, "num_return_sequences": 3},
+    "beams": {"do_sample": False, "num_beams": 4, "num_return_sequences": 3},
+    "beam sampling": {"do_sample": True, "seed": 1, "num_beams": 3},
+    "groups": {
+        "do_sample": False,
+        "num_beams": 4,
+        "num_beam_groups": 2,
+        "diversity_penalty": 0.5,
+    },
+    "lookup": {"do_sample": False, "prompt_lookup_num_tokens": 4},
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "kind": {"enum": ["fox", "wolf"]},
+    },
+    "required": ["name", "age", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> Model:
+    return load(demo="gpt2", threads=1)
+
+
+@pytest.fixture(scope="module")
+def t5() -> Model:
+    return load(demo="t5", threads=1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_regular_expression_of_gpt2(gpt2: Model, strategy: str) -> None:
+    regex = r" (he|she) said: (yes|no|[a-z]{2,6}), [0-9]{2,3}\."
+    for result in gpt2.generate("Then", regex=regex, max_new_tokens=60, **STRATEGIES[strategy]):
+        assert re.fullmatch(regex, result.text)
+        assert result.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_json_of_gpt2(gpt2: Model, strategy: str) -> None:
+    options = {**STRATEGIES[strategy], "max_new_tokens": 100}
+    for result in gpt2.generate("The fox:\n", json_schema=SCHEMA, **options):
+        found = json.loads(result.text)
+        assert set(found) == {"name", "age", "kind"}
+        assert found["kind"] in ("fox", "wolf")
+        assert 0 <= found["age"] <= 99
+        assert len(found["name"]) <= 8
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_regular_expression_of_t5(t5: Model, strategy: str) -> None:
+    regex = r"(AE1|EH1) [A-Z]{1,2}[0-2]?( [A-Z]{1,2}[0-2]?){2,4}"
+    options = {**STRATEGIES[strategy], "max_new_tokens": 40}
+    for result in t5.generate("pronounce: algorithm", regex=regex, **options):
+        assert re.fullmatch(regex, result.text)
+
+
+def test_a_grammar(gpt2: Model) -> None:
+    grammar = 'start: " a" (" small" | " big")~1..2 " fox" | " nothing"'
+    [result] = gpt2.generate("It was", grammar=grammar, do_sample=False, num_beams=3)
+    assert result.text in {" nothing"} | {
+        f" a{''.join(words)} fox"
+        for words in (
+            [(" small",), (" big",)]
+            + [(one, other) for one in (" small", " big") for other in (" small", " big")]
+        )
+    }
+
+
+def test_a_stream_is_constrained_too(gpt2: Model) -> None:
+    regex = "( [a-z]{1,8}){3}!"
+    options = {"regex": regex, "do_sample": False, "max_new_tokens": 60}
+    for beams in (1, 3):
+        streamed = "".join(gpt2.stream("Then", num_beams=beams, **options))
+        assert streamed == gpt2.generate("Then", num_beams=beams, **options)[0].text
+        assert re.fullmatch(regex, streamed)
+
+
+def test_a_vocabulary_that_cannot_spell_it(t5: Model) -> None:
+    with pytest.raises(OptionError, match="cannot spell"):
+        t5.generate("pronounce: a", json_schema={"type": "object"})
+
+
+def test_a_dead_end_in_the_middle_is_explained(t5: Model) -> None:
+    with pytest.raises(OptionError, match="cannot spell") as caught:
+        t5.generate("pronounce: a", regex=r"AH0 \{", do_sample=False)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_of_prompts_each_has_its_own_text(gpt2: Model) -> None:
+    texts = ["Then", "The old king", "A"]
+    options: dict[str, Any] = {"regex": "( [a-z]{1,6}){1,4}!", "do_sample": False, "num_beams": 3}
+    together = gpt2.generate(texts, max_new_tokens=30, **options)
+    alone = [gpt2.generate(text, max_new_tokens=30, **options)[0] for text in texts]
+    assert [result.text for result in together] == [result.text for result in alone]
+
+
+# Functions of the caller's
+
+
+def test_prefix_allowed_tokens(model: Model) -> None:
+    seen = []
+
+    def allowed(prompt: int, tokens: np.ndarray) -> list[int]:
+        seen.append((prompt, tokens.tolist()))
+        return [10 + prompt, 20 + prompt]
+
+    results = model.generate_ids(
+        [[1, 2], [3]], prefix_allowed_tokens_fn=allowed, max_new_tokens=3, eos_token_id=None
+    )
+    assert set(results[0].token_ids) <= {10, 20}
+    assert set(results[1].token_ids) <= {11, 21}
+    assert seen[:2] == [(0, [1, 2]), (1, [3])]
+
+
+@pytest.mark.parametrize("given", [[], [-1], [10**6], ["a"], [[1]], None])
+def test_what_prefix_allowed_tokens_must_not_give(model: Model, given: Any) -> None:
+    with pytest.raises(OptionError, match="prefix_allowed_tokens_fn gave"):
+        model.generate_ids([[1]], prefix_allowed_tokens_fn=lambda prompt, tokens: given)
+
+
+def test_processors_of_the_caller(model: Model) -> None:
+    def first(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        logits[5] = 1e4
+        return logits
+
+    def second(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(logits.size) == 6 + len(tokens), 2e4, logits)
+
+    options: dict[str, Any] = {"max_new_tokens": 3, "eos_token_id": None}
+    one = model.generate_ids([[1]], logits_processor=first, **options)
+    both = model.generate_ids([[1]], logits_processor=[first, second], **options)
+    assert one[0].token_ids == (5, 5, 5)
+    assert both[0].token_ids == (7, 8, 9)
+
+
+@pytest.mark.parametrize("given", [None, 1.0, [1, 2], "text", np.zeros((1, 320))])
+def test_what_a_processor_must_not_give(model: Model, given: Any) -> None:
+    with pytest.raises(OptionError, match="logits_processor gave"):
+        model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
+
+
+def test_a_processor_that_forbids_everything(model: Model) -> None:
+    def nothing(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        return np.full_like(logits, -np.inf)
+
+    for options in STRATEGIES.values():
+        with pytest.raises(OptionError, match="No token may come next"):
+            model.generate_ids([[1]], logits_processor=nothing, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"logits_processor": 3},
+        {"logits_processor": [len, 3]},
+        {"prefix_allowed_tokens_fn": [1]},
+        {"cancel": 3},
+        {"cancel": True},
+        {"regex": 3},
+        {"regex": "a", "grammar": 'start: "a"'},
+        {"json_schema": {}, "regex": "a"},
+        {"grammar": b"start"},
+    ],
+)
+def test_arguments_that_are_refused(model: Model, arguments: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        model.generate_ids([[1]], **arguments)
+    assert len(str(caught.value).splitlines()) == 1

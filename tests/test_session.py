@@ -1,0 +1,253 @@
+"""Sessions: the ids of fresh calls, though only what is new is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
+from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.session import Session
+
+OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None}
+Ids = list[int]
+
+
+def random_ids(count: int, seed: int = 0) -> Ids:
+    ids: Ids = np.random.default_rng(seed).integers(1, 300, count).tolist()
+    return ids
+
+
+class CountingDecoder:
+    """Notes how many tokens of a prompt are read."""
+
+    def __init__(self, decoder: Decoder, counts: list[int]) -> None:
+        self._decoder = decoder
+        self._counts = counts
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+        self._counts.append(sum(map(len, prompts)))
+        return self._decoder.prefill(prompts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+
+class Reads:
+    """Counts the tokens that a model's decoders read."""
+
+    def __init__(self, model: Model) -> None:
+        self.counts: list[int] = []
+        self.made = 0
+        self._model = model
+
+    @property
+    def model(self) -> Model:
+        def new_decoder(sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
+            self.made += 1
+            counting: Any = CountingDecoder(self._model.new_decoder(sources, capacity), self.counts)
+            return counting  # type: ignore[no-any-return]
+
+        return self._model.with_decoders(new_decoder)
+
+
+@pytest.fixture
+def reads(model: Model) -> Reads:
+    return Reads(model)
+
+
+@pytest.fixture
+def session(reads: Reads) -> Iterator[Session]:
+    with reads.model.session() as session:
+        yield session
+
+
+def fresh_ids(model: Model, prompt: Ids, **options: Any) -> tuple[int, ...]:
+    return model.generate_ids([prompt], **{**OPTIONS, **options})[0].token_ids
+
+
+PROMPT = random_ids(30)
+CHANGES = {
+    "longer": [*PROMPT, *random_ids(5, 1)],
+    "one longer": [*PROMPT, 7],
+    "the same": PROMPT,
+    "shorter": PROMPT[:12],
+    "corrected in the middle": [*PROMPT[:15], 299, *PROMPT[16:]],
+    "another": random_ids(25, 2),
+    "a single token": PROMPT[:1],
+    "corrected at the end": [*PROMPT[:-1], 299],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_ids_are_those_of_a_fresh_call(model: Model, session: Session, change: str) -> None:
+    assert session.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+    prompt = CHANGES[change]
+    assert session.generate_ids(prompt, **OPTIONS)[0].token_ids == fresh_ids(model, prompt)
+
+
+def test_only_what_is_new_is_read(reads: Reads, session: Session) -> None:
+    [result] = session.generate_ids(PROMPT, **OPTIONS)
+    # The last token of a text is never read.
+    assert session.cached_tokens == (*PROMPT, *result.token_ids[:-1])
+    session.generate_ids([*PROMPT, *result.token_ids, 5, 6], **OPTIONS)
+    session.generate_ids([*PROMPT[:20], 5, 6, 7], **OPTIONS)
+    assert reads.counts == [30, 3, 3]
+    assert reads.made == 1
+
+
+def test_a_chat_of_many_turns(model: Model, session: Session) -> None:
+    text: Ids = []
+    for turn in range(6):
+        text += random_ids(4, turn)
+        [result] = session.generate_ids(text, **OPTIONS)
+        assert result.token_ids == fresh_ids(model, text)
+        text += result.token_ids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+        {"do_sample": True, "seed": 3, "num_return_sequences": 3},
+        {"prompt_lookup_num_tokens": 5},
+        {"repetition_penalty": 1.5, "logprobs": 1},
+    ],
+)
+def test_every_strategy(model: Model, session: Session, options: dict[str, Any]) -> None:
+    for prompt in (PROMPT, CHANGES["longer"], CHANGES["corrected in the middle"]):
+        found = session.generate_ids(prompt, **{**OPTIONS, **options})
+        expected = model.generate_ids([prompt], **{**OPTIONS, **options})
+        assert [result.token_ids for result in found] == [result.token_ids for result in expected]
+
+
+def test_beams_leave_the_prompt_in_the_cache(reads: Reads, session: Session) -> None:
+    session.generate_ids(PROMPT, **OPTIONS, num_beams=3)
+    assert session.cached_tokens == tuple(PROMPT)
+    session.generate_ids([*PROMPT, 4, 5], **OPTIONS, num_beams=3)
+    assert reads.counts == [30, 2]
+
+
+def test_streams_and_choices(model: Model, session: Session) -> None:
+    options = {"do_sample": False, "max_new_tokens": 6}
+    for text in ("Once upon a time", "Once upon a time there was"):
+        assert "".join(session.stream(text, **options)) == "".join(model.stream(text, **options))
+        choices = session.generate(text, choices=[" a fox", " a wolf"])[0].choices
+        expected = model.generate(text, choices=[" a fox", " a wolf"])[0].choices
+        assert choices is not None and expected is not None
+        assert [choice.text for choice in choices] == [choice.text for choice in expected]
+        probabilities = [choice.probability for choice in expected]
+        assert [c.probability for c in choices] == pytest.approx(probabilities, rel=1e-4)
+
+
+def test_a_fork_goes_its_own_way(model: Model, session: Session, reads: Reads) -> None:
+    session.generate_ids(PROMPT, **OPTIONS)
+    reads.counts.clear()
+    fork = session.fork()
+    longer = CHANGES["longer"]
+    assert fork.generate_ids(longer, **OPTIONS)[0].token_ids == fresh_ids(model, longer)
+    assert session.generate_ids(longer, **OPTIONS)[0].token_ids == fresh_ids(model, longer)
+    other = CHANGES["corrected in the middle"]
+    assert fork.generate_ids(other, **OPTIONS)[0].token_ids == fresh_ids(model, other)
+    assert session.cached_tokens[: len(longer)] == tuple(longer)
+    assert reads.counts == [5]  # the session's own decoder; a fork's are not counted
+    fork.close()
+    assert session.generate_ids(longer, **OPTIONS)[0].token_ids == fresh_ids(model, longer)
+
+
+def test_a_fork_of_nothing(model: Model) -> None:
+    with model.session() as session, session.fork() as fork:
+        assert fork.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+
+
+def test_memory_is_bounded_and_the_least_recently_used_goes_first(model: Model) -> None:
+    with model.session() as probe:
+        probe.generate_ids(PROMPT, **OPTIONS)
+        size = probe.cache_bytes
+    assert size > 0
+    with model.session(max_cache_bytes=3 * size) as session:
+        session.generate_ids(PROMPT, **OPTIONS)
+        forks = [session.fork() for _ in range(4)]
+        for fork in forks:
+            fork.generate_ids([*PROMPT[:-1], 1], **OPTIONS)
+            assert session.cache_bytes <= 3 * size
+        assert session.cached_tokens == ()
+        assert forks[0].cached_tokens == ()
+        assert forks[-1].cached_tokens != ()
+        for each in (session, *forks):
+            assert each.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+
+
+def test_the_cache_in_use_is_kept_whatever_the_limit(model: Model) -> None:
+    with model.session(max_cache_bytes=0) as session:
+        session.generate_ids(PROMPT, **OPTIONS)
+        assert session.cached_tokens[:30] == tuple(PROMPT)
+        fork = session.fork()
+        assert session.cached_tokens == ()
+        fork.generate_ids(PROMPT, **OPTIONS)
+        assert session.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+        assert fork.cached_tokens == ()
+
+
+def test_an_encoder_needs_the_same_source(t5_model: Model) -> None:
+    sources = [random_ids(9), random_ids(9), random_ids(7, 1)]
+    with t5_model.session() as session:
+        for source in sources:
+            for prefix in ([5, 6, 7], [5, 6, 8, 9], [5]):
+                options = {**OPTIONS, "decoder_input_ids": prefix}
+                [found] = session.generate_ids(source, **options)
+                assert found.token_ids == fresh_ids(t5_model, source, decoder_input_ids=prefix)
+        fork = session.fork()
+        beams = {**OPTIONS, "num_beams": 3}
+        [found] = fork.generate_ids(sources[-1], **beams)
+        assert found.token_ids == fresh_ids(t5_model, sources[-1], num_beams=3)
+
+
+def test_a_call_that_fails_leaves_a_good_session(model: Model, session: Session) -> None:
+    session.generate_ids(PROMPT, **OPTIONS)
+
+    def fail(tokens: Any, logits: Any) -> Any:
+        if len(tokens) > 33:
+            raise RuntimeError("from the caller")
+        return logits
+
+    with pytest.raises(RuntimeError, match="from the caller"):
+        session.generate_ids(PROMPT, **OPTIONS, logits_processor=fail)
+    with pytest.raises(OptionError):
+        session.generate_ids(PROMPT, max_new_tokens=0)
+    longer = CHANGES["longer"]
+    assert session.generate_ids(longer, **OPTIONS)[0].token_ids == fresh_ids(model, longer)
+
+
+def test_a_stream_ends_with_the_next_call(session: Session) -> None:
+    pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
+    next(pieces)
+    session.generate_ids(PROMPT, **OPTIONS)
+    with pytest.raises(EdgeseqError, match="gone on to another text"):
+        list(pieces)
+
+
+def test_what_a_session_refuses(model: Model) -> None:
+    session = model.session()
+    with pytest.raises(PromptError, match="one prompt at a time"):
+        session.generate(["a", "b"], max_new_tokens=2)  # type: ignore[arg-type]
+    session.close()
+    session.close()
+    for call in (
+        lambda: session.generate("a"),
+        lambda: session.generate_ids([1]),
+        lambda: session.stream("a"),
+        session.fork,
+        session.__enter__,
+        lambda: session.cached_tokens,
+        lambda: session.cache_bytes,
+    ):
+        with pytest.raises(EdgeseqError, match="closed"):
+            call()
+    for limit in (-1, 1.5, True, "1"):
+        with pytest.raises(OptionError, match="max_cache_bytes"):
+            model.session(max_cache_bytes=limit)  # type: ignore[arg-type]
