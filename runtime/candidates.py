@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeseq.runtime.decoder import Logits
-from edgeseq.runtime.limits import LogSums, log_sum
+from edgeseq.runtime.limits import LogSums, exponentials
 
 SET = 256
 # What is no better cannot come: Transformers' score of beams that are not there. Values of -inf
 # that `remove_invalid_values` made finite are below it.
 IMPOSSIBLE = -1e9
+SLACK = 1e-3  # what is not known of maxima that were found through exponentials, and much more
 
 
 class Candidate(NamedTuple):
@@ -28,7 +29,8 @@ class Scan(NamedTuple):
     """What one look at all logits of some rows shows.
 
     The vocabulary is divided into sets of ``SET`` tokens, so far apart that the maxima of all sets
-    are found in few passes; the last tokens, fewer than ``SET``, are left over.
+    are found in few passes; the last tokens, fewer than ``SET``, are left over. Maxima are right to
+    ``SLACK``.
     """
 
     maxima: Logits  # (rows, sets)
@@ -42,12 +44,26 @@ class Scan(NamedTuple):
         return Scan(self.maxima[begin:end], self.rest[begin:end], sums)
 
 
+@np.errstate(divide="ignore")
 def scan(logits: Logits) -> Scan:
-    """Look at ``logits`` (rows, vocabulary), row by row, so that a row is still in the cache."""
-    maxima, rest = _maxima(logits)
-    peaks = [max(*pair) for pair in zip(_highest(maxima), rest, strict=True)]
-    scratch = np.empty(logits.shape[1], np.float32)
-    logs = [log_sum(row, peak, scratch) for row, peak in zip(logits, peaks, strict=True)]
+    """Look at ``logits`` (rows, vocabulary).
+
+    Row by row, so that a row is still in the processor's cache, and through the exponentials: they
+    have to be made for the sum, and are as good as the logits to find the highest.
+    """
+    scratch = np.empty_like(logits[:1])
+    sets = _sets(scratch)[0]
+    left = scratch[0, sets.size :]
+    maxima = np.empty((len(logits), sets.shape[1]), np.float32)
+    rest, peaks, logs = [], [], []
+    for row, highest in zip(logits, maxima, strict=True):
+        peak, log = exponentials(row, scratch[0])
+        np.maximum.reduce(sets, axis=0, out=highest)
+        rest.append(float(np.log(np.maximum.reduce(left, initial=0.0))) + peak)
+        peaks.append(peak)
+        logs.append(log)
+    np.log(maxima, out=maxima)
+    maxima += np.array(peaks, np.float32)[:, None]
     return Scan(maxima, rest, LogSums(peaks, logs))
 
 
@@ -59,12 +75,12 @@ def _sets(logits: Logits) -> Logits:
 
 def _maxima(logits: Logits) -> tuple[Logits, list[float]]:
     sets = _sets(logits)
-    return sets.max(axis=1), _highest(logits[:, sets.shape[2] * SET :])
+    return np.maximum.reduce(sets, axis=1), _highest(logits[:, sets.shape[2] * SET :])
 
 
 def _highest(values: Logits) -> list[float]:
     """The highest of each row; -inf where there is none."""
-    highest: list[float] = values.max(axis=1, initial=-np.inf).tolist()
+    highest: list[float] = np.maximum.reduce(values, axis=1, initial=-np.inf).tolist()
     return highest
 
 
@@ -86,16 +102,16 @@ def best(
         np.float32,
     )
     highest = (maxima + shifts).ravel()
-    border = _border(highest, count)
+    border = _border(highest, count) - (0.0 if scanned is None else SLACK)
     stride = maxima.shape[1]
     found: list[tuple[int, int, float]] = []  # beam, token and logit
-    at = np.flatnonzero(highest >= border).tolist()
+    at = (highest >= border).nonzero()[0].tolist()
     if at:
         beams = [place // stride for place in at]
         sets = [place % stride for place in at]
         inside = _sets(logits)[beams, :, sets]
         summed = (inside + shifts[beams]).ravel()
-        for place in np.flatnonzero(summed >= border).tolist():
+        for place in (summed >= border).nonzero()[0].tolist():
             which, number = divmod(place, SET)
             found.append(
                 (beams[which], number * stride + sets[which], float(inside[which, number]))

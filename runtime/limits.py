@@ -18,7 +18,7 @@ import numpy as np
 from edgeseq.runtime.decoder import Logits, TokenIds
 
 Ids = Sequence[int] | TokenIds
-SAFE_EXPONENT = 60.0  # e^60 times any vocabulary is far below the highest float32
+SAFE_SUM = 1e-15  # far from what float32 cannot hold, on either side
 
 
 def suppress(logits: Logits, ids: Ids) -> None:
@@ -90,9 +90,10 @@ def replace_invalid(logits: Logits) -> None:
 
 
 class LogSums(NamedTuple):
-    """Of every row, the highest logit, and the log of the sum of all exponentials relative to it.
+    """For every row two numbers that, taken off its logits, make them logs of probabilities.
 
-    Where the highest is not finite there is no such sum, but NaN.
+    The first is near the highest logit, or 0; the second the log of the sum of the exponentials of
+    what is left then. Of a row whose highest logit is not finite the first is that, the second NaN.
     """
 
     peaks: Sequence[float]
@@ -114,21 +115,25 @@ def normalize(logits: Logits, sums: LogSums | None = None) -> None:
 
 
 def log_sums(logits: Logits) -> LogSums:
-    """What taken off logits (rows, vocabulary) makes them the logarithms of probabilities."""
+    """Those of logits (rows, vocabulary)."""
     scratch = np.empty(logits.shape[1], dtype=np.float32)
-    peaks = [float(row.max()) for row in logits]
-    logs = [log_sum(row, peak, scratch) for row, peak in zip(logits, peaks, strict=True)]
-    return LogSums(peaks, logs)
+    pairs = [exponentials(row, scratch) for row in logits]
+    return LogSums([peak for peak, _ in pairs], [log for _, log in pairs])
 
 
-@np.errstate(over="ignore", under="ignore")
-def log_sum(row: Logits, peak: float, scratch: Logits) -> float:
-    """That of one row, (vocabulary,), whose highest logit is `peak`; `scratch` is as large."""
+@np.errstate(over="ignore", under="ignore", invalid="ignore")
+def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
+    """One row's two numbers of `LogSums`; `scratch` becomes the exponentials of what is left.
+
+    As a rule float32 holds the exponentials of the logits themselves, which saves two passes.
+    """
+    np.exp(row, out=scratch)
+    total = float(np.add.reduce(scratch))
+    if SAFE_SUM < total < 1 / SAFE_SUM:
+        return 0.0, math.log(total)
+    peak = float(row.max())
     if not math.isfinite(peak):
-        return math.nan
-    if abs(peak) < SAFE_EXPONENT:  # float32 holds the exponentials as they are: a pass less
-        np.exp(row, out=scratch)
-        return math.log(scratch.sum()) - peak
+        return peak, math.nan
     np.subtract(row, np.float32(peak), out=scratch)
     np.exp(scratch, out=scratch)
-    return math.log(scratch.sum())
+    return peak, math.log(np.add.reduce(scratch))

@@ -8,7 +8,7 @@ https://github.com/apoorvumang/prompt-lookup-decoding, in Transformers ``prompt_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from edgeseq.runtime.decoder import Logits
 from edgeseq.runtime.options import DEFAULT_NGRAM, GenerationOptions
@@ -48,12 +48,13 @@ class LookupSearch:
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
         """Decide on the token after the last one and, as far as the guess was right, more."""
         new_tokens: list[NewToken] = []
-        for place, row in enumerate(logits):
-            new = self._append(row[None], interrupt)
+        for place, token in enumerate(self._picked(logits)):
+            new = self._text.append(token, self._stopping, interrupt)
             new_tokens.append(new)
             if new.finish_reason is not None:
                 return Choice((), (), new_tokens)
-            if place < len(self._guess) and new.token != self._guess[place]:
+            self._index.append(token)
+            if place < len(self._guess) and token != self._guess[place]:
                 break
         right = len(new_tokens) - 1
         rejected = len(self._guess) - right
@@ -66,16 +67,19 @@ class LookupSearch:
         """The text."""
         return [self._text.found()]
 
-    def _append(self, logits: Logits, interrupt: FinishReason | None) -> NewToken:
-        raw = None if self._options.logprobs is None else logits[0].copy()
-        rows = Rows([self._text.tokens], [0])
-        for process in self._processors:
-            process(logits, rows)
-        [token] = most_probable(logits).tolist()
-        if raw is not None:
+    def _picked(self, logits: Logits) -> Iterator[int]:
+        """The most probable token of each row; a row is looked at when its text is known."""
+        if not self._processors and self._options.logprobs is None:
+            yield from most_probable(logits).tolist()
+            return
+        for row in logits:
+            raw = row.copy()
+            rows = Rows([self._text.tokens], [0])
+            for process in self._processors:
+                process(row[None], rows)
+            [token] = most_probable(row[None]).tolist()
             self._text.record(raw, token)
-        self._index.append(token)
-        return self._text.append(token, self._stopping, interrupt)
+            yield token
 
 
 class NgramIndex:

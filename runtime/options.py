@@ -15,9 +15,9 @@ from edgeseq.runtime.errors import OptionError
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
 EXPONENTS = (-20.0, 20.0)  # of lengths
-MOST_ROWS = 1000  # of a prompt
+MOST_ROWS = 10_000  # of a prompt
 LONGEST_NGRAM = 64  # all n-grams up to it are kept
-DEFAULT_NGRAM = 2  # Transformers' `max_matching_ngram_size` where none is given
+DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses are wrong
 
 Strategy = Literal["greedy", "sampling", "beam search", "group beam search", "prompt lookup"]
 
