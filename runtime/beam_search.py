@@ -43,6 +43,7 @@ class BeamSearch:
             _PromptBeams(prompt, task, options, stopping) for prompt, task in enumerate(tasks)
         ]
         self._live = list(self._prompts)
+        self._scratch: Logits | None = None  # for one row
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
         """Decide on the continuations of every prompt's beams."""
@@ -68,7 +69,9 @@ class BeamSearch:
         Where nothing looks at all log-probabilities they are not made, but for the few that count.
         """
         options = self._options
-        scan = candidates.scan(logits)
+        if self._scratch is None:
+            self._scratch = np.empty_like(logits[:1])
+        scan = candidates.scan(logits, self._scratch)
         if not options.remove_invalid_values:
             for peak in scan.sums.peaks:
                 check_finite(peak)

@@ -45,13 +45,13 @@ class Scan(NamedTuple):
 
 
 @np.errstate(divide="ignore")
-def scan(logits: Logits) -> Scan:
-    """Look at ``logits`` (rows, vocabulary).
+def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
+    """Look at ``logits`` (rows, vocabulary). ``scratch``: memory for one row, (1, vocabulary).
 
     Row by row, so that a row is still in the processor's cache, and through the exponentials: they
     have to be made for the sum, and are as good as the logits to find the highest.
     """
-    scratch = np.empty_like(logits[:1])
+    scratch = np.empty_like(logits[:1]) if scratch is None else scratch
     sets = _sets(scratch)[0]
     left = scratch[0, sets.size :]
     maxima = np.empty((len(logits), sets.shape[1]), np.float32)
