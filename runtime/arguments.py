@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeseq.runtime.decoder import Logits, TokenIds
 from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.option_values import is_text
 
 # From all ids of a text so far, (n,), and its logits, (vocabulary,), to the logits that count.
 LogitsProcessor = Callable[[TokenIds, Logits], Logits]
@@ -40,7 +41,9 @@ class Arguments:
         function = self.prefix_allowed_tokens_fn
         if function is not None and not callable(function):
             raise OptionError(f"prefix_allowed_tokens_fn is {function!r:.60}; it must be callable.")
-        if self.cancel is not None and not callable(getattr(self.cancel, "is_set", self.cancel)):
+        is_class = isinstance(self.cancel, type)
+        is_callable = callable(getattr(self.cancel, "is_set", self.cancel))
+        if self.cancel is not None and (is_class or not is_callable):
             raise OptionError(
                 f"cancel is {self.cancel!r:.60}; it must be a function or an event (is_set)."
             )
@@ -48,8 +51,8 @@ class Arguments:
             raise OptionError(f"{guides[1]} has no effect beside {guides[0]}: pass one of them.")
         for name in ("regex", "grammar"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise OptionError(f"{name} is {value!r:.60}; it must be a string.")
+            if value is not None and not is_text(value):
+                raise OptionError(f"{name} is {value!r:.60}; it must be a string of characters.")
 
     @property
     def processors(self) -> Sequence[LogitsProcessor]:

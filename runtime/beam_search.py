@@ -147,7 +147,7 @@ class _PromptBeams:
     def found(self, count: int) -> list[Found]:
         """The ``count`` best hypotheses."""
         if not self._hypotheses and not self.is_done:  # nothing was decided
-            return [Found(self._text, (), "cancelled", 0.0)] * count
+            return [Found(self._text, (), "cancelled", None, self.beams.logprobs[0])] * count
         return [hypothesis.found(self._text) for hypothesis in self._hypotheses[:count]]
 
     def _finish(self, hypothesis: Hypothesis) -> None:

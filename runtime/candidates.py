@@ -14,6 +14,7 @@ SET = 256
 # What is no better cannot come: Transformers' score of beams that are not there. Values of -inf
 # that `remove_invalid_values` made finite are below it.
 IMPOSSIBLE = -1e9
+DEEP = 40.0  # so far below 0, exponentials are not precise any more, and soon nothing
 SLACK = 1e-3  # what is not known of maxima that were found through exponentials, and much more
 
 
@@ -102,7 +103,13 @@ def best(
         np.float32,
     )
     highest = (maxima + shifts).ravel()
-    border = _border(highest, count) - (0.0 if scanned is None else SLACK)
+    border = _border(highest, count)
+    if scanned is not None:
+        if border < max(scores) - DEEP:
+            maxima, rest = _maxima(logits)
+            highest = (maxima + shifts).ravel()
+            border = _border(highest, count)
+        border -= SLACK
     stride = maxima.shape[1]
     found: list[tuple[int, int, float]] = []  # beam, token and logit
     at = (highest >= border).nonzero()[0].tolist()

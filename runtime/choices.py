@@ -8,6 +8,7 @@ least as probable as the other.
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgeseq.runtime.arguments import Arguments
 from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
 from edgeseq.runtime.errors import OptionError
 from edgeseq.runtime.generating import Outputs
-from edgeseq.runtime.prompts import listed
+from edgeseq.runtime.option_values import is_text
 from edgeseq.runtime.results import ChoiceProbability, GenerationResult, Timings
 from edgeseq.runtime.scoring import log_softmax
 
@@ -34,8 +35,9 @@ def check_choosing(arguments: Arguments, options: Mapping[str, Any]) -> None:
     others = given - MAY_STAND_BESIDE | {n for n, value in options.items() if value is not None}
     for name in sorted(others):
         raise OptionError(f"{name} has no effect with choices.")
-    choices = listed(arguments.choices)
-    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+    choices = arguments.choices
+    is_list = isinstance(choices, list | tuple | np.ndarray)
+    if not is_list or not len(choices) or not all(item and is_text(item) for item in choices):
         raise OptionError(
             f"choices is {arguments.choices!r:.60}; it must be a list of texts, none of them empty."
         )
@@ -56,20 +58,26 @@ def choose(
     ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
     ``time.perf_counter``. Raises ``OptionError`` for a choice that the tokenizer cannot spell.
     """
+    choices = [str(choice) for choice in choices]
     token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
     positions = outputs.manifest.dimensions.max_positions
     for choice, ids in zip(choices, token_ids, strict=True):
-        if not ids:
-            raise OptionError(f"The choice {choice!r} has no tokens.")
+        if not ids or _letters(outputs.tokenizer.decode(ids)) != _letters(choice):
+            raise OptionError(f"The model's vocabulary cannot spell the choice {choice!r:.60}.")
+        if token_ids.count(ids) > 1:
+            raise OptionError(f"Another choice has the same tokens as {choice!r:.60}.")
         if positions is not None and len(start) + len(ids) - 1 > positions:
             raise OptionError(
-                f"The choice {choice!r} ends after the model's {positions} positions: shorten the "
-                "prompt."
+                f"The choice {choice!r:.60} ends after the model's {positions} positions: shorten "
+                "the prompt."
             )
     decoder = new_decoder([prompt], len(start) + max(map(len, token_ids)))
-    logits = decoder.prefill([start])
-    first_s = time.perf_counter() - began
-    logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+    try:
+        logits = decoder.prefill([start])
+        first_s = time.perf_counter() - began
+        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+    finally:
+        decoder.close()
     shares = np.exp(np.array(logprobs) - max(logprobs))
     shares /= shares.sum()
     ranked = sorted(range(len(choices)), key=lambda i: -logprobs[i])
@@ -86,6 +94,11 @@ def choose(
             for i in ranked
         ),
     )
+
+
+def _letters(text: str) -> str:
+    """What a tokenizer may not lose of a text: all but spaces and the forms of characters."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
 
 
 def choice_logprobs(

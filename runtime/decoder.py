@@ -43,6 +43,9 @@ class Decoder(Protocol):
         Several may go on from one, so that there are more rows than before.
         """
 
+    def close(self) -> None:
+        """The generation is over."""
+
     def fork(self) -> Decoder:
         """Another decoder, whose only row holds what the only row of this one does."""
 

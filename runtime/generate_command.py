@@ -142,7 +142,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         for result in model.generate(prompt, **options):
             print(json.dumps({"prompt": prompt, **asdict(result)}))
-    elif {"choices", "num_return_sequences"} & options.keys():
+    elif "choices" in options or options.get("num_return_sequences", 1) > 1:
         _print_several(model.generate(prompt, **options))
     else:
         _stream(model, prompt, options)

@@ -78,13 +78,12 @@ def new_generation(
     arguments: Arguments,
     began: float,
 ) -> Generation:
-    """Check what depends on the prompts and the model, and make the search.
+    """Check what depends on the prompts, and make the search.
 
     ``starts``: what the decoder reads first, for each prompt. ``began``: when the call did, in
     seconds of ``time.perf_counter``.
     """
     manifest = outputs.manifest
-    options = check_ids_of_options(options, manifest.dimensions.vocabulary)
     tasks = [
         Task(start, prompt, _limit(len(start), options, manifest))
         for start, prompt in zip(starts, prompts, strict=True)

@@ -116,7 +116,8 @@ class _PromptGroups:
         """The ``count`` best hypotheses of all groups."""
         ranked = self._ranked()
         if not ranked:  # nothing was decided
-            return [Found(self._text, (), "cancelled", 0.0)] * count
+            logprobs = self.groups[0].beams.logprobs[0]
+            return [Found(self._text, (), "cancelled", None, logprobs)] * count
         return [hypothesis.found(self._text) for hypothesis in ranked[:count]]
 
     def _ranked(self) -> list[Hypothesis]:

@@ -1,8 +1,7 @@
 """Texts that obey a JSON Schema, a regular expression or a grammar: which tokens may come next.
 
 The package `llguidance` says what a text so far can go on with, given the bytes that each token
-adds to it. Those bytes are worked out here, as `detokenizer.py` follows the same decoders. This
-module knows nothing of models, search or the rest of the options.
+adds to it (`spelling.py`). This module knows nothing of models, search or the rest of the options.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +18,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.decoder import Logits, TokenIds
 from edgeseq.runtime.errors import MissingPackageError, OptionError, reason
-from edgeseq.runtime.text_stages import _BYTE_OF, _BYTE_TOKEN
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.spelling import AnyTokenizer, spelling_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -40,10 +37,6 @@ _FORMS: Final = {
     "regex": "a regular expression without look-around, word boundaries and back-references",
     "grammar": "a grammar in llguidance's Lark dialect",
 }
-
-AnyTokenizer = Tokenizer | ByteTokenizer
-Spelling = Callable[[str], tuple[bytes, bytes]]
-"""From a token to the bytes that it adds to a text as the first token, and after another."""
 
 _VOCABULARIES: Final[WeakKeyDictionary[AnyTokenizer, _Vocabulary]] = WeakKeyDictionary()
 
@@ -209,7 +202,7 @@ def _schema_text(schema: Any) -> str:
         if isinstance(schema, dict):
             schema = {"x-guidance": _JSON_LAYOUT, **schema}
         return json.dumps(schema)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         form = _FORMS["json_schema"]
         raise OptionError(f"json_schema must be {form}: {reason(error)}.") from error
 
@@ -229,7 +222,7 @@ def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
     known = _VOCABULARIES.get(tokenizer)
     if known is not None and known.size == size:
         return known
-    spelling = _spelling(tokenizer)
+    spelling = spelling_of(tokenizer)
     tokens = map(tokenizer.token, range(size))
     # llguidance never asks for a symbol without bytes.
     pairs = [(b"", b"") if token is None else spelling(token) for token in tokens]
@@ -244,56 +237,3 @@ def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
     vocabulary = _Vocabulary(size, first, LLTokenizer(TokenizerWrapper(form)))
     _VOCABULARIES[tokenizer] = vocabulary
     return vocabulary
-
-
-def _spelling(tokenizer: AnyTokenizer) -> Spelling:
-    """How `tokenizer`'s decoder spells a token."""
-    if isinstance(tokenizer, ByteTokenizer):
-        return lambda token: (token.encode("latin-1"), token.encode("latin-1"))
-    decoder = tokenizer.decoder
-    if decoder is None:
-        return _words(" ".join)
-    config: dict[str, Any] = json.loads(decoder.__getstate__())
-    match config.get("decoders", [config]):
-        case [{"type": "ByteLevel"}]:
-            return _byte_level
-        case [{"type": "Metaspace" | "WordPiece"}]:
-            return _words(decoder.decode)
-        case [{"type": "Replace"} as spaces, {"type": "ByteFallback"}, {"type": "Fuse"}, *rest]:
-            match spaces["pattern"], rest:
-                case {"String": old}, []:
-                    return _byte_fallback(old, spaces["content"], "")
-                case {"String": old}, [
-                    {"type": "Strip", "start": 0 | 1 as count, "stop": 0} as strip
-                ]:
-                    return _byte_fallback(old, spaces["content"], strip["content"] * count)
-    raise OptionError(
-        "json_schema, regex and grammar need a tokenizer that decodes like GPT-2's, T5's, BERT's, "
-        f"Gemma's or Llama's; this one's decoder is {json.dumps(config)[:100]}."
-    )
-
-
-def _byte_level(token: str) -> tuple[bytes, bytes]:
-    try:
-        data = bytes(map(_BYTE_OF.__getitem__, token))
-    except KeyError:  # an added token, spelled as it is
-        data = token.encode()
-    return data, data
-
-
-def _words(join: Callable[[list[str]], str]) -> Spelling:
-    """Decoders that spell every token by itself, but the first of a text differently."""
-    start = len(join(["a"]))
-    return lambda token: (join([token]).encode(), join(["a", token])[start:].encode())
-
-
-def _byte_fallback(old: str, new: str, stripped: str) -> Spelling:
-    """Tokens are bytes as `<0xNN>` or texts; `stripped` is taken off the start of the text."""
-
-    def spell(token: str) -> tuple[bytes, bytes]:
-        text = token.replace(old, new)
-        byte_token = _BYTE_TOKEN.fullmatch(text)
-        data = bytes.fromhex(byte_token[1]) if byte_token else text.encode()
-        return data.removeprefix(stripped.encode()), data
-
-    return spell

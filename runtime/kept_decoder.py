@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
+from threading import Lock, RLock
 from weakref import WeakSet
 
 from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
@@ -33,40 +34,84 @@ class KeptDecoder:
         self._decoder: Decoder | None = None
         self._positions = 0  # that have been written, whether they count still or not
         self._turn: _Turn | None = None
-        pool.members.add(self)
+        self._is_whole = True  # the row holds the tokens, and no others
+        self._is_closed = False
+        # Held while the cache is used: forks may be used in other threads, and drop caches.
+        self.lock = RLock()
+        pool.add(self)
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
         """A decoder for one call, a ``NewDecoder``; that of the call before ends with it."""
+        if self._is_closed:
+            raise EdgeseqError("The session is closed: open another with model.session().")
         if len(sources) != 1:
             raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
         self._turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
         return self._turn
+
+    def end(self, turn: _Turn) -> None:
+        """A call is over."""
+        with self.lock:
+            if turn is self._turn:
+                self._turn = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call is going on."""
+        return self._turn is not None
 
     def fork(self) -> KeptDecoder:
         """Another one that holds the same text, in memory of its own."""
         other = KeptDecoder(
             self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
         )
-        decoder, tokens = self._decoder, list(self.tokens)
-        if decoder is not None:
-            self._pool.make_room(other, decoder.cache_bytes(len(tokens)))  # may drop this one's
-            other._decoder, other._source = decoder.fork(), self._source
-            other.tokens, other._positions = tokens, len(tokens)
+        with self.lock:
+            if self._decoder is not None:
+                other._decoder, other._source = self._decoder.fork(), self._source
+                other.tokens, other._positions = list(self.tokens), len(self.tokens)
+        self._pool.make_room(other, other.size_bytes)  # may drop this one's
         return other
+
+    def close(self) -> None:
+        """Give the memory back for good; a call that is going on ends with it."""
+        with self.lock:
+            self._is_closed, self._turn = True, None
+            self.drop()
 
     def drop(self) -> None:
         """Give the memory back; the next call reads its text from the start."""
         self._decoder, self._positions, self.tokens = None, 0, []
+        self._is_whole = True
 
     @property
     def size_bytes(self) -> int:
         """Memory that is kept."""
         return 0 if self._decoder is None else self._decoder.cache_bytes(self._positions)
 
-    def start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
+    def read_prompt(
+        self, turn: _Turn, source: Sequence[int], start: Sequence[int], capacity: int
+    ) -> tuple[Decoder, Logits]:
+        """The decoder after ``start``, of which it reads what it does not hold; its logits."""
+        with self.lock:
+            self.check(turn)
+            decoder = self._start(source, start, capacity)
+            rest = list(start[len(self.tokens) :])
+            with self.reading(turn, rest):
+                return decoder, decoder.prefill([rest])
+
+    def forget(self, turn: _Turn, decoder: Decoder, count: int) -> None:
+        """The text is shorter by ``count`` tokens."""
+        with self.lock:
+            self.check(turn)
+            self._is_whole = False
+            decoder.forget(count)
+            del self.tokens[len(self.tokens) - count :]
+            self._is_whole = True
+
+    def _start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
         """The decoder, holding as much of ``start`` as it need not read."""
         decoder = self._decoder
-        if decoder is None or list(source) != list(self._source):
+        if decoder is None or not self._is_whole or list(source) != list(self._source):
             self.drop()
             decoder = self._new_decoder([source if self._has_encoder else start], self._longest)
             self._decoder, self._source = decoder, source
@@ -75,21 +120,26 @@ class KeptDecoder:
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         shared = max(min(shared, len(start) - LEAST_READ), 0)
         if shared < len(self.tokens):
+            self._is_whole = False
             decoder.forget(len(self.tokens) - shared)
             del self.tokens[shared:]
+            self._is_whole = True
         return decoder
 
     @contextmanager
     def reading(self, turn: _Turn, tokens: Sequence[int]) -> Iterator[None]:
         """While ``tokens`` are read; what is half done when something fails is not kept."""
-        self.check(turn)
-        try:
-            yield
-        except BaseException:
-            self.drop()
-            raise
-        self.tokens += tokens
-        self._positions = max(self._positions, len(self.tokens))
+        with self.lock:
+            self.check(turn)
+            self._is_whole = False  # until the end: an interrupt may come at any point
+            try:
+                yield
+            except BaseException:
+                self.drop()
+                raise
+            self.tokens += tokens
+            self._positions = max(self._positions, len(self.tokens))
+            self._is_whole = True
 
     def check(self, turn: _Turn) -> None:
         """Raise ``EdgeseqError`` if another call has begun since."""
@@ -111,12 +161,9 @@ class _Turn:
         self._is_kept = True
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
-        self._kept.check(self)
         [prompt] = prompts
-        self._decoder = self._kept.start(self._source, prompt, self._capacity)
-        rest = list(prompt[len(self._kept.tokens) :])
-        with self._kept.reading(self, rest):
-            return self._decoder.prefill([rest])
+        self._decoder, logits = self._kept.read_prompt(self, self._source, prompt, self._capacity)
+        return logits
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         if not self._is_kept:
@@ -129,14 +176,16 @@ class _Turn:
             return self._inner.read(tokens)
 
     def forget(self, count: int) -> None:
-        self._kept.check(self)
-        self._inner.forget(count)
-        del self._kept.tokens[len(self._kept.tokens) - count :]
+        self._kept.forget(self, self._inner, count)
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         if self._is_kept and len(parent_rows) > 1:
             self._decoder, self._is_kept = self._inner.fork(), False
         self._inner.select_rows(parent_rows)
+
+    def close(self) -> None:
+        self._kept.end(self)
+        self._decoder = None
 
     def fork(self) -> Decoder:
         return self._inner.fork()
@@ -158,23 +207,37 @@ class CachePool:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.members: WeakSet[KeptDecoder] = WeakSet()
+        self._members: WeakSet[KeptDecoder] = WeakSet()
         self._limit_bytes = limit_bytes
         self._clock = 0
+        self._lock = Lock()
+
+    def add(self, member: KeptDecoder) -> None:
+        """Count ``member`` in."""
+        with self._lock:
+            self._members.add(member)
 
     @property
     def size_bytes(self) -> int:
         """Memory that all of them keep."""
-        return sum(member.size_bytes for member in self.members)
+        with self._lock:
+            return sum(member.size_bytes for member in self._members)
 
     def make_room(self, user: KeptDecoder, size_bytes: int) -> None:
-        """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``."""
-        self._clock += 1
-        user.used = self._clock
-        others = sorted(self.members - {user}, key=lambda member: member.used)
-        kept = sum(member.size_bytes for member in others)
-        for member in others:
-            if kept + size_bytes <= self._limit_bytes:
-                return
-            kept -= member.size_bytes
-            member.drop()
+        """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``.
+
+        Those that a call is going on with are left alone.
+        """
+        with self._lock:
+            self._clock += 1
+            user.used = self._clock
+            others = sorted(self._members - {user}, key=lambda member: member.used)
+            kept = sum(member.size_bytes for member in others)
+            for member in others:
+                if kept + size_bytes <= self._limit_bytes:
+                    return
+                if member.lock.acquire(blocking=False):  # else another thread is using it just now
+                    if not member.is_in_use:
+                        kept -= member.size_bytes
+                        member.drop()
+                    member.lock.release()

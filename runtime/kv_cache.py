@@ -16,6 +16,8 @@ from edgeseq.runtime.manifest import Dimensions
 from edgeseq.runtime.memory import Buffer, Memory
 from edgeseq.runtime.placement import in_order, place
 
+TRACKED_ROWS = 64
+
 
 class KVCache:
     """``buffers``: per layer the keys, then the values, each (rows, heads, capacity, head_size)."""
@@ -80,7 +82,8 @@ class KVCache:
         """
         new_rows = max(rows - self._shape[1], 0)
         if new_rows:
-            self._common = self._common_of(list(range(self.rows)), self._shape[1] + new_rows)
+            tracked = list(range(self.rows)) if self._common else []
+            self._common = self._common_of(tracked, self._shape[1] + new_rows)
         found, copies = place(sources, places, self._common)
         ordered = in_order(copies)
         old = self.lengths
@@ -95,7 +98,7 @@ class KVCache:
                 self.memory.copy_row(self._block, source, target, begin, old[source])
             padding = set(range(rows)) - set(found)
         self._common = self._common_of(parents, self._shape[1])
-        for row in padding:  # whatever is there
+        for row in padding if self._common else ():  # whatever is there
             self._common[row] = [0] * self._shape[1]
             for others in self._common:
                 others[row] = 0
@@ -105,6 +108,8 @@ class KVCache:
     def _common_of(self, parents: Sequence[int], rows: int) -> list[list[int]]:
         """What ``rows`` rows share of which the first have become those of ``parents``."""
         common = _nothing_in_common(rows)
+        if not common:
+            return common
         for row, parent in enumerate(parents):
             for other, its_parent in enumerate(parents[:row]):
                 same = parent == its_parent
@@ -127,5 +132,8 @@ class KVCache:
 
 
 def _nothing_in_common(rows: int) -> list[list[int]]:
-    """The positions that two rows share, by row and row. Lists: they are short, and each step's."""
-    return [[0] * rows for _ in range(rows)]
+    """The positions that two rows share, by row and row; empty for more than are tracked.
+
+    Lists, which are faster than numpy for a few rows. Only beams share much, and they are few.
+    """
+    return [[0] * rows for _ in range(rows)] if rows <= TRACKED_ROWS else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
@@ -35,6 +36,9 @@ def load(
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
+    given: Any = path  # it need not be what the types say
+    if given is not None and (not isinstance(given, str | os.PathLike) or not os.fspath(given)):
+        raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
     manifest = bundle.manifest

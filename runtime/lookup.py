@@ -52,7 +52,7 @@ class LookupSearch:
             new = self._text.append(token, self._stopping, interrupt)
             new_tokens.append(new)
             if new.finish_reason is not None:
-                return Choice((), (), new_tokens)
+                return Choice((), (), new_tokens, len(self._guess) - len(new_tokens) + 1)
             self._index.append(token)
             if place < len(self._guess) and token != self._guess[place]:
                 break

@@ -24,17 +24,20 @@ def decode(
     if interrupted() == "cancelled":
         return
     decoder = new_decoder()
-    logits = decoder.prefill(prompts)
-    rows = list(range(len(prompts)))
-    while True:
-        next_tokens, parent_rows, new_tokens, rejected = search.choose(logits, interrupted())
-        yield new_tokens
-        if not next_tokens:
-            return
-        if rejected:
-            decoder.forget(rejected)
-        if parent_rows != rows:
-            decoder.select_rows(parent_rows)
-            rows = list(range(len(parent_rows)))
-        one_each = len(next_tokens) == len(rows)
-        logits = decoder.decode(next_tokens) if one_each else decoder.read(next_tokens)
+    try:
+        logits = decoder.prefill(prompts)
+        rows = list(range(len(prompts)))
+        while True:
+            next_tokens, parent_rows, new_tokens, rejected = search.choose(logits, interrupted())
+            if rejected:
+                decoder.forget(rejected)
+            yield new_tokens
+            if not next_tokens:
+                return
+            if parent_rows != rows:
+                decoder.select_rows(parent_rows)
+                rows = list(range(len(parent_rows)))
+            one_each = len(next_tokens) == len(rows)
+            logits = decoder.decode(next_tokens) if one_each else decoder.read(next_tokens)
+    finally:
+        decoder.close()

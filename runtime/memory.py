@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeseq.runtime.errors import DeviceError
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -60,7 +62,14 @@ class CpuMemory:
     device_id = 0
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        array = np.empty(shape, dtype)
+        try:
+            array = np.empty(shape, dtype)
+        except MemoryError as error:
+            size = math.prod(shape) * dtype.itemsize
+            raise DeviceError(
+                f"There is no memory for {size / 2**20:,.0f} MiB of keys and values: ask for fewer "
+                "beams, texts or tokens."
+            ) from error
         return Buffer(array.ctypes.data, shape, dtype, array)
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:

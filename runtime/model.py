@@ -13,8 +13,9 @@ from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.choices import check_choosing, choose
 from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.errors import OptionError, PromptError
-from edgeseq.runtime.generating import Generation, Outputs, new_generation
+from edgeseq.runtime.generating import Generation, Outputs, check_ids_of_options, new_generation
 from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
+from edgeseq.runtime.option_values import plain
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.passages import scored
 from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists, listed
@@ -29,6 +30,7 @@ from edgeseq.runtime.tokenizer import Tokenizer
 Results = list[GenerationResult]
 Ids = Sequence[int]
 CACHE_BYTES = 256 * 2**20  # of a session
+ONE_TEXT = ("num_return_sequences", 1)  # what a stream gives anyway
 LONGEST = 2**30  # positions of a model that has no bound
 
 
@@ -97,7 +99,8 @@ class Model:
         if not isinstance(text, str):
             raise PromptError("stream takes one text; several at once: generate.")
         for name in ("num_return_sequences", "logprobs", "choices"):
-            if options.get(name) is not None:
+            useless = options.get(name) is not None and (name, options[name]) != ONE_TEXT
+            if useless:
                 raise OptionError(f"{name} has no effect with stream: use generate.")
         call = self._call([self.tokenizer.encode(text)], options)
         call = call._replace(options=replace(call.options, num_return_sequences=1, logprobs=None))
@@ -196,11 +199,24 @@ class Model:
         manifest = self.bundle.manifest
         arguments, rest = split_arguments(options)
         resolved = resolve_options(manifest.generation, rest, manifest.kind)
+        resolved = check_ids_of_options(resolved, manifest.dimensions.vocabulary)
         check_choosing(arguments, rest)
+        self._check_ends(rest)
         for number, prompt in enumerate(prompts):
             check_prompt(number, prompt, resolved, manifest)
         starts = decoder_prompts(prompts, arguments.decoder_input_ids, resolved, manifest)
         return _Call(prompts, starts, resolved, arguments)
+
+    def _check_ends(self, options: Mapping[str, Any]) -> None:
+        """Refuse ids of the caller's that cannot come; a bundle's are left unused."""
+        vocabulary = self.bundle.manifest.dimensions.vocabulary
+        for name in ("eos_token_id", "pad_token_id"):
+            given = plain(options.get(name))
+            for token in given if isinstance(given, tuple) else (given,):
+                if token is not None and token >= vocabulary:
+                    raise OptionError(
+                        f"{name} is {token}; token ids are integers from 0 to {vocabulary - 1}."
+                    )
 
     def _generation(self, call: _Call, began: float) -> Generation:
         return new_generation(

@@ -1,7 +1,6 @@
 """A decoder graph, run on preallocated memory.
 
-Inputs, outputs and the cache are bound by address. While the rows stay the same a step changes
-numbers in place and calls the session: it binds nothing and allocates nothing.
+Calls are bound once and used again (``bound_step.py``) as long as the rows stay the same.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgeseq.runtime.bound_step import BoundStep
 from edgeseq.runtime.chunks import chunk_ends, lone_tail
 from edgeseq.runtime.decoder import Logits
 from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.memory import Buffer, Memory
+from edgeseq.runtime.memory import Memory
 from edgeseq.runtime.onnx_runtime import Session
 
 # Tokens of a prompt that are read at once, where there is only one, by what the cache holds: what
@@ -68,7 +66,8 @@ class OnnxDecoder:
         self._rows = list(range(rows))  # where each row is in the cache
         self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
-        self._steps: dict[int, _BoundStep] = {}  # by tokens a row, bound when they are needed
+        self._guessed: Logits | None = None  # those of a few tokens that are read at once
+        self._steps: dict[int, BoundStep] = {}  # by tokens a row, bound when they are needed
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read the prompts, padded on the right: (rows, vocabulary) logits after each.
@@ -113,7 +112,9 @@ class OnnxDecoder:
         if 1 < n <= KEPT_STEPS and not lone_tail(n, self._tile):
             step = self._steps.get(n)
             if step is None:
-                step = self._steps[n] = self._bind(n, self._new_logits(n))
+                if self._guessed is None:  # one for all numbers of tokens
+                    self._guessed = self._new_logits(KEPT_STEPS)
+                step = self._steps[n] = self._bind(n, self._guessed[:n])
             return self._read_at(step, tokens)
         logits = self._new_logits(n)
         for begin, end in self._chunks(n):
@@ -141,11 +142,14 @@ class OnnxDecoder:
         elif 1 in self._steps:
             self._steps[1].set_rows(self._rows)
 
+    def close(self) -> None:
+        """The generation is over; there is nothing to do."""
+
     def fork(self) -> OnnxDecoder:
         """Another decoder whose only row holds what the only row of this one does."""
         other = copy(self)
         other._cache = self._cache.fork()
-        other._steps = {}
+        other._steps, other._guessed = {}, None
         other._logits = self._new_logits(1)
         return other
 
@@ -181,7 +185,7 @@ class OnnxDecoder:
         """Append ``tokens`` to the only row; ``logits`` are those after the last of them."""
         self._read_at(self._bind(len(tokens), logits), tokens)
 
-    def _read_at(self, step: _BoundStep, tokens: Sequence[int]) -> Logits:
+    def _read_at(self, step: BoundStep, tokens: Sequence[int]) -> Logits:
         [length] = self._cache.lengths
         n = len(tokens)
         step.input_ids[0] = tokens
@@ -199,97 +203,5 @@ class OnnxDecoder:
     def _new_logits(self, rows: int) -> Logits:
         return np.empty((rows, self._vocabulary), np.float32)
 
-    def _bind(self, n: int, logits: Logits) -> _BoundStep:
-        return _BoundStep(self._session, self._cache, self._sources, self._names, logits, n)
-
-
-class _BoundStep:
-    """A call of the session for the cache's rows and ``n`` tokens each, everything bound.
-
-    ``logits``: where those go that ``logits_at`` asks for.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        cache: KVCache,
-        sources: KVCache | None,
-        names: Sequence[str],
-        logits: Logits,
-        n: int,
-    ) -> None:
-        rows = cache.rows
-        self.input_ids = np.empty((rows, n), np.int64)
-        self.position_ids = np.empty((rows, n), np.int64)
-        self.logits_at = np.empty(len(logits), np.int64)
-        self._seqlens_k = np.empty(rows, np.int32)
-        self._total_sequence_length = np.empty((), np.int32)
-        # Plain views: writing single numbers through them is cheaper than numpy's own way.
-        self._ids = self.input_ids.reshape(-1).data
-        self._positions = self.position_ids.reshape(-1).data
-        self._last_positions = self._seqlens_k.data
-        self._longest = self._total_sequence_length.reshape(1).data
-        self._logits = logits
-        self._cache = cache
-        self._run = session.run_with_iobinding
-        self._binding = session.io_binding()
-        self._bind_host("input_ids", self.input_ids)
-        self._bind_host("position_ids", self.position_ids)
-        self._bind_host("logits_at", self.logits_at)
-        self._bind_host("seqlens_k", self._seqlens_k)
-        self._bind_host("total_sequence_length", self._total_sequence_length)
-        self._binding.bind_output(
-            "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
-        )
-        self._bind_buffers("past_key_values", cache, names)
-        if sources is not None:
-            self._source_lengths = np.array(sources.lengths, np.int32)
-            self._bind_host("source_lengths", self._source_lengths)
-            self._bind_buffers("cross", sources, names)
-
-    def set_rows(self, rows: Sequence[int]) -> None:
-        """Say which row of the cache each token of ``append`` is for: one token a row."""
-        self._rows = rows
-        self._padding = [row for row in range(self._cache.rows) if row not in rows]
-        self.logits_at[:] = rows
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """Make ``tokens`` the next of each row."""
-        self._put(self._rows, tokens)
-        if self._padding:
-            self._put(self._padding, [0] * len(self._padding))
-
-    def _put(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        lengths = self._cache.lengths
-        for row, token in zip(rows, tokens, strict=True):
-            self._ids[row] = token
-            self._positions[row] = lengths[row]
-            lengths[row] += 1
-
-    def run(self, total: int = 0) -> Logits:
-        """Run on what the arrays hold; the cache's lengths already count this step.
-
-        ``total``: positions that are read at least, where padding goes beyond the longest row.
-        """
-        lengths = self._cache.lengths
-        for row, length in enumerate(lengths):
-            self._last_positions[row] = length - 1
-        self._longest[0] = max(total, *lengths)
-        self._run(self._binding)
-        return self._logits
-
-    def _bind_host(self, name: str, array: NDArray[Any]) -> None:
-        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-    def _bind_buffers(self, prefix: str, cache: KVCache, names: Sequence[str]) -> None:
-        for name, buffer in zip(names, cache.buffers, strict=True):
-            place = bound_place(cache, buffer)
-            self._binding.bind_input(f"{prefix}.{name}", *place)
-            if cache is self._cache:
-                self._binding.bind_output(f"present.{name}", *place)
-
-
-def bound_place(cache: KVCache, buffer: Buffer) -> tuple[Any, ...]:
-    """Where ONNX Runtime finds the rows in use of one of the cache's buffers."""
-    device = cache.memory.device_type, cache.memory.device_id
-    return *device, buffer.dtype, (cache.rows, *buffer.shape[1:]), buffer.address
+    def _bind(self, n: int, logits: Logits) -> BoundStep:
+        return BoundStep(self._session, self._cache, self._sources, self._names, logits, n)

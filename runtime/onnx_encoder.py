@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgeseq.runtime.bound_step import bound_place
 from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.memory import Memory
-from edgeseq.runtime.onnx_decoder import bound_place
 from edgeseq.runtime.onnx_runtime import Session
 
 # Attention gives the same bits alone and beside longer sources when lengths are multiples of it.

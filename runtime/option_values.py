@@ -95,7 +95,11 @@ def biases(name: str, value: Any) -> Biases:
 
 def check_strings(name: str, value: Any) -> None:
     """Refuse what is no sequence of strings that are not empty."""
-    if not isinstance(value, tuple) or not value or not all(map(_is_text, value)):
+    if (
+        not isinstance(value, tuple)
+        or not value
+        or not all(item and is_text(item) for item in value)
+    ):
         raise OptionError(
             f"{name} is {value!r:.60}; it must be a string or a list of them, none of them empty."
         )
@@ -130,5 +134,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+def is_text(value: Any) -> bool:
+    """Whether ``value`` is a string of whole characters, without lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -147,7 +147,9 @@ class GenerationOptions:
         if groups > self.num_beams or self.num_beams % groups:
             raise OptionError(f"num_beam_groups is {groups}; it must divide num_beams.")
         if self.do_sample:
-            raise OptionError("num_beam_groups is for beam search without sampling (do_sample).")
+            raise OptionError(
+                "num_beam_groups is for beam search without sampling: do_sample=False."
+            )
         if self.diversity_penalty == 0.0:
             raise OptionError(
                 "num_beam_groups needs a diversity_penalty above 0: all groups would be the same."

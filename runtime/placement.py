@@ -26,7 +26,7 @@ def place(
 
     ``sources``: the row that each goes on from. ``places``: the rows that each may have, of which
     there are enough. ``common``: for each row and each other, how many positions they share from
-    the first on.
+    the first on; empty if that is not known.
     """
     rows = [-1] * len(sources)
     taken: set[int] = set()
@@ -37,10 +37,10 @@ def place(
     copies = []
     for i, (source, allowed) in enumerate(zip(sources, places, strict=True)):
         if rows[i] < 0:
-            free = [row for row in allowed if row not in taken]
-            rows[i] = max(free, key=lambda row: common[row][source])
+            free = (row for row in allowed if row not in taken)
+            rows[i] = max(free, key=lambda row: common[row][source]) if len(common) else next(free)
             taken.add(rows[i])
-            copies.append(Copy(source, rows[i], common[rows[i]][source]))
+            copies.append(Copy(source, rows[i], common[rows[i]][source] if len(common) else 0))
     return rows, copies
 
 

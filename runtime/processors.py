@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeseq.runtime import limits, penalties, warpers
 from edgeseq.runtime.arguments import Arguments, LogitsProcessor, PrefixAllowedTokens
@@ -59,7 +60,8 @@ class Diversity:
 
     def __call__(self, logits: Logits, rows: Rows) -> None:
         for token, count in Counter(self.chosen).items():
-            logits[:, token] -= np.float32(self._penalty * count)
+            if token < logits.shape[1]:  # a padding token may be none of the vocabulary's
+                logits[:, token] -= np.float32(self._penalty * count)
 
 
 def text_processors(
@@ -218,11 +220,11 @@ def _at(
 
 def _keep_allowed(allowed: PrefixAllowedTokens, logits: Logits, rows: Rows) -> None:
     for row, tokens, prompt in zip(logits, *rows, strict=True):
-        ids = np.asarray(allowed(prompt, tokens.copy()))
+        ids = _array("prefix_allowed_tokens_fn", allowed(prompt, tokens.copy()))
         if ids.ndim != 1 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
             raise OptionError(
                 f"prefix_allowed_tokens_fn gave {ids.tolist()!r:.60} for prompt {prompt}; it must "
-                "give at least one token id."
+                "give a list of at least one token id."
             )
         if ids.min() < 0 or ids.max() >= row.size:
             raise OptionError(
@@ -234,10 +236,23 @@ def _keep_allowed(allowed: PrefixAllowedTokens, logits: Logits, rows: Rows) -> N
 
 def _call(function: LogitsProcessor, logits: Logits, rows: Rows) -> None:
     for row, tokens in zip(logits, rows.tokens, strict=True):
-        changed = np.asarray(function(tokens.copy(), row))
-        if changed.shape != row.shape or not np.issubdtype(changed.dtype, np.number):
+        changed = _array("logits_processor", function(tokens.copy(), row))
+        if changed.shape != row.shape or changed.dtype.kind not in "fiu":
             raise OptionError(
                 f"The logits_processor gave {changed.dtype} of shape {changed.shape}; it must give "
                 f"the logits, numbers of shape {row.shape}."
             )
-        row[:] = changed
+        with np.errstate(over="ignore"):
+            row[:] = changed
+        if not row.max() < np.inf:
+            raise OptionError(
+                "The logits_processor gave NaN, infinity or numbers that float32 does not hold; "
+                "-inf is for what may not come."
+            )
+
+
+def _array(name: str, given: object) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise OptionError(f"{name} gave {given!r:.60}, which is no list of numbers.") from error

@@ -97,18 +97,35 @@ def resolve_options(
             for name in pair:
                 defaults.pop(name, None)
     merged = {name: plain(value) for name, value in {**defaults, **caller}.items()}
-    for name in _useless(merged) - passed:
+    for name in _useless(merged, passed) - passed:
         merged.pop(name, None)
     options = GenerationOptions(**_without_none(merged))
     _check_effects(options, passed, kind)
     return options
 
 
-def _useless(merged: Mapping[str, Any]) -> set[str]:
+def _useless(merged: Mapping[str, Any], caller: set[str]) -> set[str]:
     """Options that a bundle may have for another strategy than that of this call."""
     beams = merged.get("num_beams") or 1
-    several = beams != 1 or merged.get("do_sample")
-    return {"prompt_lookup_num_tokens"} if several else {"num_return_sequences"}
+    sampling = bool(merged.get("do_sample"))
+    if beams == 1 and not sampling:
+        return {"num_return_sequences"}
+    useless = {"prompt_lookup_num_tokens"}
+    if caller & {"num_beams", "do_sample"}:
+        returned, groups = merged.get("num_return_sequences"), merged.get("num_beam_groups")
+        if sampling or not _divides(groups, beams):
+            useless.add("num_beam_groups")
+        if _is_above(returned, beams) and beams != 1:
+            useless.add("num_return_sequences")
+    return useless
+
+
+def _divides(value: Any, other: Any) -> bool:
+    return type(value) is int and type(other) is int and value > 0 and other % value == 0
+
+
+def _is_above(value: Any, other: Any) -> bool:
+    return type(value) is int and type(other) is int and value > other
 
 
 def _without_none(merged: Mapping[str, Any]) -> dict[str, Any]:

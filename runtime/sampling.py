@@ -44,8 +44,8 @@ def check_finite(highest: float) -> None:
     """Raise ``BundleError`` if a row's highest logit is no number that can be compared."""
     if not math.isfinite(highest):
         raise BundleError(
-            f"The model's highest logit must be finite, not {highest}: its weights are damaged; "
-            "check them with `edgeseq info BUNDLE --verify`."
+            f"The model's highest logit must be finite, not {highest}: its weights are damaged, "
+            "which `edgeseq info BUNDLE --verify` shows, or an option made it so."
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime.errors import EdgeseqError
+from edgeseq.runtime.errors import EdgeseqError, PromptError
 from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
+from edgeseq.runtime.prompts import listed
 from edgeseq.runtime.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ class Session:
     search and several sequences, of which only the prompt is.
 
     Caches of a session and its forks take ``max_cache_bytes`` together. Where a call would need
-    more, those used least recently are dropped, and read anew when they are used again; the one in
-    use is never dropped. A session is for one thread at a time; forks are sessions of their own.
+    more, those used least recently are dropped, and read anew when they are used again; one that a
+    call is going on with is never dropped. A session is for one thread at a time; forks are
+    sessions of their own, and may be used in other threads.
     """
 
     def __init__(self, model: Model, kept: KeptDecoder, pool: CachePool) -> None:
@@ -40,10 +42,12 @@ class Session:
     def generate_ids(self, prompt: Sequence[int], **options: Any) -> list[GenerationResult]:
         """As ``Model.generate_ids``, for one list of token ids."""
         self._check_open()
+        if listed(prompt) is None:
+            raise PromptError(f"A session takes one list of token ids, not {prompt!r:.60}.")
         return self._model.generate_ids([prompt], **options)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
-        """As ``Model.stream``. The next call ends it, if its pieces are not all taken."""
+        """As ``Model.stream``. A later call ends it, if its pieces are not all taken by then."""
         self._check_open()
         return self._model.stream(text, **options)
 
@@ -54,7 +58,7 @@ class Session:
     def close(self) -> None:
         """Give the memory back."""
         if self._kept is not None:
-            self._kept.drop()
+            self._kept.close()
         self._kept = None
 
     @property

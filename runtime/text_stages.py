@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 _REPLACEMENT_CHARACTER: Final = "\ufffd"
-_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Stage(ABC):
@@ -50,7 +50,7 @@ def _byte_of_character() -> dict[str, int]:
     return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTE_OF: Final = _byte_of_character()
+BYTE_OF: Final = _byte_of_character()
 
 
 class Bytes(Stage):
@@ -61,7 +61,7 @@ class Bytes(Stage):
 
     def push(self, text: str) -> str:
         try:
-            data = bytes(map(_BYTE_OF.__getitem__, text))
+            data = bytes(map(BYTE_OF.__getitem__, text))
         except KeyError:  # an added token, spelled as it is
             data = text.encode()
         data = self._incomplete + data
@@ -114,7 +114,7 @@ class ByteFallback(Stage):
 
     def push(self, text: str) -> str:
         text = text.replace(self._old, self._new)
-        byte_token = _BYTE_TOKEN.fullmatch(text)
+        byte_token = BYTE_TOKEN.fullmatch(text)
         if byte_token is None:
             return self.finish() + text
         if self._is_broken:

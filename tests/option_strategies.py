@@ -132,10 +132,10 @@ def calls(draw: st.DrawFn, ways: tuple[str, ...] = WAYS, prompts: int = 3) -> Ca
     way = draw(st.sampled_from(ways))
     several = 1 if way == "prompt lookup" else prompts
     batch = draw(st.lists(ids, min_size=1, max_size=several))
-    ends = draw(st.none() | st.lists(st.integers(0, vocabulary + 1), min_size=1, max_size=3))
+    ends = draw(st.none() | st.lists(st.integers(0, vocabulary - 1), min_size=1, max_size=3))
     options = {"eos_token_id": ends, **draw(way_options(way))}
     options |= draw(some_of(of_ids(vocabulary), 4))
-    if ends is not None and min(ends) < vocabulary:
+    if ends is not None:
         options |= draw(some_of(ENDING, 1))
     longest = max(map(len, batch))
     if draw(st.booleans()):

@@ -59,6 +59,9 @@ class ScriptedDecoder:
         self.texts = [list(self.texts[row]) for row in parent_rows]
         self.calls.append(("select_rows", list(parent_rows)))
 
+    def close(self) -> None:
+        self.is_closed = True
+
     def fork(self) -> ScriptedDecoder:
         [ids] = self.texts
         return ScriptedDecoder(self.rule, self.capacity, [list(ids)])

@@ -82,3 +82,11 @@ def test_a_scan_of_a_part_of_the_rows() -> None:
     assert cut.sums == part.sums
     assert cut.rest == part.rest
     np.testing.assert_array_equal(cut.maxima, part.maxima)
+
+
+def test_continuations_whose_exponentials_vanish() -> None:
+    logits = np.full((1, 3 * SET), -160.0, np.float32)
+    logits[0, [7, 300, 11]] = [0.0, -115.0, -116.0]
+    found = best(logits, [0.0], 3, scan(logits))
+    assert places(found) == [(0, 7), (0, 300), (0, 11)]
+    assert [candidate.score for candidate in found] == pytest.approx([0.0, -115.0, -116.0])

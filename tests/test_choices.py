@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime import Model, OptionError
+from edgeseq.runtime import Model, OptionError, load
 from edgeseq.runtime.choices import choice_logprobs
 from edgeseq.runtime.scoring import log_softmax
 
@@ -124,6 +124,9 @@ def test_several_prompts(model: Model) -> None:
         ({"choices": ["a", ""]}, "none of them empty"),
         ({"choices": ["a", 1]}, "list of texts"),
         ({"choices": ["a", "b", "a"]}, "twice"),
+        ({"choices": {"a", "b"}}, "list of texts"),
+        ({"choices": {"a": 1}}, "list of texts"),
+        ({"choices": iter(["a"])}, "list of texts"),
         ({"choices": ["a", "b"], "num_beams": 2}, "num_beams has no effect with choices"),
         ({"choices": ["a", "b"], "max_new_tokens": 2}, "max_new_tokens has no effect"),
         ({"choices": ["a", "b"], "regex": "a"}, "regex has no effect with choices"),
@@ -138,3 +141,16 @@ def test_choices_that_are_refused(model: Model, options: dict[str, Any], said: s
 def test_a_stream_has_no_choices(model: Model) -> None:
     with pytest.raises(OptionError, match="choices has no effect with stream"):
         model.stream("Once", choices=["a", "b"])
+
+
+def test_choices_of_numpy(model: Model) -> None:
+    [result] = model.generate("Once", choices=np.array([" a", " b"]))
+    assert type(result.text) is str
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"), [(["{}", "a"], "cannot spell"), (["R AY1", "R  AY1"], "same tokens")]
+)
+def test_choices_that_cannot_be_told_apart_or_spelled(choices: list[str], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        load(demo="t5", threads=1).generate("spell: R AY1 T", choices=choices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,24 @@ def test_processors_of_the_caller(model: Model) -> None:
     assert both[0].token_ids == (7, 8, 9)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_numbers_that_a_processor_must_not_give(model: Model, strategy: str, bad: float) -> None:
+    def spoil(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        changed = logits.astype(np.float64)
+        changed[3] = bad
+        return changed
+
+    with pytest.raises(OptionError, match="logits_processor gave NaN, infinity"):
+        model.generate_ids([[1]], logits_processor=spoil, **STRATEGIES[strategy])
+
+
+@pytest.mark.parametrize("given", [[[1], [2, 3]], np.zeros(320, complex)])
+def test_what_is_no_list_of_numbers(model: Model, given: Any) -> None:
+    with pytest.raises(OptionError, match="logits_processor gave"):
+        model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
+
+
 @pytest.mark.parametrize("given", [None, 1.0, [1, 2], "text", np.zeros((1, 320))])
 def test_what_a_processor_must_not_give(model: Model, given: Any) -> None:
     with pytest.raises(OptionError, match="logits_processor gave"):
@@ -179,6 +198,11 @@ def test_a_processor_that_forbids_everything(model: Model) -> None:
         {"regex": "a", "grammar": 'start: "a"'},
         {"json_schema": {}, "regex": "a"},
         {"grammar": b"start"},
+        {"regex": "\ud800"},
+        {"cancel": threading.Event},
+        {"eos_token_id": 10**6},
+        {"eos_token_id": [1, 10**6]},
+        {"stop_strings": "\ud800"},
     ],
 )
 def test_arguments_that_are_refused(model: Model, arguments: dict[str, Any]) -> None:

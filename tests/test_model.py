@@ -344,7 +344,7 @@ class Recorder:
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
-        self.calls += 1
+        self.calls += name != "close"
         return getattr(self._decoder, name)
 
 

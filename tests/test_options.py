@@ -263,6 +263,9 @@ def test_a_prompt_that_fills_max_length_of_a_model(model: Model) -> None:
         ({**SAMPLING, "num_return_sequences": 3}, {"do_sample": False}, "greedy"),
         ({"prompt_lookup_num_tokens": 3}, SAMPLING, "sampling"),
         ({"prompt_lookup_num_tokens": 3}, {"num_beams": 2}, "beam search"),
+        (GROUPS, {"do_sample": True}, "beam search"),
+        (GROUPS, {"num_beams": 3}, "beam search"),
+        ({**BEAMS, "num_return_sequences": 4}, {"num_beams": 2}, "beam search"),
     ],
 )
 def test_the_bundles_options_for_another_strategy_are_left_unused(

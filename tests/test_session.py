@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -251,3 +255,92 @@ def test_what_a_session_refuses(model: Model) -> None:
     for limit in (-1, 1.5, True, "1"):
         with pytest.raises(OptionError, match="max_cache_bytes"):
             model.session(max_cache_bytes=limit)  # type: ignore[arg-type]
+
+
+# What reviews found
+
+
+def test_closing_and_dropping_give_the_memory_back(model: Model) -> None:
+    for beams in (1, 3):
+        session = model.session()
+        session.generate_ids(PROMPT, **OPTIONS, num_beams=beams)
+        assert session._kept is not None
+        decoder = weakref.ref(session._kept._decoder)
+        assert not session._kept.is_in_use
+        session.close()
+        gc.collect()
+        assert decoder() is None
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stream_of_a_closed_session(model: Model, begun: bool) -> None:
+    session = model.session()
+    pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
+    if begun:
+        next(pieces)
+    session.close()
+    with pytest.raises(EdgeseqError):
+        list(pieces)
+
+
+def test_a_running_stream_keeps_its_cache(model: Model) -> None:
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12}
+    with model.session(max_cache_bytes=0) as session:
+        pieces = session.stream("Once upon a time", **options)
+        read = [next(pieces)]
+        fork = session.fork()
+        fork.generate("Another text", **options)
+        read += pieces
+        assert "".join(read) == model.generate("Once upon a time", **options)[0].text
+        prompt = model.tokenizer.encode("Once upon a time")
+        assert session.cached_tokens[: len(prompt)] == tuple(prompt)
+
+
+def test_an_abandoned_stream_is_over_when_it_is_closed(model: Model) -> None:
+    with model.session() as session:
+        pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
+        next(pieces)
+        assert session._kept is not None and session._kept.is_in_use
+        pieces.close()  # type: ignore[attr-defined]
+        assert not session._kept.is_in_use
+
+
+def test_guesses_that_were_wrong_are_not_remembered(model: Model) -> None:
+    text = "a fox; a fox; a fox; a"
+    [plain] = model.generate(text, do_sample=False, max_new_tokens=12, eos_token_id=None)
+    stop = model.tokenizer.decode(plain.token_ids[4:6])
+    with model.session() as session:
+        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
+        [found] = session.generate(
+            text, prompt_lookup_num_tokens=10, stop_strings=[stop], **options
+        )
+        ids = [*model.tokenizer.encode(text), *found.token_ids]
+        assert list(session.cached_tokens) == ids[: len(session.cached_tokens)]
+
+
+def test_forks_in_threads(model: Model) -> None:
+    """The switch interval makes threads meet where they seldom do."""
+    prompts = [random_ids(20, seed) for seed in range(4)]
+    expected = [fresh_ids(model, prompt) for prompt in prompts]
+    with model.session() as probe:
+        probe.generate_ids(prompts[0], **OPTIONS)
+        size = probe.cache_bytes
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with model.session(max_cache_bytes=2 * size) as session:
+            forks = [session.fork() for _ in prompts]
+
+            def run(number: int) -> list[tuple[int, ...]]:
+                found = []
+                for turn in range(25):
+                    prompt = prompts[(number + turn) % len(prompts)]
+                    found.append(forks[number].generate_ids(prompt, **OPTIONS)[0].token_ids)
+                return found
+
+            with ThreadPoolExecutor(len(prompts)) as pool:
+                results = list(pool.map(run, range(len(prompts))))
+    finally:
+        sys.setswitchinterval(before)
+    for number, found in enumerate(results):
+        assert found == [expected[(number + turn) % len(prompts)] for turn in range(25)]

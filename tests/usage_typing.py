@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_type
+
+import numpy as np
 
 from edgeseq.runtime import EdgeseqError, GenerationResult, Model, OptionError, Timings, load
 
@@ -56,6 +59,35 @@ def read_result(result: GenerationResult) -> dict[str, str | int | float]:
     assert_type(result.timings.total_s, float)
     finish_reason: str = result.finish_reason
     return {"text": result.text, "finish_reason": finish_reason}
+
+
+def read_hypotheses(model: Model) -> list[tuple[str, float]]:
+    results = model.generate("Once", num_beams=4, num_return_sequences=2, logprobs=1)
+    for result in results:
+        assert_type(result.sequence_score, float | None)
+        assert_type(result.logprobs, tuple[float, ...] | None)
+    return [(result.text, result.sequence_score or 0.0) for result in results]
+
+
+def choose(model: Model) -> dict[str, float]:
+    [result] = model.generate("Once", choices=[" a", " the"])
+    return {choice.text: choice.probability for choice in result.choices or ()}
+
+
+def go_on(model: Model, stop: threading.Event) -> str:
+    with model.session(max_cache_bytes=2**20) as session:
+        [result] = session.generate("Once", cancel=stop, stop_strings=["."])
+        with session.fork() as other:
+            return result.text + "".join(other.stream("Once" + result.text))
+
+
+def process(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    logits[0] = -np.inf
+    return logits
+
+
+def steer(model: Model) -> list[GenerationResult]:
+    return model.generate("Once", logits_processor=[process], regex="[a-z ]{1,20}")
 
 
 def catch(model: Model) -> list[GenerationResult]:
