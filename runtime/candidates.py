@@ -45,7 +45,7 @@ class Scan(NamedTuple):
         return Scan(self.maxima[begin:end], self.rest[begin:end], sums)
 
 
-@np.errstate(divide="ignore")
+@np.errstate(all="ignore")
 def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
     """Look at ``logits`` (rows, vocabulary). ``scratch``: memory for one row, (1, vocabulary).
 

@@ -114,6 +114,7 @@ def normalize(logits: Logits, sums: LogSums | None = None) -> None:
             np.subtract(row, log_sum, out=row)
 
 
+@np.errstate(over="ignore", under="ignore", invalid="ignore")
 def log_sums(logits: Logits) -> LogSums:
     """Those of logits (rows, vocabulary)."""
     scratch = np.empty(logits.shape[1], dtype=np.float32)
@@ -121,11 +122,11 @@ def log_sums(logits: Logits) -> LogSums:
     return LogSums([peak for peak, _ in pairs], [log for _, log in pairs])
 
 
-@np.errstate(over="ignore", under="ignore", invalid="ignore")
 def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
     """One row's two numbers of `LogSums`; `scratch` becomes the exponentials of what is left.
 
-    As a rule float32 holds the exponentials of the logits themselves, which saves two passes.
+    As a rule float32 holds the exponentials of the logits themselves, which saves two passes. For
+    callers that let numpy overflow: to switch warnings off for each row would cost microseconds.
     """
     np.exp(row, out=scratch)
     total = float(np.add.reduce(scratch))
