@@ -17,7 +17,7 @@ import numpy as np
 from edgeseq.runtime import candidates
 from edgeseq.runtime.candidates import Scan
 from edgeseq.runtime.decoder import Logits
-from edgeseq.runtime.hypotheses import Agreement, Beams, Hypothesis
+from edgeseq.runtime.hypotheses import Agreement, Beams, Hypothesis, best_attainable
 from edgeseq.runtime.limits import normalize
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.processors import Processor, Rows, Task
@@ -163,8 +163,5 @@ class _PromptBeams:
             return False
         if options.early_stopping is True:
             return True
-        length = self.beams.length
-        if options.early_stopping == "never" and options.length_penalty > 0.0:
-            length = self._limit
-        best_possible = self.beams.scores[0] / length**options.length_penalty
-        return bool(best_possible <= self._hypotheses[-1].score)
+        best = best_attainable(self.beams.scores[0], self.beams.length, self._limit, options)
+        return best <= self._hypotheses[-1].score

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeseq.runtime import candidates
 from edgeseq.runtime.decoder import Logits
-from edgeseq.runtime.hypotheses import Agreement, Beams, Branch, Hypothesis
+from edgeseq.runtime.hypotheses import Agreement, Beams, Branch, Hypothesis, best_attainable
 from edgeseq.runtime.limits import normalize
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.processors import Diversity, Processor, Rows, Task
@@ -187,7 +187,5 @@ class _Group:
             return False
         if options.early_stopping is True:
             return True
-        if options.early_stopping == "never" and options.length_penalty > 0.0:
-            length = self._limit
         worst = min(hypothesis.score for hypothesis in self.hypotheses)
-        return bool(worst >= best_score / length**options.length_penalty)
+        return best_attainable(best_score, length, self._limit, options) <= worst

@@ -10,6 +10,7 @@ import numpy as np
 from edgeseq.runtime.candidates import Candidate
 from edgeseq.runtime.decoder import Logits, TokenIds
 from edgeseq.runtime.logprobs import Logprobs
+from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.results import FinishReason
 from edgeseq.runtime.search import Found, NewToken
 from edgeseq.runtime.stopping import Matcher
@@ -120,6 +121,16 @@ class Beams:
         begin, end = self._begin + count, self._begin + self.length
         ids: list[list[int]] = self._ids[: len(self.scores), begin:end].tolist()
         return ids
+
+
+def best_attainable(score: float, length: int, limit: int, options: GenerationOptions) -> float:
+    """What a running text of ``length`` new tokens and ``score`` is taken to come to at best.
+
+    A guess, as Transformers makes it, but for ``early_stopping="never"``.
+    """
+    if options.early_stopping == "never" and options.length_penalty > 0.0:
+        length = limit
+    return float(score / length**options.length_penalty)
 
 
 class Agreement:
