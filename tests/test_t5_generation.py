@@ -172,7 +172,7 @@ def test_streamed_pieces_make_up_the_text(text_model: tuple[Model, T5, Path]) ->
             (result,) = model.generate(text, **long)
             pieces = list(model.stream(text, **long))
             assert "".join(pieces) == result.text
-            # The tokenizer is trained anew each time and not quite the same: a text may be a letter.
+            # The tokenizer is trained anew each time, not quite the same: a text may be a letter.
             assert len(pieces) > 1 or len(result.text) == 1
             assert "" not in pieces
 
