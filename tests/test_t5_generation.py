@@ -165,7 +165,7 @@ def test_texts_are_read_and_written_as_transformers_does(
 
 
 def test_streamed_pieces_make_up_the_text(text_model: tuple[Model, T5, Path]) -> None:
-    """The tokenizer is trained anew each time, not quite the same: some texts may be of no letter."""
+    """The tokenizer is trained anew each time, not quite the same: a text may have no letter."""
     model, _, _ = text_model
     count = 0
     for text in TEXTS:
