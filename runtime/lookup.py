@@ -136,7 +136,7 @@ class Pace:
             self._length = min(2 * self._length, self._longest)
             self._misses = 0
         elif right:
-            self._length = max(right, 1)
+            self._length = right
             self._misses = 0
         else:
             self._length = max(self._length // 2, 1)
