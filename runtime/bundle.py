@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +55,8 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
 
 def file_entry(path: Path) -> FileEntry:
     """Size and hash of a file."""
+    import hashlib  # late: it loads OpenSSL, which only this needs
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

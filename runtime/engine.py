@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from edgeseq.runtime.background import together
 from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.graph_contract import check_graph
@@ -21,7 +23,7 @@ from edgeseq.runtime.manifest import (
 from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
-from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
+from edgeseq.runtime.onnx_runtime import Session, map_shared_weights, open_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 
@@ -46,10 +48,13 @@ def open_engine(
             f"{MANIFEST_NAME} shares a weight that is no embedding: export the bundle again."
         )
     shared = map_shared_weights(folder / WEIGHTS_FILE_NAME, weights)
-    sessions = {}
-    for role in ROLES[manifest.kind]:
-        sessions[role] = open_session(folder / manifest.graphs[role], device, threads, shared)
-        check_graph(sessions[role], role, manifest)
+
+    def open_checked(role: str) -> Session:
+        session = open_session(folder / manifest.graphs[role], device, threads, shared)
+        check_graph(session, role, manifest)
+        return session
+
+    sessions = together({role: partial(open_checked, role) for role in ROLES[manifest.kind]})
     return engine(manifest, sessions)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgeseq.runtime.background import Background
 from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.manifest import MANIFEST_NAME, CacheDtype, Manifest
-from edgeseq.runtime.model import Model
-from edgeseq.runtime.resolving import resolve_options
-from edgeseq.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+    from edgeseq.runtime.decoder import NewDecoder
+    from edgeseq.runtime.model import Model
+    from edgeseq.runtime.tokenizer import Tokenizer
 
 
 def load(
@@ -41,30 +44,43 @@ def load(
         raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
-    manifest = bundle.manifest
-    _check_defaults(manifest)
-    tokenizer = open_tokenizer(bundle)
-    # Not at the top: importing edgeseq costs nothing that only a loaded model needs.
-    from edgeseq.runtime.engine import open_engine
 
-    engine = open_engine(manifest, bundle.folder, device=device, threads=threads, kv_cache=kv_cache)
-    return Model(bundle, tokenizer, engine)
+    def open_sessions() -> NewDecoder:
+        from edgeseq.runtime.engine import open_engine
+
+        return open_engine(
+            bundle.manifest, bundle.folder, device=device, threads=threads, kv_cache=kv_cache
+        )
+
+    # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.
+    with Background(open_sessions) as engine:
+        from edgeseq.runtime.model import Model
+
+        _check_defaults(bundle.manifest)
+        tokenizer = open_tokenizer(bundle)
+        return Model(bundle, tokenizer, engine.result())
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
     """The tokenizer that a bundle names; ``BundleError`` where its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:
+        from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+
         return ByteTokenizer(
             form.sentinels,
             form.clean_up_tokenization_spaces,
             special_tokens_strip=form.special_tokens_strip,
         )
+    from edgeseq.runtime.tokenizer import Tokenizer
+
     return Tokenizer(bundle.file(form.file), form.clean_up_tokenization_spaces)
 
 
 def _check_defaults(manifest: Manifest) -> None:
     """Refuse generation defaults that every call would fail on."""
+    from edgeseq.runtime.resolving import resolve_options
+
     try:
         resolve_options(manifest.generation, {}, manifest.kind)
     except OptionError as error:

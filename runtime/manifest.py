@@ -5,7 +5,6 @@ It knows nothing of files beyond their names: ``bundle.py`` compares it with the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -152,6 +151,8 @@ class Manifest:
 
     def _hash(self) -> str:
         content = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
+        import hashlib  # late: it loads OpenSSL, which only this needs
+
         return hashlib.sha256(content.encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -228,7 +229,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is UnionType:
         return _read(arguments[0], value, where)
     if origin is Mapping and isinstance(value, dict):
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        names = {key: key if key.isprintable() else repr(key) for key in value}
+        return {k: _read(arguments[1], item, f"{where}.{names[k]}") for k, item in value.items()}
     if kind is Any:
         return value
     if kind is float and type(value) is int:

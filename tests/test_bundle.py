@@ -526,6 +526,13 @@ def test_a_manifest_of_which_a_part_is_anything_is_read_or_refused(
         assert len(str(error).splitlines()) == 1
 
 
+def test_a_name_that_cannot_be_printed_is_quoted_in_the_error(bundle: Path) -> None:
+    content = json.loads((bundle / "edgeseq.json").read_text(encoding="utf-8"))
+    content["shared_weights"] = {"a\x1eb": None}
+    with pytest.raises(BundleError, match=r"shared_weights\.'a\\x1eb' is None"):
+        Manifest.from_json(json.dumps(content))
+
+
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(json_values | st.text())
 def test_anything_else_is_no_manifest(content: object) -> None:

@@ -1,0 +1,122 @@
+"""Rounds of measurements, written as JSON lines as they are made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.compare.environments import installed_mb
+from benchmarks.compare.measuring import Entry, measured
+from benchmarks.compare.models import Workplace
+from benchmarks.compare.peers import REPOSITORY, Peer
+from benchmarks.compare.workloads import Bits, Workload
+from edgeseq.runtime.machine import logical_cores, physical_cores, processor
+
+
+def run(
+    peers: Sequence[Peer],
+    workloads: Sequence[Workload],
+    place: Workplace,
+    *,
+    rounds: int,
+    threads: int,
+    bits: Sequence[Bits],
+    out: Path,
+) -> None:
+    """Install, convert, then measure ``rounds`` times, the entries of a workload taking turns.
+
+    The first line of ``out`` says what the machine is; then one line an obstacle, an installed
+    size, a measurement. What is there already is kept: a run that was cut off is given again with
+    the same file to append further rounds.
+    """
+    for peer in peers:
+        place.install(peer)
+    turns = [(w, b, entries(peers, w, b)) for w in workloads for b in w.bits if b in bits]
+    for workload, _, them in turns:
+        for entry in them:
+            place.model(entry.peer, workload.model, entry.form)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        write(file, {"kind": "run", "at": now(), "threads": threads, **context()})
+        for line in fixed_lines(peers, turns, place):
+            write(file, line)
+        for number in range(rounds):
+            for workload, b, them in turns:
+                print(f"round {number + 1} of {rounds}: {workload.name} {b}", flush=True)
+                measure_turn(file, number, workload, b, them, place, threads)
+
+
+def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry]:
+    """Who takes part in ``workload`` at ``bits``."""
+    return [
+        Entry(peer, form)
+        for peer in peers
+        if peer.obstacle(workload, bits) is None
+        for form in peer.formats_of(bits)
+    ]
+
+
+def fixed_lines(
+    peers: Sequence[Peer],
+    turns: Sequence[tuple[Workload, Bits, Sequence[Entry]]],
+    place: Workplace,
+) -> Iterator[dict[str, Any]]:
+    """What does not change from round to round."""
+    for peer in peers:
+        size = installed_mb(place.environment(peer.name))
+        yield {"kind": "installed", "entry": peer.name, "mb": round(size, 1)}
+        for workload, bits, _ in turns:
+            if reason := peer.obstacle(workload, bits):
+                found = {"entry": peer.name, "workload": workload.name, "bits": bits}
+                yield {"kind": "cannot", **found, "reason": reason}
+
+
+def measure_turn(
+    file: TextIO,
+    number: int,
+    workload: Workload,
+    bits: Bits,
+    them: Sequence[Entry],
+    place: Workplace,
+    threads: int,
+) -> None:
+    """Measure every entry once, in an order that changes from round to round."""
+    for entry in random.Random(f"{number} {workload.name}").sample(them, len(them)):
+        result = measured(entry, workload, place, threads)
+        found = {"entry": entry.name, "workload": workload.name, "bits": bits, "round": number}
+        write(file, {"kind": "measurement", "at": now(), **found, **result})
+        if "error" in result:
+            print(f"  {entry.name}: {result['error']}", flush=True)
+
+
+def context() -> dict[str, Any]:
+    """The machine and the state of the repository."""
+    git = ["git", "-C", str(REPOSITORY)]
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=False, capture_output=True, text=True
+    )
+    return {
+        "machine": {
+            "processor": processor(),
+            "cores": f"{physical_cores()} ({logical_cores()} logical)",
+        },
+        "system": platform.platform(),
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write(file: TextIO, line: dict[str, Any]) -> None:
+    """Append a line at once: a run that is cut off keeps what it measured."""
+    file.write(json.dumps(line) + "\n")
+    file.flush()

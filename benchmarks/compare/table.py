@@ -1,0 +1,173 @@
+"""A summary as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from benchmarks.compare.peers import read_peers
+from benchmarks.compare.summary import (
+    AFTER_LOAD,
+    ANONYMOUS,
+    COLD,
+    FIRST,
+    IDLE,
+    LOAD,
+    PEAK,
+    SPEED,
+    STEADY,
+    TOTAL,
+    Comparison,
+    Metric,
+    Summary,
+    Task,
+    comparison,
+    is_ours,
+)
+
+METRICS: dict[str, Sequence[Metric]] = {
+    "gpt2/decode": (SPEED, FIRST, PEAK, STEADY, ANONYMOUS),
+    "gpt2/after-512": (FIRST, SPEED, PEAK),
+    "gpt2/batch-8": (SPEED, TOTAL, PEAK),
+    "gpt2/beam-4": (SPEED, TOTAL, PEAK),
+    "t5-small/greedy": (TOTAL, SPEED, PEAK),
+    "t5-small/beam-4": (TOTAL, SPEED, PEAK),
+    "t5-base/beam-4": (TOTAL, SPEED, PEAK),
+    "gpt2/start": (LOAD, COLD, AFTER_LOAD),
+    "gpt2/start-cold": (LOAD, COLD),
+    "gpt2/idle": (IDLE,),
+}
+DESCRIPTIONS = {
+    "gpt2/decode": "GPT-2, 32 tokens of prompt, 128 new ones, greedy",
+    "gpt2/after-512": "GPT-2, 512 tokens of prompt, 64 new ones, greedy",
+    "gpt2/batch-8": "GPT-2, 8 prompts of 32 tokens in a batch, 64 new ones each, greedy",
+    "gpt2/beam-4": "GPT-2, 32 tokens of prompt, 64 new ones, 4 beams",
+    "t5-small/greedy": "t5-small, 64 tokens of source, 64 new ones, greedy",
+    "t5-small/beam-4": "t5-small, 64 tokens of source, 64 new ones, 4 beams",
+    "t5-base/beam-4": "t5-base, 256 tokens of source, 64 new ones, 4 beams",
+    "gpt2/start": "GPT-2, start of the process to the first token of a 16-token prompt",
+    "gpt2/start-cold": "the same with the page cache emptied of the program and the model",
+    "gpt2/idle": "GPT-2, loaded, has generated, waits",
+}
+
+
+def markdown(summary: Summary) -> str:
+    """All tables: one a workload and number of bits, then what does not depend on them."""
+    parts = [machine(summary)]
+    parts += [
+        workload_table(summary, (name, bits))
+        for name in METRICS
+        for bits in ("int8", "int4", "fp32")
+        if (name, bits) in summary.values
+    ]
+    parts += [context_table(summary), installed_table(summary), remarks(summary)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def machine(summary: Summary) -> str:
+    """Where, when and with what versions."""
+    last = summary.runs[-1]
+    described = ", ".join(f"{name}: {value}" for name, value in last["machine"].items())
+    rows = [f"{described}; {last['system']}; {last['threads']} threads; {last['at']}.", ""]
+    for entry, packages in sorted(summary.versions.items()):
+        rows.append(f"- {title(entry)}: " + ", ".join(f"{k} {v}" for k, v in packages.items()))
+    return "\n".join(rows)
+
+
+def workload_table(summary: Summary, task: Task) -> str:
+    """Medians (and lowest to highest) of one workload; best first."""
+    name, bits = task
+    entries = summary.values[task]
+    metrics = [m for m in METRICS[name] if any(m in found for found in entries.values())]
+    leading = metrics[0]
+    sign = -1 if leading.more_is_better else 1
+    order = sorted(entries, key=lambda e: sign * middle(entries[e].get(leading)))
+    heads = [f"{m.name}, {m.unit}" for m in metrics]
+    rows = [
+        f"### {DESCRIPTIONS[name]}, {bits}",
+        "",
+        "| | " + " | ".join(heads) + " | rounds |",
+        "|---|" + "---|" * (len(metrics) + 1),
+    ]
+    for entry in order:
+        found = entries[entry]
+        cells = [spread(found[m], m) if m in found else "" for m in metrics]
+        label = f"**{title(entry)}**" if is_ours(entry) else title(entry)
+        rows.append(f"| {label} | {' | '.join(cells)} | {len(found[leading])} |")
+    for peer, reason in summary.cannot.get(task, {}).items():
+        rows.append(f"| {title(peer)} | {reason} |" + " |" * len(metrics))
+    return "\n".join([*rows, *ratios(entries, leading)])
+
+
+def ratios(
+    entries: Mapping[str, Mapping[Metric, Mapping[int, float]]], metric: Metric
+) -> list[str]:
+    """A line a form of ours: against the strongest peer, by pairs of the same round."""
+    found: list[str] = []
+    for entry in entries:
+        against = comparison(entries, entry, metric) if is_ours(entry) else None
+        if against:
+            found += ["", f"{title(entry)}: {described(against)} in {metric.name}."]
+    return found
+
+
+def described(against: Comparison) -> str:
+    """A comparison in words."""
+    return (
+        f"{against.ratio:.2f} × {title(against.peer)}, the best of the others "
+        f"(median of {against.rounds} pairs, {against.low:.2f} to {against.high:.2f})"
+    )
+
+
+def context_table(summary: Summary) -> str:
+    """Tokens a second by the length of what came before."""
+    if not summary.contexts:
+        return ""
+    lengths = sorted({length for found in summary.contexts.values() for length in found})
+    rows = [
+        "### GPT-2 int8, tokens/s after a prompt of so many tokens",
+        "",
+        "| | " + " | ".join(map(str, lengths)) + " |",
+        "|---|" + "---|" * len(lengths),
+    ]
+    for entry, found in summary.contexts.items():
+        cells = [f"{median(found[n]):.0f}" if n in found else "" for n in lengths]
+        rows.append(f"| {title(entry)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def installed_table(summary: Summary) -> str:
+    """What pip or npm puts on the disk to run a model, without pip itself."""
+    rows = ["### Installed with all it needs", "", "| | MB |", "|---|---|"]
+    for entry, size in sorted(summary.installed_mb.items(), key=lambda item: item[1]):
+        rows.append(f"| {title(entry)} | {size:.0f} |")
+    return "\n".join(rows)
+
+
+def remarks(summary: Summary) -> str:
+    """What went wrong."""
+    found = [f"- {text}" for text in dict.fromkeys(summary.errors)]
+    if summary.disturbed:
+        found.append(f"- {summary.disturbed} measurements left out: other programs ran beside.")
+    return "\n".join(["### Remarks", "", *found]) if found else ""
+
+
+def spread(values: Mapping[int, float], metric: Metric) -> str:
+    """A median with the lowest and the highest."""
+    low, high = min(values.values()), max(values.values())
+    digits = metric.digits
+    return f"{middle(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def middle(values: Mapping[int, float] | None) -> float:
+    """The median; without values one that sorts last."""
+    return median(values.values()) if values else float("inf")
+
+
+_TITLES = {name: peer.title for name, peer in read_peers().items()}
+
+
+def title(entry: str) -> str:
+    """How a program or an entry is called."""
+    name, _, form = entry.partition("/")
+    return f"{_TITLES.get(name, name)} {form}".strip()
