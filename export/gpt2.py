@@ -7,12 +7,13 @@ attentions, and everything after the last attention is computed at ``logits_at``
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import layer_norm
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
 from edgeseq.export.attention import GroupQueryAttention, pad_heads, padded_head_size
 from edgeseq.export.graph import Graph, decoder_example
-from edgeseq.export.operators import FastGelu, SkipLayerNormalization, TransposedMatMul
+from edgeseq.export.operators import FastGelu, TransposedMatMul
 from edgeseq.export.settings import check_activation, check_number, check_sizes
 from edgeseq.runtime.errors import CheckpointError
 from edgeseq.runtime.graph_contract import decoder_inputs, decoder_outputs
@@ -105,11 +106,11 @@ class GPT2Decoder(torch.nn.Module):
         self._w = dict(zip(self._names, weights, strict=True))
         shape, last = input_ids.shape, self._sizes.layers - 1
         hidden = self._w["wte"][input_ids.view(-1)]
-        added, added_bias = self._w["wpe"][position_ids.view(-1)], None
+        added = self._w["wpe"][position_ids.view(-1)]
         presents: list[torch.Tensor] = []
         for layer in range(self._sizes.layers):
             block = f"h.{layer}"
-            normed, hidden = self._add_and_norm(hidden, added, added_bias, f"{block}.ln_1")
+            normed, hidden = self._add_and_norm(hidden, added, f"{block}.ln_1")
             attended, *present = GroupQueryAttention.apply(
                 self._linear(normed, f"{block}.attn.qkv").view(*shape, -1),
                 *past_key_values[2 * layer : 2 * layer + 2],
@@ -124,11 +125,11 @@ class GPT2Decoder(torch.nn.Module):
             if layer == last:
                 hidden = hidden.index_select(0, logits_at)
                 attended = attended.index_select(0, logits_at)
-            added, added_bias = self._matmul(attended, f"{block}.attn.output")
-            normed, hidden = self._add_and_norm(hidden, added, added_bias, f"{block}.ln_2")
+            added = self._linear(attended, f"{block}.attn.output")
+            normed, hidden = self._add_and_norm(hidden, added, f"{block}.ln_2")
             inner = self._activate(*self._matmul(normed, f"{block}.mlp.input"))
-            added, added_bias = self._matmul(inner, f"{block}.mlp.output")
-        normed, _ = self._add_and_norm(hidden, added, added_bias, "ln_f")
+            added = self._linear(inner, f"{block}.mlp.output")
+        normed, _ = self._add_and_norm(hidden, added, "ln_f")
         table = self._w["lm_head" if "lm_head" in self._w else "wte"]
         return TransposedMatMul.apply(normed, table), *presents
 
@@ -148,18 +149,13 @@ class GPT2Decoder(torch.nn.Module):
         return activated
 
     def _add_and_norm(
-        self, hidden: torch.Tensor, added: torch.Tensor, bias: torch.Tensor | None, name: str
+        self, hidden: torch.Tensor, added: torch.Tensor, name: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``(norm of the sum, the sum)``."""
-        normed, total = SkipLayerNormalization.apply(
-            hidden,
-            added,
-            self._w[f"{name}.weight"],
-            self._w[f"{name}.bias"],
-            bias,
-            self.config.layer_norm_epsilon,
-        )
-        return normed, total
+        total = hidden + added
+        weight, bias = self._w[f"{name}.weight"], self._w[f"{name}.bias"]
+        epsilon = self.config.layer_norm_epsilon
+        return layer_norm(total, weight.shape, weight, bias, epsilon), total
 
 
 def attention_scale(config: GPT2Config, layer: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, layer_norm, rms_norm
+from torch.nn.functional import gelu, rms_norm
 
 
 def is_absent(value: Any) -> bool:
@@ -22,34 +22,6 @@ def add_and_norm_node(g: Any, operator: str, inputs: list[Any], epsilon: float) 
     """``(the norm, the sum)`` of a node that adds its first two inputs and normalizes the sum."""
     normalized, _, _, total = g.op(operator, *inputs, epsilon_f=epsilon, outputs=4)
     return normalized.setType(inputs[0].type()), total.setType(inputs[0].type())
-
-
-class SkipLayerNormalization(torch.autograd.Function):
-    """``LayerNorm(hidden + skip + skip_bias)`` and the sum itself, as one node.
-
-    ``hidden`` and ``skip``: (rows, features); ``weight``, ``bias`` and ``skip_bias``: (features,),
-    the last may be None.
-    """
-
-    @staticmethod
-    def symbolic(
-        g: Any, hidden: Any, skip: Any, weight: Any, bias: Any, skip_bias: Any, epsilon: float
-    ) -> Any:
-        inputs = [hidden, skip, weight, bias, *([] if is_absent(skip_bias) else [skip_bias])]
-        return add_and_norm_node(g, "com.microsoft::SkipLayerNormalization", inputs, epsilon)
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        skip: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        skip_bias: torch.Tensor | None,
-        epsilon: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = hidden + skip if skip_bias is None else hidden + skip + skip_bias
-        return layer_norm(total, weight.shape, weight, bias, epsilon), total
 
 
 class SimplifiedLayerNormalization(torch.autograd.Function):

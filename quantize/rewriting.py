@@ -29,6 +29,8 @@ MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
 INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
+LARGEST_PART_BYTES = 10 * 2**20
+PART_MULTIPLE = 64  # outputs; kernels work on several at once
 
 Rounded = tuple[Rows | Blocks, Codes]
 
@@ -119,18 +121,28 @@ class Rewriter:
 
     def _multiply_blocks(self, layer: Layer, storage: Blocks, codes: Codes, output: str) -> None:
         inputs, outputs = codes.codes.shape
-        data, scales = self._block_tensors(layer.weight, storage, codes)
-        self._node(
-            "MatMulNBits",
-            [layer.input, data, scales],
-            output,
-            domain=MICROSOFT,
-            K=inputs,
-            N=outputs,
-            bits=storage.bits,
-            block_size=storage.block_size,
-            accuracy_level=INTEGER_COMPUTE,
-        )
+        data, scales, blocks = _packed(codes, storage), _scales(codes), len(codes.scales)
+        ends = _part_ends(outputs, data.nbytes)
+        parts = [output] if len(ends) == 1 else [f"{output}.to_{end}" for end in ends]
+        for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
+            which = part.removeprefix(output)
+            weight = f"{layer.weight}.int{storage.bits}{which}"
+            steps = f"{layer.weight}.scales{which}"
+            self._external(weight, data, begin, end)
+            self._external(steps, scales.reshape(-1), begin * blocks, end * blocks)
+            self._node(
+                "MatMulNBits",
+                [layer.input, weight, steps],
+                part,
+                domain=MICROSOFT,
+                K=inputs,
+                N=end - begin,
+                bits=storage.bits,
+                block_size=storage.block_size,
+                accuracy_level=INTEGER_COMPUTE,
+            )
+        if len(parts) > 1:
+            self._node("Concat", parts, output, axis=1)
 
     def _look_up(self, table: str, ids: str, output: str) -> None:
         storage, codes = self._rounded[table]
@@ -157,12 +169,6 @@ class Rewriter:
             ]
             self._node("Slice", [f"{output}.padded", *bounds], output)
 
-    def _block_tensors(self, weight: str, storage: Blocks, codes: Codes) -> tuple[str, str]:
-        data, scales = f"{weight}.int{storage.bits}", f"{weight}.scales"
-        self._external(data, _packed(codes, storage))
-        self._external(scales, _scales(codes).reshape(-1))
-        return data, scales
-
     def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
@@ -171,10 +177,17 @@ class Rewriter:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
-    def _external(self, name: str, array: NDArray[Any]) -> None:
+    def _external(
+        self, name: str, array: NDArray[Any], begin: int = 0, end: int | None = None
+    ) -> None:
+        """A weight, or its rows from ``begin`` to ``end``; the file holds it whole."""
         if name in self._initializers:
             return
         offset, length = self._weights_file.add(array)
+        if end is not None:
+            row_bytes = length // len(array)
+            offset, length = offset + begin * row_bytes, (end - begin) * row_bytes
+            array = array[begin:end]
         tensor = onnx.TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
@@ -191,6 +204,18 @@ class Rewriter:
         for name, array in self._network.weights.items():
             if name in used:
                 self._external(name, array)
+
+
+def _part_ends(outputs: int, size_bytes: int) -> list[int]:
+    """Where the parts end that a layer's outputs are computed in.
+
+    While ONNX Runtime packs a weight it holds it twice. An lm_head is by far the largest, and it is
+    packed last: in one piece it would set the peak of the whole program's memory.
+    """
+    count = -(-size_bytes // LARGEST_PART_BYTES)
+    size = -(-outputs // count)
+    size += -size % PART_MULTIPLE
+    return [*range(size, outputs, size), outputs]
 
 
 def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:

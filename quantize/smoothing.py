@@ -21,7 +21,6 @@ Floats = NDArray[np.float32]
 NORMS = {
     "LayerNormalization",
     "SimplifiedLayerNormalization",
-    "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 }
 STRENGTHS = (0.0, 0.3, 0.5, 0.7)  # 0: none; 1: all of the activations' range goes to the weights
@@ -70,7 +69,6 @@ def norm_vectors(network: Network, name: str) -> list[str]:
         if node.op_type in NORMS and node.output[0] == name:
             skips = node.op_type.startswith("Skip")
             own = node.input[2:4] if skips else node.input[1:3]
-            # The third vector of a norm that adds, the added bias, comes before the norm.
             own = own[:1] if "Simplified" in node.op_type else own
             return [vector for vector in own if vector]
     return []

@@ -11,6 +11,7 @@ continuations are possible at all; here there are fewer beams then.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -105,12 +106,15 @@ class _PromptBeams:
         self._limit = task.limit
         self._options = options
         self._stopping = stopping
-        self._generator = np.random.default_rng(options.seed)
         self._hypotheses: list[Hypothesis] = []  # the best first
         self._text = prompt * options.num_return_sequences
         self._agreement = Agreement(self._text)
         # Enough that num_beams go on even if each beam's best continuations are ends.
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._options.seed)
 
     def advance(
         self, logits: Logits, scan: Scan | None, known: Logits, interrupt: FinishReason | None

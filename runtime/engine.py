@@ -24,6 +24,7 @@ from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
 from edgeseq.runtime.onnx_runtime import Session, map_shared_weights, open_session
+from edgeseq.runtime.shared_sessions import shared_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 
@@ -47,10 +48,16 @@ def open_engine(
         raise BundleError(
             f"{MANIFEST_NAME} shares a weight that is no embedding: export the bundle again."
         )
-    shared = map_shared_weights(folder / WEIGHTS_FILE_NAME, weights)
+    weights_file = folder / WEIGHTS_FILE_NAME
+    shared = map_shared_weights(weights_file, weights)
 
     def open_checked(role: str) -> Session:
-        session = open_session(folder / manifest.graphs[role], device, threads, shared)
+        graph = folder / manifest.graphs[role]
+        session = shared_session(
+            (graph, weights_file),
+            (device, threads),
+            lambda: open_session(graph, device, threads, shared),
+        )
         check_graph(session, role, manifest)
         return session
 

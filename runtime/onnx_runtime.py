@@ -42,6 +42,8 @@ except ImportError as error:
     ) from error
 
 MAX_THREADS = 1024
+# SkipLayerNormalization takes seven times as long as what it replaces (docs/performance.md).
+_UNWANTED_FUSIONS = ["SkipLayerNormFusion"]
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (
     _status.Fail,
@@ -84,6 +86,7 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
             options,
             providers=[_provider(device)],
             enable_fallback=0,
+            disabled_optimizers=_UNWANTED_FUSIONS,
         )
 
 

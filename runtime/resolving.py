@@ -6,7 +6,6 @@ if the caller passed it, and changes nothing if it came with the bundle.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -83,6 +82,8 @@ def resolve_options(
     for name in caller:
         if name not in known:
             names = [*known, *ARGUMENTS]
+            import difflib
+
             close = difflib.get_close_matches(name, names, 1, 0.75)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}."
             raise OptionError(f"There is no option {name!r}: {hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Text:
         self.prompt = prompt
         # The first text of a prompt is the same however many are asked for.
         seed = [options.seed, number] if number and options.seed is not None else options.seed
-        self.generator = np.random.default_rng(seed)
+        self._seed = seed
         self._text = text
         self._limit = task.limit
         self._matcher = stopping.matcher(prompt)
@@ -108,6 +109,11 @@ class Text:
         self._ids = np.empty(self._begin + min(task.limit, FIRST_ROOM), np.int64)
         self._ids[: self._begin] = task.start
         self._items = self._ids.data
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """What tokens are drawn with; greedy search never loads numpy's module for it."""
+        return np.random.default_rng(self._seed)
 
     @property
     def tokens(self) -> TokenIds:

@@ -7,7 +7,6 @@ the tensors are called is written in the graphs, as ONNX external data.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +31,8 @@ class WeightsFile:
 
     def add(self, array: np.ndarray[Any, Any]) -> tuple[int, int]:
         """``(offset, length)`` in bytes of ``array`` in the file; written if it is not there."""
+        import hashlib  # late: it loads OpenSSL, which running a bundle does not need
+
         data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
         view = data.reshape(-1).view(np.uint8).data
         key = (data.dtype.str, hashlib.sha256(view).digest())

@@ -238,12 +238,12 @@ def test_after_the_last_attention_only_the_asked_rows_are_computed(exported: Exp
     assert not after & {f"present.{name}" for name in cache_names(exported.sizes)}
 
 
-def test_norms_and_activations_are_fused(exported: Exported) -> None:
+def test_norms_and_activations_are_single_nodes(exported: Exported) -> None:
     config = exported.reference.config
-    assert len(nodes_of(exported.graph, "SkipLayerNormalization")) == 2 * config.n_layer + 1
+    assert len(nodes_of(exported.graph, "LayerNormalization")) == 2 * config.n_layer + 1
     fused = config.n_layer if config.activation_function == "gelu_new" else 0
     assert len(nodes_of(exported.graph, "FastGelu")) == fused
-    left_over = {"LayerNormalization", "ReduceMean", "Pow", "Tanh", "Transpose"}
+    left_over = {"ReduceMean", "Pow", "Tanh", "Transpose"}
     assert not left_over & {node.op_type for node in exported.graph.node}
 
 

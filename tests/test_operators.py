@@ -21,7 +21,6 @@ from edgeseq.export.attention import (
 from edgeseq.export.operators import (
     FastGelu,
     SimplifiedLayerNormalization,
-    SkipLayerNormalization,
     SkipSimplifiedLayerNormalization,
     TransposedMatMul,
 )
@@ -77,14 +76,6 @@ def normal(seed: int, *size: int) -> torch.Tensor:
 
 
 SIMPLE_OPERATORS: dict[str, tuple[Applied, list[torch.Tensor]]] = {
-    "skip_layer_normalization": (
-        Applied(SkipLayerNormalization, None, 1e-3),
-        [normal(0, 5, 12), normal(1, 5, 12), normal(2, 12), normal(3, 12)],
-    ),
-    "skip_layer_normalization_with_bias": (
-        Applied(SkipLayerNormalization, 1e-3),
-        [normal(0, 5, 12), normal(1, 5, 12), normal(2, 12), normal(3, 12), normal(4, 12)],
-    ),
     "simplified_layer_normalization": (
         Applied(SimplifiedLayerNormalization, 1e-3),
         [normal(0, 5, 12), normal(1, 12)],

@@ -125,7 +125,6 @@ def node(kind: str, *names: str, output: str = "y") -> onnx.NodeProto:
 
 
 NORM = node("LayerNormalization", "a", "scale", "shift", output="x")
-SKIP = node("SkipLayerNormalization", "a", "b", "scale", "shift", "bias", output="x")
 RMS = node("SimplifiedLayerNormalization", "a", "scale", output="x")
 SKIP_RMS = node("SkipSimplifiedLayerNormalization", "a", "b", "scale", "bias", output="x")
 FIRST, SECOND = node("MatMul", "x", "w"), node("MatMul", "x", "v", output="z")
@@ -135,7 +134,6 @@ FIRST, SECOND = node("MatMul", "x", "w"), node("MatMul", "x", "v", output="z")
     ("norm", "vectors"),
     [
         (NORM, ["scale", "shift"]),
-        (SKIP, ["scale", "shift"]),
         (RMS, ["scale"]),
         (SKIP_RMS, ["scale"]),
     ],

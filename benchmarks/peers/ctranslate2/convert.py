@@ -23,11 +23,11 @@ QUANTIZATION = {"fp32": "float32", "int8": "int8"}
 class IdTokens:
     """Mixed into a loader: its vocabulary is "0", "1", ... as far as the embeddings go."""
 
-    def get_vocabulary(self, model: Any, tokenizer: Any) -> list[str]:  # noqa: ARG002
+    def get_vocabulary(self, model: Any, tokenizer: Any) -> list[str]:
         """The names of all tokens."""
         return [str(i) for i in range(model.config.vocab_size)]
 
-    def set_config(self, config: Any, model: Any, tokenizer: Any) -> None:  # noqa: ARG002
+    def set_config(self, config: Any, model: Any, tokenizer: Any) -> None:
         """The names of the special tokens."""
         ids = model.config
         start = getattr(ids, "decoder_start_token_id", None)

@@ -5,7 +5,6 @@ Its class ``Llama`` is not used: it has neither batches of prompts nor T5.
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +29,18 @@ class Peer:
         lib.llama_backend_init()
         path = str(Path(job["model"]) / "model.gguf").encode()
         self._model = lib.llama_model_load_from_file(path, lib.llama_model_default_params())
-        self._samplers = [greedy_sampler() for _ in range(rows)]
-        chains = [ctypes.cast(sampler, ctypes.c_void_p) for sampler in self._samplers]
-        attached = (lib.llama_sampler_seq_config * rows)(*enumerate(chains))
         params = lib.llama_context_default_params()
         params.n_ctx = rows * max(shape["prompt"] + shape["new"] for shape in shapes)
         params.n_batch = params.n_ubatch = rows * prompt  # reads all prompts in one step
         params.n_seq_max = rows
         params.n_threads = params.n_threads_batch = job["threads"]
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.samplers, params.n_samplers = attached, rows  # the maximum is part of the graph
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise RuntimeError(f"llama.cpp could not load {path.decode()}")
         self._batch = lib.llama_batch_init(rows * prompt, 0, 1)
+        self._sampler = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        lib.llama_sampler_chain_add(self._sampler, lib.llama_sampler_init_greedy())
 
     def generate(self, prompts: list[list[int]], new_tokens: int, beams: int) -> list[list[int]]:
         """Ids of the likeliest token, step by step."""
@@ -78,15 +75,5 @@ class Peer:
             raise RuntimeError(f"llama.cpp gave up with status {status}")
         if step is lib.llama_encode:
             return []
-        length = len(prompts[0])
-        return [
-            lib.llama_sampler_sample(self._samplers[row], self._context, (row + 1) * length - 1)
-            for row in range(len(prompts))
-        ]
-
-
-def greedy_sampler() -> Any:
-    """A chain of samplers that takes the likeliest token."""
-    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
-    return chain
+        ends = range(len(prompts[0]) - 1, index, len(prompts[0]))
+        return [lib.llama_sampler_sample(self._sampler, self._context, end) for end in ends]

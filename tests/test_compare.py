@@ -1,0 +1,239 @@
+"""The benchmark beside other programs: what it measures, and what it makes of measurements."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.compare.measuring import Entry, command, last_line, variables
+from benchmarks.compare.peers import FOLDER, OURS, Peer, read_peers
+from benchmarks.compare.summary import (
+    FIRST,
+    LOAD,
+    PEAK,
+    SPEED,
+    TOTAL,
+    comparison,
+    figures,
+    read_lines,
+    summarize,
+)
+from benchmarks.compare.table import markdown
+from benchmarks.compare.workloads import VOCABULARY, WORKLOADS
+
+HARNESS = Path("benchmarks/compare/harness.py").resolve()
+PEERS = read_peers()
+
+ADAPTER = """
+import time
+{top}
+class Peer:
+    PACKAGES = ("no-such-package",)
+    def __init__(self, job):
+        time.sleep(0.05)
+        self.job = job
+    def generate(self, prompts, new_tokens, beams):
+        time.sleep(0.02 + 0.001 * new_tokens)
+        return [[0] * {length} for _ in prompts]
+"""
+
+
+def measure(tmp_path: Path, *, length: str = "new_tokens", top: str = "", **changes: Any) -> Any:
+    adapter = tmp_path / "adapter.py"
+    adapter.write_text(ADAPTER.format(length=length, top=top))
+    workload = {"name": "a/b", "model": "a", "beams": 1, "repeats": 2, "idle": False}
+    workload["shapes"] = [{"rows": 2, "prompt": 3, "new": 21}]
+    job = {"workload": {**workload, **changes}, "vocabulary": 1000, "threads": 1}
+    job["started"] = time.time()
+    done = subprocess.run(
+        [sys.executable, "-P", str(HARNESS), str(adapter), json.dumps(job)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return last_line(done), done.returncode
+
+
+def test_a_measurement_times_what_it_says(tmp_path: Path) -> None:
+    found, status = measure(tmp_path)
+    assert status == 0
+    assert found["load_s"] >= 0.05
+    assert found["cold_start_s"] >= found["load_s"] + 0.021
+    [case] = found["cases"]
+    assert (case["rows"], case["prompt"], case["new"]) == (2, 3, 21)
+    assert [len(case["first_token_s"]), len(case["total_s"])] == [2, 2]
+    assert min(case["first_token_s"]) >= 0.021
+    assert min(case["total_s"]) >= 0.041
+    assert found["versions"]["no-such-package"] == "missing"
+
+
+def test_without_repetitions_only_the_start_is_measured(tmp_path: Path) -> None:
+    found, _ = measure(tmp_path, repeats=0)
+    assert found["cases"][0]["total_s"] == []
+    assert found["cold_start_s"] > 0.07
+
+
+@pytest.mark.parametrize("length", ["(new_tokens - 1)", "(new_tokens + 1)"])
+def test_another_number_of_tokens_is_an_error(tmp_path: Path, length: str) -> None:
+    found, status = measure(tmp_path, length=length)
+    assert status == 1
+    assert found["error"].startswith("ValueError: asked for 1 tokens after each of 2, got")
+
+
+def test_what_a_program_raises_is_its_result(tmp_path: Path) -> None:
+    found, status = measure(tmp_path, top="raise RuntimeError('no\\n luck')")
+    assert (status, found) == (1, {"error": "RuntimeError: no luck"})
+
+
+def test_a_process_that_dies_is_an_error() -> None:
+    code = "import sys; print('1'); sys.stderr.write('out of luck'); sys.exit(3)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert last_line(done) == {"error": "ended with status 3: out of luck"}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_is_described_completely(name: str) -> None:
+    peer = PEERS[name]
+    tools = {tool for other in PEERS.values() for tool in other.tools}
+    assert peer.title
+    assert (peer.folder / ("adapter.mjs" if peer.runner == "node" else "adapter.py")).is_file()
+    assert bool(peer.environment.packages) != bool(peer.environment.npm)
+    pinned = [*peer.environment.packages, *peer.environment.npm]
+    assert all("==" in p or "{repository}" in p or "@" in p[1:] for p in pinned)
+    for form in peer.formats.values():
+        assert form.tools in tools
+        used = " ".join(part for line in form.commands for part in line)
+        assert "{checkpoint}" in used
+        assert "{model}" in used
+    names = [f"{workload.name}/{bits}" for workload in WORKLOADS for bits in workload.bits]
+    assert peer.obstacle(WORKLOADS[0], "int8") is None or name != OURS
+    for reason in peer.cannot.values():
+        assert reason.endswith(".")
+    assert names
+
+
+def test_edgeseq_comes_first_and_does_everything() -> None:
+    ours = next(iter(PEERS.values()))
+    assert ours.name == OURS
+    assert not [w.name for w in WORKLOADS for bits in w.bits if ours.obstacle(w, bits)]
+
+
+def test_an_obstacle_has_a_reason() -> None:
+    peer = PEERS["ctranslate2"]
+    workload = WORKLOADS[0]
+    assert peer.obstacle(workload, "int8") is None
+    assert "4-bit" in str(peer.obstacle(workload, "int4"))
+
+
+def test_a_process_is_told_the_threads_and_stays_offline(tmp_path: Path) -> None:
+    found = variables(tmp_path, 3)
+    assert (found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == ("3", "1")
+    peer = PEERS[OURS]
+    line = command(peer, tmp_path, "{}")
+    assert line[1:3] == ["-P", str(HARNESS)]
+    assert Entry(peer, peer.formats["int8"]).name == "edgeseq/int8"
+
+
+def test_workloads_have_names_of_their_own_and_known_models() -> None:
+    assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
+    assert {workload.model for workload in WORKLOADS} == set(VOCABULARY)
+
+
+def line(entry: str, number: int, first: float, total: float, **more: Any) -> dict[str, Any]:
+    memory = {"peak_mb": 200.0, "resident_mb": 190.0, "anonymous_mb": 150.0}
+    case = {"rows": 2, "prompt": 32, "new": 11, "first_token_s": [first], "total_s": [total]}
+    return {
+        "kind": "measurement",
+        "entry": entry,
+        "workload": "gpt2/decode",
+        "bits": "int8",
+        "round": number,
+        "load_s": 0.5,
+        "cold_start_s": 0.7,
+        "cases": [case],
+        "after_load": memory,
+        "after_runs": memory,
+        "versions": {"python": "3"},
+        **more,
+    }
+
+
+RUN = {"kind": "run", "machine": {"processor": "x"}, "system": "s", "threads": 2, "at": "now"}
+
+
+def test_figures_of_a_measurement() -> None:
+    found = figures(line("edgeseq/int8", 0, 0.1, 0.6))
+    assert found[FIRST] == pytest.approx(100)
+    assert found[SPEED] == pytest.approx(2 * 10 / 0.5)
+    assert found[TOTAL] == pytest.approx(2 * 11 / 0.6)
+    assert (found[LOAD], found[PEAK]) == (0.5, 200.0)
+
+
+def test_the_strongest_peer_counts_by_pairs_of_the_same_round() -> None:
+    lines = [RUN]
+    for number, factor in enumerate((1.0, 2.0, 1.0)):  # a slow round hits all alike
+        lines.append(line("edgeseq/int8", number, 0.1 * factor, 0.6 * factor))
+        lines.append(line("weak/int8", number, 0.2 * factor, 1.2 * factor))
+        lines.append(line("strong/int8", number, 0.1 * factor, 0.7 * factor))
+    found = summarize(lines).values["gpt2/decode", "int8"]
+    against = comparison(found, "edgeseq/int8", SPEED)
+    assert against is not None
+    assert (against.peer, against.rounds) == ("strong/int8", 3)
+    assert against.ratio == pytest.approx(0.6 / 0.5)
+    faster = comparison(found, "edgeseq/int8", FIRST)  # less is better
+    assert faster is not None
+    assert faster.ratio == pytest.approx(1.0)
+
+
+def test_disturbed_measurements_and_errors_do_not_count() -> None:
+    lines = [
+        RUN,
+        line("edgeseq/int8", 0, 0.1, 0.6),
+        line("edgeseq/int8", 1, 9.0, 99.0, disturbed=True),
+        line("edgeseq/int8", 2, 9.0, 99.0, error="it broke"),
+    ]
+    summary = summarize(lines)
+    assert summary.disturbed == 1
+    assert summary.errors == ["edgeseq/int8, gpt2/decode int8: it broke"]
+    assert list(summary.values["gpt2/decode", "int8"]["edgeseq/int8"][SPEED]) == [0]
+
+
+def test_rounds_of_a_second_run_count_on(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    one = [RUN, line("edgeseq/int8", 0, 0.1, 0.6), line("edgeseq/int8", 1, 0.1, 0.6)]
+    path.write_text("".join(json.dumps(item) + "\n" for item in one))
+    rounds = [item["round"] for item in read_lines([path, path]) if "round" in item]
+    assert rounds == [0, 1, 2, 3]
+
+
+def test_the_table_shows_figures_ratios_and_reasons() -> None:
+    lines = [
+        RUN,
+        line("edgeseq/int8", 0, 0.1, 0.6),
+        line("ctranslate2/int8", 0, 0.1, 1.1),
+        {
+            "kind": "cannot",
+            "entry": "llama_cpp",
+            "workload": "gpt2/decode",
+            "bits": "int8",
+            "reason": "It will not.",
+        },
+        {"kind": "installed", "entry": "edgeseq", "mb": 171.0},
+    ]
+    text = markdown(summarize(lines))
+    assert "| **edgeseq int8** | 40.0 (40.0–40.0) |" in text
+    assert text.index("**edgeseq int8**") < text.index("| CTranslate2 int8 | 20.0")
+    assert "edgeseq int8: 2.00 × CTranslate2 int8, the best of the others" in text
+    assert "| It will not. |" in text
+    assert "| edgeseq | 171 |" in text
+
+
+def test_every_peer_has_a_folder() -> None:
+    assert {path.name for path in FOLDER.iterdir() if path.is_dir()} >= set(PEERS)
+    assert all(isinstance(peer, Peer) for peer in PEERS.values())
