@@ -107,6 +107,9 @@ def test_a_peer_is_described_completely(name: str) -> None:
     pinned = [*peer.environment.packages, *peer.environment.npm]
     assert all("==" in p or "{repository}" in p or "@" in p[1:] for p in pinned)
     for form in peer.formats.values():
+        if form.model_of:
+            assert form.model_of in peer.formats
+            continue
         assert form.tools in tools
         used = " ".join(part for line in form.commands for part in line)
         assert "{checkpoint}" in used

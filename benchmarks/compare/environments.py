@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,24 +20,37 @@ INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack")
 
 
 def make_environment(folder: Path, wanted: Environment) -> None:
-    """Install ``wanted`` in ``folder`` unless it is there; what is there otherwise is replaced."""
-    record = json.dumps(asdict(wanted), default=dict)
-    if (folder / DONE).exists() and (folder / DONE).read_text() == record:
+    """Install ``wanted`` in ``folder`` unless it is there; what is there otherwise is replaced.
+
+    What comes from this repository is installed again whenever its sources changed.
+    """
+    record = {"wanted": json.loads(json.dumps(asdict(wanted), default=dict)), "sources": None}
+    ours = [package for package in wanted.packages if "{repository}" in package]
+    if ours:
+        record["sources"] = _sources_state()
+    found = json.loads((folder / DONE).read_text()) if (folder / DONE).exists() else {}
+    if found == record:
         return
     print(f"installing {folder.name}", flush=True)
+    variables = {**os.environ, **wanted.variables}
+    pip = [python_of(folder), "-m", "pip", "install", "--quiet"]
+    if found.get("wanted") == record["wanted"]:
+        again = [package.format(repository=REPOSITORY) for package in ours]
+        _run([*pip, "--force-reinstall", "--no-deps", *again], folder, variables)
+        (folder / DONE).write_text(json.dumps(record))
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    variables = {**os.environ, **wanted.variables}
     if wanted.packages:
         venv.create(folder, with_pip=True)
         packages = [package.format(repository=REPOSITORY) for package in wanted.packages]
-        _run([python_of(folder), "-m", "pip", "install", "--quiet", *packages], folder, variables)
+        _run([*pip, *packages], folder, variables)
     if wanted.npm:
         npm = shutil.which("npm")
         if npm is None:
             raise FileNotFoundError("npm is needed for this program: install Node.js")
         _run([npm, "install", "--silent", "--no-audit", *wanted.npm], folder, variables)
-    (folder / DONE).write_text(record)
+    (folder / DONE).write_text(json.dumps(record))
 
 
 def python_of(folder: Path) -> str:
@@ -58,6 +72,17 @@ def installed_mb(folder: Path) -> float:
             if not first.startswith(INSTALLERS) and path.is_file() and not path.is_symlink():
                 total += path.stat().st_size
     return total * 1e-6
+
+
+def _sources_state() -> str:
+    """What changes with every file of the package."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "export", "quantize", "runtime"):
+        path = REPOSITORY / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(file.relative_to(REPOSITORY).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _run(command: list[str], folder: Path, variables: Mapping[str, str]) -> None:

@@ -54,6 +54,8 @@ class Workplace:
 
     def model(self, peer: Peer, model: str, form: Format) -> Path:
         """The folder of ``model`` as ``peer`` runs it in the form ``form``, made if need be."""
+        if form.model_of:
+            return self.model(peer, model, peer.formats[form.model_of])
         source = self.checkpoints.get(model)
         name = f"{model}-{form.name}" + (f"-{source.name}" if source else "")
         folder = self.folder / "models" / peer.name / name

@@ -30,8 +30,9 @@ class Format:
 
     name: str
     bits: Bits
-    tools: str  # the environment that the commands run in
-    commands: Sequence[Sequence[str]]  # from a checkpoint to a model
+    tools: str = ""  # the environment that the commands run in
+    commands: Sequence[Sequence[str]] = ()  # from a checkpoint to a model
+    model_of: str = ""  # a format whose models this one runs, with other settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,11 @@ import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers import convert_generation as tool
-from transformers import GPT2PreTrainedModel
+from onnxruntime.transformers.models.gpt2.gpt2_helper import Gpt2Helper, MyGPT2LMHeadModel
 
 NEWEST_IR = 13  # of ONNX Runtime 1.31; the tool takes the onnx package's, which may be newer
 
@@ -31,10 +30,10 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
     arguments += ["--eos_token_id", str(config["vocab_size"])]  # an id that no text has
     int8 = precision == "int8"
     if config["model_type"] == "gpt2":
-        greedy, beam = convert_gpt2(arguments, int8)
-        save(greedy, model / "greedy.onnx")
-        if [t.name for t in beam.graph.initializer] != [t.name for t in greedy.graph.initializer]:
+        greedy, beam = convert_gpt2(checkpoint, arguments, int8)
+        if list(beam.graph.initializer) != list(greedy.graph.initializer):
             raise ValueError("the two searches should have the same weights")
+        save(greedy, model / "greedy.onnx")
         del beam.graph.initializer[:]
         beam.graph.initializer.extend(greedy.graph.initializer)  # they refer to the file by now
         beam.ir_version = NEWEST_IR
@@ -43,10 +42,16 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
         save(convert_t5(arguments, int8), model / "beam.onnx")
 
 
-def convert_gpt2(arguments: list[str], int8: bool) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def convert_gpt2(
+    checkpoint: Path, arguments: list[str], int8: bool
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Greedy search and beam search."""
-    GPT2PreTrainedModel._supports_sdpa = False  # the fusions know eager attention only
-    tool.gpt2_to_onnx(tool_options(arguments, "export", "--decoder_onnx", "exported.onnx"))
+    # As `tool.gpt2_to_onnx`, which has no way to ask for the attention that its fusions know.
+    module = MyGPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    heads, hidden_size = module.config.num_attention_heads, module.config.hidden_size
+    Gpt2Helper.export_onnx(module, module.device, "raw.onnx")
+    Gpt2Helper.optimize_onnx("raw.onnx", "exported.onnx", False, heads, hidden_size)
+
     decoder = onnx.load_model("exported.onnx")
     # To make a first step that has logits for the last position only, the tool looks for the
     # skipped input of the last normalization in front; its own fusion of biases puts it behind.
@@ -70,7 +75,10 @@ def convert_search(options: Namespace, search: tool.GenerationType) -> onnx.Mode
     """One GPT-2 graph; the tool overwrites the decoder that it starts from."""
     shutil.copy("exported.onnx", options.decoder_onnx)
     tool.convert_generation_model(options, search)
-    return onnx.load_model(options.output)
+    graph = onnx.load_model(options.output)
+    if "init_decoder" not in [attribute.name for attribute in graph.graph.node[0].attribute]:
+        raise ValueError("the tool made no first step, so nothing was quantized either")
+    return graph
 
 
 def convert_t5(arguments: list[str], int8: bool) -> onnx.ModelProto:
@@ -123,11 +131,12 @@ def main() -> None:
     checkpoint, model = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     part = model.with_name(f"{model.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    with TemporaryDirectory(dir=part.parent) as work:
-        os.chdir(work)
-        convert(checkpoint, part, sys.argv[3])
-        os.chdir(part.parent)
+    work = part / "work"
+    work.mkdir(parents=True)
+    os.chdir(work)  # where the tool leaves its files
+    convert(checkpoint, part, sys.argv[3])
+    os.chdir(model.parent)
+    shutil.rmtree(work)
     part.rename(model)
 
 

@@ -1,4 +1,4 @@
-"""A GPT-2 checkpoint as OpenVINO's intermediate representation: python convert.py CHECKPOINT MODEL FORMAT.
+"""A GPT-2 checkpoint as a folder of OpenVINO GenAI: python convert.py CHECKPOINT MODEL FORMAT.
 
 Optimum Intel exports in float32, stateful, with the tokenizer; NNCF then compresses the weights.
 """
@@ -31,7 +31,11 @@ def convert(checkpoint: Path, model: Path, name: str) -> None:
     part = model.with_name(model.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     main_export(
-        str(checkpoint), part, task="text-generation-with-past", convert_tokenizer=True, stateful=True
+        str(checkpoint),
+        part,
+        task="text-generation-with-past",
+        convert_tokenizer=True,
+        stateful=True,
     )
     if compression is not None:
         compress(part, compression)

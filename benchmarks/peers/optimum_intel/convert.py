@@ -1,4 +1,4 @@
-"""A T5 checkpoint as OpenVINO's intermediate representation: python convert.py CHECKPOINT MODEL FORMAT.
+"""A T5 checkpoint as a folder of Optimum Intel: python convert.py CHECKPOINT MODEL FORMAT.
 
 Optimum Intel exports encoder and decoder in float32; NNCF then compresses their weights.
 """
