@@ -24,6 +24,7 @@ from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
 from edgeseq.runtime.onnx_runtime import Session, map_shared_weights, open_session
+from edgeseq.runtime.prepacked import prepacked_graph
 from edgeseq.runtime.shared_sessions import shared_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
@@ -35,10 +36,13 @@ def open_engine(
     device: str = "cpu",
     threads: int | None = None,
     kv_cache: CacheDtype | None = None,
+    prepack: bool = False,
+    verify: bool = False,
 ) -> NewDecoder:
     """Sessions over the graphs of the bundle in ``folder``, which the decoders share.
 
-    ``kv_cache``: what the cache holds; None: the bundle's default. Raises ``DeviceError`` for a
+    ``kv_cache``: what the cache holds; None: the bundle's default. ``prepack``: from the user's
+    cache folder (``prepacked.py``), which ``verify`` checks too. Raises ``DeviceError`` for a
     device that is not there, ``OptionError`` for a cache that the bundle has no graph for,
     ``BundleError`` for a broken graph.
     """
@@ -53,10 +57,12 @@ def open_engine(
 
     def open_checked(role: str) -> Session:
         graph = folder / manifest.graphs[role]
+        if prepack:
+            graph = prepacked_graph(folder, manifest, role, shared, verify=verify)
         session = shared_session(
             (graph, weights_file),
             (device, threads),
-            lambda: open_session(graph, device, threads, shared),
+            lambda: open_session(graph, device, threads, shared, is_optimized=prepack),
         )
         check_graph(session, role, manifest)
         return session

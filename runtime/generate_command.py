@@ -77,6 +77,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
+    parser.add_argument(
+        "--prepack",
+        action="store_true",
+        help="keep packed weights in your cache folder: later starts are quicker",
+    )
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
     length = parser.add_argument_group("where a text ends")
     _add_options(length, LENGTH)
@@ -132,6 +137,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         verify=arguments.verify,
         kv_cache=arguments.kv_cache,
+        prepack=arguments.prepack,
     )
     limits = {"max_length", "max_new_tokens", "choices"}
     if not limits & {*options, *model.bundle.manifest.generation}:

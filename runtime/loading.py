@@ -27,13 +27,17 @@ def load(
     threads: int | None = None,
     verify: bool = False,
     kv_cache: CacheDtype | None = None,
+    prepack: bool = False,
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
     ``threads``: how many compute; None: one a physical core. ``verify``: check the hash of every
     file first. ``kv_cache``: what the cache of keys and values holds, "float32" or "int8" (which
-    quantized bundles have too); None: the bundle's default. Raises ``BundleError`` for a bundle
-    that is missing, damaged or too new, ``DeviceError`` for a device that is not there,
+    quantized bundles have too); None: the bundle's default. ``prepack``: keep the weights as this
+    machine's ONNX Runtime lays them out in the user's cache folder, where they take up to two and a
+    half times the bundle's size; the first load writes them, later ones are quicker, and processes
+    share the memory. Raises ``BundleError`` for a bundle that is missing, damaged or too new, or
+    where the cache folder cannot be written, ``DeviceError`` for a device that is not there,
     ``OptionError`` for a cache that the bundle has no graph for, ``MissingPackageError`` without
     ONNX Runtime.
     """
@@ -49,7 +53,13 @@ def load(
         from edgeseq.runtime.engine import open_engine
 
         return open_engine(
-            bundle.manifest, bundle.folder, device=device, threads=threads, kv_cache=kv_cache
+            bundle.manifest,
+            bundle.folder,
+            device=device,
+            threads=threads,
+            kv_cache=kv_cache,
+            prepack=prepack,
+            verify=verify,
         )
 
     # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.

@@ -44,6 +44,11 @@ except ImportError as error:
 MAX_THREADS = 1024
 # SkipLayerNormalization takes seven times as long as what it replaces (docs/performance.md).
 _UNWANTED_FUSIONS = ["SkipLayerNormFusion"]
+SAVED_WEIGHTS = "weights.bin"
+_SAVED = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": SAVED_WEIGHTS,
+}
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (
     _status.Fail,
@@ -63,7 +68,8 @@ SharedWeights = Mapping[str, onnxruntime.OrtValue]
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
     """A session that keeps the weights alive that it shares with others.
 
-    ``graph``: its file, or its bytes where the weights lie in ``folder``.
+    ``graph``: its file, or its bytes where the weights lie in ``folder``. ``is_optimized``: it is
+    run as it is. ``save_to``: where the optimized graph is written, with its weights packed.
     """
 
     def __init__(
@@ -73,8 +79,18 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         threads: int | None,
         shared: SharedWeights,
         folder: Path | None = None,
+        *,
+        is_optimized: bool = False,
+        save_to: Path | None = None,
     ) -> None:
         options = session_options(threads)
+        if is_optimized:
+            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
+        if save_to is not None:
+            options.optimized_model_filepath = os.fspath(save_to)
+            for key, value in _SAVED.items():
+                options.add_session_config_entry(key, value)
         if folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, os.fspath(folder))
@@ -91,20 +107,35 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
 
 
 def open_session(
-    graph: Path, device: str, threads: int | None, shared: SharedWeights | None = None
+    graph: Path,
+    device: str,
+    threads: int | None,
+    shared: SharedWeights | None = None,
+    **settings: Any,
 ) -> Session:
     """A session over ``graph`` on ``device``, with ``threads`` threads (None: physical cores).
 
-    ``shared``: weights to read there instead of mapping them once more. Raises ``DeviceError`` for
-    a device that is not there, ``BundleError`` for a broken graph.
+    ``shared``: weights to read there instead of mapping them once more; ``settings``: other
+    arguments of ``Session``. Raises ``DeviceError`` for a device that is not there, ``BundleError``
+    for a broken graph.
     """
     try:
-        return Session(graph, device, threads, shared or {})
+        return Session(graph, device, threads, shared or {}, **settings)
     except (*_LOAD_ERRORS, UnicodeDecodeError) as error:  # its message may quote damaged bytes
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: {_reason(error)}. "
             "Check the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
+
+
+def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
+    """Write ``graph``, optimized, to ``out``, with its packed weights in a file beside it."""
+    open_session(graph, "cpu", 1, shared, save_to=out)
+
+
+def runtime_version() -> str:
+    """The version of ONNX Runtime."""
+    return str(onnxruntime.__version__)
 
 
 def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> SharedWeights:
