@@ -23,7 +23,12 @@ from edgeseq.runtime.manifest import (
 from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
-from edgeseq.runtime.onnx_runtime import Session, map_shared_weights, open_session
+from edgeseq.runtime.onnx_runtime import (
+    Session,
+    map_shared_weights,
+    open_session,
+    thread_count,
+)
 from edgeseq.runtime.prepacked import prepacked_graph
 from edgeseq.runtime.shared_sessions import shared_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
@@ -61,7 +66,7 @@ def open_engine(
             graph = prepacked_graph(folder, manifest, role, shared, verify=verify)
         session = shared_session(
             (graph, weights_file),
-            (device, threads),
+            (device, thread_count(threads)),
             lambda: open_session(graph, device, threads, shared, is_optimized=prepack),
         )
         check_graph(session, role, manifest)

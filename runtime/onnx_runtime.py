@@ -158,7 +158,7 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Share
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     """How sessions run: see the comments for what differs from ONNX Runtime's defaults."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _checked_threads(threads)
+    options.intra_op_num_threads = thread_count(threads)
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
     options.log_severity_level = 3
@@ -173,7 +173,8 @@ def _provider(device: str) -> str:
     return PROVIDERS[device]
 
 
-def _checked_threads(threads: Any) -> int:
+def thread_count(threads: Any) -> int:
+    """The number of threads, 0 where ONNX Runtime chooses it; ``OptionError`` for what is none."""
     if threads is None:
         return 0
     if isinstance(threads, bool) or not isinstance(threads, Integral):

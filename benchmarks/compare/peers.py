@@ -33,6 +33,7 @@ class Format:
     tools: str = ""  # the environment that the commands run in
     commands: Sequence[Sequence[str]] = ()  # from a checkpoint to a model
     model_of: str = ""  # a format whose models this one runs, with other settings
+    models: str = "*"  # a pattern: which models it is for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +54,21 @@ class Peer:
         """Where its adapter lies."""
         return FOLDER / self.name
 
-    def formats_of(self, bits: Bits) -> list[Format]:
-        """Its forms of that many bits."""
-        return [form for form in self.formats.values() if form.bits == bits]
+    def formats_of(self, workload: Workload, bits: Bits) -> list[Format]:
+        """Its forms of the workload's model in that many bits."""
+        return [
+            form
+            for form in self.formats.values()
+            if form.bits == bits and fnmatchcase(workload.model, form.models)
+        ]
 
     def obstacle(self, workload: Workload, bits: Bits) -> str | None:
         """Why the program cannot do ``workload`` at ``bits``; None: it can."""
         for pattern, reason in self.cannot.items():
             if fnmatchcase(f"{workload.name}/{bits}", pattern):
                 return reason
-        if not self.formats_of(bits):
-            return f"no {bits} form of this model"
+        if not self.formats_of(workload, bits):
+            return f"There is no {bits} form of this model."
         return None
 
 

@@ -58,7 +58,7 @@ def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry
         Entry(peer, form)
         for peer in peers
         if peer.obstacle(workload, bits) is None
-        for form in peer.formats_of(bits)
+        for form in peer.formats_of(workload, bits)
     ]
 
 

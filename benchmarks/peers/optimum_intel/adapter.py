@@ -18,10 +18,11 @@ class Peer:
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": job["threads"],
+            # The default is bfloat16 where the processor has it; T5's beams then end at once, or
+            # differ from run to run.
+            "INFERENCE_PRECISION_HINT": "f32",
         }
-        if job["format"] == "fp32":  # the default is bfloat16 where the processor has it
-            properties["INFERENCE_PRECISION_HINT"] = "f32"
-        else:  # activations in groups of 128 are quicker than the default of 32
+        if job["format"] != "fp32":  # activations in groups of 128: quicker than the default of 32
             properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "128"
         self._model = OVModelForSeq2SeqLM.from_pretrained(
             job["model"], device="CPU", ov_config=properties

@@ -12,7 +12,7 @@ MODELS = {"gpt2": GPT2LMHeadModel, "t5": T5ForConditionalGeneration}
 
 
 class Peer:
-    """A model with the attention that is quickest for its family, or one saved with 8-bit layers.
+    """A model with its default attention, the quickest it has, or one saved with 8-bit layers.
 
     No token ends a text because the generation settings, which replace the checkpoint's, name
     none: nothing is looked for or suppressed in the scores.

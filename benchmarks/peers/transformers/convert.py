@@ -27,10 +27,11 @@ def convert(checkpoint: Path, folder: Path, precision: str) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     auto = AutoModelForSeq2SeqLM if config.get("is_encoder_decoder") else AutoModelForCausalLM
     model = auto.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    model.save_pretrained(folder)
     if precision == "int8":
-        (folder / "model.safetensors").unlink()
+        folder.mkdir(parents=True)
         torch.save(quantized(model), folder / "model.pt")
+    else:
+        model.save_pretrained(folder)
 
 
 def quantized(model: nn.Module) -> nn.Module:
