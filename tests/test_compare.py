@@ -232,7 +232,7 @@ def test_the_table_shows_figures_ratios_and_reasons() -> None:
     text = markdown(summarize(lines))
     assert "| **edgeseq int8** | 40.0 (40.0–40.0) |" in text
     assert text.index("**edgeseq int8**") < text.index("| CTranslate2 int8 | 20.0")
-    assert "edgeseq int8: 2.00 × CTranslate2 int8, the best of the others" in text
+    assert "- tokens/s after the first, edgeseq int8: 2.00 × CTranslate2 int8, the best" in text
     assert "| It will not. |" in text
     assert "| edgeseq | 171 |" in text
 
