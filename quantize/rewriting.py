@@ -121,15 +121,17 @@ class Rewriter:
 
     def _multiply_blocks(self, layer: Layer, storage: Blocks, codes: Codes, output: str) -> None:
         inputs, outputs = codes.codes.shape
-        data, scales, blocks = _packed(codes, storage), _scales(codes), len(codes.scales)
+        data, scales = _packed(codes, storage), _scales(codes)
+        data_place, _ = self._weights_file.add(data)
+        scales_place, _ = self._weights_file.add(scales)
         ends = _part_ends(outputs, data.nbytes)
         parts = [output] if len(ends) == 1 else [f"{output}.to_{end}" for end in ends]
         for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
             which = part.removeprefix(output)
             weight = f"{layer.weight}.int{storage.bits}{which}"
             steps = f"{layer.weight}.scales{which}"
-            self._external(weight, data, begin, end)
-            self._external(steps, scales.reshape(-1), begin * blocks, end * blocks)
+            self._refer(weight, data[begin:end], data_place + data[:begin].nbytes)
+            self._refer(steps, scales[begin:end].reshape(-1), scales_place + scales[:begin].nbytes)
             self._node(
                 "MatMulNBits",
                 [layer.input, weight, steps],
@@ -177,24 +179,25 @@ class Rewriter:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
-    def _external(
-        self, name: str, array: NDArray[Any], begin: int = 0, end: int | None = None
-    ) -> None:
-        """A weight, or its rows from ``begin`` to ``end``; the file holds it whole."""
-        if name in self._initializers:
-            return
-        offset, length = self._weights_file.add(array)
-        if end is not None:
-            row_bytes = length // len(array)
-            offset, length = offset + begin * row_bytes, (end - begin) * row_bytes
-            array = array[begin:end]
+    def _external(self, name: str, array: NDArray[Any]) -> None:
+        """A weight of its own."""
+        if name not in self._initializers:
+            offset, _ = self._weights_file.add(array)
+            self._refer(name, array, offset)
+
+    def _refer(self, name: str, array: NDArray[Any], offset: int) -> None:
+        """A weight that lies at ``offset`` of the file."""
         tensor = onnx.TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
             dims=array.shape,
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        place = {"location": self._weights_file.path.name, "offset": offset, "length": length}
+        place = {
+            "location": self._weights_file.path.name,
+            "offset": offset,
+            "length": array.nbytes,
+        }
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
         self._initializers[name] = tensor

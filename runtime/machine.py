@@ -31,12 +31,22 @@ def logical_cores() -> int:
 
 def processor() -> str:
     """The processor's name, or its architecture where the system gives no name."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """What the processor can do, or its architecture where the system does not say."""
+    return " ".join(sorted(_cpu_field("flags", "Features").split())) or platform.machine()
+
+
+def _cpu_field(*names: str) -> str:
+    """What Linux says of the first processor under one of ``names``; empty where it does not."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             field, _, value = line.partition(":")
-            if field.strip() == "model name":
+            if field.strip() in names:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def system() -> str:

@@ -24,6 +24,7 @@ from edgeseq.runtime.errors import (
     reason,
 )
 from edgeseq.runtime.manifest import SharedWeight
+from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 try:
     import onnxruntime
@@ -44,10 +45,9 @@ except ImportError as error:
 MAX_THREADS = 1024
 # SkipLayerNormalization takes seven times as long as what it replaces (docs/performance.md).
 _UNWANTED_FUSIONS = ["SkipLayerNormFusion"]
-SAVED_WEIGHTS = "weights.bin"
 _SAVED = {
     "session.save_external_prepacked_constant_initializers": "1",
-    "session.optimized_model_external_initializers_file_name": SAVED_WEIGHTS,
+    "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
 }
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (

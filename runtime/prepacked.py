@@ -11,7 +11,6 @@ weight once more when it opens an entry, and uses what is kept only where that i
 from __future__ import annotations
 
 import json
-import platform
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -19,10 +18,9 @@ from pathlib import Path
 
 from edgeseq.runtime.bundle import file_entry
 from edgeseq.runtime.errors import BundleError, reason
-from edgeseq.runtime.machine import CPU_INFO, processor
+from edgeseq.runtime.machine import instructions, processor
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.onnx_runtime import (
-    SAVED_WEIGHTS,
     SharedWeights,
     runtime_version,
     save_prepacked,
@@ -67,18 +65,8 @@ def _record(manifest: Manifest, role: str) -> Record:
         "weights": manifest.files[WEIGHTS_FILE_NAME].sha256,
         "onnxruntime": runtime_version(),
         "processor": processor(),
-        "instructions": _instructions(),
+        "instructions": instructions(),
     }
-
-
-def _instructions() -> str:
-    """What the processor can do, or its architecture where the system does not say."""
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            field, _, value = line.partition(":")
-            if field.strip() in ("flags", "Features"):
-                return " ".join(sorted(value.split()))
-    return platform.machine()
 
 
 def _key(record: Record) -> str:
@@ -100,7 +88,7 @@ def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
                 return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # no entry, or one that was cut off or damaged: it is made anew
-    return {GRAPH_NAME, SAVED_WEIGHTS} <= set(found["files"])
+    return {GRAPH_NAME, WEIGHTS_FILE_NAME} <= set(found["files"])
 
 
 def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> None:

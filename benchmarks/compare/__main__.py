@@ -13,10 +13,9 @@ from pathlib import Path
 
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import OURS, Peer, read_peers
-from benchmarks.compare.workloads import WORKLOADS, Workload
+from benchmarks.compare.workloads import BITS, WORKLOADS, Workload
 
 ALWAYS = (OURS, "convert_generation", "ctranslate2", "llama_cpp")  # the strongest: in every run
-BITS = ("int8", "int4", "fp32")
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def add_choices(command: argparse.ArgumentParser) -> None:
 
 def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Set up and, if asked for, measure."""
-    from benchmarks.compare.running import entries, run  # they need psutil
+    from benchmarks.compare.running import prepare, run  # they need psutil
 
     everyone = read_peers()
     peers = chosen_peers(parser, arguments.peers, everyone)
@@ -73,12 +72,7 @@ def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> N
         chosen_checkpoints(parser, arguments.checkpoint),
     )
     if arguments.command == "setup":
-        for peer in peers:
-            place.install(peer)
-        for workload in workloads:
-            for b in workload.bits:
-                for entry in entries(peers, workload, b) if b in bits else ():
-                    place.model(entry.peer, workload.model, entry.form)
+        prepare(peers, workloads, place, bits)
         return
     run(
         peers,

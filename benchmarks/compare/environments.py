@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,10 +33,11 @@ def make_environment(folder: Path, wanted: Environment) -> None:
         return
     print(f"installing {folder.name}", flush=True)
     variables = {**os.environ, **wanted.variables}
+    failure = f"Could not install {folder.name}"
     pip = [python_of(folder), "-m", "pip", "install", "--quiet"]
     if found.get("wanted") == record["wanted"]:
         again = [package.format(repository=REPOSITORY) for package in ours]
-        _run([*pip, "--force-reinstall", "--no-deps", *again], folder, variables)
+        run_or_exit([*pip, "--force-reinstall", "--no-deps", *again], failure, variables, folder)
         (folder / DONE).write_text(json.dumps(record))
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -44,12 +45,13 @@ def make_environment(folder: Path, wanted: Environment) -> None:
     if wanted.packages:
         venv.create(folder, with_pip=True)
         packages = [package.format(repository=REPOSITORY) for package in wanted.packages]
-        _run([*pip, *packages], folder, variables)
+        run_or_exit([*pip, *packages], failure, variables, folder)
     if wanted.npm:
         npm = shutil.which("npm")
         if npm is None:
             raise FileNotFoundError("npm is needed for this program: install Node.js")
-        _run([npm, "install", "--silent", "--no-audit", *wanted.npm], folder, variables)
+        install = [npm, "install", "--silent", "--no-audit", *wanted.npm]
+        run_or_exit(install, failure, variables, folder)
     (folder / DONE).write_text(json.dumps(record))
 
 
@@ -85,10 +87,13 @@ def _sources_state() -> str:
     return digest.hexdigest()
 
 
-def _run(command: list[str], folder: Path, variables: Mapping[str, str]) -> None:
+def run_or_exit(
+    command: Sequence[str], failure: str, variables: Mapping[str, str], folder: Path | None = None
+) -> None:
+    """Run ``command`` in ``folder``; where it fails, exit with ``failure`` and its last lines."""
     done = subprocess.run(
         command, check=False, cwd=folder, env=variables, capture_output=True, text=True
     )
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        sys.exit(f"Could not install {folder.name}:\n{tail}")
+        sys.exit(f"{failure}:\n{tail}")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare.environments import make_environment, python_of
+from benchmarks.compare.environments import make_environment, python_of, run_or_exit
 from benchmarks.compare.peers import REPOSITORY, Environment, Format, Peer
 
 CHECKPOINT_TOOLS = "edgeseq_export"  # the environment that makes synthetic checkpoints
@@ -74,14 +72,8 @@ class Workplace:
     def _run(self, tool: str, command: list[str]) -> None:
         programs = Path(python_of(self.tool(tool))).parent
         program, *arguments = command
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
+        run_or_exit(
             [os.fspath(programs / program), *arguments],
-            check=False,
-            env=environment,
-            capture_output=True,
-            text=True,
+            f"{' '.join(command)} failed",
+            {**os.environ, "HF_HUB_OFFLINE": "1"},
         )
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-            sys.exit(f"{' '.join(command)} failed:\n{tail}")

@@ -18,6 +18,8 @@ from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
 from edgeseq.runtime.machine import logical_cores, physical_cores, processor
 
+Turn = tuple[Workload, Bits, list[Entry]]
+
 
 def run(
     peers: Sequence[Peer],
@@ -35,12 +37,7 @@ def run(
     size, a measurement. What is there already is kept: a run that was cut off is given again with
     the same file to append further rounds.
     """
-    for peer in peers:
-        place.install(peer)
-    turns = [(w, b, entries(peers, w, b)) for w in workloads for b in w.bits if b in bits]
-    for workload, _, them in turns:
-        for entry in them:
-            place.model(entry.peer, workload.model, entry.form)
+    turns = prepare(peers, workloads, place, bits)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8") as file:
         write(file, {"kind": "run", "at": now(), "threads": threads, **context()})
@@ -50,6 +47,19 @@ def run(
             for workload, b, them in turns:
                 print(f"round {number + 1} of {rounds}: {workload.name} {b}", flush=True)
                 measure_turn(file, number, workload, b, them, place, threads)
+
+
+def prepare(
+    peers: Sequence[Peer], workloads: Sequence[Workload], place: Workplace, bits: Sequence[Bits]
+) -> list[Turn]:
+    """Install the programs and convert the models; who takes part in what."""
+    for peer in peers:
+        place.install(peer)
+    turns = [(w, b, entries(peers, w, b)) for w in workloads for b in w.bits if b in bits]
+    for workload, _, them in turns:
+        for entry in them:
+            place.model(entry.peer, workload.model, entry.form)
+    return turns
 
 
 def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry]:
@@ -64,7 +74,7 @@ def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry
 
 def fixed_lines(
     peers: Sequence[Peer],
-    turns: Sequence[tuple[Workload, Bits, Sequence[Entry]]],
+    turns: Sequence[Turn],
     place: Workplace,
 ) -> Iterator[dict[str, Any]]:
     """What does not change from round to round."""

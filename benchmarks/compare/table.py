@@ -24,6 +24,7 @@ from benchmarks.compare.summary import (
     comparison,
     is_ours,
 )
+from benchmarks.compare.workloads import BITS
 
 METRICS: dict[str, Sequence[Metric]] = {
     "gpt2/decode": (SPEED, FIRST, PEAK, STEADY, ANONYMOUS),
@@ -64,7 +65,7 @@ def markdown(summary: Summary) -> str:
     parts += [
         workload_table(summary, (name, bits))
         for name in METRICS
-        for bits in ("int8", "int4", "fp32")
+        for bits in BITS
         if (name, bits) in summary.values
     ]
     parts += [context_table(summary), installed_table(summary), remarks(summary)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Bits = Literal["fp32", "int8", "int4"]
+Bits = Literal["int8", "int4", "fp32"]
+BITS: tuple[Bits, ...] = get_args(Bits)
 VOCABULARY = {"gpt2": 50257, "t5-small": 32128, "t5-base": 32128}  # for ids of prompts
 
 
