@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle
+from edgeseq.quantize import quantize_bundle, rewriting
 from edgeseq.quantize.network import Network
 from edgeseq.quantize.recipe import RECIPES, find_recipe
 from edgeseq.quantize.rounding import round_weight
@@ -269,3 +269,29 @@ def test_bytes_that_a_step_reads(quantized: Quantize) -> None:
     norms = 4 * 3 * 2 * 100
     found = quantized("gpt2-tied", "int8").manifest.weights_per_token_bytes
     assert found == pytest.approx(codes + columns + head + norms, abs=200)  # and some constants
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_lm_head_in_parts_gives_the_same_logits(
+    recipe: str,
+    bundle: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def quantize(name: str) -> Bundle:
+        options = {"recipe": recipe, "text": texts["gp"], "allow_loss": True}
+        return quantize_bundle(bundle, tmp_path / name, **options)
+
+    whole = quantize("whole")
+    monkeypatch.setattr(rewriting, "LARGEST_PART_BYTES", 1)
+    parts = quantize("parts")
+    outputs = [
+        {a.name: a.i for a in node.attribute}["N"]
+        for node in onnx.load(parts.file("decoder.onnx"), load_external_data=False).graph.node
+        if node.op_type == "MatMulNBits" and ".to_" in node.output[0]
+    ]
+    assert len(outputs) > 1
+    assert parts.file("weights.bin").read_bytes() == whole.file("weights.bin").read_bytes()
+    scores = [load(b.folder).score(FOX).log_probabilities for b in (whole, parts)]
+    assert scores[0] == scores[1]
