@@ -116,15 +116,16 @@ def round_weights(
     """
     rounded: dict[str, Rounded] = {}
     for role, observed in observe(source, networks, windows, progress):
-        network = networks[role]
+        network, in_steps = networks[role], role == "decoder" and "encoder" in networks
         progress(f"rounding the layers of the {role}")
         for name, seen in observed.items():
             if role == "decoder" and name in divided:
                 seen.divide(divided[name])
-            _smooth(network, name, seen, recipe)
+            if isinstance(recipe.step_layer if in_steps else recipe.layer, Rows):
+                _smooth(network, name, seen)
         for layer in network.layers.values():
             if layer.input in observed and not layer.is_table:
-                storage = recipe.storage(layer.weight)
+                storage = recipe.storage(layer.weight, in_steps=in_steps)
                 curvature = observed[layer.input].curvature
                 if found := _rounded(network.weights[layer.weight], storage, curvature):
                     rounded[layer.weight] = found
@@ -160,10 +161,8 @@ def table_names(networks: Mapping[str, Network]) -> set[str]:
     return names
 
 
-def _smooth(network: Network, name: str, seen: Observed, recipe: Recipe) -> None:
+def _smooth(network: Network, name: str, seen: Observed) -> None:
     """Smooth an input of layers that are stored by rows: blocks have scales of their own."""
-    if not isinstance(recipe.layer, Rows):
-        return
     factors = smooth(network, name, seen.peaks, seen.rows, bits=ROW_BITS)
     if factors is not None:
         seen.divide(factors)

@@ -68,6 +68,11 @@ class Network:
         return name in self.weights and self.weights[name].ndim == 2
 
     @cached_property
+    def rectified(self) -> frozenset[str]:
+        """The tensors without negative values."""
+        return frozenset(node.output[0] for node in self.graph.node if node.op_type == "Relu")
+
+    @cached_property
     def chosen(self) -> frozenset[str]:
         """The tensors that hold only the positions of ``logits_at``."""
         found = {"logits_at"}

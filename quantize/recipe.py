@@ -52,6 +52,7 @@ class Recipe:
 
     name: str
     layer: Storage  # of the linear layers
+    step_layer: Storage  # of those of a decoder after an encoder: few tokens at once
     table: Blocks  # of the embeddings and the lm_head, which read one table where they are tied
     kept: Storage  # of layers that turn out to be too sensitive
     kept_table: Blocks  # of tables that do
@@ -59,11 +60,16 @@ class Recipe:
     kv_cache: CacheDtype  # the default when the bundle is loaded
     perplexity_rise_limit: float  # 0.01: one percent
 
-    def storage(self, weight: str, *, is_table: bool = False) -> Storage:
-        """As what a linear layer's weight, or a table, is stored."""
+    def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
+        """As what a linear layer's weight, or a table, is stored.
+
+        ``in_steps``: it is a layer of a decoder after an encoder.
+        """
         if weight in self.kept_layers:
             return self.kept_table if is_table else self.kept
-        return self.table if is_table else self.layer
+        if is_table:
+            return self.table
+        return self.step_layer if in_steps else self.layer
 
     @property
     def block_size(self) -> int | None:
@@ -77,7 +83,8 @@ class Recipe:
             raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
         if not isinstance(self.layer, Blocks):
             raise OptionError(f"A block size has no effect with the recipe {self.name!r}.")
-        return replace(self, layer=replace(self.layer, block_size=block_size))
+        blocks = replace(self.layer, block_size=block_size)
+        return replace(self, layer=blocks, step_layer=blocks)
 
 
 # With larger blocks than these (8 bits: 64, 4 bits: 32) ONNX Runtime's AVX-512 kernels give other
@@ -91,6 +98,7 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             name="int8",
             layer=Rows(),
+            step_layer=_BLOCKS_8,
             table=_BLOCKS_8,
             kept=Blocks(8, 32),
             kept_table=Blocks(8, 32),
@@ -100,6 +108,7 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             name="int4",
             layer=_BLOCKS_4,
+            step_layer=_BLOCKS_4,
             table=_BLOCKS_4,
             kept=_BLOCKS_8,
             kept_table=_BLOCKS_8,
@@ -109,6 +118,7 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             name="int8-weights",
             layer=_BLOCKS_8,
+            step_layer=_BLOCKS_8,
             table=_BLOCKS_8,
             kept=Float32(),
             kept_table=Blocks(8, 32),

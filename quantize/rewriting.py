@@ -5,9 +5,9 @@
     QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
     MatMulInteger, DequantizeLinear, Mul -> y
 
-Layers that read the same tensor share its codes. A row of zeros has the scale 0, and whatever
-integer 0 / 0 becomes, times that scale it is 0 again: a floor under the scale would be one more
-node for nothing.
+Layers that read the same tensor share its codes; what Relu gives needs no Abs. A row of zeros
+has the scale 0, and whatever integer 0 / 0 becomes, times that scale it is 0 again: a floor under
+the scale would be one more node for nothing.
 """
 
 from __future__ import annotations
@@ -102,8 +102,11 @@ class Rewriter:
             self._made.add(name)
             axes = self._constant("feature_axis", np.array([1]))
             step = self._constant("code_step", np.float32(1 / LARGEST_CODE))
-            self._node("Abs", [name], f"{name}.abs")
-            self._node("ReduceMax", [f"{name}.abs", axes], f"{name}.peak", keepdims=0)
+            magnitude = name
+            if name not in self._network.rectified:
+                magnitude = f"{name}.abs"
+                self._node("Abs", [name], magnitude)
+            self._node("ReduceMax", [magnitude, axes], f"{name}.peak", keepdims=0)
             self._node("Mul", [f"{name}.peak", step], scale)
             self._node("QuantizeLinear", [name, scale, self._zero_points(name)], codes, axis=0)
         return codes, scale

@@ -31,11 +31,14 @@ def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> 
     recipe = find_recipe(name)
     assert recipe.name == name
     assert recipe.storage("h.0.mlp.input.weight") == layer
+    stepwise = recipe.storage("decoder.0.ff.wi", in_steps=True)
+    assert stepwise == (Blocks(8, 64) if layer == Rows() else layer)
     assert recipe.kv_cache == kv_cache
     assert recipe.storage("wte", is_table=True) == recipe.table
     assert 0 < recipe.perplexity_rise_limit < 0.05
     keeping = replace(recipe, kept_layers=frozenset({"a"}))
     assert keeping.storage("a") == kept
+    assert keeping.storage("a", in_steps=True) == kept
     assert keeping.storage("b") == layer
     assert keeping.storage("a", is_table=True) == recipe.kept_table
     assert keeping.storage("b", is_table=True) == recipe.table
@@ -69,7 +72,9 @@ def test_block_sizes(name: str, size: int) -> None:
     plain, recipe = find_recipe(name), find_recipe(name, size)
     assert recipe.block_size == size
     assert recipe.storage("a") == Blocks(plain.layer.bits, size)
-    assert recipe == replace(plain, layer=recipe.layer)  # nothing else: tables stay exact
+    assert recipe.storage("a", in_steps=True) == recipe.storage("a")
+    changed = {"layer": recipe.layer, "step_layer": recipe.layer}
+    assert recipe == replace(plain, **changed)  # nothing else: tables stay exact
     assert plain.block_size == plain.layer.block_size
 
 
