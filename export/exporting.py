@@ -35,6 +35,7 @@ from edgeseq.runtime.manifest import (
     SharedWeight,
     TokenizerFormat,
 )
+from edgeseq.runtime.onnx_runtime import optimize_graph
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -115,6 +116,8 @@ def _write_graphs(
                 rows, columns = graph.weights[name].shape
                 shared[name] = SharedWeight(offset_bytes=offset, rows=rows, columns=columns)
             seen |= offsets
+    for graph in graphs:
+        optimize_graph(folder / graph.file_name)
     return shared
 
 

@@ -17,6 +17,7 @@ from edgeseq.quantize.equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 LARGEST_CODE = 127
 MARGIN = 1.1  # over the largest magnitude that a calibration text showed
 SCALE_INPUTS = 12  # where GroupQueryAttention takes the keys' scale; the values' follows
+FORMAT = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
 
 
 def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.ModelProto:
@@ -29,9 +30,10 @@ def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.
         pasts = (node.input[i].removeprefix(CACHE_PREFIX) for i in (PAST_KEY, PAST_VALUE))
         scales = [_scale(changed, name, peaks[name]) for name in pasts]
         node.input.extend([*[""] * (SCALE_INPUTS - len(node.input)), *scales])
-        for name in ("k_quant_type", "v_quant_type"):
-            node.attribute.append(onnx.helper.make_attribute(name, "PER_TENSOR"))
-        node.attribute.append(onnx.helper.make_attribute("kv_cache_bit_width", 8))
+        kept = [attribute for attribute in node.attribute if attribute.name not in FORMAT]
+        del node.attribute[:]
+        formats = [onnx.helper.make_attribute(name, value) for name, value in FORMAT.items()]
+        node.attribute.extend([*kept, *formats])
     for value in (*changed.graph.input, *changed.graph.output):
         if value.name.startswith((CACHE_PREFIX, "present.")):
             value.type.tensor_type.elem_type = onnx.TensorProto.INT8

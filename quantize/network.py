@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.errors import BundleError
@@ -36,7 +37,14 @@ class Network:
         except Exception as error:  # protobuf's own, which onnx does not name
             raise BundleError(f"{path} is not an ONNX file: export the bundle again.") from error
         self.role = role
-        self.weights = {tensor.name: _map(bundle, tensor) for tensor in self.graph.initializer}
+        _split_biases(self.model.graph)
+        self.weights: dict[str, Array] = {}
+        self.constants: list[onnx.TensorProto] = []  # small ones, inside the graph's file
+        for tensor in self.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                self.weights[tensor.name] = _map(bundle, tensor)
+            else:
+                self.constants.append(tensor)
 
     @property
     def graph(self) -> onnx.GraphProto:
@@ -54,7 +62,9 @@ class Network:
         return {
             i: node.input[0]
             for i, node in enumerate(self.graph.node)
-            if node.op_type == "Gather" and self._is_matrix(node.input[0]) and not _axis(node)
+            if node.op_type == "Gather"
+            and self._is_matrix(node.input[0])
+            and not _attribute(node, "axis")
         }
 
     def _layers(self) -> Iterator[tuple[int, Layer]]:
@@ -83,15 +93,29 @@ class Network:
         return frozenset(found - {"logits_at"})
 
 
-def _axis(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+def _split_biases(graph: onnx.GraphProto) -> None:
+    """Undo ONNX Runtime's fusion of a product and the bias that is added to it."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Gemm" and not _attribute(node, "transB"):
+            hidden, weight, bias = node.input
+            product, [output] = f"{node.output[0]}.product", node.output
+            nodes.append(helper.make_node("MatMul", [hidden, weight], [product]))
+            nodes.append(helper.make_node("Add", [product, bias], [output]))
+        else:
+            nodes.append(node)
+    copies = onnx.GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(copies.node)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    """An integer attribute, 0 where it is left out."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _map(bundle: Bundle, tensor: onnx.TensorProto) -> Array:
     """The values of an initializer, mapped where they lie in the weights file."""
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        array: Array = onnx.numpy_helper.to_array(tensor)
-        return array
     place = {entry.key: entry.value for entry in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     path, offset = bundle.file(place["location"]), int(place["offset"])

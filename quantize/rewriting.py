@@ -207,6 +207,9 @@ class Rewriter:
 
     def _keep_used_weights(self) -> None:
         used = {name for node in self._nodes for name in node.input}
+        # All constants, since what a Loop's body reads is no input of the node; those that nothing
+        # reads any more go when the graph is optimized.
+        self._initializers |= {tensor.name: tensor for tensor in self._network.constants}
         for name, array in self._network.weights.items():
             if name in used:
                 self._external(name, array)

@@ -67,7 +67,7 @@ def open_engine(
         session = shared_session(
             (graph, weights_file),
             (device, thread_count(threads)),
-            lambda: open_session(graph, device, threads, shared, is_optimized=prepack),
+            lambda: open_session(graph, device, threads, shared),
         )
         check_graph(session, role, manifest)
         return session

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,11 @@ except ImportError as error:
     ) from error
 
 MAX_THREADS = 1024
-# SkipLayerNormalization takes seven times as long as what it replaces (docs/performance.md).
-_UNWANTED_FUSIONS = ["SkipLayerNormFusion"]
-_SAVED = {
+_WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
 }
+_WITHOUT_PACKING = {"session.disable_prepacking": "1"}
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (
     _status.Fail,
@@ -68,8 +68,9 @@ SharedWeights = Mapping[str, onnxruntime.OrtValue]
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
     """A session that keeps the weights alive that it shares with others.
 
-    ``graph``: its file, or its bytes where the weights lie in ``folder``. ``is_optimized``: it is
-    run as it is. ``save_to``: where the optimized graph is written, with its weights packed.
+    ``graph``: its file, or its bytes where the weights lie in ``folder``. It is run as it is, since
+    bundles' graphs are optimized when they are made, unless ``optimize``. ``save_to``: where the
+    graph is written as it is run. ``entries``: further settings of ONNX Runtime's.
     """
 
     def __init__(
@@ -80,17 +81,19 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         shared: SharedWeights,
         folder: Path | None = None,
         *,
-        is_optimized: bool = False,
+        optimize: bool = False,
         save_to: Path | None = None,
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         options = session_options(threads)
-        if is_optimized:
-            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.graph_optimization_level = level
+        levels = onnxruntime.GraphOptimizationLevel
+        # Further levels would bring SkipLayerNormalization (docs/performance.md), and nothing else.
+        level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
         if save_to is not None:
             options.optimized_model_filepath = os.fspath(save_to)
-            for key, value in _SAVED.items():
-                options.add_session_config_entry(key, value)
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         if folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, os.fspath(folder))
@@ -102,7 +105,6 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
             options,
             providers=[_provider(device)],
             enable_fallback=0,
-            disabled_optimizers=_UNWANTED_FUSIONS,
         )
 
 
@@ -129,8 +131,18 @@ def open_session(
 
 
 def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
-    """Write ``graph``, optimized, to ``out``, with its packed weights in a file beside it."""
-    open_session(graph, "cpu", 1, shared, save_to=out)
+    """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
+    open_session(graph, "cpu", 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
+
+
+def optimize_graph(graph: Path) -> None:
+    """Replace the file ``graph`` by what ONNX Runtime makes of it for any provider.
+
+    Its weights stay where they are.
+    """
+    part = graph.with_suffix(".part")
+    open_session(graph, "cpu", 1, optimize=True, save_to=part, entries=_WITHOUT_PACKING)
+    part.replace(graph)
 
 
 def runtime_version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import subprocess
 import sys
@@ -127,6 +128,19 @@ def test_edgeseq_comes_first_and_does_everything() -> None:
     assert not [w.name for w in WORKLOADS for bits in w.bits if ours.obstacle(w, bits)]
 
 
+def test_a_form_takes_part_where_it_says() -> None:
+    ours = PEERS[OURS]
+    by_name = {w.name: {form.name for form in ours.formats_of(w, "int8")} for w in WORKLOADS}
+    assert by_name["t5-base/beam-4"] == by_name["gpt2/idle"] == {"int8"}
+    assert by_name["gpt2/start"] == by_name["gpt2/start-cold"] == {"int8", "int8-prepacked"}
+    assert "int8-weights" in by_name["gpt2/batch-8"]
+    known = {w.name for w in WORKLOADS}
+    for peer in PEERS.values():
+        for form in peer.formats.values():
+            for pattern in form.workloads:
+                assert fnmatch.filter(known, pattern), (peer.name, form.name, pattern)
+
+
 def test_an_obstacle_has_a_reason() -> None:
     peer = PEERS["ctranslate2"]
     workload = WORKLOADS[0]
@@ -135,8 +149,9 @@ def test_an_obstacle_has_a_reason() -> None:
 
 
 def test_a_process_is_told_the_threads_and_stays_offline(tmp_path: Path) -> None:
-    found = variables(tmp_path, 3)
+    found = variables(tmp_path, tmp_path / "work", 3)
     assert (found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == ("3", "1")
+    assert found["XDG_CACHE_HOME"] == str(tmp_path / "work" / "cache")
     peer = PEERS[OURS]
     line = command(peer, tmp_path, "{}")
     assert line[1:3] == ["-P", str(HARNESS)]

@@ -65,7 +65,8 @@ def compiled(
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     path = folder / "layer.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     bundle: Any = SimpleNamespace(
         manifest=SimpleNamespace(graphs={"decoder": path.name}), file=lambda name: folder / name
     )

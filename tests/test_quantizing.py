@@ -234,8 +234,12 @@ def test_embeddings_are_rounded_plainly(
 def test_int8_stores_weights_of_seven_bits(quantized: Quantize) -> None:
     """What keeps sums of two products within 16 bits, as CPUs without VNNI make them."""
     for name in SOURCES:
-        for role in ROLES[quantized(name, "int8").manifest.kind]:
+        kind = quantized(name, "int8").manifest.kind
+        for role in ROLES[kind]:
             network = Network(quantized(name, "int8"), role)
+            if (kind, role) == ("encoder-decoder", "decoder"):  # in blocks
+                assert all(array.dtype != np.int8 for array in network.weights.values())
+                continue
             by_rows = [array for array in network.weights.values() if array.dtype == np.int8]
             assert len(by_rows) >= 4
             assert min(map(np.min, by_rows)) >= -64

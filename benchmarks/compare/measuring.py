@@ -78,7 +78,7 @@ def measure_once(
         command(entry.peer, environment, json.dumps(job)),
         check=False,
         cwd=environment,
-        env=variables(environment, threads),
+        env=variables(environment, place.folder, threads),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -95,13 +95,17 @@ def command(peer: Peer, environment: Path, job: str) -> list[str]:
     return [python_of(environment), "-P", os.fspath(HARNESS), adapter, job]
 
 
-def variables(environment: Path, threads: int) -> dict[str, str]:
-    """Environment variables: offline, and as many threads as asked for wherever one decides."""
+def variables(environment: Path, folder: Path, threads: int) -> dict[str, str]:
+    """Environment variables: offline, as many threads as asked for wherever one decides.
+
+    What programs keep for their next start goes into ``folder``.
+    """
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     return {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         **{name: str(count) for name, count in counts.items()},
         "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": os.fspath(folder / "cache"),
         "TOKENIZERS_PARALLELISM": "false",
         "EDGESEQ_BENCH_MODULES": os.fspath(environment / "node_modules"),
     }

@@ -33,7 +33,8 @@ class Format:
     tools: str = ""  # the environment that the commands run in
     commands: Sequence[Sequence[str]] = ()  # from a checkpoint to a model
     model_of: str = ""  # a format whose models this one runs, with other settings
-    models: str = "*"  # a pattern: which models it is for
+    workloads: Sequence[str] = ("*",)  # patterns: those that it takes part in
+    keeps_files: bool = False  # its first run leaves files that later ones start from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Peer:
         return [
             form
             for form in self.formats.values()
-            if form.bits == bits and fnmatchcase(workload.model, form.models)
+            if form.bits == bits and any(fnmatchcase(workload.name, p) for p in form.workloads)
         ]
 
     def obstacle(self, workload: Workload, bits: Bits) -> str | None:
@@ -68,7 +69,7 @@ class Peer:
             if fnmatchcase(f"{workload.name}/{bits}", pattern):
                 return reason
         if not self.formats_of(workload, bits):
-            return f"There is no {bits} form of this model."
+            return f"There is no {bits} form for this."
         return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.compare.environments import installed_mb
-from benchmarks.compare.measuring import Entry, measured
+from benchmarks.compare.measuring import Entry, measure_once, measured
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
@@ -38,6 +38,10 @@ def run(
     the same file to append further rounds.
     """
     turns = prepare(peers, workloads, place, bits)
+    for workload, _, them in turns:
+        for entry in them:
+            if entry.form.keeps_files:
+                measure_once(entry, workload, place, threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8") as file:
         write(file, {"kind": "run", "at": now(), "threads": threads, **context()})

@@ -13,8 +13,13 @@ class Peer:
     PACKAGES = ("edgeseq", "onnxruntime", "numpy", "tokenizers")
 
     def __init__(self, job: dict[str, Any]) -> None:
-        kv_cache = "float32" if job["format"].endswith("float32-cache") else None
-        self._model = load(job["model"], threads=job["threads"], kv_cache=kv_cache)
+        form = job["format"]
+        self._model = load(
+            job["model"],
+            threads=job["threads"],
+            kv_cache="float32" if form.endswith("float32-cache") else None,
+            prepack=form.endswith("prepacked"),
+        )
 
     def generate(self, prompts: list[list[int]], new_tokens: int, beams: int) -> list[list[int]]:
         """Ids of the best text after each prompt."""
