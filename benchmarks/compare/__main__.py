@@ -118,10 +118,11 @@ def chosen_checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dic
 def make_report(arguments: argparse.Namespace) -> None:
     """Write the table and the plot."""
     from benchmarks.compare.summary import read_lines, summarize
+    from benchmarks.compare.overview import overview
     from benchmarks.compare.table import markdown
 
     summary = summarize(read_lines(arguments.results))
-    text = markdown(summary)
+    text = f"{overview(summary)}\n\n{markdown(summary)}"
     if arguments.table:
         arguments.table.write_text(text, encoding="utf-8")
     else:
