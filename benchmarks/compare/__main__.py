@@ -117,8 +117,8 @@ def chosen_checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dic
 
 def make_report(arguments: argparse.Namespace) -> None:
     """Write the table and the plot."""
-    from benchmarks.compare.summary import read_lines, summarize
     from benchmarks.compare.overview import overview
+    from benchmarks.compare.summary import read_lines, summarize
     from benchmarks.compare.table import markdown
 
     summary = summarize(read_lines(arguments.results))
