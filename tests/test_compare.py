@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.compare.measuring import Entry, command, last_line, variables
+from benchmarks.compare.overview import overview
 from benchmarks.compare.peers import FOLDER, OURS, Peer, read_peers
 from benchmarks.compare.summary import (
     FIRST,
@@ -250,6 +251,25 @@ def test_the_table_shows_figures_ratios_and_reasons() -> None:
     assert "- tokens/s after the first, edgeseq int8: 2.00 × CTranslate2 int8, the best" in text
     assert "| It will not. |" in text
     assert "| edgeseq | 171 |" in text
+
+
+def test_the_overview_names_the_strongest_and_our_better_form() -> None:
+    lines = [
+        RUN,
+        line("edgeseq/int8", 0, 0.1, 0.6),
+        line("edgeseq/int8-weights", 0, 0.1, 0.5),
+        line("edgeseq/int8-prepacked", 0, 0.1, 0.9),
+        line("ctranslate2/int8", 0, 0.1, 1.1),
+        line("llama_cpp/q8_0", 0, 0.1, 0.7),
+    ]
+    rows = overview(summarize(lines)).splitlines()
+    assert len({row.count("|") for row in rows}) == 1
+    [speed] = [row for row in rows if "tokens/s after the first" in row]
+    assert "| **40.0 (40.0–40.0)** tokens/s | llama.cpp q8_0 33.3 (33.3–33.3) | 1.20 |" in speed
+    assert speed.endswith("| `int8-weights`: 50.0 (50.0–50.0), 1.50 |")
+    [memory] = [row for row in rows if "peak memory" in row]
+    assert memory.endswith("| 1.00 |  |")
+    assert len(rows) == 4  # two of head
 
 
 def test_every_peer_has_a_folder() -> None:

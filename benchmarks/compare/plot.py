@@ -93,14 +93,15 @@ def bars(place: Any, values: Mapping[str, list[float]], metric: Metric, heading:
 
 def lines(place: Any, contexts: Mapping[str, Mapping[int, Any]]) -> None:
     """Tokens a second by the length of the prompt."""
-    top = 0.0
-    for entry, found in contexts.items():
-        lengths = sorted(found)
-        speeds = [median(found[n]) for n in lengths]
-        top = max(top, *speeds)
-        ours = is_ours(entry)
-        place.plot(lengths, speeds, color=OURS if ours else FAINT, linewidth=2 if ours else 1.2)
-        place.text(lengths[-1] + 12, speeds[-1], title(entry), size=7, va="center", color=TEXT)
+    speeds = {e: [median(found[n]) for n in sorted(found)] for e, found in contexts.items()}
+    top = max(max(found) for found in speeds.values())
+    label = -top
+    for entry in sorted(speeds, key=lambda entry: speeds[entry][-1]):
+        lengths, ours = sorted(contexts[entry]), is_ours(entry)
+        colour, width = (OURS, 2) if ours else (FAINT, 1.2)
+        place.plot(lengths, speeds[entry], color=colour, linewidth=width)
+        label = max(speeds[entry][-1], label + 0.07 * top)  # not on the one below
+        place.text(lengths[-1] + 12, label, title(entry), size=7, va="center", color=colour)
     place.set_ylim(0, 1.08 * top)
     place.set_xlim(0, 1480)
     place.set_xticks([32, 256, 512, 768, 960])
