@@ -1,8 +1,8 @@
 """Weights in the layout of this machine's processor, kept in the user's cache folder.
 
-When ONNX Runtime opens a graph it optimizes it and copies the weights into a layout of its kernels.
-``prepacked_graph`` keeps the result of both: a graph to open as it is, and a file that is mapped
-instead of memory that is filled. The layout belongs to one processor and one version of ONNX
+When ONNX Runtime opens a graph it copies the weights into a layout of its kernels.
+``prepacked_graph`` keeps the result: a graph that names them, and a file that is mapped instead of
+memory that is filled. The layout belongs to one processor and one version of ONNX
 Runtime, so an entry's name is made of these and of the hashes of the bundle's files, and an entry
 counts only if its record says the same and its files have their sizes. ONNX Runtime packs each
 weight once more when it opens an entry, and uses what is kept only where that is what it gets.
@@ -11,6 +11,7 @@ weight once more when it opens an entry, and uses what is kept only where that i
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
 KEY_DIGITS = 32
+ALIGNMENT = 64  # what kernels take for granted of packed weights
+PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph names the place of packed weights
 Record = Mapping[str, str]
 
 
@@ -66,6 +69,7 @@ def _record(manifest: Manifest, role: str) -> Record:
         "onnxruntime": runtime_version(),
         "processor": processor(),
         "instructions": instructions(),
+        "checked": "alignment",  # entries of before are not used
     }
 
 
@@ -98,6 +102,7 @@ def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> No
     part.mkdir()
     try:
         save_prepacked(graph, part / GRAPH_NAME, shared)
+        _check_alignment(part / GRAPH_NAME)
         files = {path.name: file_entry(path) for path in part.iterdir()}
         sizes = {name: (found.size_bytes, found.sha256) for name, found in files.items()}
         (part / RECORD_NAME).write_text(json.dumps({"for": wanted, "files": sizes}))
@@ -105,6 +110,20 @@ def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> No
         part.replace(entry)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_alignment(graph: Path) -> None:
+    """Refuse packed weights that kernels would misread.
+
+    ONNX Runtime (1.32) writes them behind the other weights without regard to their addresses, and
+    ``MatMulNBits`` computes with others then.
+    """
+    places = [int(place) for place in PACKED_AT.findall(graph.read_bytes())]
+    if any(place % ALIGNMENT for place in places):
+        raise BundleError(
+            "ONNX Runtime cannot keep the packed weights of this bundle correctly (it writes them "
+            "where its kernels misread them): load it without prepack."
+        )
 
 
 def _remove_others(entry: Path, wanted: Record) -> None:

@@ -63,7 +63,7 @@ def measure_once(
     model = place.model(entry.peer, workload.model, entry.form)
     environment = place.environment(entry.peer.name)
     if workload.cold_files:
-        forget_files([model, *packages_of(environment)])
+        forget_files([model, *packages_of(environment), place.folder / "cache"])
     job = {
         "model": os.fspath(model),
         "format": entry.form.name,
