@@ -94,10 +94,13 @@ class Network:
 
 
 def _split_biases(graph: onnx.GraphProto) -> None:
-    """Undo ONNX Runtime's fusion of a product and the bias that is added to it."""
+    """Undo ONNX Runtime's fusion of a product and the bias that is added to it.
+
+    It is a ``Gemm`` with alpha and beta of 1 and nothing transposed.
+    """
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type == "Gemm" and not _attribute(node, "transB"):
+        if node.op_type == "Gemm" and len(node.input) == 3 and not _attribute(node, "transB"):
             hidden, weight, bias = node.input
             product, [output] = f"{node.output[0]}.product", node.output
             nodes.append(helper.make_node("MatMul", [hidden, weight], [product]))
