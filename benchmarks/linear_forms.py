@@ -32,7 +32,7 @@ from edgeseq.runtime import EdgeseqError, onnx_decoder
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.engine import engine
-from edgeseq.runtime.onnx_runtime import open_session, optimize_graph
+from edgeseq.runtime.onnx_runtime import open_session
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 CONTEXT, PROMPT = 32, 512
@@ -106,7 +106,6 @@ def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, New
         with WeightsFile(place / WEIGHTS_FILE_NAME) as weights_file:
             model = rewriter(network, rounded(network, storage), weights_file).model()
         onnx.save(model, place / graph.name)
-        optimize_graph(place / graph.name)
         session = open_session(place / graph.name, "cpu", threads)
         made[name] = engine(bundle.manifest, {"decoder": session})
     return made

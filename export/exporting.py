@@ -21,6 +21,7 @@ from edgeseq.export.family import (
     load_model,
 )
 from edgeseq.export.graph import Graph, weights_per_run_bytes, write_graph
+from edgeseq.export.optimizing import optimize
 from edgeseq.export.tokenizer import write_tokenizer
 from edgeseq.export.verification import Reference, make_reference, verify
 from edgeseq.runtime.bundle import Bundle
@@ -35,7 +36,7 @@ from edgeseq.runtime.manifest import (
     SharedWeight,
     TokenizerFormat,
 )
-from edgeseq.runtime.onnx_runtime import optimize_graph
+from edgeseq.runtime.onnx_runtime import runtime_version
 from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.resolving import resolve_options
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -117,7 +118,7 @@ def _write_graphs(
                 shared[name] = SharedWeight(offset_bytes=offset, rows=rows, columns=columns)
             seen |= offsets
     for graph in graphs:
-        optimize_graph(folder / graph.file_name)
+        optimize(folder / graph.file_name)
     return shared
 
 
@@ -165,5 +166,5 @@ def _manifest(
         quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,
         verification=None,
-        producers={name: version(name) for name in PRODUCERS},
+        producers={**{n: version(n) for n in PRODUCERS}, "onnxruntime": runtime_version()},
     )

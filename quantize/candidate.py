@@ -26,7 +26,6 @@ from edgeseq.runtime.manifest import (
     Manifest,
     Quantization,
 )
-from edgeseq.runtime.onnx_runtime import optimize_graph
 from edgeseq.runtime.scoring import Window
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
@@ -76,8 +75,6 @@ class Candidate:
                     per_token = rewriter.weights_per_run_bytes
                     cached = with_int8_cache(model, self.cache_peaks)
                     onnx.save(cached, folder / INT8_CACHE_DECODER)
-        for name in {*graphs.values(), INT8_CACHE_DECODER}:
-            optimize_graph(folder / name)
         if manifest.tokenizer.file is not None:
             shutil.copyfile(
                 self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file

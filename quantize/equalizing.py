@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeseq.quantize.network import Network
+from edgeseq.quantize.network import PRODUCTS, Network
 
 Vector = NDArray[np.float32]
 CACHE_PREFIX = "past_key_values."
@@ -74,7 +74,7 @@ def _qkv_weights(
     node = made_by[attention.input[0]]
     while True:
         names += [name for name in node.input if name in network.weights]
-        if node.op_type == "MatMul":
+        if node.op_type in PRODUCTS:
             return names
         node = made_by[node.input[0]]
 
@@ -83,6 +83,6 @@ def _output_layer(tensor: str, network: Network) -> tuple[str, str]:
     """``(its input, its weight)``: the layer that reads an attention's output."""
     readers = {name: node for node in network.graph.node for name in node.input[:1]}
     node = readers[tensor]
-    while node.op_type != "MatMul":
+    while node.op_type not in PRODUCTS:
         node = readers[node.output[0]]
     return node.input[0], node.input[1]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.errors import BundleError
 
 Array = NDArray[Any]
+PRODUCTS = {"MatMul", "Gemm"}  # with alpha and beta of 1
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Layer:
 
     weight: str  # its name
     input: str  # tensor that is multiplied with it: (tokens, inputs)
-    is_table: bool  # stored as (outputs, inputs): an lm_head
+    is_table: bool = False  # stored as (outputs, inputs): an lm_head
+    bias: str = ""  # name of the vector that the node adds
 
 
 class Network:
@@ -37,7 +38,6 @@ class Network:
         except Exception as error:  # protobuf's own, which onnx does not name
             raise BundleError(f"{path} is not an ONNX file: export the bundle again.") from error
         self.role = role
-        _split_biases(self.model.graph)
         self.weights: dict[str, Array] = {}
         self.constants: list[onnx.TensorProto] = []  # small ones, inside the graph's file
         for tensor in self.graph.initializer:
@@ -69,10 +69,9 @@ class Network:
 
     def _layers(self) -> Iterator[tuple[int, Layer]]:
         for i, node in enumerate(self.graph.node):
-            if node.op_type == "MatMul" and self._is_matrix(node.input[1]):
-                yield i, Layer(node.input[1], node.input[0], is_table=False)
-            elif node.op_type == "Gemm" and self._is_matrix(node.input[1]):
-                yield i, Layer(node.input[1], node.input[0], is_table=True)
+            if node.op_type in PRODUCTS and self._is_matrix(node.input[1]):
+                is_table, bias = bool(_attribute(node, "transB")), "".join(node.input[2:3])
+                yield i, Layer(node.input[1], node.input[0], is_table=is_table, bias=bias)
 
     def _is_matrix(self, name: str) -> bool:
         return name in self.weights and self.weights[name].ndim == 2
@@ -91,25 +90,6 @@ class Network:
             if picks or found & {*node.input} - {"logits_at"}:
                 found.update(node.output)
         return frozenset(found - {"logits_at"})
-
-
-def _split_biases(graph: onnx.GraphProto) -> None:
-    """Undo ONNX Runtime's fusion of a product and the bias that is added to it.
-
-    It is a ``Gemm`` with alpha and beta of 1 and nothing transposed.
-    """
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type == "Gemm" and len(node.input) == 3 and not _attribute(node, "transB"):
-            hidden, weight, bias = node.input
-            product, [output] = f"{node.output[0]}.product", node.output
-            nodes.append(helper.make_node("MatMul", [hidden, weight], [product]))
-            nodes.append(helper.make_node("Add", [product, bias], [output]))
-        else:
-            nodes.append(node)
-    copies = onnx.GraphProto(node=nodes)
-    del graph.node[:]
-    graph.node.extend(copies.node)
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

@@ -7,12 +7,13 @@
 
 Layers that read the same tensor share its codes; what Relu gives needs no Abs. A row of zeros
 has the scale 0, and whatever integer 0 / 0 becomes, times that scale it is 0 again: a floor under
-the scale would be one more node for nothing.
+the scale would be one more node for nothing. ``MatMulNBits`` adds a bias itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnx import helper, numpy_helper
 from edgeseq.quantize.network import Layer, Network
 from edgeseq.quantize.recipe import Blocks, Rows
 from edgeseq.quantize.rounding import Codes
-from edgeseq.runtime.weights_file import WeightsFile
+from edgeseq.runtime.weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WeightsFile
 
 MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
@@ -64,7 +65,9 @@ class Rewriter:
         model.CopyFrom(network.model)
         del model.graph.node[:], model.graph.initializer[:]
         model.graph.node.extend(self._nodes)
-        model.graph.initializer.extend(self._initializers.values())
+        # In this order ONNX Runtime writes packed weights, and kernels take their alignment for
+        # granted (runtime/prepacked.py): what would shift the others comes last.
+        model.graph.initializer.extend(sorted(self._initializers.values(), key=_shifts_others))
         return model
 
     @property
@@ -73,17 +76,18 @@ class Rewriter:
         lookups = {"Gather", "GatherBlockQuantized"}
         read = {name for n in self._nodes if n.op_type not in lookups for name in n.input}
         return sum(
-            int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            for name, tensor in self._initializers.items()
-            if name in read
+            _size_bytes(tensor) for name, tensor in self._initializers.items() if name in read
         )
 
     def _multiply(self, layer: Layer, output: str) -> None:
         storage, codes = self._rounded[layer.weight]
-        if isinstance(storage, Rows):
-            self._multiply_rows(layer, codes, output)
-        else:
+        if isinstance(storage, Blocks):
             self._multiply_blocks(layer, storage, codes, output)
+        elif layer.bias:
+            self._multiply_rows(layer, codes, f"{output}.product")
+            self._node("Add", [f"{output}.product", layer.bias], output)
+        else:
+            self._multiply_rows(layer, codes, output)
 
     def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
         activations, scale = self._quantized(layer.input)
@@ -137,7 +141,7 @@ class Rewriter:
             self._refer(steps, scales[begin:end].reshape(-1), scales_place + scales[:begin].nbytes)
             self._node(
                 "MatMulNBits",
-                [layer.input, weight, steps],
+                [layer.input, weight, steps, *self._bias(layer, which, begin, end)],
                 part,
                 domain=MICROSOFT,
                 K=inputs,
@@ -148,6 +152,15 @@ class Rewriter:
             )
         if len(parts) > 1:
             self._node("Concat", parts, output, axis=1)
+
+    def _bias(self, layer: Layer, part: str, begin: int, end: int) -> list[str]:
+        """MatMulNBits' last inputs: a part of a layer's bias; none where it has no bias."""
+        if not layer.bias:
+            return []
+        name, bias = f"{layer.bias}{part}", self._network.weights[layer.bias]
+        place, _ = self._weights_file.add(bias)
+        self._refer(name, bias[begin:end], place + bias[:begin].nbytes)
+        return ["", "", name]
 
     def _look_up(self, table: str, ids: str, output: str) -> None:
         storage, codes = self._rounded[table]
@@ -206,13 +219,29 @@ class Rewriter:
         self._initializers[name] = tensor
 
     def _keep_used_weights(self) -> None:
-        used = {name for node in self._nodes for name in node.input}
-        # All constants, since what a Loop's body reads is no input of the node; those that nothing
-        # reads any more go when the graph is optimized.
-        self._initializers |= {tensor.name: tensor for tensor in self._network.constants}
+        used = _read_by(self._nodes)
+        self._initializers |= {t.name: t for t in self._network.constants if t.name in used}
         for name, array in self._network.weights.items():
             if name in used:
                 self._external(name, array)
+
+
+def _size_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _shifts_others(tensor: onnx.TensorProto) -> bool:
+    return _size_bytes(tensor) % SMALL_TENSOR_ALIGNMENT_BYTES != 0
+
+
+def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The names that nodes and the bodies of loops read."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input)
+        for attribute in node.attribute:
+            names |= _read_by(attribute.g.node)
+    return names
 
 
 def _part_ends(outputs: int, size_bytes: int) -> list[int]:

@@ -135,14 +135,12 @@ def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
     open_session(graph, "cpu", 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
 
 
-def optimize_graph(graph: Path) -> None:
-    """Replace the file ``graph`` by what ONNX Runtime makes of it for any provider.
+def save_optimized(graph: Path, out: Path) -> None:
+    """Write to ``out`` what ONNX Runtime makes of ``graph`` for any provider.
 
     Its weights stay where they are.
     """
-    part = graph.with_suffix(".part")
-    open_session(graph, "cpu", 1, optimize=True, save_to=part, entries=_WITHOUT_PACKING)
-    part.replace(graph)
+    open_session(graph, "cpu", 1, optimize=True, save_to=out, entries=_WITHOUT_PACKING)
 
 
 def runtime_version() -> str:

@@ -73,8 +73,13 @@ def test_a_layer_of_one_graph_is_in_no_other(t5_model: Model) -> None:
 def test_layers_are_known_by_the_index_of_their_node(gpt2: Network) -> None:
     for i, layer in gpt2.layers.items():
         node = gpt2.graph.node[i]
-        assert node.op_type == ("Gemm" if layer.is_table else "MatMul")
-        assert list(node.input) == [layer.input, layer.weight]
+        assert node.op_type == ("Gemm" if layer.is_table or layer.bias else "MatMul")
+        assert list(node.input) == [layer.input, layer.weight, *([layer.bias] * bool(layer.bias))]
+    assert {layer.bias for layer in gpt2.layers.values()} == {
+        *(f"h.{i}.{name}.bias" for i in range(2) for name in ("attn.qkv", "attn.output")),
+        *(f"h.{i}.mlp.output.bias" for i in range(2)),
+        "",  # that of mlp.input is FastGelu's, and the lm_head has none
+    }
     for i, table in gpt2.tables.items():
         assert gpt2.graph.node[i].op_type == "Gather"
         assert gpt2.graph.node[i].input[0] == table

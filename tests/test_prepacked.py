@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from edgeseq.export import export_checkpoint
+from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import BundleError, Model, load, prepacked
 from edgeseq.runtime.user_cache import cache_folder
 
+TEXT = "Once upon a time there was a clever fox; he said: let us go home! " * 2
 IDS = [[5, 6, 7, 8]]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
 
@@ -47,17 +50,52 @@ def test_a_t5_has_an_entry_for_each_graph(t5_model: Model, cache: Path) -> None:
     assert len(entries(cache)) == 2
 
 
-@pytest.mark.parametrize("demo", ["gpt2", "t5"])
-def test_packed_weights_that_would_be_misread_are_refused(demo: str, cache: Path) -> None:
-    """ONNX Runtime may write them at odd addresses; then texts would be wrong."""
-    expected = load(demo=demo).generate_ids(IDS, **OPTIONS)[0].token_ids
-    try:
-        model = load(demo=demo, prepack=True)
-    except BundleError as error:
-        assert "load it without prepack" in str(error)
-        assert not any(list(entry.iterdir()) for entry in entries(cache) if "-" in entry.name)
+def scores(model: Model) -> tuple[float | None, ...]:
+    target = None if model.bundle.manifest.kind == "decoder-only" else TEXT
+    return model.score(TEXT, target).log_probabilities
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8", "int8-weights", "int4"])
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_scores_are_the_same_to_the_bit(
+    kind: str,
+    recipe: str,
+    make_checkpoint: Callable[..., Path],
+    seeded_t5: Callable[..., Any],
+    save_t5: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Between weights that fill cache lines lie some that do not: a bias of six heads, a table."""
+    if kind == "gpt2":
+        checkpoint = make_checkpoint(n_embd=384, n_head=6, vocab_size=331, n_positions=99)
     else:
-        assert model.generate_ids(IDS, **OPTIONS)[0].token_ids == expected
+        checkpoint = save_t5(seeded_t5(d_model=384, num_heads=6, d_kv=64, vocab_size=331))
+    folder = tmp_path / "fp32"
+    export_checkpoint(checkpoint, folder)
+    if recipe != "fp32":
+        (tmp_path / "text.tsv").write_text(f"{TEXT}\t{TEXT}\n" * 12, encoding="utf-8")
+        quantize_bundle(
+            folder, tmp_path / recipe, recipe=recipe, text=tmp_path / "text.tsv", allow_loss=True
+        )
+    expected = scores(load(tmp_path / recipe))
+    for _ in range(2):
+        assert scores(load(tmp_path / recipe, prepack=True)) == expected
+
+
+@pytest.mark.parametrize("demo", ["gpt2", "t5"])
+def test_scores_of_demos_are_the_same_to_the_bit(demo: str) -> None:
+    expected = scores(load(demo=demo))
+    for _ in range(2):
+        assert scores(load(demo=demo, prepack=True)) == expected
+
+
+def test_packed_weights_that_would_be_misread_are_refused(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepacked, "ALIGNMENT", 2**40)
+    with pytest.raises(BundleError, match="load it without prepack"):
+        load(bundle, prepack=True)
+    assert entries(cache) == []
 
 
 def test_nothing_is_written_unasked(bundle: Path, cache: Path) -> None:
