@@ -52,7 +52,7 @@ def _identity(node: onnx.NodeProto) -> tuple[str, ...]:
 
 def _shifts_others(tensor: onnx.TensorProto) -> bool:
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * itemsize % SMALL_TENSOR_ALIGNMENT_BYTES != 0
+    return bool(math.prod(tensor.dims) * itemsize % SMALL_TENSOR_ALIGNMENT_BYTES)
 
 
 def _nodes(proto: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -227,7 +227,8 @@ class Rewriter:
 
 
 def _size_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * itemsize)
 
 
 def _shifts_others(tensor: onnx.TensorProto) -> bool:

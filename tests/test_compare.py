@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare import running
 from benchmarks.compare.measuring import Entry, command, last_line, variables
+from benchmarks.compare.models import Workplace
 from benchmarks.compare.overview import overview
 from benchmarks.compare.peers import FOLDER, OURS, Peer, read_peers
+from benchmarks.compare.running import entries
 from benchmarks.compare.summary import (
     FIRST,
     LOAD,
@@ -27,7 +30,7 @@ from benchmarks.compare.summary import (
     summarize,
 )
 from benchmarks.compare.table import markdown
-from benchmarks.compare.workloads import VOCABULARY, WORKLOADS
+from benchmarks.compare.workloads import VOCABULARY, WORKLOADS, Workload
 
 HARNESS = Path("benchmarks/compare/harness.py").resolve()
 PEERS = read_peers()
@@ -244,6 +247,7 @@ def test_the_table_shows_figures_ratios_and_reasons() -> None:
             "reason": "It will not.",
         },
         {"kind": "installed", "entry": "edgeseq", "mb": 171.0},
+        *({"kind": "bandwidth", "round": 0, "gb_per_s": value} for value in (21.04, 19.0, 25.0)),
     ]
     text = markdown(summarize(lines))
     assert "| **edgeseq int8** | 40.0 (40.0–40.0) |" in text
@@ -251,6 +255,7 @@ def test_the_table_shows_figures_ratios_and_reasons() -> None:
     assert "- tokens/s after the first, edgeseq int8: 2.00 × CTranslate2 int8, the best" in text
     assert "| It will not. |" in text
     assert "| edgeseq | 171 |" in text
+    assert "Memory was read at 21.0 GB/s (19.0 to 25.0)." in text
 
 
 def test_the_overview_names_the_strongest_and_our_better_form() -> None:
@@ -270,6 +275,22 @@ def test_the_overview_names_the_strongest_and_our_better_form() -> None:
     [memory] = [row for row in rows if "peak memory" in row]
     assert memory.endswith("| 1.00 |  |")
     assert len(rows) == 4  # two of head
+
+
+def test_files_for_the_next_start_are_written_once_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    def measure_once(entry: Entry, workload: Workload, *_: Any) -> dict[str, Any]:
+        made.append((entry.name, workload.model))
+        return {"error": "no room"}
+
+    monkeypatch.setattr(running, "measure_once", measure_once)
+    turns = [(w, b, entries([PEERS["edgeseq"]], w, b)) for w in WORKLOADS for b in w.bits]
+    running.fill_caches(turns, Workplace(tmp_path, {}, {}), 2)
+    assert made == [("edgeseq/int8-prepacked", "gpt2")]
+    assert "edgeseq/int8-prepacked, gpt2: no room" in capsys.readouterr().out
 
 
 def test_every_peer_has_a_folder() -> None:

@@ -16,6 +16,7 @@ from benchmarks.compare.measuring import Entry, measure_once, measured
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
+from edgeseq.runtime.bandwidth import read_bandwidth
 from edgeseq.runtime.machine import logical_cores, physical_cores, processor
 
 Turn = tuple[Workload, Bits, list[Entry]]
@@ -38,10 +39,7 @@ def run(
     the same file to append further rounds.
     """
     turns = prepare(peers, workloads, place, bits)
-    for workload, _, them in turns:
-        for entry in them:
-            if entry.form.keeps_files:
-                measure_once(entry, workload, place, threads)
+    fill_caches(turns, place, threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8") as file:
         write(file, {"kind": "run", "at": now(), "threads": threads, **context()})
@@ -64,6 +62,19 @@ def prepare(
         for entry in them:
             place.model(entry.peer, workload.model, entry.form)
     return turns
+
+
+def fill_caches(turns: Sequence[Turn], place: Workplace, threads: int) -> None:
+    """Let the entries that keep files for their next start write them, once a model."""
+    firsts: dict[tuple[str, str], tuple[Entry, Workload]] = {}
+    for workload, _, them in turns:
+        for entry in them:
+            if entry.form.keeps_files:
+                firsts.setdefault((entry.name, workload.model), (entry, workload))
+    for entry, workload in firsts.values():
+        result = measure_once(entry, workload, place, threads)
+        if "error" in result:
+            print(f"{entry.name}, {workload.model}: {result['error']}", flush=True)
 
 
 def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry]:
@@ -100,11 +111,16 @@ def measure_turn(
     place: Workplace,
     threads: int,
 ) -> None:
-    """Measure every entry once, in an order that changes from round to round."""
+    """Measure every entry once, in an order that changes from round to round.
+
+    Before them how fast memory is read: on a machine that others share that changes by the minute.
+    """
+    which = {"workload": workload.name, "bits": bits, "round": number}
+    gb_per_s = round(read_bandwidth(threads) / 1e9, 2)
+    write(file, {"kind": "bandwidth", "at": now(), **which, "gb_per_s": gb_per_s})
     for entry in random.Random(f"{number} {workload.name}").sample(them, len(them)):
         result = measured(entry, workload, place, threads)
-        found = {"entry": entry.name, "workload": workload.name, "bits": bits, "round": number}
-        write(file, {"kind": "measurement", "at": now(), **found, **result})
+        write(file, {"kind": "measurement", "at": now(), "entry": entry.name, **which, **result})
         if "error" in result:
             print(f"  {entry.name}: {result['error']}", flush=True)
 

@@ -43,7 +43,8 @@ class Summary:
     """What reports are made of.
 
     ``values[task][entry][metric]`` are figures by round; ``contexts[entry][prompt tokens]`` are
-    tokens a second by round; ``runs`` are the lines that describe machines.
+    tokens a second by round; ``runs`` are the lines that describe machines; ``bandwidths`` how fast
+    memory was read before each turn, GB/s.
     """
 
     runs: Sequence[Line]
@@ -54,6 +55,7 @@ class Summary:
     versions: Mapping[str, Mapping[str, str]]
     disturbed: int = 0
     errors: Sequence[str] = field(default_factory=list)
+    bandwidths: Sequence[float] = field(default_factory=list)
 
 
 def read_lines(paths: Iterable[Path]) -> list[Line]:
@@ -78,6 +80,7 @@ def summarize(lines: Iterable[Line]) -> Summary:
     contexts: Any = defaultdict(lambda: defaultdict(list))
     cannot: Any = defaultdict(dict)
     runs, installed, versions, errors, disturbed = [], {}, {}, [], 0
+    bandwidths: list[float] = []
     for line in lines:
         task = (line.get("workload", ""), line.get("bits", ""))
         if line["kind"] == "run":
@@ -86,6 +89,8 @@ def summarize(lines: Iterable[Line]) -> Summary:
             installed[line["entry"]] = line["mb"]
         elif line["kind"] == "cannot":
             cannot[task][line["entry"]] = line["reason"]
+        elif line["kind"] == "bandwidth":
+            bandwidths.append(line["gb_per_s"])
         elif "error" in line:
             errors.append(f"{line['entry']}, {' '.join(task)}: {line['error']}")
         elif line.get("disturbed"):
@@ -97,7 +102,9 @@ def summarize(lines: Iterable[Line]) -> Summary:
             if len(line["cases"]) > 1:
                 for case in line["cases"]:
                     contexts[line["entry"]][case["prompt"]].append(speed(case))
-    return Summary(runs, values, contexts, installed, cannot, versions, disturbed, errors)
+    return Summary(
+        runs, values, contexts, installed, cannot, versions, disturbed, errors, bandwidths
+    )
 
 
 def figures(line: Line) -> dict[Metric, float]:

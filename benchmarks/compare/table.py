@@ -76,7 +76,12 @@ def machine(summary: Summary) -> str:
     """Where, when and with what versions."""
     last = summary.runs[-1]
     described = ", ".join(f"{name}: {value}" for name, value in last["machine"].items())
-    rows = [f"{described}; {last['system']}; {last['threads']} threads; {last['at']}.", ""]
+    rows = [f"{described}; {last['system']}; {last['threads']} threads; {last['at']}."]
+    if found := summary.bandwidths:
+        rows.append(
+            f"Memory was read at {median(found):.1f} GB/s ({min(found):.1f} to {max(found):.1f})."
+        )
+    rows.append("")
     for entry, packages in sorted(summary.versions.items()):
         rows.append(f"- {title(entry)}: " + ", ".join(f"{k} {v}" for k, v in packages.items()))
     return "\n".join(rows)
