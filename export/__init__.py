@@ -1,6 +1,6 @@
 """From a Hugging Face checkpoint to a bundle; needs the extra ``export`` (torch, Optimum)."""
 
-from edgeseq.runtime.errors import MissingPackageError
+from edgeseq.runtime.errors import CheckpointError, MissingPackageError
 
 try:
     from edgeseq.export.exporting import export_checkpoint
@@ -12,4 +12,4 @@ except ModuleNotFoundError as error:
         '(python -m pip install "edgeseq[cpu,export]").'
     ) from error
 
-__all__ = ["export_checkpoint"]
+__all__ = ["CheckpointError", "export_checkpoint"]

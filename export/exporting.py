@@ -19,6 +19,7 @@ from edgeseq.export.family import (
     find_family,
     generation_defaults,
     load_model,
+    task_specific_params,
 )
 from edgeseq.export.graph import Graph, weights_per_run_bytes, write_graph
 from edgeseq.export.optimizing import optimize
@@ -162,6 +163,8 @@ def _manifest(
         shared_weights=shared,
         tokenizer=tokenizer,
         generation=generation,
+        prefix=model.config.prefix,
+        task_specific_params=task_specific_params(model.config),
         weights_per_token_bytes=0,  # known once the graph is written
         quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,

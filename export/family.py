@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from edgeseq.export import gpt2, t5
 from edgeseq.export.graph import Graph
@@ -135,3 +135,15 @@ def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
         for name, value in defaults.items()
         if not name.startswith("_") and name != "transformers_version" and value is not None
     }
+
+
+def task_specific_params(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
+    """By task, what the checkpoint wants pipelines to do: a prefix, and generation defaults."""
+    found: Any = config.task_specific_params or {}
+    sound = isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
+    if not sound:
+        raise CheckpointError(
+            f"The configuration's task_specific_params is {found!r:.60}; it must be an object of "
+            "objects."
+        )
+    return {str(task): dict(params) for task, params in found.items()}

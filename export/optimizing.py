@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx.defs
 
+from edgeseq.export.graph import OPSET
 from edgeseq.runtime.onnx_runtime import save_optimized
 from edgeseq.runtime.weights_file import SMALL_TENSOR_ALIGNMENT_BYTES
+
+ONNX_DOMAINS = {"", "ai.onnx"}
 
 
 def optimize(graph: Path) -> None:
@@ -25,7 +29,7 @@ def optimize(graph: Path) -> None:
     save_optimized(graph, part)
     model = onnx.load(part, load_external_data=False)
     part.unlink()
-    _keep_named_attributes(model.graph, traced)
+    _drop_defaults(model.graph, traced)
     # In this order ONNX Runtime writes packed weights, and kernels take their alignment for
     # granted (runtime/prepacked.py): what would shift the others comes last.
     model.graph.initializer.sort(key=_shifts_others)
@@ -36,14 +40,30 @@ def optimize(graph: Path) -> None:
     onnx.save(model, graph)
 
 
-def _keep_named_attributes(proto: onnx.GraphProto, traced: onnx.ModelProto) -> None:
-    """Drop the attributes that a node did not have before, unless it is new."""
+def _drop_defaults(proto: onnx.GraphProto, traced: onnx.ModelProto) -> None:
+    """Leave out the attributes that say what holds without them.
+
+    ONNX knows the defaults of its own operators; of others those go that their nodes did not have.
+    """
     named = {_identity(node): {a.name for a in node.attribute} for node in _nodes(traced.graph)}
-    for node in proto.node:
-        names = named.get(_identity(node))
-        for attribute in list(node.attribute):
-            if names is not None and attribute.name not in names:
-                node.attribute.remove(attribute)
+    for node in _nodes(proto):
+        if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op_type):
+            schema = onnx.defs.get_schema(node.op_type, OPSET)
+            dropped = [a for a in node.attribute if _is_default(a, schema)]
+        else:
+            names = named.get(_identity(node))
+            dropped = [a for a in node.attribute if names is not None and a.name not in names]
+        for attribute in dropped:
+            node.attribute.remove(attribute)
+
+
+def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> bool:
+    known = schema.attributes.get(attribute.name)
+    if known is None or not known.default_value.name:
+        return False
+    values = map(onnx.helper.get_attribute_value, (attribute, known.default_value))
+    one, other = values
+    return bool(one == other)
 
 
 def _identity(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from edgeseq.export.family import Progress
 from edgeseq.export.json_file import read_json
 from edgeseq.export.quiet import quiet_transformers
 from edgeseq.runtime.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
 from edgeseq.runtime.errors import CheckpointError, reason
-from edgeseq.runtime.manifest import TokenizerFormat
+from edgeseq.runtime.manifest import Side, TokenizerFormat
 
 TOKENIZER_FILE = "tokenizer.json"
 BYTES_CLASS = "ByT5Tokenizer"
@@ -42,12 +43,17 @@ def write_tokenizer(
         )
     tokenizer = _load(checkpoint)
     clean_up = bool(tokenizer.clean_up_tokenization_spaces)
+    longest = tokenizer.model_max_length
+    side: Side = "left" if tokenizer.truncation_side == "left" else "right"
+    longest = None if longest > LARGE_INTEGER else int(longest)
     if isinstance(tokenizer, ByT5Tokenizer):
         return TokenizerFormat(
             file=None,
             sentinels=_sentinels(tokenizer),
             special_tokens_strip=_special_tokens_strip(tokenizer),
             clean_up_tokenization_spaces=clean_up,
+            model_max_length=longest,
+            truncation_side=side,
         )
     if not tokenizer.is_fast:
         raise CheckpointError(
@@ -67,6 +73,8 @@ def write_tokenizer(
         sentinels=0,
         special_tokens_strip=False,
         clean_up_tokenization_spaces=clean_up,
+        model_max_length=longest,
+        truncation_side=side,
     )
 
 

@@ -30,7 +30,10 @@ def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.
         pasts = (node.input[i].removeprefix(CACHE_PREFIX) for i in (PAST_KEY, PAST_VALUE))
         scales = [_scale(changed, name, peaks[name]) for name in pasts]
         node.input.extend([*[""] * (SCALE_INPUTS - len(node.input)), *scales])
-        node.attribute.extend(onnx.helper.make_attribute(*entry) for entry in FORMAT.items())
+        kept = [attribute for attribute in node.attribute if attribute.name not in FORMAT]
+        del node.attribute[:]
+        formats = [onnx.helper.make_attribute(name, value) for name, value in FORMAT.items()]
+        node.attribute.extend([*kept, *formats])
     for value in (*changed.graph.input, *changed.graph.output):
         if value.name.startswith((CACHE_PREFIX, "present.")):
             value.type.tensor_type.elem_type = onnx.TensorProto.INT8

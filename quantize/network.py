@@ -71,6 +71,11 @@ class Network:
         for i, node in enumerate(self.graph.node):
             if node.op_type in PRODUCTS and self._is_matrix(node.input[1]):
                 is_table, bias = bool(_attribute(node, "transB")), "".join(node.input[2:3])
+                if bias and bias not in self.weights:
+                    raise BundleError(
+                        f"The {self.role}'s graph adds {bias!r} to a product, which is no weight: "
+                        "export the bundle again."
+                    )
                 yield i, Layer(node.input[1], node.input[0], is_table=is_table, bias=bias)
 
     def _is_matrix(self, name: str) -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeseq.runtime.errors import (
         BundleError,
-        CheckpointError,
         DeviceError,
         EdgeseqError,
         MissingPackageError,
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     )
     from edgeseq.runtime.loading import load
     from edgeseq.runtime.model import Model
+    from edgeseq.runtime.pipelines import pipeline
     from edgeseq.runtime.results import GenerationResult, Score, Timings
 
 __all__ = [
     "BundleError",
-    "CheckpointError",
     "DeviceError",
     "EdgeseqError",
     "GenerationResult",
@@ -39,6 +38,7 @@ __all__ = [
     "Score",
     "Timings",
     "load",
+    "pipeline",
 ]
 
 _MODULES = {
@@ -47,6 +47,7 @@ _MODULES = {
     "Score": "results",
     "Timings": "results",
     "load": "loading",
+    "pipeline": "pipelines",
 }
 
 

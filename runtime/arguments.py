@@ -67,6 +67,11 @@ class Arguments:
         """The names of what constrains the output and is given."""
         return [name for name in GUIDES if getattr(self, name) is not None]
 
+    @property
+    def cancelled(self) -> Callable[[], bool] | None:
+        """What says whether the caller wants the work to end; None: nobody will."""
+        return None if self.cancel is None else self.is_cancelled
+
     def is_cancelled(self) -> bool:
         """Whether the caller wants the work to end."""
         if self.cancel is None:

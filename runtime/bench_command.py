@@ -49,6 +49,9 @@ def add_parser(commands: Any) -> None:
         "--threads", type=_whole(1, MAX_THREADS), help="how many compute (default: physical cores)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw a token's time by context (extra 'bench')"
+    )
     parser.set_defaults(run=_bench, wrong_usage=parser.error)
 
 
@@ -100,7 +103,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     from edgeseq.runtime.bench_rounds import measure_in_process, measure_rounds
     from edgeseq.runtime.bench_table import lines
     from edgeseq.runtime.machine import physical_cores
+    from edgeseq.runtime.plots import check_plot, plot_bench
 
+    check_plot(arguments.plot)
     lengths = Lengths(
         prompts=arguments.prompt_lengths,
         contexts=arguments.contexts,
@@ -119,6 +124,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         progress=_show if sys.stderr.isatty() else lambda _: None,
     )
     result = report(cases, list(rounds), threads)
+    if arguments.plot is not None:
+        plot_bench(result, arguments.plot)
     print(json.dumps(result) if arguments.json else "\n".join(lines(result)))
     return 0
 

@@ -133,11 +133,11 @@ def _timed_runs() -> Iterator[Runs]:
         run_untimed(*arguments)
         runs.append((started, time.perf_counter()))
 
-    Session.run_with_iobinding = run
+    Session.run_with_iobinding = run  # type: ignore[method-assign, assignment]
     try:
         yield runs
     finally:
-        Session.run_with_iobinding = run_untimed
+        Session.run_with_iobinding = run_untimed  # type: ignore[method-assign]
 
 
 def _megabytes(size_bytes: int | None) -> float | None:

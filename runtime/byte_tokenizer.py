@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.manifest import Side
 from edgeseq.runtime.tokenizer import clean_up
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
@@ -36,17 +37,20 @@ class ByteTokenizer:
         clean_up_tokenization_spaces: bool,
         *,
         special_tokens_strip: bool = True,
+        truncation_side: Side = "right",
     ) -> None:
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self._truncation_side = truncation_side
         self._ids = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
         self._ids |= {sentinel(number): FIRST_SENTINEL + number for number in range(sentinels)}
         self._stripping = frozenset(SPECIAL_TOKENS if special_tokens_strip else ())
         self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
         """The ids of ``text``, closed by the end-of-text token unless it ends with it already.
 
-        Raises ``PromptError`` if ``text`` is not a string of whole Unicode characters.
+        ``max_length``: how many they may be; the text is cut off at ``truncation_side``. Raises
+        ``PromptError`` if ``text`` is not a string of whole Unicode characters.
         """
         if not isinstance(text, str):
             raise PromptError(f"Text to encode must be a str, not {text!r:.60}.")
@@ -59,16 +63,27 @@ class ByteTokenizer:
             ids += _byte_ids(rest.rstrip() if strips else rest)
             ids.append(self._ids[token])
         ids += _byte_ids(last.lstrip() if strips else last)
-        return ids if ids and ids[-1] == END_OF_TEXT else [*ids, END_OF_TEXT]
+        if ids and ids[-1] == END_OF_TEXT:
+            ids.pop()
+        if max_length is not None and len(ids) >= max_length:
+            room = max(0, max_length - 1)
+            ids = ids[:room] if self._truncation_side == "right" else ids[len(ids) - room :]
+        return [*ids, END_OF_TEXT]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(
+        self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
         """The text of ``ids`` without special tokens and bytes that are no UTF-8.
 
-        Equal to Transformers' ``decode(ids, skip_special_tokens=True)``.
+        Equal to Transformers' ``decode(ids, skip_special_tokens=True)``. None: as the checkpoint
+        says.
         """
         data = bytes(token - FIRST_BYTE for token in ids if is_byte(token))
         text = data.decode("utf-8", errors="ignore")
-        return clean_up(text) if self.clean_up_tokenization_spaces else text
+        cleans = self.clean_up_tokenization_spaces
+        if clean_up_tokenization_spaces is not None:
+            cleans = clean_up_tokenization_spaces
+        return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
         """The character whose number is the byte of ``token_id``; None where ``decode`` leaves it

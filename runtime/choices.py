@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseq.runtime.arguments import Arguments
 from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
-from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.errors import OptionError, PromptError
 from edgeseq.runtime.generating import Outputs
 from edgeseq.runtime.option_values import is_text
 from edgeseq.runtime.results import ChoiceProbability, GenerationResult, Timings
@@ -56,7 +56,8 @@ def choose(
     """The most probable of ``choices`` after ``prompt``, with all their probabilities.
 
     ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
-    ``time.perf_counter``. Raises ``OptionError`` for a choice that the tokenizer cannot spell.
+    ``time.perf_counter``. Raises ``OptionError`` for a choice that the tokenizer cannot spell,
+    ``PromptError`` where one does not fit behind the prompt.
     """
     choices = [str(choice) for choice in choices]
     token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
@@ -67,7 +68,7 @@ def choose(
         if token_ids.count(ids) > 1:
             raise OptionError(f"Another choice has the same tokens as {choice!r:.60}.")
         if positions is not None and len(start) + len(ids) - 1 > positions:
-            raise OptionError(
+            raise PromptError(
                 f"The choice {choice!r:.60} ends after the model's {positions} positions: shorten "
                 "the prompt."
             )

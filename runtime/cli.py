@@ -14,7 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime import bench_command, eval_command, generate_command, info_command
+from edgeseq.runtime import (
+    bench_command,
+    eval_command,
+    generate_command,
+    info_command,
+    run_command,
+)
 from edgeseq.runtime.errors import EdgeseqError
 
 if TYPE_CHECKING:
@@ -54,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     generate_command.add_parser(commands)
+    run_command.add_parsers(commands)
     _add_export(commands)
     _add_quantize(commands)
     info_command.add_parser(commands)

@@ -46,6 +46,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw the loss by position (extra 'bench')"
+    )
     parser.set_defaults(run=_eval, usage_error=parser.error)
 
 
@@ -53,7 +56,9 @@ def _eval(arguments: argparse.Namespace) -> int:
     from edgeseq.runtime.eval_report import measure_report, report_lines
     from edgeseq.runtime.loading import load
     from edgeseq.runtime.passages import read_passages
+    from edgeseq.runtime.plots import check_plot, plot_eval
 
+    check_plot(arguments.plot)
     bundle, text = arguments.bundle, arguments.text
     if arguments.demo is not None:
         if text is not None:
@@ -82,6 +87,8 @@ def _eval(arguments: argparse.Namespace) -> int:
         "text": str(text),
         **measure_report(model, reference, passages),
     }
+    if arguments.plot is not None:
+        plot_eval(report, arguments.plot)
     print(json.dumps(report) if arguments.json else "\n".join(report_lines(report)))
     return 0
 

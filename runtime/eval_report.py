@@ -11,19 +11,21 @@ from edgeseq.runtime.error_rates import error_rates
 from edgeseq.runtime.evaluation import Comparison, Loss, compare, measure
 from edgeseq.runtime.model import Model
 from edgeseq.runtime.passages import Passages
+from edgeseq.runtime.position_loss import PositionLoss
 from edgeseq.runtime.progress import Progress
 
 
 def measure_report(model: Model, reference: Model | None, passages: Passages) -> dict[str, Any]:
     """What is measured, as ``--json`` prints it."""
     total, comparison = passages.tokens, None
+    own, others = PositionLoss(), PositionLoss()
     started = time.perf_counter()
     with Progress("evaluating", total, unit="tokens") as progress:
         if reference is None:
-            loss = measure(model.new_decoder, passages.windows, progress)
+            loss = measure(model.new_decoder, passages.windows, progress, own)
         else:
             decoders = reference.new_decoder, model.new_decoder
-            comparison = compare(*decoders, passages.windows, progress)
+            comparison = compare(*decoders, passages.windows, progress, (others, own))
             loss = comparison.candidate
     tokens_per_second = total / (time.perf_counter() - started)
     report = _figures(loss, passages)
@@ -31,9 +33,11 @@ def measure_report(model: Model, reference: Model | None, passages: Passages) ->
         report |= {"pairs": len(passages.pairs), **_errors(model, passages)}
     else:
         report |= {"context": passages.context, "stride": passages.stride}
+    report["loss_by_position"] = [asdict(found) for found in own.bins()]
     report["tokens_per_second"] = tokens_per_second  # of both models where there is a reference
     if reference is not None and comparison is not None:
         report["reference"] = _beside(reference, model, comparison, passages)
+        report["reference"]["loss_by_position"] = [asdict(found) for found in others.bins()]
     return report
 
 

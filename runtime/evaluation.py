@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseq.runtime.decoder import Logits, NewDecoder, TokenIds
+from edgeseq.runtime.position_loss import PositionLoss
 from edgeseq.runtime.scoring import Window, log_probabilities, log_softmax, window_logits
 
 ReportProgress = Callable[[int], object]  # is told how many more tokens were predicted
@@ -64,13 +65,22 @@ def measure(
     new_decoder: NewDecoder,
     windows: Iterable[Window],
     progress: ReportProgress = lambda tokens: None,
+    by_position: PositionLoss | None = None,
 ) -> Loss:
-    """Predict what ``windows`` ask for. Raises ``BundleError`` if a logit is not finite."""
+    """Predict what ``windows`` ask for. Raises ``BundleError`` if a logit is not finite.
+
+    ``by_position``: what each token costs is added to it.
+    """
     tokens, nats = 0, 0.0
     for window in windows:
+        position = window.first
         for targets, logits in window_logits(new_decoder, window):
-            nats -= float(log_probabilities(logits, targets).sum())
+            found = log_probabilities(logits, targets)
+            nats -= float(found.sum())
             tokens += len(targets)
+            if by_position is not None:
+                by_position.add(position, found)
+            position += len(targets)
             progress(len(targets))
     return Loss(tokens=tokens, nats=nats)
 
@@ -80,18 +90,24 @@ def compare(
     candidate: NewDecoder,
     windows: Iterable[Window],
     progress: ReportProgress = lambda tokens: None,
+    by_position: tuple[PositionLoss, PositionLoss] | None = None,
 ) -> Comparison:
     """Predict what ``windows``, of at least one token, ask for with both models in step.
 
-    Raises ``BundleError`` if a logit is not finite.
+    ``by_position``: what each token costs the reference and the candidate is added to them. Raises
+    ``BundleError`` if a logit is not finite.
     """
     sums, tokens = _Sums(), 0
     for window in windows:
+        position = window.first
         blocks = zip(
             window_logits(reference, window), window_logits(candidate, window), strict=True
         )
         for (targets, expected), (_, found) in blocks:
-            sums.add(targets, expected, found)
+            costs = sums.add(targets, expected, found)
+            for losses, values in zip(by_position or (), costs, strict=False):
+                losses.add(position, values)
+            position += len(targets)
             tokens += len(targets)
             progress(len(targets))
     return Comparison(
@@ -111,11 +127,20 @@ class _Sums:
     divergence: float = 0.0
     agreeing: int = 0
 
-    def add(self, targets: TokenIds, expected: Logits, found: Logits) -> None:
-        """Count (k,) ``targets`` under the logits of both models, (k, vocabulary) each."""
+    def add(
+        self, targets: TokenIds, expected: Logits, found: Logits
+    ) -> tuple[list[float], list[float]]:
+        """Count (k,) ``targets`` under the logits of both models, (k, vocabulary) each.
+
+        Returns the log-probabilities of the targets, the reference's and the candidate's.
+        """
+        known: tuple[list[float], list[float]] = ([], [])
         self.agreeing += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
         for target, expected_row, found_row in zip(targets, expected, found, strict=True):
             p, q = log_softmax(expected_row), log_softmax(found_row)
             self.reference_nats -= float(p[target])
             self.candidate_nats -= float(q[target])
             self.divergence += float(np.exp(p) @ (p - q))
+            known[0].append(float(p[target]))
+            known[1].append(float(q[target]))
+        return known

@@ -5,44 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from edgeseq.runtime.demo_bundles import DEMOS
-from edgeseq.runtime.errors import OptionError, PromptError, reason
+from edgeseq.runtime.errors import OptionError, reason
+from edgeseq.runtime.option_flags import (
+    LENGTH,
+    LOGITS,
+    NEW_TOKENS,
+    STRATEGY,
+    add_options,
+    add_sampling,
+    read_prompt,
+)
 
 if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
     from edgeseq.runtime.results import GenerationResult
 
-NEW_TOKENS = 128
-OptionTypes = dict[str, tuple[Callable[[str], Any], str]]
-LENGTH: OptionTypes = {
-    "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
-    "max_length": (int, "tokens at most, those that the decoder starts from included"),
-    "min_new_tokens": (int, "new tokens before the model may end the text"),
-    "max_time": (float, "seconds after which no further token is begun"),
-}
-STRATEGY: OptionTypes = {
-    "num_beams": (int, "follow so many hypotheses: beam search"),
-    "num_return_sequences": (int, "give so many texts, of beams or drawn"),
-    "length_penalty": (float, "divide a hypothesis' score by its length to this power"),
-    "num_beam_groups": (int, "divide the beams into groups that differ"),
-    "diversity_penalty": (float, "take it off tokens that groups before have just chosen"),
-    "prompt_lookup_num_tokens": (int, "guess so many tokens from the text: greedy, but faster"),
-    "seed": (int, "seed of the draws"),
-}
-LOGITS: OptionTypes = {
-    "temperature": (float, "divide logits by it before drawing"),
-    "top_k": (int, "draw from the k most probable tokens; 0: from all"),
-    "top_p": (float, "draw from the fewest tokens of this probability"),
-    "min_p": (float, "draw from tokens at least this times as probable as the first"),
-    "typical_p": (float, "draw from the most typical tokens of this probability"),
-    "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
-    "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
-}
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 GENERATE_EPILOG = """\
 Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
@@ -84,7 +67,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
     length = parser.add_argument_group("where a text ends")
-    _add_options(length, LENGTH)
+    add_options(length, LENGTH)
     length.add_argument(
         "--stop-string",
         action="append",
@@ -93,21 +76,12 @@ def add_parser(commands: Any) -> None:
         help="end a text before this; may be given several times",
     )
     strategy = parser.add_argument_group("how tokens are chosen")
-    strategy.add_argument(
-        "--do-sample",
-        action=argparse.BooleanOptionalAction,
-        help="draw tokens, or take the most probable one",
-    )
-    _add_options(strategy, STRATEGY)
+    add_sampling(strategy)
+    add_options(strategy, STRATEGY)
     strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="of beam search")
-    _add_options(parser.add_argument_group("what changes their probabilities"), LOGITS)
+    add_options(parser.add_argument_group("what changes their probabilities"), LOGITS)
     _add_constraints(parser.add_argument_group("what the output has to be"))
     parser.set_defaults(run=_generate)
-
-
-def _add_options(group: Any, types: OptionTypes) -> None:
-    for name, (kind, text) in types.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
 
 
 def _add_constraints(group: Any) -> None:
@@ -144,7 +118,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         options["max_new_tokens"] = NEW_TOKENS
     prompt = arguments.prompt
     if prompt is None or prompt == "-":
-        prompt = _read_prompt(sys.stdin)
+        prompt = read_prompt(sys.stdin)
     if arguments.json:
         for result in model.generate(prompt, **options):
             print(json.dumps({"prompt": prompt, **asdict(result)}))
@@ -193,15 +167,3 @@ def _print_several(results: Sequence[GenerationResult]) -> None:
             score = result.sequence_score
             print(f"--- {number}" if score is None else f"--- {number}, score {score:.4f}")
             print(result.text)
-
-
-def _read_prompt(stream: TextIO | None) -> str:
-    """All of standard input, without the line break that ends it."""
-    if stream is None:
-        raise PromptError("There is no standard input: give the prompt as an argument.")
-    try:
-        text = stream.read().removesuffix("\n").removesuffix("\r")
-        text.encode()  # bytes that are no text may have been let through as surrogates
-    except UnicodeError as error:
-        raise PromptError("Standard input is not text in UTF-8.") from error
-    return text

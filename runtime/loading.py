@@ -28,6 +28,7 @@ def load(
     verify: bool = False,
     kv_cache: CacheDtype | None = None,
     prepack: bool = False,
+    max_concurrent: int | None = None,
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
@@ -36,16 +37,21 @@ def load(
     quantized bundles have too); None: the bundle's default. ``prepack``: keep the weights as this
     machine's ONNX Runtime lays them out in the user's cache folder, where they take up to two and a
     half times the bundle's size; the first load writes them, later ones are quicker, and processes
-    share the memory. Raises ``BundleError`` for a bundle that is missing, damaged or too new, or
-    where the cache folder cannot be written, ``DeviceError`` for a device that is not there,
-    ``OptionError`` for a cache that the bundle has no graph for, ``MissingPackageError`` without
-    ONNX Runtime.
+    share the memory. ``max_concurrent``: how many generations may be under way in all threads, each
+    with a cache of its own (None: 16); those beyond wait in order of arrival. Raises
+    ``BundleError`` for a bundle that is missing, damaged or too new, or where the cache folder
+    cannot be written, ``DeviceError`` for a device that is not there, ``OptionError`` for a cache
+    that the bundle has no graph for, ``MissingPackageError`` without ONNX Runtime.
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
     given: Any = path  # it need not be what the types say
     if given is not None and (not isinstance(given, str | os.PathLike) or not os.fspath(given)):
         raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")
+    if max_concurrent is not None and (type(max_concurrent) is not int or max_concurrent < 1):
+        raise OptionError(
+            f"max_concurrent is {max_concurrent!r:.60}; it must be an integer of at least 1."
+        )
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
 
@@ -64,11 +70,13 @@ def load(
 
     # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.
     with Background(open_sessions) as engine:
+        from edgeseq.runtime.loaded import MAX_CONCURRENT, Loaded
         from edgeseq.runtime.model import Model
 
         _check_defaults(bundle.manifest)
         tokenizer = open_tokenizer(bundle)
-        return Model(bundle, tokenizer, engine.result())
+        loaded = Loaded(engine.result(), max_concurrent or MAX_CONCURRENT)
+        return Model(bundle, tokenizer, loaded, loaded)
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
@@ -81,10 +89,15 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
             form.sentinels,
             form.clean_up_tokenization_spaces,
             special_tokens_strip=form.special_tokens_strip,
+            truncation_side=form.truncation_side,
         )
     from edgeseq.runtime.tokenizer import Tokenizer
 
-    return Tokenizer(bundle.file(form.file), form.clean_up_tokenization_spaces)
+    return Tokenizer(
+        bundle.file(form.file),
+        form.clean_up_tokenization_spaces,
+        truncation_side=form.truncation_side,
+    )
 
 
 def _check_defaults(manifest: Manifest) -> None:

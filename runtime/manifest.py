@@ -17,6 +17,7 @@ from edgeseq.runtime.errors import BundleError
 MANIFEST_NAME = "edgeseq.json"
 SCHEMA = 1
 
+Side = Literal["left", "right"]
 Kind = Literal["decoder-only", "encoder-decoder"]
 ROLES: dict[Kind, tuple[str, ...]] = {
     "decoder-only": ("decoder",),
@@ -54,6 +55,8 @@ class TokenizerFormat:
     sentinels: int  # how many tokens follow ByT5's bytes; 0 with a file, which names its own
     special_tokens_strip: bool  # whether ByT5's take the whitespace around them; False with a file
     clean_up_tokenization_spaces: bool
+    model_max_length: int | None  # tokens that truncation leaves; None: there is no bound
+    truncation_side: Side  # where it cuts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,8 @@ class Manifest:
     shared_weights: Mapping[str, SharedWeight]  # by the name that it has in those graphs
     tokenizer: TokenizerFormat
     generation: Mapping[str, Any]  # defaults, special token ids among them
+    prefix: str | None  # what pipelines put before every text
+    task_specific_params: Mapping[str, Mapping[str, Any]]  # by task: a prefix, and defaults
     weights_per_token_bytes: int  # what a step of the decoder reads of the weights
     quantization: Quantization
     source: Source

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgeseq.runtime.arguments import Arguments, split_arguments
+from edgeseq.runtime.arguments import Arguments
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-from edgeseq.runtime.choices import check_choosing, choose
+from edgeseq.runtime.calls import Call, checked_call
+from edgeseq.runtime.choices import choose
 from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.errors import OptionError, PromptError
-from edgeseq.runtime.generating import Generation, Outputs, check_ids_of_options, new_generation
-from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
-from edgeseq.runtime.option_values import plain
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.errors import EdgeseqError, OptionError, PromptError
+from edgeseq.runtime.generating import Generation, Outputs, new_generation
+from edgeseq.runtime.loaded import Loaded
 from edgeseq.runtime.passages import scored
-from edgeseq.runtime.prompts import check_prompt, decoder_prompts, id_lists, listed
-from edgeseq.runtime.resolving import resolve_options
+from edgeseq.runtime.prompts import id_lists, listed
 from edgeseq.runtime.results import GenerationResult, Score, Timings
 from edgeseq.runtime.scoring import log_probabilities, window_logits
 from edgeseq.runtime.search import Found
-from edgeseq.runtime.session import Session
+from edgeseq.runtime.session import Session, new_session
 from edgeseq.runtime.stop_strings import StopFilter, cut
 from edgeseq.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.task_runs import TaskResult
 
 Results = list[GenerationResult]
 Ids = Sequence[int]
 CACHE_BYTES = 256 * 2**20  # of a session
 ONE_TEXT = ("num_return_sequences", 1)  # what a stream gives anyway
-LONGEST = 2**30  # positions of a model that has no bound
 
 
 class Model:
@@ -54,11 +57,16 @@ class Model:
     """
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer | ByteTokenizer, new_decoder: NewDecoder
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer | ByteTokenizer,
+        new_decoder: NewDecoder,
+        loaded: Loaded | None = None,
     ) -> None:
         self.bundle = bundle
         self.tokenizer = tokenizer
-        self._new_decoder = new_decoder
+        self._loaded = Loaded(new_decoder) if loaded is None else loaded
+        self._new_decoder = self._loaded if loaded is None else new_decoder
 
     @property
     def new_decoder(self) -> NewDecoder:
@@ -67,7 +75,13 @@ class Model:
 
     def with_decoders(self, new_decoder: NewDecoder) -> Model:
         """The same model, whose calls get their decoders from ``new_decoder``."""
-        return Model(self.bundle, self.tokenizer, new_decoder)
+        return Model(self.bundle, self.tokenizer, new_decoder, self._loaded)
+
+    def with_defaults(self, generation: Mapping[str, Any]) -> Model:
+        """The same model with other defaults than the bundle's."""
+        manifest = replace(self.bundle.manifest, generation=dict(generation))
+        bundle = replace(self.bundle, manifest=manifest)
+        return Model(bundle, self.tokenizer, self._new_decoder, self._loaded)
 
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
         """Generate from one text or several at once; the results come in the texts' order.
@@ -96,31 +110,68 @@ class Model:
         them agree on it. Bad options and prompts raise at once, not at the first piece. Closing the
         iterator ends the work.
         """
-        if not isinstance(text, str):
-            raise PromptError("stream takes one text; several at once: generate.")
-        for name in ("num_return_sequences", "logprobs", "choices"):
-            useless = options.get(name) is not None and (name, options[name]) != ONE_TEXT
-            if useless:
-                raise OptionError(f"{name} has no effect with stream: use generate.")
+        self._check_stream(text, options)
         call = self._call([self.tokenizer.encode(text)], options)
         call = call._replace(options=replace(call.options, num_return_sequences=1, logprobs=None))
         return self._pieces(call, self._generation(call, time.perf_counter()))
 
+    def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
+        """As ``stream``, for an event loop, which is never kept waiting by the work.
+
+        Bad options raise at once, a text that cannot be served at the first piece. Closing it
+        (``aclose``) or cancelling the task that reads it ends the work within a token.
+        """
+        from edgeseq.runtime.async_stream import is_interpreter_ending, relay  # late: asyncio
+
+        stop = threading.Event()
+        given = Arguments(cancel=options.get("cancel"))
+        options["cancel"] = lambda: stop.is_set() or is_interpreter_ending() or given.is_cancelled()
+        self._check_stream(text, options)
+        self._call([], options)  # the rest of the work before the first token is the thread's
+        return relay(lambda: self.stream(text, **options), stop)
+
+    def run(
+        self, task: str | os.PathLike[str], text: str | Sequence[str] | None = None, /, **given: Any
+    ) -> TaskResult | list[TaskResult]:
+        """The answer to a task: "summarization", "translation", a template of your own (.toml).
+
+        ``text``: what its first field is; a list gives a list of answers. ``given``: its other
+        fields, as ``question="..."``, and options of ``generate``, over the template's.
+        ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for a task or an option,
+        ``PromptError`` for an input that cannot be served.
+        """
+        from edgeseq.runtime.task_runs import run  # late: most programs do without
+
+        return run(self, task, text, **given)
+
+    def close(self) -> None:
+        """Give the memory back, once calls that have begun have ended, and sessions are closed.
+
+        Calls raise ``EdgeseqError`` from then on, of all that was made of this model.
+        """
+        self._loaded.close()
+
+    def __enter__(self) -> Model:
+        self._loaded.check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise EdgeseqError(
+            "A loaded model cannot be pickled or copied: pass on the path of its bundle "
+            f"({self.bundle.folder}), and load it there."
+        )
+
     def session(self, *, max_cache_bytes: int = CACHE_BYTES) -> Session:
         """Calls that go on from each other's texts, so that only what is new is read."""
-        if type(max_cache_bytes) is not int or max_cache_bytes < 0:
-            raise OptionError(
-                f"max_cache_bytes is {max_cache_bytes!r}; it must be an integer of at least 0."
-            )
-        manifest = self.bundle.manifest
-        pool = CachePool(max_cache_bytes)
-        kept = KeptDecoder(
-            self._new_decoder,
-            pool,
-            has_encoder=manifest.kind == "encoder-decoder",
-            longest=manifest.dimensions.max_positions or LONGEST,
-        )
-        return Session(self, kept, pool)
+        return new_session(self, max_cache_bytes)
 
     def score(self, text: str, target: str | None = None) -> Score:
         """The log-probability of each token of ``text``, given all that stands before it.
@@ -133,23 +184,34 @@ class Model:
         for item in (text, "" if target is None else target):
             if not isinstance(item, str):
                 raise PromptError(f"score takes one text, not {item!r:.60}.")
+        self._loaded.check()
         windows, ids = scored(text, target, self.bundle.manifest, self.tokenizer)
-        known = [
-            float(value)
-            for window in windows
-            for targets, logits in window_logits(self._new_decoder, window)
-            for value in log_probabilities(logits, targets)
-        ]
+        with self._loaded.places.one():
+            known = [
+                float(value)
+                for window in windows
+                for targets, logits in window_logits(self._new_decoder, window)
+                for value in log_probabilities(logits, targets)
+            ]
         unknown = (None,) * (len(ids) - len(known))
         return Score(token_ids=tuple(ids), log_probabilities=(*unknown, *known))
 
-    def _pieces(self, call: _Call, generation: Generation) -> Iterator[str]:
+    def _check_stream(self, text: Any, options: Mapping[str, Any]) -> None:
+        if not isinstance(text, str):
+            raise PromptError("stream takes one text; several at once: generate.")
+        for name in ("num_return_sequences", "logprobs", "choices"):
+            if options.get(name) is not None and (name, options[name]) != ONE_TEXT:
+                raise OptionError(f"{name} has no effect with stream: use generate.")
+
+    def _pieces(self, call: Call, generation: Generation) -> Iterator[str]:
         detokenizer = self._outputs.detokenizer(call.starts[0])
         stops = StopFilter(call.options.stops)
-        for new_tokens in generation.steps:
-            for new in new_tokens:
-                if piece := stops.push(detokenizer.push(new.token)):
-                    yield piece
+        with self._loaded.places.one(call.arguments.cancelled) as place:
+            for new_tokens in generation.steps:
+                place.step()
+                for new in new_tokens:
+                    if piece := stops.push(detokenizer.push(new.token)):
+                        yield piece
         if piece := stops.push(detokenizer.finish()) + stops.finish():
             yield piece
 
@@ -157,15 +219,19 @@ class Model:
         call = self._call(prompts, options)
         if not prompts:
             return []
-        if call.arguments.choices is not None:
-            choices = call.arguments.choices
-            return [
-                replace(
-                    choose(self._outputs, self._new_decoder, *pair, choices, began),
-                    prompt_index=index,
-                )
-                for index, pair in enumerate(zip(prompts, call.starts, strict=True))
-            ]
+        with self._loaded.places.one(call.arguments.cancelled):
+            if call.arguments.choices is not None:
+                return self._choose(call, call.arguments.choices, began)
+            return self._finish(call, began)
+
+    def _choose(self, call: Call, choices: Sequence[str], began: float) -> Results:
+        found = (
+            choose(self._outputs, self._new_decoder, prompt, start, choices, began)
+            for prompt, start in zip(call.prompts, call.starts, strict=True)
+        )
+        return [replace(result, prompt_index=index) for index, result in enumerate(found)]
+
+    def _finish(self, call: Call, began: float) -> Results:
         search, steps = self._generation(call, began)
         times: dict[int, _Times] = {}
         for new_tokens in steps:
@@ -179,7 +245,7 @@ class Model:
             for found in search.results()
         ]
 
-    def _result(self, call: _Call, prompt: int, found: Found, times: _Times) -> GenerationResult:
+    def _result(self, call: Call, prompt: int, found: Found, times: _Times) -> GenerationResult:
         known = found.logprobs
         return GenerationResult(
             text=cut(self._outputs.text(call.starts[prompt], found.token_ids), call.options.stops),
@@ -194,31 +260,11 @@ class Model:
             top_logprobs=None if known is None else tuple(known.of_others),
         )
 
-    def _call(self, prompts: list[list[int]], options: Mapping[str, Any]) -> _Call:
-        """Check all that can be known before the work begins."""
-        manifest = self.bundle.manifest
-        arguments, rest = split_arguments(options)
-        resolved = resolve_options(manifest.generation, rest, manifest.kind)
-        resolved = check_ids_of_options(resolved, manifest.dimensions.vocabulary)
-        check_choosing(arguments, rest)
-        self._check_ends(rest)
-        for number, prompt in enumerate(prompts):
-            check_prompt(number, prompt, resolved, manifest)
-        starts = decoder_prompts(prompts, arguments.decoder_input_ids, resolved, manifest)
-        return _Call(prompts, starts, resolved, arguments)
+    def _call(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Call:
+        self._loaded.check()
+        return checked_call(self.bundle.manifest, prompts, options)
 
-    def _check_ends(self, options: Mapping[str, Any]) -> None:
-        """Refuse ids of the caller's that cannot come; a bundle's are left unused."""
-        vocabulary = self.bundle.manifest.dimensions.vocabulary
-        for name in ("eos_token_id", "pad_token_id"):
-            given = plain(options.get(name))
-            for token in given if isinstance(given, tuple) else (given,):
-                if token is not None and token >= vocabulary:
-                    raise OptionError(
-                        f"{name} is {token}; token ids are integers from 0 to {vocabulary - 1}."
-                    )
-
-    def _generation(self, call: _Call, began: float) -> Generation:
+    def _generation(self, call: Call, began: float) -> Generation:
         return new_generation(
             self._outputs,
             self._new_decoder,
@@ -232,15 +278,6 @@ class Model:
     @property
     def _outputs(self) -> Outputs:
         return Outputs(self.bundle.manifest, self.tokenizer)
-
-
-class _Call(NamedTuple):
-    """What a call asks for, checked."""
-
-    prompts: Sequence[Ids]
-    starts: Sequence[Ids]  # what the decoder reads first
-    options: GenerationOptions
-    arguments: Arguments
 
 
 @dataclass

@@ -20,11 +20,13 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 from edgeseq.runtime.errors import (
     BundleError,
     DeviceError,
+    EdgeseqError,
     MissingPackageError,
     OptionError,
     reason,
 )
 from edgeseq.runtime.manifest import SharedWeight
+from edgeseq.runtime.turns import Turns
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
 try:
@@ -100,12 +102,27 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         for name, value in shared.items():
             options.add_initializer(name, value)
         self._shared = shared
+        self._turns = Turns()
+        self._process = os.getpid()
         super().__init__(
             graph if isinstance(graph, bytes) else os.fspath(graph),
             options,
             providers=[_provider(device)],
             enable_fallback=0,
         )
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        """As ONNX Runtime's; threads take turns, since each run is computed by all cores.
+
+        Raises ``EdgeseqError`` in a child process, which has none of those threads.
+        """
+        if os.getpid() != self._process:
+            raise EdgeseqError(
+                "This process was forked while a text was generated, which cannot go on here: load "
+                "the model in this process."
+            )
+        with self._turns:
+            super().run_with_iobinding(*arguments)
 
 
 def open_session(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgeseq.runtime.errors import EdgeseqError, PromptError
+from edgeseq.runtime.errors import EdgeseqError, OptionError, PromptError
 from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
 from edgeseq.runtime.prompts import listed
 from edgeseq.runtime.results import GenerationResult
 
 if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
+
+LONGEST = 2**30  # positions of a model that has no bound
 
 
 class Session:
@@ -51,6 +53,11 @@ class Session:
         self._check_open()
         return self._model.stream(text, **options)
 
+    def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
+        """As ``Model.astream``. A later call ends it, if its pieces are not all taken by then."""
+        self._check_open()
+        return self._model.astream(text, **options)
+
     def fork(self) -> Session:
         """Another session that remembers the same text: to try alternatives from here on."""
         return Session(self._model, self._check_open().fork(), self._pool)
@@ -60,6 +67,9 @@ class Session:
         if self._kept is not None:
             self._kept.close()
         self._kept = None
+
+    def __reduce__(self) -> NoReturn:
+        raise EdgeseqError("A session cannot be pickled or copied: use fork().")
 
     @property
     def cached_tokens(self) -> tuple[int, ...]:
@@ -88,3 +98,20 @@ class Session:
         if self._kept is None:
             raise EdgeseqError("The session is closed: open another with model.session().")
         return self._kept
+
+
+def new_session(model: Model, max_cache_bytes: int) -> Session:
+    """``Model.session``."""
+    if type(max_cache_bytes) is not int or max_cache_bytes < 0:
+        raise OptionError(
+            f"max_cache_bytes is {max_cache_bytes!r}; it must be an integer of at least 0."
+        )
+    manifest = model.bundle.manifest
+    pool = CachePool(max_cache_bytes)
+    kept = KeptDecoder(
+        model.new_decoder,
+        pool,
+        has_encoder=manifest.kind == "encoder-decoder",
+        longest=manifest.dimensions.max_positions or LONGEST,
+    )
+    return Session(model, kept, pool)

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers.decoders import Decoder
 
 from edgeseq.runtime.errors import BundleError, PromptError
+from edgeseq.runtime.manifest import Side
 
 # Applied one after the other, each over the whole text: the table of
 # `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
@@ -47,7 +48,13 @@ class Tokenizer:
     Raises `BundleError` if `path` is not a tokenizer.json that `tokenizers` can read.
     """
 
-    def __init__(self, path: Path, clean_up_tokenization_spaces: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clean_up_tokenization_spaces: bool,
+        *,
+        truncation_side: Side = "right",
+    ) -> None:
         try:
             self._backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the only class that tokenizers raises here
@@ -59,6 +66,7 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self._truncation_side = truncation_side
         added = self._backend.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
 
@@ -68,27 +76,42 @@ class Tokenizer:
         decoder: Decoder | None = self._backend.decoder
         return decoder
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
         """Return the token ids of `text`, special tokens added as by `tokenizer(text)`.
 
-        Raises `PromptError` if `text` is not a string of whole Unicode characters.
+        `max_length`: how many they may be; the text is cut off at `truncation_side`, special tokens
+        stay, as with Transformers' `truncation=True`. Raises `PromptError` if `text` is not a
+        string of whole Unicode characters.
         """
+        backend = self._backend
         try:
-            ids: list[int] = self._backend.encode(text).ids
+            if max_length is None:
+                ids: list[int] = backend.encode(text).ids
+                return ids
+            encoding = backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(
                 f"Text to encode must be a str without lone surrogates, not {text!r:.60}; "
                 "decode its bytes with errors='replace' first."
             ) from error
-        return ids
+        room = max(0, max_length - backend.num_special_tokens_to_add(False))
+        encoding.truncate(room, direction=self._truncation_side)
+        left: list[int] = backend.post_process(encoding).ids
+        return left
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(
+        self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
         """Return the text of `ids` without special tokens and ids outside the vocabulary.
 
-        Equal to Transformers' `decode(ids, skip_special_tokens=True)`.
+        Equal to Transformers' `decode(ids, skip_special_tokens=True)`. None: as the checkpoint
+        says.
         """
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
-        return clean_up(text) if self.clean_up_tokenization_spaces else text
+        cleans = self.clean_up_tokenization_spaces
+        if clean_up_tokenization_spaces is not None:
+            cleans = clean_up_tokenization_spaces
+        return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
         """Return the vocabulary's string for `token_id`, or None where `decode` leaves it out."""

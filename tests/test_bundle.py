@@ -33,7 +33,13 @@ from edgeseq.runtime.manifest import (
 )
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
-FREE_FIELDS = ("generation", "graphs", "producers", "files")  # whose keys are not the schema's
+FREE_FIELDS = (
+    "generation",
+    "task_specific_params",
+    "graphs",
+    "producers",
+    "files",
+)  # whose keys are not the schema's
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -198,7 +204,14 @@ WRONG_VALUES: dict[type, list[object]] = {
 }
 
 
-NULLABLE = [("dimensions", "max_positions"), ("tokenizer", "file"), ("source", "revision")]
+NULLABLE = [
+    ("dimensions", "max_positions"),
+    ("prefix",),
+    ("source", "revision"),
+    ("tokenizer", "file"),
+    ("tokenizer", "model_max_length"),
+]
+NULL_HERE = [("quantization", "block_size"), ("tokenizer", "model_max_length")]
 
 
 def test_every_field_has_its_type(data: dict[str, Any]) -> None:
@@ -206,15 +219,15 @@ def test_every_field_has_its_type(data: dict[str, Any]) -> None:
         for wrong in [["wrong"], *WRONG_VALUES[type(parent_of(data, path)[path[-1]])]]:
             if wrong is None and path in NULLABLE:
                 continue
-            if path == ("quantization", "block_size") and type(wrong) is int:
-                continue  # null in this bundle
+            if path in NULL_HERE and type(wrong) is int:
+                continue
             changed = deepcopy(data)
             parent_of(changed, path)[path[-1]] = wrong
             assert (path[-1] if path != ("schema",) else MANIFEST_NAME) in reading_refused(changed)
 
 
 @pytest.mark.parametrize("path", NULLABLE)
-def test_fields_that_may_be_null(data: dict[str, Any], path: tuple[str, str]) -> None:
+def test_fields_that_may_be_null(data: dict[str, Any], path: tuple[str, ...]) -> None:
     parent_of(data, path)[path[-1]] = None
     assert Manifest.from_json(json.dumps(data)) is not None
 
@@ -442,6 +455,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         sentinels=integers,
         special_tokens_strip=st.booleans(),
         clean_up_tokenization_spaces=st.booleans(),
+        model_max_length=st.none() | integers,
+        truncation_side=st.sampled_from(["left", "right"]),
     )
     shared = st.builds(SharedWeight, offset_bytes=integers, rows=integers, columns=integers)
     return Manifest(
@@ -469,6 +484,10 @@ def manifests(draw: st.DrawFn) -> Manifest:
         shared_weights=draw(st.dictionaries(names, shared, max_size=2)),
         tokenizer=draw(tokenizer),
         generation=draw(st.dictionaries(names, json_values, max_size=4)),
+        prefix=draw(st.none() | names),
+        task_specific_params=draw(
+            st.dictionaries(names, st.dictionaries(names, json_values, max_size=2), max_size=2)
+        ),
         weights_per_token_bytes=draw(integers),
         quantization=Quantization(
             recipe=draw(names),

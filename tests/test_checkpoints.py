@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 
-from edgeseq.export import export_checkpoint, gpt2
-from edgeseq.runtime import BundleError, CheckpointError, Model, load
+from edgeseq.export import CheckpointError, export_checkpoint, gpt2
+from edgeseq.runtime import BundleError, Model, load
 from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.cli import main
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import running
-from benchmarks.compare.measuring import Entry, command, last_line, variables
+from benchmarks.compare import measuring, running
+from benchmarks.compare.measuring import Entry, command, last_line, measure_once, variables
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.overview import overview
 from benchmarks.compare.peers import FOLDER, OURS, Peer, read_peers
@@ -275,6 +275,18 @@ def test_the_overview_names_the_strongest_and_our_better_form() -> None:
     [memory] = [row for row in rows if "peak memory" in row]
     assert memory.endswith("| 1.00 |  |")
     assert len(rows) == 4  # two of head
+
+
+def test_a_program_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def hang(command: Any, **options: Any) -> Any:
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(measuring.subprocess, "run", hang)
+    monkeypatch.setattr(Workplace, "model", lambda *_: tmp_path)
+    peer = PEERS["edgeseq"]
+    entry = Entry(peer, next(iter(peer.formats.values())))
+    found = measure_once(entry, WORKLOADS[0], Workplace(tmp_path, {}, {}), 2)
+    assert found == {"error": "not done after 600 s"}
 
 
 def test_files_for_the_next_start_are_written_once_a_model(

@@ -30,9 +30,9 @@ PAIRS = [
 ]
 REPORT = ["bundle", "recipe", "kv_cache", "text", "tokens", "bytes", "cross_entropy", "perplexity"]
 REPORT += ["bits_per_byte"]
-TEXT_REPORT = [*REPORT, "context", "stride", "tokens_per_second"]
+TEXT_REPORT = [*REPORT, "context", "stride", "loss_by_position", "tokens_per_second"]
 PAIRS_REPORT = [*REPORT, "pairs", "exact_match", "word_error_rate", "character_error_rate"]
-PAIRS_REPORT += ["tokens_per_second"]
+PAIRS_REPORT += ["loss_by_position", "tokens_per_second"]
 
 
 @pytest.fixture
@@ -186,6 +186,7 @@ def test_a_bundle_beside_itself(
         "continuations": 32 if kind == "gpt2" else 3,
         "continuation_tokens": 64,
         "identical_continuations": 1,
+        "loss_by_position": found["loss_by_position"],
     }
     alone = report(folder, path)
     assert list(alone) == [name for name in found if name != "reference"]

@@ -24,9 +24,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from edgeseq.export import export_checkpoint, t5
+from edgeseq.export import CheckpointError, export_checkpoint, t5
 from edgeseq.export.tokenizer import write_tokenizer
-from edgeseq.runtime import CheckpointError, load
+from edgeseq.runtime import load
 from edgeseq.runtime.byte_tokenizer import ByteTokenizer
 from edgeseq.runtime.manifest import TokenizerFormat
 from edgeseq.runtime.tokenizer import Tokenizer
@@ -237,6 +237,8 @@ def test_bytes(change: Change, sentinels: int, clean_up: bool, folder: Path) -> 
         sentinels=sentinels,
         special_tokens_strip=True,
         clean_up_tokenization_spaces=clean_up,
+        model_max_length=None,
+        truncation_side="right",
     )
     theirs = ByT5Tokenizer.from_pretrained(folder)
     for text in varied_texts(50):

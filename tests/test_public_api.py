@@ -11,7 +11,6 @@ import edgeseq.runtime
 
 RUNTIME_NAMES = [
     "BundleError",
-    "CheckpointError",
     "DeviceError",
     "EdgeseqError",
     "GenerationResult",
@@ -22,6 +21,7 @@ RUNTIME_NAMES = [
     "Score",
     "Timings",
     "load",
+    "pipeline",
 ]
 MAX_NAMES = 12
 
@@ -32,7 +32,7 @@ def test_runtime_names() -> None:
 
 
 def test_export_names() -> None:
-    assert list(edgeseq.export.__all__) == ["export_checkpoint"]
+    assert list(edgeseq.export.__all__) == ["CheckpointError", "export_checkpoint"]
     assert has_own_docstring(edgeseq.export.export_checkpoint)
 
 

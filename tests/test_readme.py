@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands there."""
+"""The Python in the README and the docs is run as it stands there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,33 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+from edgeseq.runtime.task_templates import read_template
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+TEMPLATE = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
-def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = BLOCK.findall(README.read_text(encoding="utf-8"))
-    assert len(blocks) >= 2
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_one_after_the_other(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, str(page), "exec"), names)
         assert capsys.readouterr().out.strip()
+
+
+def test_there_are_blocks() -> None:
+    found = {page.name: len(BLOCK.findall(page.read_text(encoding="utf-8"))) for page in PAGES}
+    assert found["README.md"] >= 8
+    assert found["pipelines.md"] and found["tasks.md"] and found["embedding.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_templates_can_be_read(page: Path, tmp_path: Path) -> None:
+    for block in TEMPLATE.findall(page.read_text(encoding="utf-8")):
+        path = tmp_path / "template.toml"
+        path.write_text(block, encoding="utf-8")
+        assert read_template(path).forms

@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import assert_type
 
 import numpy as np
 
-from edgeseq.runtime import EdgeseqError, GenerationResult, Model, OptionError, Timings, load
+from edgeseq.runtime import (
+    EdgeseqError,
+    GenerationResult,
+    Model,
+    OptionError,
+    Timings,
+    load,
+    pipeline,
+)
 
 
 def load_from_text_or_path(folder: Path) -> tuple[Model, Model]:
@@ -41,6 +49,24 @@ def stream(model: Model) -> str:
     pieces = model.stream("Once upon a time,", max_new_tokens=20)
     assert_type(pieces, Iterator[str])
     return "".join(pieces)
+
+
+async def astream(model: Model) -> str:
+    pieces = model.astream("Once upon a time,", max_new_tokens=20)
+    assert_type(pieces, AsyncIterator[str])
+    return "".join([piece async for piece in pieces])
+
+
+def close(folder: Path) -> str:
+    with load(folder, max_concurrent=4) as model:
+        return model.generate("Once upon a time,")[0].text
+
+
+def make_a_pipeline(model: Model, folder: Path) -> list[dict[str, str]]:
+    summarize = pipeline("summarization", folder, threads=2, num_beams=2)
+    found: list[dict[str, str]] = summarize(["A text."], max_new_tokens=20)
+    found += pipeline("text-generation", model)("Once")
+    return found
 
 
 def generate_ids(model: Model) -> list[tuple[int, ...]]:

@@ -74,15 +74,18 @@ def measure_once(
     time.sleep(SETTLE_S)
     clock = OthersClock()
     job["started"] = time.time()
-    done = subprocess.run(
-        command(entry.peer, environment, json.dumps(job)),
-        check=False,
-        cwd=environment,
-        env=variables(environment, place.folder, threads),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+    try:
+        done = subprocess.run(
+            command(entry.peer, environment, json.dumps(job)),
+            check=False,
+            cwd=environment,
+            env=variables(environment, place.folder, threads),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {TIMEOUT_S} s"}
     others = (clock.share() or 0.0) * logical_cores()
     return {**last_line(done), "others_cpu": round(others, 4)}
 

@@ -1,0 +1,13 @@
+"""Tell whether a text is positive or negative.
+
+python examples/classify.py "A charming film." [BUNDLE]
+"""
+
+import sys
+
+from edgeseq.runtime import load
+
+text, *bundle = sys.argv[1:]
+answer = load(*bundle).run("classification", text)
+for label, probability in answer.probabilities.items():
+    print(f"{probability:.1%} {label}")

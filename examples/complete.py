@@ -1,0 +1,13 @@
+"""Go on from a text, piece by piece as it comes.
+
+python examples/complete.py "Once upon a time" [BUNDLE]
+"""
+
+import sys
+
+from edgeseq.runtime import load
+
+text, *bundle = sys.argv[1:]
+for piece in load(*bundle).stream(text, max_new_tokens=60, do_sample=True, top_p=0.9):
+    print(piece, end="", flush=True)
+print()

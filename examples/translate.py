@@ -1,0 +1,11 @@
+"""Translate a text from English; with a T5 such as t5-small.
+
+python examples/translate.py "The house is wonderful." French t5-small-bundle
+"""
+
+import sys
+
+from edgeseq.runtime import load
+
+text, language, *bundle = sys.argv[1:]
+print(load(*bundle).run("translation", text, target_language=language).text)

@@ -1,0 +1,55 @@
+"""A stream for an event loop: the work is done in a thread, the pieces come through a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+END: Final = object()
+
+
+async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> AsyncIterator[str]:
+    """The pieces of ``begin()`` as they come; it is called, and they are taken, in a thread.
+
+    When this is closed, or the task that reads it is cancelled, ``stop`` is set, on which the
+    pieces have to end; the thread has ended when this has, unless it is cancelled once more.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[object] = asyncio.Queue()
+
+    def put(item: object) -> None:
+        try:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+        except RuntimeError:  # the loop was closed: nobody reads any more
+            stop.set()
+
+    def work() -> None:
+        try:
+            for piece in begin():
+                put(piece)
+        except BaseException as error:
+            put(error)
+        finally:
+            put(END)
+
+    thread = threading.Thread(target=work, name="edgeseq-stream")
+    thread.start()
+    item: object = None
+    try:
+        while (item := await queue.get()) is not END:
+            if isinstance(item, BaseException):
+                raise item
+            assert isinstance(item, str)
+            yield item
+    finally:
+        stop.set()
+        while item is not END:
+            item = await queue.get()
+        thread.join()
+
+
+def is_interpreter_ending() -> bool:
+    """Whether the main thread has ended: Python waits for all others then."""
+    return not threading.main_thread().is_alive()

@@ -1,0 +1,63 @@
+"""What commands that generate share: options of ``generate`` as flags, and reading a prompt."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from edgeseq.runtime.errors import PromptError
+
+NEW_TOKENS = 128
+OptionTypes = dict[str, tuple[Callable[[str], Any], str]]
+LENGTH: OptionTypes = {
+    "max_new_tokens": (int, f"new tokens at most (default {NEW_TOKENS}, or the bundle's)"),
+    "max_length": (int, "tokens at most, those that the decoder starts from included"),
+    "min_new_tokens": (int, "new tokens before the model may end the text"),
+    "max_time": (float, "seconds after which no further token is begun"),
+}
+STRATEGY: OptionTypes = {
+    "num_beams": (int, "follow so many hypotheses: beam search"),
+    "num_return_sequences": (int, "give so many texts, of beams or drawn"),
+    "length_penalty": (float, "divide a hypothesis' score by its length to this power"),
+    "num_beam_groups": (int, "divide the beams into groups that differ"),
+    "diversity_penalty": (float, "take it off tokens that groups before have just chosen"),
+    "prompt_lookup_num_tokens": (int, "guess so many tokens from the text: greedy, but faster"),
+    "seed": (int, "seed of the draws"),
+}
+LOGITS: OptionTypes = {
+    "temperature": (float, "divide logits by it before drawing"),
+    "top_k": (int, "draw from the k most probable tokens; 0: from all"),
+    "top_p": (float, "draw from the fewest tokens of this probability"),
+    "min_p": (float, "draw from tokens at least this times as probable as the first"),
+    "typical_p": (float, "draw from the most typical tokens of this probability"),
+    "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
+    "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
+}
+
+
+def add_options(group: Any, types: OptionTypes) -> None:
+    """Add a flag for each option to a parser or a group of it."""
+    for name, (kind, text) in types.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+
+
+def add_sampling(group: Any) -> None:
+    """Add the flag that says whether tokens are drawn."""
+    group.add_argument(
+        "--do-sample",
+        action=argparse.BooleanOptionalAction,
+        help="draw tokens, or take the most probable one",
+    )
+
+
+def read_prompt(stream: TextIO | None) -> str:
+    """All of standard input, without the line break that ends it."""
+    if stream is None:
+        raise PromptError("There is no standard input: give the prompt as an argument.")
+    try:
+        text = stream.read().removesuffix("\n").removesuffix("\r")
+        text.encode()  # bytes that are no text may have been let through as surrogates
+    except UnicodeError as error:
+        raise PromptError("Standard input is not text in UTF-8.") from error
+    return text

@@ -1,0 +1,175 @@
+"""What all pipelines do: prompts with the task's prefix and defaults, records of what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from edgeseq.runtime.arguments import split_arguments
+from edgeseq.runtime.errors import OptionError, PromptError
+from edgeseq.runtime.manifest import Kind, Manifest
+from edgeseq.runtime.model import Model
+from edgeseq.runtime.pipeline_arguments import COMMON, RETURNS, Arguments, split
+from edgeseq.runtime.resolving import INSTEAD, resolve_options
+
+Record = dict[str, Any]
+Records = list[Record]
+Ids = Sequence[int]
+GLOBAL_MAX_LENGTH = 20  # of a checkpoint that says nothing
+WITHOUT_EFFECT = {"choices", "logprobs"}  # records have no place for what they give
+
+
+class Pipeline:
+    """A task of a model; ``pipeline`` makes one. Calling it gives records, dictionaries.
+
+    One text gives a list with a record for each sequence that is asked for. Several texts give a
+    list of these; where each has one record only, pipelines of encoder-decoder models give a flat
+    list of the records. An iterator gives an iterator, which reads it as it goes.
+    """
+
+    kind: ClassVar[Kind]
+    return_name: ClassVar[str] = "generated"
+    defaults: ClassVar[Mapping[str, Any]]  # under the checkpoint's for the task
+    cleans_up: ClassVar[bool]
+    arguments: ClassVar[frozenset[str]] = COMMON  # beside the options of ``generate``
+
+    def __init__(self, model: Model, task: str, **options: Any) -> None:
+        manifest = model.bundle.manifest
+        if manifest.kind != self.kind:
+            raise OptionError(f"{task} is for {self.kind} models; this one is {manifest.kind}.")
+        self.model = model
+        self.task = task
+        _, generation = split(options, self.arguments, self.kind)  # bad ones raise now
+        _, self._defaults = split_arguments(generation)
+        defaults = self._for_task(None)[1].bundle.manifest.generation
+        resolve_options(defaults, self._defaults, self.kind)
+        self._own = {name: options[name] for name in options if name not in self._defaults}
+
+    def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
+        """Records of one text, of several, or of as many as an iterator gives.
+
+        Arguments are those of Transformers' pipeline of this task, and options of ``generate``.
+        Raises ``PromptError`` for what is no text, ``OptionError`` for an option that is unknown or
+        has no effect.
+        """
+        own = self._own
+        if RETURNS & options.keys():
+            own = {name: value for name, value in own.items() if name not in RETURNS}
+        arguments, generation = split({**own, **options}, self.arguments, self.kind)
+        if isinstance(text_inputs, str):
+            return self._records([text_inputs], arguments, generation)[0]
+        if isinstance(text_inputs, Iterator):
+            return self._iterate(text_inputs, arguments, generation)
+        if not isinstance(text_inputs, list | tuple):
+            raise PromptError(
+                f"A pipeline takes a text or a list of them, not {text_inputs!r:.60}."
+            )
+        return self._joined(self._records(text_inputs, arguments, generation))
+
+    def _joined(self, found: list[Records]) -> list[Any]:
+        return found
+
+    def _iterate(
+        self, texts: Iterator[str], arguments: Arguments, options: Mapping[str, Any]
+    ) -> Iterator[Records]:
+        batch = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == arguments.batch_size:
+                yield from self._records(batch, arguments, options)
+                batch = []
+        yield from self._records(batch, arguments, options)
+
+    def _records(
+        self, texts: Sequence[str], arguments: Arguments, options: Mapping[str, Any]
+    ) -> list[Records]:
+        """By text its records, generated ``batch_size`` texts at a time."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise PromptError(f"A pipeline takes texts, not {text!r:.60}.")
+        for name in WITHOUT_EFFECT & {n for n, value in options.items() if value is not None}:
+            raise OptionError(f"{name} has no effect with a pipeline: use generate.")
+        prefix, model = self._for_task(arguments.task)
+        prefix = prefix if arguments.prefix is None else arguments.prefix
+        prompts = [self._prompt(prefix + text, model, arguments, options) for text in texts]
+        options = self._generation_options(prefix, model, arguments, options)
+        found: list[Records] = [[] for _ in texts]
+        for first in range(0, len(texts), arguments.batch_size):
+            part = prompts[first : first + arguments.batch_size]
+            for result in model.generate_ids(part, **_of_batch(options, first, len(part))):
+                i = first + result.prompt_index
+                record = self._record(texts[i], prompts[i], result.token_ids, arguments)
+                found[i].append(record)
+        return found
+
+    def _for_task(self, task: str | None) -> tuple[str, Model]:
+        """The prefix of a task, None: the pipeline's, and the model with its defaults."""
+        manifest = self.model.bundle.manifest
+        params = dict(manifest.task_specific_params.get(task or self.task, {}))
+        prefix = params.pop("prefix", manifest.prefix)
+        generation = _generation(manifest, self.defaults, params)
+        for pair in INSTEAD.items():
+            if not self._defaults.keys().isdisjoint(pair):
+                generation = {n: value for n, value in generation.items() if n not in pair}
+        return prefix or "", self.model.with_defaults({**generation, **self._defaults})
+
+    def _prompt(
+        self, text: str, model: Model, arguments: Arguments, options: Mapping[str, Any]
+    ) -> list[int]:
+        longest = self.longest("truncation") if arguments.truncation else None
+        return self.model.tokenizer.encode(text, max_length=longest)
+
+    def longest(self, name: str) -> int:
+        """The tokenizer's bound; ``OptionError`` about ``name`` where it has none."""
+        longest = self.model.bundle.manifest.tokenizer.model_max_length
+        if longest is None:
+            raise OptionError(f"{name} has no effect: the tokenizer has no bound.")
+        return longest
+
+    def _generation_options(
+        self, prefix: str, model: Model, arguments: Arguments, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """``options`` with the tokens that ``stop_sequence`` stands for, as Transformers reads it:
+        any of them ends a text, with an encoder the first one.
+        """
+        if arguments.stop_sequence is None:
+            return options
+        if "eos_token_id" in options:
+            raise OptionError("stop_sequence has no effect beside eos_token_id: pass one.")
+        ids = self.model.tokenizer.encode(arguments.stop_sequence)
+        first = self.kind == "encoder-decoder"
+        return {**options, "eos_token_id": ids[:1] if first else ids}
+
+    def _record(self, text: str, prompt: Ids, token_ids: Ids, arguments: Arguments) -> Record:
+        raise NotImplementedError
+
+    def _decode(self, ids: Ids, arguments: Arguments) -> str:
+        given = arguments.clean_up_tokenization_spaces
+        clean_up = self.cleans_up if given is None else given
+        return self.model.tokenizer.decode(ids, clean_up_tokenization_spaces=clean_up)
+
+
+def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
+    """``options`` for the texts from ``first`` on: some are given by text."""
+    changed = dict(options)
+    function, starts = (options.get(n) for n in ("prefix_allowed_tokens_fn", "decoder_input_ids"))
+    if callable(function):
+        changed["prefix_allowed_tokens_fn"] = lambda i, ids: function(first + i, ids)
+    if isinstance(starts, list | tuple) and starts and isinstance(starts[0], list | tuple):
+        changed["decoder_input_ids"] = starts[first : first + count]
+    return changed
+
+
+def _generation(
+    manifest: Manifest, defaults: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Generation defaults as Transformers' pipelines find them.
+
+    The checkpoint's for the task, over the pipeline's, over the checkpoint's; but a ``max_length``
+    of the checkpoint takes the place of the pipeline's ``max_new_tokens``.
+    """
+    own = manifest.generation
+    merged = {**own, **defaults}
+    if own.get("max_length") not in (None, GLOBAL_MAX_LENGTH):
+        merged["max_new_tokens"] = own.get("max_new_tokens")
+    return {**merged, **params}

@@ -1,0 +1,194 @@
+"""``edgeseq run`` and ``edgeseq tasks``: tasks by their templates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseq.runtime.demo_bundles import DEMOS
+from edgeseq.runtime.errors import EdgeseqError, OptionError
+from edgeseq.runtime.option_flags import (
+    LENGTH,
+    LOGITS,
+    STRATEGY,
+    OptionTypes,
+    add_options,
+    add_sampling,
+    read_prompt,
+)
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
+    from edgeseq.runtime.task_runs import TaskResult
+    from edgeseq.runtime.task_templates import Template
+
+OPTIONS: OptionTypes = {
+    name: found
+    for name, found in {**LENGTH, **STRATEGY, **LOGITS}.items()
+    if name != "num_return_sequences"
+}
+RUN_EPILOG = """\
+TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
+text a line, or in a .jsonl file an object a line with the task's fields. Given once more after an
+interruption, the command goes on where the output ends.
+"""
+
+
+def add_parsers(commands: Any) -> None:
+    """Add both commands to the parser's ``commands``."""
+    _add_run(commands)
+    parser = commands.add_parser(
+        "tasks",
+        help="list the task templates, show one or copy it",
+        description="List the task templates that come with edgeseq; show one, or copy it to "
+        "change it.",
+    )
+    parser.add_argument("task", nargs="?", help="show this template")
+    parser.add_argument("--copy", type=Path, metavar="FILE", help="write it to a file (.toml)")
+    parser.set_defaults(run=_tasks)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="do a task: summarize, translate, answer, classify",
+        description="Do a task with the model of a bundle, on a text or on the lines of a file.",
+        epilog=RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", help="its name, or a template's file")
+    text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
+    text.required = False  # options may stand between the two, which nargs="?" would not let
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
+    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="another field of the task, as context=...; may be given several times",
+    )
+    parser.add_argument("--input", type=Path, metavar="FILE", help="a file of inputs")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="its answers, JSON lines")
+    parser.add_argument("--overwrite", action="store_true", help="begin the output anew")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    options = parser.add_argument_group("options, over the template's")
+    add_options(options, OPTIONS)
+    add_sampling(options)
+    parser.set_defaults(run=_run, usage_error=parser.error)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edgeseq.runtime.loading import load
+    from edgeseq.runtime.task_runs import run_all
+    from edgeseq.runtime.task_templates import read_template
+
+    template = read_template(arguments.task)
+    fields = _fields(arguments.field, template)
+    options = {name: getattr(arguments, name) for name in (*OPTIONS, "do_sample")}
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_usage(arguments)
+
+    def loaded() -> Model:
+        return load(
+            arguments.bundle,
+            demo=arguments.demo,
+            threads=arguments.threads,
+            kv_cache=arguments.kv_cache,
+        )
+
+    if arguments.input is not None:
+        return _answer_file(arguments, template, fields, options, loaded)
+    first = template.fields[0]
+    if first not in fields:
+        given = arguments.text
+        fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
+    elif arguments.text is not None:
+        raise OptionError(f"--field {first} has no effect beside the text: give one of them.")
+    _print(run_all(loaded(), template, [fields], options)[0], arguments.json)
+    return 0
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    if (arguments.input is None) != (arguments.output is None):
+        arguments.usage_error("--input and --output are given together")
+    if arguments.input is None and arguments.overwrite:
+        arguments.usage_error("--overwrite is for --output")
+    if arguments.input is not None and (arguments.text is not None or arguments.json):
+        arguments.usage_error("--input does not go with a text or --json")
+
+
+def _answer_file(
+    arguments: argparse.Namespace,
+    template: Template,
+    fields: dict[str, str],
+    options: dict[str, Any],
+    loaded: Any,
+) -> int:
+    from edgeseq.runtime.batch_files import answer_file, check_files, read_inputs
+
+    inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
+    check_files(arguments.input, arguments.output)
+    overwrite = arguments.overwrite
+    done = answer_file(loaded(), template, inputs, arguments.output, options, overwrite=overwrite)
+    there = f", {done} of them before" if done else ""
+    print(f"{arguments.output} has {len(inputs)} answers{there}", file=sys.stderr)
+    return 0
+
+
+def _fields(given: list[str], template: Template) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or name not in template.fields:
+            raise OptionError(
+                f"--field {item!r:.60} is none of {template.name}: give NAME=TEXT, where NAME is "
+                f"{' or '.join(template.fields)}."
+            )
+        fields[name] = text
+    return fields
+
+
+def _print(result: TaskResult, as_json: bool) -> None:
+    if as_json:
+        found = {"output": result.text, "probabilities": result.probabilities}
+        print(json.dumps({name: value for name, value in found.items() if value is not None}))
+    elif result.probabilities is None:
+        print(result.text)
+    else:
+        for label, probability in result.probabilities.items():
+            print(f"{probability:.4f}  {label}")
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from edgeseq.runtime.task_templates import read_template, template_names, template_path
+
+    if arguments.task is None:
+        if arguments.copy is not None:
+            raise OptionError("--copy needs the name of a task.")
+        names = template_names()
+        width = max(map(len, names))
+        for name in names:
+            template = read_template(name)
+            kinds = "" if len(template.forms) > 1 else f" ({next(iter(template.forms))})"
+            print(f"{name:<{width}}  {template.title}{kinds}")
+        return 0
+    read_template(arguments.task)  # it is one
+    text = template_path(arguments.task).read_text(encoding="utf-8")
+    if arguments.copy is None:
+        print(text, end="")
+        return 0
+    if arguments.copy.suffix != ".toml":
+        raise OptionError(f"{arguments.copy} must end in .toml, which tells a file from a name.")
+    try:
+        with arguments.copy.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise EdgeseqError(f"{arguments.copy} is there already.") from error
+    return 0

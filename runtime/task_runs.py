@@ -1,0 +1,114 @@
+"""Tasks on a loaded model: prompts from a template, and what is made of the answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from edgeseq.runtime.calls import checked_call
+from edgeseq.runtime.errors import OptionError, PromptError
+from edgeseq.runtime.resolving import resolve_options
+from edgeseq.runtime.results import GenerationResult
+from edgeseq.runtime.task_templates import Form, Template, read_template
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
+
+Input = Mapping[str, str]
+BATCH_TOKENS = 4096  # of prompts that are generated from at once, padding counted
+BATCH_ROWS = 16
+OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """The answer to one input."""
+
+    text: str  # the answer; of a classification the most probable label
+    probabilities: Mapping[str, float] | None  # of a classification, by label, the highest first
+    generation: GenerationResult
+
+
+def run(
+    model: Model,
+    task: str | os.PathLike[str] | Template,
+    text: str | Sequence[str] | None = None,
+    /,
+    **given: Any,
+) -> TaskResult | list[TaskResult]:
+    """``Model.run``."""
+    template = task if isinstance(task, Template) else read_template(task)
+    values = {name: given.pop(name) for name in template.fields if name in given}
+    first = template.fields[0]
+    if text is not None:
+        if first in values:
+            raise OptionError(f"{first} has no effect beside the text: pass one of them.")
+        values[first] = text
+    texts = values.get(first)
+    if isinstance(texts, str):
+        return run_all(model, template, [values], given)[0]
+    if not isinstance(texts, list | tuple):
+        raise PromptError(
+            f"The task {template.name} takes texts for {', '.join(template.fields)}; {first} is "
+            f"{texts!r:.60}."
+        )
+    return run_all(model, template, [{**values, first: item} for item in texts], given)
+
+
+def run_all(
+    model: Model, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
+) -> list[TaskResult]:
+    """The answers to ``inputs``, in their order; inputs of similar length are read together.
+
+    ``options``: of ``generate``, over the template's. Raises ``PromptError`` for an input that
+    lacks a field, ``OptionError`` for a template that is not for this kind of model.
+    """
+    kind = model.bundle.manifest.kind
+    form = template.form(kind)
+    prompts = [template.prompt(kind, values) for values in inputs]
+    if form.labels:
+        options = {"choices": list(form.labels.values()), **options}
+    generation = model.bundle.manifest.generation
+    resolve_options(generation, form.options, kind)  # as defaults, wrong ones would be left unused
+    model = model.with_defaults({**generation, **form.options})
+    if options.get("num_return_sequences", 1) != 1:
+        raise OptionError("num_return_sequences has no effect with a task: it has one answer.")
+    for name in OF_ONE_PROMPT & options.keys():
+        raise OptionError(f"{name} belongs to single prompts: use generate.")
+    ids = [model.tokenizer.encode(prompt) for prompt in prompts]
+    checked_call(model.bundle.manifest, ids, options)  # by their own numbers
+    found: dict[int, TaskResult] = {}
+    for batch in batches([len(prompt) for prompt in ids]):
+        for result in model.generate_ids([ids[i] for i in batch], **options):
+            i = batch[result.prompt_index]
+            found[i] = _result(form, replace(result, prompt_index=i))
+    return [found[i] for i in range(len(inputs))]
+
+
+def batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of prompts that are read together: of similar length, so that few places are empty.
+
+    A batch has ``BATCH_ROWS`` prompts at most, and ``BATCH_TOKENS`` tokens unless it is one prompt.
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        rows = len(found[-1]) + 1 if found else BATCH_ROWS + 1
+        if rows > BATCH_ROWS or rows * lengths[i] > BATCH_TOKENS:
+            found.append([])
+        found[-1].append(i)
+    return found
+
+
+def _result(form: Form, generation: GenerationResult) -> TaskResult:
+    if generation.choices is None:
+        text = generation.text.strip() if form.strip else generation.text
+        return TaskResult(text=text, probabilities=None, generation=generation)
+    label_of = {written: label for label, written in form.labels.items()}
+    probabilities = {
+        label_of.get(choice.text, choice.text): choice.probability for choice in generation.choices
+    }
+    return TaskResult(
+        text=next(iter(probabilities)), probabilities=probabilities, generation=generation
+    )

@@ -1,0 +1,275 @@
+"""Tasks on the lines of a file: interrupted anywhere, no answer is lost or made twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime import Model, OptionError, PromptError, batch_files, load
+from edgeseq.runtime.batch_files import answer_file, read_inputs
+from edgeseq.runtime.cli import main
+from edgeseq.runtime.task_templates import read_template
+
+TASK = "closed-book-question-answering"
+WORDS = ["fox", "algorithm", "a", "extraordinary", "house", "home", "clever", "night", "so", "go"]
+LINES = [f"pronounce: {word}" for word in WORDS]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load(demo="t5")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    return path
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def answer(model: Model, source: Path, out: Path, **more: Any) -> int:
+    template = read_template(TASK)
+    return answer_file(model, template, read_inputs(source, template), out, {}, **more)
+
+
+@pytest.fixture
+def whole(model: Model, source: Path, tmp_path: Path) -> bytes:
+    assert answer(model, source, tmp_path / "whole.jsonl") == 0
+    return (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_answers_stand_in_the_order_of_the_lines(model: Model, whole: bytes) -> None:
+    found = [json.loads(line) for line in whole.decode().splitlines()]
+    assert [one["line"] for one in found] == list(range(1, len(LINES) + 1))
+    assert [one["input"] for one in found] == [{"question": line} for line in LINES]
+    assert [one["output"] for one in found] == [r.text.strip() for r in model.generate(LINES)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.77, 0.999, 1.0])
+def test_a_run_that_was_cut_off_anywhere_goes_on(
+    share: float, model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(whole[: int(share * len(whole))])
+    there = whole[: int(share * len(whole))].count(b"\n")
+    assert answer(model, source, out) == there
+    assert out.read_bytes() == whole
+
+
+def test_an_interruption_in_the_middle(
+    model: Model, source: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all, calls = batch_files.run_all, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run_all(*arguments)
+
+    monkeypatch.setattr(batch_files, "WINDOW", 3)
+    monkeypatch.setattr(batch_files, "run_all", interrupted)
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        answer(model, source, out)
+    assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:6])
+    assert answer(model, source, out) == 6
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"something else\n",
+        b'{"line": 2, "task": "%b", "input": {"question": "x"}, "output": ""}\n' % TASK.encode(),
+        b"[]\n",
+        b"\xff\xfe\n",
+        b"notes without an end of line",
+        b'{"a": 1}',
+    ],
+)
+def test_other_files_are_left_alone(
+    content: bytes, model: Model, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(content)
+    with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
+        answer(model, source, out)
+    assert out.read_bytes() == content
+    answer(model, source, out, overwrite=True)
+    assert len(answers(out)) == len(LINES)
+
+
+def test_a_tail_that_is_no_answer_is_left_alone(
+    model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    for content in (whole + b"notes", b"".join(whole.splitlines(keepends=True)[:3]) + b"notes"):
+        out.write_bytes(content)
+        with pytest.raises(OptionError, match="is not the answer to line"):
+            answer(model, source, out)
+        assert out.read_bytes() == content
+
+
+def test_overwriting_begins_with_the_first_answer(
+    model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(whole)
+    template = read_template(TASK)
+    inputs = read_inputs(source, template)
+    with pytest.raises(OptionError):
+        answer_file(model, template, inputs, out, {"num_beams": 0}, overwrite=True)
+    assert out.read_bytes() == whole
+    source.write_text(LINES[0])
+    assert answer(model, source, out, overwrite=True) == 0
+    assert out.read_bytes() == whole.splitlines(keepends=True)[0]
+
+
+def test_answers_to_another_input_are_left_alone(
+    model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(whole)
+    source.write_text("\n".join([*LINES[:4], "pronounce: other"]), encoding="utf-8")
+    with pytest.raises(OptionError, match="line 5, is not the answer to line 5"):
+        answer(model, source, out)
+    source.write_text("\n".join(LINES[:4]), encoding="utf-8")
+    with pytest.raises(OptionError, match="line 5, is not"):
+        answer(model, source, out)
+    assert out.read_bytes() == whole
+
+
+def test_lines_that_were_added_are_answered(
+    model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(whole)
+    source.write_text("\n".join([*LINES, "pronounce: new"]), encoding="utf-8")
+    assert answer(model, source, out) == len(LINES)
+    assert out.read_bytes().startswith(whole)
+    assert answers(out)[-1]["input"] == {"question": "pronounce: new"}
+
+
+def test_an_input_that_cannot_be_served_is_named(tmp_path: Path) -> None:
+    model = load(demo="gpt2")
+    positions = model.bundle.manifest.dimensions.max_positions
+    assert positions is not None
+    source, out = tmp_path / "lines.txt", tmp_path / "out.jsonl"
+    source.write_text(f"One\nTwo\n{'word ' * 2 * positions}\nFour\n", encoding="utf-8")
+    template = read_template("completion")
+    inputs = read_inputs(source, template)
+    with pytest.raises(PromptError, match=r"^Input line 3: "):
+        answer_file(model, template, inputs, out, {"max_new_tokens": 2, "do_sample": False})
+    assert [one["line"] for one in answers(out)] == [1, 2]
+
+
+def test_objects_a_line(tmp_path: Path) -> None:
+    template = read_template("open-book-question-answering")
+    source = tmp_path / "lines.jsonl"
+    source.write_text('{"question": "Who?", "context": "He."}\r\n{"question": "A", "context": ""}')
+    assert read_inputs(source, template) == [
+        {"question": "Who?", "context": "He."},
+        {"question": "A", "context": ""},
+    ]
+    for line, message in (
+        ("3", "line 1, is no object with question, context"),
+        ("{", "line 1, is not JSON"),
+        ("[" * 100_000, "line 1, is not JSON"),
+        ('{"text": "a"}', "line 1, has 'text'; fields are"),
+    ):
+        source.write_text(line)
+        with pytest.raises(PromptError, match=message):
+            read_inputs(source, template)
+    source.write_bytes(b"\xff")
+    with pytest.raises(PromptError, match="UTF-8"):
+        read_inputs(source, template)
+
+
+# The commands
+
+
+def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["run", TASK, "--demo", "t5", "--input", str(source), "--output", str(out)]
+    assert main(command) == 0
+    assert out.read_bytes() == whole
+    assert main(command) == 0
+    assert out.read_bytes() == whole
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == f"{out} has 10 answers, 10 of them before"
+    assert main([*command[:-1], str(source)]) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert source.read_text(encoding="utf-8").splitlines() == LINES
+
+
+def test_run_a_text(model: Model, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["run", TASK, "--demo", "t5", LINES[0]]) == 0
+    assert capsys.readouterr().out == model.generate(LINES[0])[0].text + "\n"
+    assert main(["run", TASK, "--demo", "t5", "--json", LINES[0], "--max-new-tokens", "2"]) == 0
+    [expected] = model.generate(LINES[0], max_new_tokens=2)
+    assert json.loads(capsys.readouterr().out) == {"output": expected.text.strip()}
+    assert main(["run", "classification", "A charming film."]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {label for _, label in lines} == {"positive", "negative"}
+    assert sum(float(probability) for probability, _ in lines) == pytest.approx(1, abs=2e-4)
+    question = ["run", "open-book-question-answering", "--demo", "t5", "--max-new-tokens", "3"]
+    assert main([*question, "Who?", "--field", "context=The fox."]) == 0
+    assert main([*question, "Who?"]) == 1
+    assert "lacks context" in capsys.readouterr().err
+    assert main([*question, "Who?", "--field", "other=The fox."]) == 1
+    assert "question or context" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--input", "x.txt"],
+        ["--output", "x.jsonl"],
+        ["--overwrite", "text"],
+        ["--input", "x.txt", "--output", "y.jsonl", "text"],
+        ["--input", "x.txt", "--output", "y.jsonl", "--json"],
+    ],
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", TASK, *arguments])
+    assert caught.value.code == 2
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    missing = str(tmp_path / "no.txt")
+    assert main(["run", TASK, "--demo", "t5", "--input", missing, "--output", str(out)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_tasks_are_listed_shown_and_copied(tmp_path: Path, capsys: Any) -> None:
+    assert main(["tasks"]) == 0
+    listed = capsys.readouterr().out
+    assert "summarization" in listed
+    assert "completion                      Go on from a text (decoder-only)" in listed
+    assert main(["tasks", "summarization"]) == 0
+    shown = capsys.readouterr().out
+    assert 'prompt = "summarize: {text}"' in shown
+    copy = tmp_path / "mine.toml"
+    assert main(["tasks", "summarization", "--copy", str(copy)]) == 0
+    assert copy.read_text(encoding="utf-8") == shown
+    assert main(["tasks", "summarization", "--copy", str(copy)]) == 1
+    assert main(["tasks", "summarization", "--copy", str(tmp_path / "mine.txt")]) == 1
+    assert main(["tasks", "--copy", str(tmp_path / "other.toml")]) == 1
+    assert main(["tasks", "nonsense"]) == 1
+    errors = capsys.readouterr().err
+    assert "is there already" in errors
+    assert "must end in .toml" in errors
+    assert "needs the name of a task" in errors
+    assert "There is no task 'nonsense'" in errors
+    assert main(["run", str(copy), "--demo", "t5", "The fox.", "--max-new-tokens", "3"]) == 0

@@ -1,0 +1,435 @@
+"""A model inside a program: threads, event loops, its end, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load, turns
+from edgeseq.runtime.onnx_decoder import OnnxDecoder
+
+PROMPTS = [f"Once upon a time there was a {word}" for word in ("fox", "king", "girl", "bird", "so")]
+OPTIONS: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return load(demo="gpt2")
+
+
+@pytest.fixture(scope="module")
+def expected(demo: Model) -> dict[str, str]:
+    return {prompt: demo.generate(prompt, **OPTIONS)[0].text for prompt in PROMPTS}
+
+
+def stream_threads() -> int:
+    return sum(thread.name == "edgeseq-stream" for thread in threading.enumerate())
+
+
+async def read(model: Model, prompt: str, **options: Any) -> str:
+    return "".join([piece async for piece in model.astream(prompt, **{**OPTIONS, **options})])
+
+
+def test_threads_get_what_each_would_get_alone(demo: Model, expected: dict[str, str]) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        wanted = PROMPTS * 8
+        streams = pool.map(lambda prompt: "".join(demo.stream(prompt, **OPTIONS)), wanted)
+        assert [*streams] == [expected[prompt] for prompt in wanted]
+
+
+@pytest.mark.parametrize("max_concurrent", [1, 3, None])
+def test_fifty_streams_of_an_event_loop(max_concurrent: Any, expected: dict[str, str]) -> None:
+    model = load(demo="gpt2", max_concurrent=max_concurrent)
+
+    async def run() -> list[str]:
+        return await asyncio.gather(*(read(model, prompt) for prompt in PROMPTS * 10))
+
+    assert asyncio.run(run()) == [expected[prompt] for prompt in PROMPTS * 10]
+    assert stream_threads() == 0
+
+
+def test_streams_that_are_closed_or_cancelled_leave_nothing(
+    demo: Model, expected: dict[str, str]
+) -> None:
+    draw = random.Random(0)
+
+    async def one(number: int) -> None:
+        prompt = PROMPTS[number % len(PROMPTS)]
+        if number % 2:
+            task = asyncio.create_task(read(demo, prompt, max_new_tokens=400))
+            await asyncio.sleep(draw.random() * 0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return
+        pieces = demo.astream(prompt, **OPTIONS)
+        text = ""
+        for _ in range(draw.randrange(5)):
+            text += await anext(pieces)
+        await pieces.aclose()  # type: ignore[attr-defined]
+        assert expected[prompt].startswith(text)
+
+    async def run() -> None:
+        await asyncio.gather(*map(one, range(20)))
+        assert await read(demo, PROMPTS[0]) == expected[PROMPTS[0]]
+
+    asyncio.run(run())
+    assert stream_threads() == 0
+    assert not demo._loaded.places._held
+
+
+def test_cancelling_ends_the_work_within_a_token(demo: Model) -> None:
+    """Counted by runs of the decoder after the cancellation."""
+    runs = []
+    opened = demo.new_decoder
+
+    def counted(prompts: Any, capacity: int) -> Any:
+        decoder = opened(prompts, capacity)
+        inner = decoder.decode
+        decoder.decode = lambda tokens: (runs.append(1), inner(tokens))[1]
+        return decoder
+
+    async def run() -> tuple[int, int]:
+        pieces = demo.with_decoders(counted).astream(
+            PROMPTS[0], **{**OPTIONS, "max_new_tokens": 400}
+        )
+        await anext(pieces)
+        before = len(runs)
+        await pieces.aclose()  # type: ignore[attr-defined]
+        after = len(runs)
+        await asyncio.sleep(0.1)
+        assert len(runs) == after
+        return before, after
+
+    before, after = asyncio.run(run())
+    assert after - before <= 2  # the one under way, and the next where it had begun
+
+
+def test_the_event_loop_goes_on_meanwhile(demo: Model) -> None:
+    ticks = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(time.perf_counter())
+            await asyncio.sleep(0.001)
+
+    async def run() -> None:
+        ticking = asyncio.create_task(tick())
+        await read(demo, PROMPTS[0], max_new_tokens=150)
+        ticking.cancel()
+
+    asyncio.run(run())
+    gaps = [after - before for before, after in itertools.pairwise(ticks)]
+    assert len(ticks) > 20
+    assert max(gaps) < 0.5 * (ticks[-1] - ticks[0])  # of a time with one prompt and 150 steps
+
+
+def test_errors_reach_the_reader(demo: Model) -> None:
+    for options in ({"nonsense": 1}, {"choices": ["a"]}, {"num_beams": 0}):
+        with pytest.raises(OptionError):
+            demo.astream(PROMPTS[0], **options)
+    with pytest.raises(PromptError):
+        demo.astream(3)  # type: ignore[arg-type]
+
+    def fails(tokens: Any, logits: Any) -> Any:
+        raise RuntimeError("mine")
+
+    async def run() -> None:
+        with pytest.raises(PromptError):
+            await read(demo, "too long " * 1000)
+        with pytest.raises(RuntimeError, match="mine"):
+            await read(demo, PROMPTS[0], logits_processor=fails)
+
+    asyncio.run(run())
+    assert stream_threads() == 0
+
+
+def test_the_callers_cancel_counts_too(demo: Model) -> None:
+    event = threading.Event()
+
+    async def run() -> str:
+        text = ""
+        async for piece in demo.astream(PROMPTS[0], **{**OPTIONS, "cancel": event}):
+            text += piece
+            event.set()
+        return text
+
+    assert len(asyncio.run(run())) < 40
+
+
+def test_a_session_streams_too(demo: Model, expected: dict[str, str]) -> None:
+    async def run() -> str:
+        with demo.session() as session:
+            return "".join([piece async for piece in session.astream(PROMPTS[1], **OPTIONS)])
+
+    assert asyncio.run(run()) == expected[PROMPTS[1]]
+
+
+def test_one_thread_may_not_begin_more_streams_than_there_are_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.2)
+    model = load(demo="gpt2", max_concurrent=2)
+    streams = [model.stream(prompt, **OPTIONS) for prompt in PROMPTS[:3]]
+    first, second = next(streams[0]), next(streams[1])
+    with pytest.raises(EdgeseqError, match="2 streams are begun and not ended"):
+        next(streams[2])
+    streams[0].close()  # type: ignore[attr-defined]
+    assert next(model.stream(PROMPTS[0], **OPTIONS)) == first
+    assert second
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", True])
+def test_a_bound_that_is_none(count: Any) -> None:
+    with pytest.raises(OptionError, match="max_concurrent is"):
+        load(demo="gpt2", max_concurrent=count)
+
+
+# Its end
+
+
+def test_a_closed_model_says_so(expected: dict[str, str]) -> None:
+    with load(demo="gpt2") as model:
+        session, stream = model.session(), model.stream(PROMPTS[0], **OPTIONS)
+        text = next(stream)
+    assert text + "".join(stream) == expected[PROMPTS[0]]  # what was begun goes on
+    for call in (
+        lambda: model.generate(PROMPTS[0]),
+        lambda: model.stream(PROMPTS[0]),
+        lambda: model.astream(PROMPTS[0]),
+        lambda: model.score(PROMPTS[0]),
+        lambda: model.run("completion", PROMPTS[0]),
+        lambda: session.generate(PROMPTS[0]),
+        model.__enter__,
+    ):
+        with pytest.raises(EdgeseqError, match="The model is closed"):
+            call()
+    model.close()
+
+
+def resident_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+MEMORY = """
+import gc, sys
+from pathlib import Path
+from edgeseq.runtime import load
+
+def resident_mb():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+model = load(sys.argv[1])
+model.generate("Once", max_new_tokens=3, do_sample=False)
+model.close()
+before = resident_mb()
+with load(sys.argv[1]) as model:
+    model.generate("Once", max_new_tokens=3, do_sample=False)
+    during = resident_mb()
+gc.collect()
+print(before, during, resident_mb())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_closing_gives_the_memory_back(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from edgeseq.export import export_checkpoint
+
+    large = make_checkpoint(n_embd=512, n_layer=6, n_head=8)  # 75 MB of weights
+    export_checkpoint(large, tmp_path / "large")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "large")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    before, during, after = map(float, done.stdout.split())
+    assert during - before > 50
+    assert after - before < 15
+
+
+def test_it_cannot_be_pickled_or_copied(demo: Model) -> None:
+    for action in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(EdgeseqError, match="pass on the path of its bundle"):
+            action(demo)
+        with demo.session() as session, pytest.raises(EdgeseqError, match="use fork"):
+            action(session)
+
+
+def generate_in_child(results: Any) -> None:
+    for call in (lambda: FORKED[0].generate(PROMPTS[0], **OPTIONS), lambda: next(BEGUN[0])):
+        try:
+            call()
+        except EdgeseqError as error:
+            results.put(str(error))
+    results.put(load(demo="gpt2").generate(PROMPTS[0], **OPTIONS)[0].text)
+
+
+FORKED: list[Model] = []
+BEGUN: list[Any] = []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_after_a_fork_is_told(demo: Model, expected: dict[str, str]) -> None:
+    FORKED[:], BEGUN[:] = [demo], [demo.stream(PROMPTS[0], **OPTIONS)]
+    begin = next(BEGUN[0])
+    busy = threading.Thread(
+        target=lambda: demo.generate(PROMPTS[1], max_new_tokens=300, eos_token_id=None)
+    )
+    busy.start()
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=generate_in_child, args=(results,))
+    child.start()
+    assert "before this process was forked" in results.get(timeout=120)
+    assert "forked while a text was generated" in results.get(timeout=120)
+    assert results.get(timeout=120) == expected[PROMPTS[0]]  # loaded again, it works
+    child.join(60)
+    assert child.exitcode == 0
+    busy.join()
+    assert begin + "".join(BEGUN[0]) == expected[PROMPTS[0]]  # here it goes on
+
+
+EXITS = {
+    "sync": """
+stream = model.stream("Once", max_new_tokens=400, eos_token_id=None, do_sample=False)
+print(len(next(stream)) > 0, flush=True)
+""",
+    "async": """
+import asyncio
+async def run():
+    pieces = model.astream("Once", max_new_tokens=400, eos_token_id=None, do_sample=False)
+    print(len(await anext(pieces)) > 0, flush=True)
+    sys.exit()
+asyncio.run(run())
+""",
+    "loop left alone": """
+import asyncio
+loop = asyncio.new_event_loop()
+pieces = model.astream("Once", max_new_tokens=400, eos_token_id=None, do_sample=False)
+print(len(loop.run_until_complete(anext(pieces))) > 0, flush=True)
+""",
+    "loop closed": """
+import asyncio
+loop = asyncio.new_event_loop()
+pieces = model.astream("Once", max_new_tokens=400, eos_token_id=None, do_sample=False)
+print(len(loop.run_until_complete(anext(pieces))) > 0, flush=True)
+loop.close()
+""",
+    "thread": """
+import threading
+threading.Thread(
+    target=lambda: [*model.stream("Once", max_new_tokens=40, do_sample=False)]
+).start()
+print(True, flush=True)
+""",
+}
+
+
+@pytest.mark.parametrize("how", EXITS)
+def test_the_interpreter_may_end_in_the_middle_of_a_stream(how: str) -> None:
+    code = f"import sys\nfrom edgeseq.runtime import load\nmodel = load(demo='gpt2')\n{EXITS[how]}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "True\n"
+    assert done.returncode == 0
+    assert "Fatal" not in done.stderr
+
+
+# What it leaves alone
+
+QUIET = """
+import json, logging, os, signal, sys, threading, warnings
+from pathlib import Path
+
+def state():
+    handlers = {str(s): str(signal.getsignal(s)) for s in signal.valid_signals()}
+    known = logging.root.manager.loggerDict
+    loggers = {n: str(getattr(l, "handlers", 0)) for n, l in known.items()}
+    return {
+        "signals": handlers,
+        "root": [str(logging.root.handlers), logging.root.level],
+        "loggers": {n: h for n, h in loggers.items() if h not in ("[]", "0")},
+        "filters": str(warnings.filters),
+        "folder": os.getcwd(),
+        "hooks": [str(sys.excepthook), str(sys.displayhook), str(threading.excepthook)],
+        "limit": sys.getrecursionlimit(), "switch": sys.getswitchinterval(),
+        "files": sorted(map(str, Path.cwd().rglob("*"))),
+    }
+
+import numpy, onnxruntime, tokenizers  # what these do is theirs
+
+before = state()
+from edgeseq.runtime import load
+with load(demo="gpt2") as model:
+    model.generate("Once", max_new_tokens=4)
+    "".join(model.stream("Once", max_new_tokens=4))
+    model.run("classification", "A fine film.")
+    with model.session() as session:
+        session.generate("Once", max_new_tokens=4)
+after = state()
+print(json.dumps([before, after, [t.name for t in threading.enumerate()]]))
+"""
+
+
+def test_nothing_of_the_programs_state_is_changed(tmp_path: Path) -> None:
+    variables = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=variables,
+    )
+    before, after, threads = json.loads(done.stdout)
+    assert after == before
+    assert threads == ["MainThread"]
+    assert done.stderr == ""
+
+
+def test_many_requests_leave_no_memory_behind(demo: Model) -> None:
+    """A tenth of what ``benchmarks/embedding.py`` does."""
+
+    async def some(count: int) -> None:
+        async def one(number: int) -> None:
+            pieces = demo.astream(PROMPTS[number % 5], **OPTIONS)
+            async for _ in pieces:
+                if number % 5 < 2:
+                    break
+            await pieces.aclose()  # type: ignore[attr-defined]
+
+        for _ in range(count // 10):
+            await asyncio.gather(*map(one, range(10)))
+
+    asyncio.run(some(30))
+    gc.collect()
+    assert stream_threads() == 0
+    left = [item for item in gc.get_objects() if type(item) is OnnxDecoder]
+    assert left == []
+    objects = len(gc.get_objects())
+    asyncio.run(some(100))
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 90  # less than one a request

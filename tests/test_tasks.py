@@ -1,0 +1,212 @@
+"""Task templates: the ones that come with edgeseq, those of users, and what answers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime import Model, OptionError, PromptError, load
+from edgeseq.runtime.task_runs import BATCH_ROWS, BATCH_TOKENS, TaskResult, batches
+from edgeseq.runtime.task_templates import TEMPLATES, read_template, template_names
+
+INPUTS = {
+    "anonymization": {"text": "Call Jane Roe at 555-0123."},
+    "classification": {"text": "A charming and funny film."},
+    "closed-book-question-answering": {"question": "What is the capital of Italy?"},
+    "completion": {"text": "Once upon a time"},
+    "extraction": {"text": "Tom lives in Rome.", "what": "city"},
+    "grammar-correction": {"text": "He have a dog."},
+    "open-book-question-answering": {"question": "Who came?", "context": "The fox came."},
+    "summarization": {"text": "The fox came, and went, and came once more."},
+    "translation": {"text": "The house is wonderful."},
+}
+PROMPTS = {
+    ("classification", "t5"): "sst2 sentence: A charming and funny film.",
+    ("open-book-question-answering", "t5"): "question: Who came? context: The fox came.",
+    ("open-book-question-answering", "gpt2"): "The fox came.\n\nQ: Who came?\nA:",
+    ("summarization", "t5"): "summarize: The fox came, and went, and came once more.",
+    ("translation", "t5"): "translate English to German: The house is wonderful.",
+    ("translation", "gpt2"): "English: The house is wonderful.\nGerman:",
+    ("extraction", "t5"): "question: What is the city? context: Tom lives in Rome.",
+    ("completion", "gpt2"): "Once upon a time",
+}
+SAMPLING = {"do_sample", "temperature", "top_p"}
+SHORT: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+
+
+@pytest.fixture(params=["gpt2", "t5"], scope="module")
+def demo(request: pytest.FixtureRequest) -> Model:
+    return load(demo=request.param)
+
+
+def test_every_template_is_tried_here() -> None:
+    assert template_names() == sorted(INPUTS)
+    assert {path.suffix for path in TEMPLATES.iterdir()} == {".toml"}
+
+
+@pytest.mark.parametrize("task", sorted(INPUTS))
+def test_every_template(task: str, demo: Model) -> None:
+    manifest = demo.bundle.manifest
+    template = read_template(task)
+    if manifest.kind not in template.forms:
+        with pytest.raises(OptionError, match=f"The task {task} is for"):
+            demo.run(task, **INPUTS[task])
+        return
+    form = template.form(manifest.kind)
+    prompt = template.prompt(manifest.kind, INPUTS[task])
+    assert prompt == PROMPTS.get((task, manifest.architecture), prompt)
+    assert INPUTS[task][template.fields[0]] in prompt
+    assert "{" not in prompt
+    assert not prompt.endswith(" ")
+    if form.labels:
+        found = demo.run(task, **INPUTS[task])
+        [expected] = demo.generate(prompt, choices=[*form.labels.values()])
+        assert expected.choices is not None
+        assert isinstance(found, TaskResult)
+        assert found.probabilities == {
+            choice.text.strip(): choice.probability for choice in expected.choices
+        }
+        assert sum(found.probabilities.values()) == pytest.approx(1)
+        assert found.text == max(found.probabilities, key=found.probabilities.__getitem__)
+    else:
+        found = demo.run(task, **INPUTS[task], **SHORT)
+        options = {n: value for n, value in form.options.items() if n not in SAMPLING}
+        [expected] = demo.generate(prompt, **{**options, **SHORT})
+        assert isinstance(found, TaskResult)
+        assert found.probabilities is None
+        assert found.text == (expected.text.strip() if form.strip else expected.text)
+        assert found.generation.token_ids == expected.token_ids
+
+
+def test_several_texts_come_in_their_order() -> None:
+    model = load(demo="t5")
+    texts = ["pronounce: algorithm", "pronounce: fox", "pronounce: a", "pronounce: extraordinary"]
+    found = model.run("closed-book-question-answering", texts)
+    assert isinstance(found, list)
+    assert [one.text for one in found] == [r.text.strip() for r in model.generate(texts)]
+    assert [one.generation.prompt_index for one in found] == [0, 1, 2, 3]
+    assert model.run("closed-book-question-answering", []) == []
+
+
+def test_options_of_a_template_give_way_to_those_of_the_call(demo: Model) -> None:
+    found = demo.run("summarization", "The fox came.", max_length=60, num_beams=1, do_sample=False)
+    assert isinstance(found, TaskResult)
+    assert found.generation.sequence_score is None
+    before = found.generation.prompt_tokens if "gpt2" in str(demo.bundle.folder) else 1
+    assert 1 <= found.generation.generated_tokens <= 60 - before
+
+
+def test_a_field_may_be_named_and_have_a_default() -> None:
+    model = load(demo="gpt2")
+    short: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    plain = model.run("translation", "The fox.", **short)
+    named = model.run("translation", text="The fox.", target_language="German", **short)
+    other = model.run("translation", "The fox.", target_language="the language of birds", **short)
+    assert isinstance(plain, TaskResult)
+    assert isinstance(named, TaskResult)
+    assert isinstance(other, TaskResult)
+    assert plain.text == named.text
+    assert plain.generation.prompt_tokens != other.generation.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "message"),
+    [
+        ("no-such-task", {"text": "a"}, "There is no task 'no-such-task': known are"),
+        ("mine.toml", {"text": "a"}, "There is no template mine.toml"),
+        (3, {"text": "a"}, "There is no task 3"),
+        ("classification", {"text": "a", "max_new_tokens": 3}, "no effect with choices"),
+        ("summarization", {"text": "a", "nonsense": 3}, "no option 'nonsense'"),
+        ("summarization", {"text": "a", "num_return_sequences": 2}, "has one answer"),
+        ("summarization", {"text": "a", "decoder_input_ids": [[1]]}, "belongs to single prompts"),
+    ],
+)
+def test_what_cannot_be(task: Any, given: dict[str, Any], message: str, demo: Model) -> None:
+    with pytest.raises(OptionError, match=message):
+        demo.run(task, **given)
+
+
+def test_missing_fields(demo: Model) -> None:
+    with pytest.raises(PromptError, match="takes texts for question, context; the input lacks"):
+        demo.run("open-book-question-answering", "Who?")
+    with pytest.raises(PromptError, match="has context 3"):
+        demo.run("open-book-question-answering", "Who?", context=3)
+    with pytest.raises(PromptError, match="text has a lone surrogate"):
+        demo.run("summarization", "\ud800")
+    with pytest.raises(PromptError, match="text is None"):
+        demo.run("summarization")
+    with pytest.raises(OptionError, match="beside the text"):
+        demo.run("summarization", "a", text="b")
+
+
+GOOD = """
+fields = ["text"]
+[decoder-only]
+prompt = "{text}!"
+[encoder-decoder]
+prompt = "{text}?"
+options = { max_new_tokens = 4 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fields", "felds", "has felds; known are defaults, fields, title"),
+        ('["text"]', '"text"', "fields is 'text'; it must be a list"),
+        ('["text"]', "[]", "fields is"),
+        ('["text"]', '["a b"]', "fields is"),
+        ('["text"]', '["other"]', "which is none of fields"),
+        ("{text}!", "{txt}!", r"decoder-only.prompt has \{txt\}"),
+        ('prompt = "{text}!"', "", "decoder-only.prompt must be a text"),
+        ('"{text}!"', "3", "decoder-only.prompt must be a text"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "a" }', "two labels or more"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "a", b = 2 }', "two labels or more"),
+        ('"{text}!"', '"{text}"\nstrip = 3', "strip must be true or false"),
+        ('"{text}!"', '"{text}"\nstop = 3', "has decoder-only.stop; known are"),
+        ("{ max_new_tokens = 4 }", "3", "options must be a table"),
+        ("{ max_new_tokens", 'labels = {a="a",b="b"}\noptions = { max', "cannot be read"),
+        ("options", 'labels = {a="a",b="b"}\noptions', "no effect beside labels"),
+        ("[decoder-only]", "[decoder]", "has decoder; known are"),
+        ("fields =", "fields", "cannot be read as a template"),
+        ("fields =", "defaults = { other = 'a' }\nfields =", "for some of fields"),
+    ],
+)
+def test_wrong_templates(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(OptionError, match=message) as caught:
+        read_template(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_template_of_ones_own(tmp_path: Path, demo: Model) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("options = { max_new_tokens = 4 }", ""), encoding="utf-8")
+    mark = "!" if demo.bundle.manifest.kind == "decoder-only" else "?"
+    found = demo.run(path, "The {fox}", **SHORT)
+    assert isinstance(found, TaskResult)
+    assert found.text == demo.generate(f"The {{fox}}{mark}", **SHORT)[0].text.strip()
+
+
+def test_a_wrong_option_of_a_template_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("max_new_tokens = 4", "max_tokens = 4"), encoding="utf-8")
+    with pytest.raises(OptionError, match="no option 'max_tokens'"):
+        load(demo="t5").run(path, "The fox")
+
+
+def test_batches_are_of_similar_length() -> None:
+    lengths = [5, 900, 4, 6, 5000, 910, 5] + [7] * 40
+    found = batches(lengths)
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) <= BATCH_ROWS for batch in found)
+    for batch in found:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * longest <= BATCH_TOKENS
+    assert [4] in found
+    assert [1, 5] in found
+    assert batches([]) == []
