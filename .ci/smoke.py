@@ -27,6 +27,7 @@ def main() -> None:
         check_version,
         check_generate,
         check_encoder_decoder,
+        check_tasks,
         check_info,
         check_missing_extra,
     ):
@@ -73,6 +74,14 @@ def check_encoder_decoder() -> None:
     """`edgeseq generate --demo t5` answers."""
     done = run(COMMAND, "generate", "--demo", "t5", "pronounce: table")
     expect(done.returncode == 0 and done.stdout.split() == ["T", "EY1", "B", "AH0", "L"], str(done))
+
+
+def check_tasks() -> None:
+    """`edgeseq tasks` lists the templates, and `edgeseq run` does one."""
+    done = run(COMMAND, "tasks")
+    expect(done.returncode == 0 and "summarization" in done.stdout, str(done))
+    done = run(COMMAND, "run", "classification", "A fine tale.")
+    expect(done.returncode == 0 and "positive" in done.stdout, str(done))
 
 
 def check_info() -> None:
