@@ -121,7 +121,8 @@ def test_a_tokenizer_without_a_bound(gpt2: Pair) -> None:
         {"max_new_tokens": 10, "clean_up_tokenization_spaces": True},
         {"max_new_tokens": 20, "return_text": True},
         {"max_new_tokens": 20, "stop_sequence": "fox"},
-        {},
+        {"max_new_tokens": 30, "repetition_penalty": 1.2},
+        {"num_beams": 1},  # 256 tokens; with beams near-ties fall either way before that
     ],
     ids=str,
 )
