@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ GLOBAL_MAX_LENGTH = 20  # of a checkpoint that says nothing
 WITHOUT_EFFECT = {"choices", "logprobs"}  # records have no place for what they give
 
 
-class Pipeline:
+class Pipeline(ABC):
     """A task of a model; ``pipeline`` makes one. Calling it gives records, dictionaries.
 
     One text gives a list with a record for each sequence that is asked for. Several texts give a
@@ -140,8 +141,9 @@ class Pipeline:
         first = self.kind == "encoder-decoder"
         return {**options, "eos_token_id": ids[:1] if first else ids}
 
+    @abstractmethod
     def _record(self, text: str, prompt: Ids, token_ids: Ids, arguments: Arguments) -> Record:
-        raise NotImplementedError
+        """What is given back of one generated sequence."""
 
     def _decode(self, ids: Ids, arguments: Arguments) -> str:
         given = arguments.clean_up_tokenization_spaces
