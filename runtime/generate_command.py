@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import OptionError, reason
 from edgeseq.runtime.option_flags import (
     LENGTH,
     LOGITS,
     NEW_TOKENS,
     STRATEGY,
+    add_model,
     add_options,
     add_sampling,
     read_prompt,
@@ -53,10 +53,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
-    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
-    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    add_model(parser)
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")

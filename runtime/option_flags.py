@@ -1,11 +1,13 @@
-"""What commands that generate share: options of ``generate`` as flags, and reading a prompt."""
+"""What commands that generate share: flags for the model and its options, reading a prompt."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
+from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import PromptError
 
 NEW_TOKENS = 128
@@ -34,6 +36,14 @@ LOGITS: OptionTypes = {
     "repetition_penalty": (float, "lower the logits of tokens seen before by this factor"),
     "no_repeat_ngram_size": (int, "let n-grams of this size come once; 0: no limit"),
 }
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model generates, and with how many threads."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
+    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
+    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
 
 
 def add_options(group: Any, types: OptionTypes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def check_plot(path: Path | None) -> None:
 def plot_bench(report: Mapping[str, Any], path: Path) -> None:
     """The time of a token by how many the decoder has read, from ``edgeseq bench``'s report."""
     figure, axes = _axes("tokens that the decoder has read", "ms a token")
-    for colour, bundle in zip(_colours(), report["bundles"], strict=False):
+    for colour, bundle in zip(cycle(COLOURS), report["bundles"], strict=False):
         speeds = bundle["tokens_per_s"]
         lengths = sorted(map(int, speeds))
         figures = [speeds[str(length)] for length in lengths]
@@ -45,7 +46,7 @@ def plot_eval(report: Mapping[str, Any], path: Path) -> None:
     curves = {report["bundle"]: report["loss_by_position"]}
     if reference := report.get("reference"):
         curves[reference["bundle"]] = reference["loss_by_position"]
-    for colour, (name, bins) in zip(_colours(), curves.items(), strict=False):
+    for colour, (name, bins) in zip(cycle(COLOURS), curves.items(), strict=False):
         edges = [found["first"] for found in bins]
         axes.plot(
             edges,
@@ -57,10 +58,6 @@ def plot_eval(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _finish(figure, axes, path, f"{Path(report['text']).name}, {report['tokens']:,} tokens")
-
-
-def _colours() -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(1000)]
 
 
 def _axes(x: str, y: str) -> tuple[Any, Any]:

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import EdgeseqError, OptionError
 from edgeseq.runtime.option_flags import (
     LENGTH,
     LOGITS,
     STRATEGY,
     OptionTypes,
+    add_model,
     add_options,
     add_sampling,
     read_prompt,
@@ -62,10 +62,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("task", help="its name, or a template's file")
     text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
     text.required = False  # options may stand between the two, which nargs="?" would not let
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
-    which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
-    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    add_model(parser)
     parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument(
         "--field",
