@@ -72,11 +72,11 @@ class CountedSession(TimedSession):
         self.memory = memory
         self.steps: list[list[tuple[int, int]]] = []
 
-    def run_with_iobinding(self, binding: onnxruntime.IOBinding) -> None:
+    def run_with_iobinding(self, *arguments: Any) -> None:
         """Note what was copied since the last run, and run."""
         self.steps.append(self.memory.copies)
         self.memory.copies = []
-        super().run_with_iobinding(binding)
+        super().run_with_iobinding(*arguments)
 
 
 def counted_model(bundle: Bundle, threads: int | None) -> tuple[Model, CountedSession]:

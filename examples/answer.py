@@ -1,4 +1,4 @@
-"""Answer a question, from a text if there is one.
+"""Answer a question from a text.
 
 python examples/answer.py "Who wrote Emma?" "Emma is a novel by Jane Austen." [BUNDLE]
 """
@@ -7,9 +7,8 @@ import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 question, context, *bundle = sys.argv[1:]
 model = load(*bundle)
-if context:
-    print(model.run("open-book-question-answering", question, context=context).text)
-else:
-    print(model.run("closed-book-question-answering", question).text)
+print(model.run("open-book-question-answering", question, context=context).text)

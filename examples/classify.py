@@ -7,6 +7,8 @@ import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 text, *bundle = sys.argv[1:]
 answer = load(*bundle).run("classification", text)
 for label, probability in answer.probabilities.items():

@@ -7,6 +7,8 @@ import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 text, *bundle = sys.argv[1:]
 for piece in load(*bundle).stream(text, max_new_tokens=60, do_sample=True, top_p=0.9):
     print(piece, end="", flush=True)

@@ -1,14 +1,13 @@
-"""Correct sentences, then take personal data out of them.
+"""Correct the grammar of a sentence.
 
-python examples/correct.py "He have called me at 555-0199." [BUNDLE]
+python examples/correct.py "He have two brother." [BUNDLE]
 """
 
 import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 text, *bundle = sys.argv[1:]
-with load(*bundle) as model:
-    corrected = model.run("grammar-correction", text).text
-    print(corrected)
-    print(model.run("anonymization", corrected).text)
+print(load(*bundle).run("grammar-correction", text).text)

@@ -7,6 +7,8 @@ import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 text, names, *bundle = sys.argv[1:]
 model = load(*bundle)
 for what in names.split(","):

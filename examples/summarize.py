@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgeseq.runtime import pipeline
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 bundle, *names = sys.argv[1:]
 texts = [Path(name).read_text(encoding="utf-8") for name in names]
 for record in pipeline("summarization", bundle)(texts, max_new_tokens=80):

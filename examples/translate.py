@@ -7,5 +7,7 @@ import sys
 
 from edgeseq.runtime import load
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 text, language, *bundle = sys.argv[1:]
 print(load(*bundle).run("translation", text, target_language=language).text)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from edgeseq.export.hub_hashes import check_files, hashes_in_cache, hashes_of
 from edgeseq.runtime.errors import CheckpointError, reason
 from edgeseq.runtime.manifest import Source
 
@@ -83,14 +84,22 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """The snapshot of the one commit that ``revision`` names now: its folder is the commit."""
+    """The snapshot of the one commit that ``revision`` names now: its folder is the commit.
+
+    Its files are those that the Hub has, by their hashes.
+    """
     try:
-        info = HfApi().model_info(name, revision=revision)
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
     except (OfflineModeIsEnabled, requests.ConnectionError, requests.Timeout):
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        check_files(folder, hashes_in_cache(folder))
+        return folder
+    files = [file for file in info.siblings or [] if "/" not in file.rfilename]
+    needed = needed_files([file.rfilename for file in files])
     # By the name that the caller used, so that the cache knows it by that name too.
-    return Path(snapshot_download(name, revision=revision, allow_patterns=needed_files(names)))
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=needed))
+    check_files(folder, hashes_of(files))
+    return folder
 
 
 def needed_files(names: list[str]) -> list[str]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from edgeseq.quantize.cache import with_int8_cache
 from edgeseq.quantize.calibration import Observed, observe
+from edgeseq.quantize.half_cache import with_half_cache
 from edgeseq.quantize.network import Network
-from edgeseq.quantize.recipe import Blocks, Recipe, Rows, Storage
+from edgeseq.quantize.recipe import Blocks, Float16, Recipe, Rows, Storage
 from edgeseq.quantize.rewriting import Rewriter, Rounded
 from edgeseq.quantize.rounding import Curvature, round_weight
 from edgeseq.quantize.smoothing import smooth
@@ -30,6 +31,7 @@ from edgeseq.runtime.scoring import Window
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
+HALF_CACHE_DECODER = "decoder_float16_cache.onnx"
 ROW_BITS = 7
 
 
@@ -75,6 +77,9 @@ class Candidate:
                     per_token = rewriter.weights_per_run_bytes
                     cached = with_int8_cache(model, self.cache_peaks)
                     onnx.save(cached, folder / INT8_CACHE_DECODER)
+                    if self._runs_on_cuda:
+                        onnx.save(with_half_cache(model), folder / HALF_CACHE_DECODER)
+                        graphs[DECODERS["float16"]] = HALF_CACHE_DECODER
         if manifest.tokenizer.file is not None:
             shutil.copyfile(
                 self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
@@ -93,6 +98,11 @@ class Candidate:
             ),
             producers={**manifest.producers, **{n: version(n) for n in ("edgeseq", "onnx")}},
         )
+
+    @property
+    def _runs_on_cuda(self) -> bool:
+        """Whether CUDA has kernels for the products: not for those of integers."""
+        return not any(isinstance(storage, Rows) for storage, _ in self.rounded.values())
 
     def _kept(self) -> dict[str, str]:
         tables = table_names(self.networks)
@@ -172,6 +182,8 @@ def _rounded(
     weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
 ) -> Rounded | None:
     """A weight, (inputs, outputs), as it is stored; None where it stays as it is."""
+    if isinstance(storage, Float16):
+        return storage, None
     if not isinstance(storage, Rows | Blocks):
         return None
     weight = np.asarray(weight)

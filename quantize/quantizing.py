@@ -18,11 +18,12 @@ from edgeseq.quantize.recipe import Recipe, find_recipe
 from edgeseq.quantize.texts import Texts, find_texts
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.engine import check_cache, open_engine
+from edgeseq.runtime.engine import open_engine
 from edgeseq.runtime.errors import BundleError, OptionError
 from edgeseq.runtime.evaluation import Comparison
 from edgeseq.runtime.manifest import ROLES, CacheDtype, Manifest, Quality
 
+CACHES = ("float32", "int8")  # what one can hold by default; 16 bits are for CUDA
 FLOAT32 = "fp32"  # what an exported bundle calls its recipe
 
 
@@ -55,7 +56,8 @@ def quantize_bundle(
     """
     chosen = find_recipe(recipe, block_size)
     if kv_cache is not None:
-        check_cache(kv_cache)
+        if kv_cache not in CACHES:
+            raise OptionError(f"kv_cache is {kv_cache!r}; it must be 'float32' or 'int8'.")
         chosen = replace(chosen, kv_cache=kv_cache)
     limit = _checked_limit(perplexity_rise_limit, chosen)
     source = open_bundle(Path(bundle))

@@ -36,6 +36,14 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Float16:
+    """Weights and products in 16-bit floats."""
+
+    def __str__(self) -> str:
+        return "float16"
+
+
+@dataclass(frozen=True)
 class Float32:
     """As it is."""
 
@@ -43,7 +51,7 @@ class Float32:
         return "float32"
 
 
-Storage = Rows | Blocks | Float32
+Storage = Rows | Blocks | Float16 | Float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +61,23 @@ class Recipe:
     name: str
     layer: Storage  # of the linear layers
     step_layer: Storage  # of those of a decoder after an encoder: few tokens at once
-    table: Blocks  # of the embeddings and the lm_head, which read one table where they are tied
+    table: (
+        Blocks | Float16
+    )  # of the embeddings and the lm_head, which read one table where they are tied
     kept: Storage  # of layers that turn out to be too sensitive
-    kept_table: Blocks  # of tables that do
+    kept_table: Blocks | Float32  # of tables that do
     kept_layers: frozenset[str] = field(default=frozenset())  # layers and tables known to be
     kv_cache: CacheDtype  # the default when the bundle is loaded
     perplexity_rise_limit: float  # 0.01: one percent
+    float32_endings: tuple[str, ...] = ()  # of layers that stay as they are
 
     def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
         """As what a linear layer's weight, or a table, is stored.
 
         ``in_steps``: it is a layer of a decoder after an encoder.
         """
+        if weight.endswith(self.float32_endings):
+            return Float32()
         if weight in self.kept_layers:
             return self.kept_table if is_table else self.kept
         if is_table:
@@ -124,6 +137,18 @@ RECIPES: Mapping[str, Recipe] = {
             kept_table=Blocks(8, 32),
             kv_cache="int8",
             perplexity_rise_limit=0.005,
+        ),
+        Recipe(
+            name="fp16",
+            layer=Float16(),
+            step_layer=Float16(),
+            table=Float16(),
+            kept=Float32(),
+            kept_table=Float32(),
+            kv_cache="float32",
+            perplexity_rise_limit=0.005,
+            # T5's largest activations are what this layer gives, beyond 65,504 in larger models.
+            float32_endings=(".ff.wo",),
         ),
     )
 }

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgeseq.quantize.network import Layer, Network
-from edgeseq.quantize.recipe import Blocks, Rows
+from edgeseq.quantize.recipe import Blocks, Float16, Rows
 from edgeseq.quantize.rounding import Codes
 from edgeseq.runtime.weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WeightsFile
 
@@ -33,7 +33,7 @@ INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integer
 LARGEST_PART_BYTES = 10 * 2**20
 PART_MULTIPLE = 64  # outputs; kernels work on several at once
 
-Rounded = tuple[Rows | Blocks, Codes]
+Rounded = tuple[Rows | Blocks, Codes] | tuple[Float16, None]
 
 
 class Rewriter:
@@ -55,7 +55,7 @@ class Rewriter:
         for i, node in enumerate(network.graph.node):
             layer, table = network.layers.get(i), network.tables.get(i)
             if layer is not None and layer.weight in self._rounded:
-                self._multiply(layer, node.output[0])
+                self._multiply(layer, node)
             elif table is not None and table in self._rounded:
                 self._look_up(table, node.input[1], node.output[0])
             else:
@@ -79,15 +79,36 @@ class Rewriter:
             _size_bytes(tensor) for name, tensor in self._initializers.items() if name in read
         )
 
-    def _multiply(self, layer: Layer, output: str) -> None:
+    def _multiply(self, layer: Layer, node: onnx.NodeProto) -> None:
         storage, codes = self._rounded[layer.weight]
-        if isinstance(storage, Blocks):
+        output = node.output[0]
+        if codes is None:
+            self._multiply_half(node)
+        elif isinstance(storage, Blocks):
             self._multiply_blocks(layer, storage, codes, output)
         elif layer.bias:
             self._multiply_rows(layer, codes, f"{output}.product")
             self._node("Add", [f"{output}.product", layer.bias], output)
         else:
             self._multiply_rows(layer, codes, output)
+
+    def _multiply_half(self, node: onnx.NodeProto) -> None:
+        """The same product of 16-bit floats, between others of 32."""
+        half = onnx.NodeProto()
+        half.CopyFrom(node)
+        activations, output = node.input[0], node.output[0]
+        del half.input[:], half.output[:]
+        half.input.extend([f"{activations}.half", *map(self._half_weight, node.input[1:])])
+        half.output.append(f"{output}.product")
+        if activations not in self._made:
+            self._made.add(activations)
+            self._node("Cast", [activations], half.input[0], to=onnx.TensorProto.FLOAT16)
+        self._nodes.append(half)
+        self._node("Cast", [half.output[0]], output, to=onnx.TensorProto.FLOAT)
+
+    def _half_weight(self, name: str) -> str:
+        self._external(f"{name}.half", np.asarray(self._network.weights[name], np.float16))
+        return f"{name}.half"
 
     def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
         activations, scale = self._quantized(layer.input)
@@ -164,6 +185,10 @@ class Rewriter:
 
     def _look_up(self, table: str, ids: str, output: str) -> None:
         storage, codes = self._rounded[table]
+        if codes is None:
+            self._node("Gather", [self._half_weight(table), ids], f"{output}.half")
+            self._node("Cast", [f"{output}.half"], output, to=onnx.TensorProto.FLOAT)
+            return
         assert isinstance(storage, Blocks)
         inputs, outputs = codes.codes.shape
         rows, row_scales = f"{table}.rows", f"{table}.row_scales"

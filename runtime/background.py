@@ -20,18 +20,23 @@ class Background(Generic[Result]):
         self._work = work
         self._results: list[Result] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="edgeseq-load")
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgeseq-background")
         self._thread.start()
 
     def __enter__(self) -> Background[Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join()
+        self._join()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; whether ``work`` has ended."""
+        return self._ended.wait(seconds)
 
     def result(self) -> Result:
         """What ``work`` returned, once it has; what it raised is raised here."""
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
         return self._results[0]
@@ -41,6 +46,21 @@ class Background(Generic[Result]):
             self._results.append(self._work())
         except BaseException as error:
             self._error = error
+        finally:
+            self._ended.set()
+
+    def _join(self) -> None:
+        # Python 3.11 takes a thread for ended once Ctrl-C has interrupted a `join`. And what the
+        # work uses may not go before it ends, however often one presses Ctrl-C.
+        interrupt = None
+        while not self._ended.is_set():
+            try:
+                self._ended.wait()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        self._thread.join()
+        if interrupt is not None:
+            raise interrupt
 
 
 def together(works: Mapping[str, Callable[[], Result]]) -> dict[str, Result]:

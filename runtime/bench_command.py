@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
     )
     _add_lengths(parser)
     parser.add_argument(
-        "--threads", type=_whole(1, MAX_THREADS), help="how many compute (default: physical cores)"
+        "--threads", type=_whole(1, MAX_THREADS), help="how many compute (default: usable cores)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -102,7 +102,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from edgeseq.runtime.bench_report import report
     from edgeseq.runtime.bench_rounds import measure_in_process, measure_rounds
     from edgeseq.runtime.bench_table import lines
-    from edgeseq.runtime.machine import physical_cores
+    from edgeseq.runtime.cores import usable_cores
     from edgeseq.runtime.plots import check_plot, plot_bench
 
     check_plot(arguments.plot)
@@ -115,7 +115,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
     folders = [*arguments.bundle, *map(demo_bundle, arguments.demo)]
     cases = cases_of(folders, arguments.kv_cache or [None], lengths, arguments.threads)
-    threads = arguments.threads or physical_cores()
+    threads = arguments.threads or usable_cores()
     rounds = measure_rounds(
         cases,
         arguments.rounds,

@@ -13,7 +13,8 @@ from typing import Any
 
 from edgeseq.runtime.bench_case import Case
 from edgeseq.runtime.bench_rounds import Measurement, Round
-from edgeseq.runtime.machine import logical_cores, physical_cores, processor, system
+from edgeseq.runtime.cores import logical_cores, physical_cores
+from edgeseq.runtime.machine import processor, system
 
 COMPARED = ("load_s", "first_token_ms", "tokens_per_s", "loop_overhead_ms", "peak_memory_mb")
 DIGITS = 6  # that a figure is given with

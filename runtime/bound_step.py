@@ -6,7 +6,7 @@ and allocates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from edgeseq.runtime.decoder import Logits
 from edgeseq.runtime.kv_cache import KVCache
-from edgeseq.runtime.memory import Buffer
-from edgeseq.runtime.onnx_runtime import Session
+from edgeseq.runtime.memory import bound_place
+from edgeseq.runtime.onnx_runtime import Session, run_until_cancelled
 
 
 class BoundStep:
     """A call of the session for the cache's rows and ``n`` tokens each, everything bound.
 
-    ``logits``: where those go that ``logits_at`` asks for.
+    ``logits``: where those go that ``logits_at`` asks for, unless they go to ``logits_place``.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class BoundStep:
         names: Sequence[str],
         logits: Logits,
         n: int,
+        logits_place: tuple[Any, ...] | None = None,
     ) -> None:
         rows = cache.rows
         self.input_ids = np.empty((rows, n), np.int64)
@@ -46,16 +47,20 @@ class BoundStep:
         self._longest = self._total_sequence_length.reshape(1).data
         self._logits = logits
         self._cache = cache
+        self._session = session
         self._run = session.run_with_iobinding
         self._binding = session.io_binding()
+        # Other providers than the CPU's copy an input when it is bound, not when it is run.
+        self._copied: list[tuple[Any, ...]] | None = (
+            [] if getattr(session, "copies_inputs", False) else None
+        )
         self._bind_host("input_ids", self.input_ids)
         self._bind_host("position_ids", self.position_ids)
         self._bind_host("logits_at", self.logits_at)
         self._bind_host("seqlens_k", self._seqlens_k)
         self._bind_host("total_sequence_length", self._total_sequence_length)
-        self._binding.bind_output(
-            "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
-        )
+        host = "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
+        self._binding.bind_output("logits", *(logits_place or host))
         self._bind_buffers("past_key_values", cache, names)
         if sources is not None:
             self._source_lengths = np.array(sources.lengths, np.int32)
@@ -81,30 +86,41 @@ class BoundStep:
             self._positions[row] = lengths[row]
             lengths[row] += 1
 
-    def run(self, total: int = 0) -> Logits:
-        """Run on what the arrays hold; the cache's lengths already count this step.
+    def run(self) -> Logits:
+        """Run on what the arrays hold; the cache's lengths already count this step."""
+        self._say_lengths(0)
+        self._run(self._binding)
+        return self._logits
 
-        ``total``: positions that are read at least, where padding goes beyond the longest row.
+    def run_padded(self, total: int, cancelled: Callable[[], bool]) -> Logits:
+        """The same for rows of tokens of which the padding reaches to position ``total``.
+
+        Once ``cancelled`` it ends with ``CancelledError``, and the cache is undefined.
         """
+        self._say_lengths(total)
+        run_until_cancelled(self._session, self._binding, self.input_ids.size, cancelled)
+        return self._logits
+
+    def _say_lengths(self, total: int) -> None:
         lengths = self._cache.lengths
         for row, length in enumerate(lengths):
             self._last_positions[row] = length - 1
         self._longest[0] = max(total, *lengths)
-        self._run(self._binding)
-        return self._logits
+        if self._copied is not None:
+            for place in self._copied:
+                self._binding.bind_input(*place)
 
     def _bind_host(self, name: str, array: NDArray[Any]) -> None:
-        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def _bind_input(self, *place: Any) -> None:
+        if self._copied is not None and place[1] == "cpu":
+            self._copied.append(place)
+        self._binding.bind_input(*place)
 
     def _bind_buffers(self, prefix: str, cache: KVCache, names: Sequence[str]) -> None:
         for name, buffer in zip(names, cache.buffers, strict=True):
-            place = bound_place(cache, buffer)
-            self._binding.bind_input(f"{prefix}.{name}", *place)
+            place = bound_place(cache.memory, buffer, cache.rows)
+            self._bind_input(f"{prefix}.{name}", *place)
             if cache is self._cache:
                 self._binding.bind_output(f"present.{name}", *place)
-
-
-def bound_place(cache: KVCache, buffer: Buffer) -> tuple[Any, ...]:
-    """Where ONNX Runtime finds the rows in use of one of the cache's buffers."""
-    device = cache.memory.device_type, cache.memory.device_id
-    return *device, buffer.dtype, (cache.rows, *buffer.shape[1:]), buffer.address

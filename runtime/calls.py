@@ -38,7 +38,8 @@ def checked_call(
     check_choosing(arguments, rest)
     _check_ends(rest, manifest.dimensions.vocabulary)
     for number, prompt in enumerate(prompts):
-        check_prompt(number, prompt, resolved, manifest)
+        what = "The prompt" if len(prompts) == 1 else f"Prompt {number}"
+        check_prompt(what, prompt, resolved, manifest)
     starts = decoder_prompts(prompts, arguments.decoder_input_ids, resolved, manifest)
     return Call(prompts, starts, resolved, arguments)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeseq.runtime import (
     bench_command,
@@ -23,10 +23,7 @@ from edgeseq.runtime import (
 )
 from edgeseq.runtime.errors import EdgeseqError
 
-if TYPE_CHECKING:
-    pass
-
-RECIPES = ("int8", "int4", "int8-weights")  # known without importing what quantizes
+RECIPES = ("int8", "int4", "int8-weights", "fp16")  # known without importing what quantizes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,19 @@ Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
 
+class CancelledError(Exception):
+    """A prompt was left when ``read`` of its tokens had been read."""
+
+    def __init__(self, read: int) -> None:
+        super().__init__(read)
+        self.read = read
+
+
+def never() -> bool:
+    """No."""
+    return False
+
+
 class Decoder(Protocol):
     """A model with a cache for the rows of one generation.
 
@@ -22,10 +35,20 @@ class Decoder(Protocol):
     until then the caller may change them in place.
     """
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
         """Read the prompts, one a row; the logits after each: (rows, vocabulary).
 
-        A single one goes on from what its row holds already, if it holds something.
+        A single one goes on from what its row holds already, if it holds something. Between parts
+        of it, and while a source is encoded, ``cancelled`` is asked; where it says so,
+        ``CancelledError`` is raised.
+        """
+
+    def keep_best(self, count: int | None) -> None:
+        """Say that only the ``count`` highest logits of a row decide from now on.
+
+        The others may come as -inf from ``prefill`` and ``decode``. None: all decide.
         """
 
     def decode(self, tokens: Sequence[int]) -> Logits:
@@ -54,5 +77,5 @@ class Decoder(Protocol):
 
 
 # From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
-# the decoder can reach. A source is encoded when its decoder is made.
+# the decoder can reach. A source is encoded when its decoder reads its first tokens.
 NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]

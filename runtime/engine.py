@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from edgeseq.runtime.background import together
 from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.errors import BundleError, OptionError
+from edgeseq.runtime.device_logits import DeviceLogits
+from edgeseq.runtime.device_memory import DeviceMemory
+from edgeseq.runtime.devices import AUTO, CPU, CUDA, Device, parse_device
+from edgeseq.runtime.errors import BundleError, DeviceError, OptionError
 from edgeseq.runtime.graph_contract import check_graph
 from edgeseq.runtime.manifest import (
     DECODERS,
@@ -23,6 +27,7 @@ from edgeseq.runtime.manifest import (
 from edgeseq.runtime.memory import CpuMemory, Memory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
 from edgeseq.runtime.onnx_encoder import OnnxEncoder
+from edgeseq.runtime.onnx_providers import check_build, device_tensor
 from edgeseq.runtime.onnx_runtime import (
     Session,
     map_shared_weights,
@@ -38,7 +43,7 @@ def open_engine(
     manifest: Manifest,
     folder: Path,
     *,
-    device: str = "cpu",
+    device: Device | str = "cpu",
     threads: int | None = None,
     kv_cache: CacheDtype | None = None,
     prepack: bool = False,
@@ -51,7 +56,16 @@ def open_engine(
     device that is not there, ``OptionError`` for a cache that the bundle has no graph for,
     ``BundleError`` for a broken graph.
     """
-    manifest = with_cache(manifest, kv_cache or manifest.kv_cache.dtype)
+    device = parse_device(device)
+    check_build(device)
+    if device.provider == CUDA and kv_cache not in (None, "float16"):
+        raise OptionError(
+            f"kv_cache is {kv_cache!r}; the device {device.name!r} has kernels for 'float16' "
+            "alone: leave it out."
+        )
+    if prepack and device.provider != CPU:
+        raise OptionError(f"prepack has no effect on the device {device.name!r}: leave it out.")
+    manifest = with_cache(manifest, kv_cache or _default_cache(manifest, device))
     weights = manifest.shared_weights
     if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
         raise BundleError(
@@ -66,14 +80,68 @@ def open_engine(
             graph = prepacked_graph(folder, manifest, role, shared, verify=verify)
         session = shared_session(
             (graph, weights_file),
-            (device, thread_count(threads)),
+            (device.key, thread_count(threads)),
             lambda: open_session(graph, device, threads, shared),
         )
         check_graph(session, role, manifest)
         return session
 
     sessions = together({role: partial(open_checked, role) for role in ROLES[manifest.kind]})
-    return engine(manifest, sessions)
+    memory = None if device.provider != CUDA else _device_memory(device)
+    return engine(manifest, sessions, memory)
+
+
+def _default_cache(manifest: Manifest, device: Device) -> CacheDtype:
+    if device.provider != CUDA:
+        return manifest.kv_cache.dtype
+    if DECODERS["float16"] not in manifest.graphs:
+        raise DeviceError(
+            f"The bundle has no graph for the device {device.name!r}: make one that has from the "
+            "float32 bundle (`edgeseq quantize BUNDLE OUT --recipe fp16`, int8-weights or int4)."
+        )
+    return "float16"
+
+
+class Opened(NamedTuple):
+    """Decoders, and what they compute on."""
+
+    new_decoder: NewDecoder
+    device: str
+    why: str  # that device
+
+
+def open_engine_on(
+    device: str,
+    options: Mapping[str, Any] | None,
+    library: str | os.PathLike[str] | None,
+    manifest: Manifest,
+    folder: Path,
+    **settings: Any,
+) -> Opened:
+    """``open_engine`` on the device of a name; of "auto" CUDA where sessions open there."""
+    if device != AUTO:
+        asked = parse_device(device, options, library)
+        opened = open_engine(manifest, folder, device=asked, **settings)
+        return Opened(opened, device, "it was asked for")
+    if options is not None or library is not None:
+        name = "provider_options" if options is not None else "provider_library"
+        raise OptionError(f"{name} belongs to one device: name it in place of 'auto'.")
+    try:
+        there = {name: value for name, value in settings.items() if name != "prepack"}
+        opened = open_engine(manifest, folder, device="cuda", **there)
+    except (DeviceError, OptionError) as error:
+        opened = open_engine(manifest, folder, **settings)
+        return Opened(opened, "cpu", str(error))
+    return Opened(opened, "cuda", "the bundle's graphs run there")
+
+
+def _device_memory(device: Device) -> Memory:
+    return DeviceMemory(
+        "cuda",
+        device.number,
+        partial(device_tensor, device),
+        lambda graph: open_session(graph, device, 1),
+    )
 
 
 def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
@@ -113,9 +181,17 @@ def engine(
     """
     memory = memory or CpuMemory()
     session = sessions["decoder"]
+    device_logits = None
+    if isinstance(memory, DeviceMemory):
+        device_logits = partial(DeviceLogits, memory, vocabulary=manifest.dimensions.vocabulary)
     if manifest.kind == "decoder-only":
         return lambda prompts, capacity: OnnxDecoder(
-            session, manifest, memory, rows=len(prompts), capacity=capacity
+            session,
+            manifest,
+            memory,
+            rows=len(prompts),
+            capacity=capacity,
+            device_logits=device_logits,
         )
     encoder = OnnxEncoder(sessions["encoder"], manifest, memory)
     return lambda sources, capacity: OnnxDecoder(
@@ -124,5 +200,6 @@ def engine(
         memory,
         rows=len(sources),
         capacity=capacity,
-        sources=encoder.encode(sources),
+        sources=encoder.prepare(sources),
+        device_logits=device_logits,
     )

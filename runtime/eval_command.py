@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseq.runtime.demo_bundles import DEMOS
 from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.option_flags import add_machine, machine_of, say_device
 
 if TYPE_CHECKING:
     from edgeseq.runtime.manifest import Manifest
@@ -38,13 +39,14 @@ def add_parser(commands: Any) -> None:
     # With --demo there is one path; options may stand between two, which nargs="?" would not let.
     text.required = False
     parser.add_argument("--demo", choices=DEMOS, help="edgeseq's own model, instead of BUNDLE")
-    parser.add_argument("--reference", type=Path, help="bundle to compare with, as a rule fp32")
+    parser.add_argument(
+        "--reference", type=Path, help="bundle to compare with, as a rule fp32 (on the CPU)"
+    )
     parser.add_argument("--context", type=int, help="tokens read at once (default: all positions)")
     parser.add_argument(
         "--stride", type=int, help="tokens from one window to the next (default: half the context)"
     )
-    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
-    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    add_machine(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw the loss by position (extra 'bench')"
@@ -66,9 +68,8 @@ def _eval(arguments: argparse.Namespace) -> int:
         bundle, text = None, bundle
     elif text is None:
         arguments.usage_error("the following arguments are required: TEXT")
-    model = load(
-        bundle, demo=arguments.demo, threads=arguments.threads, kv_cache=arguments.kv_cache
-    )
+    model = load(bundle, demo=arguments.demo, **machine_of(arguments))
+    say_device(model, arguments.device)
     reference = None
     if arguments.reference is not None:
         reference = load(arguments.reference, threads=arguments.threads)

@@ -19,7 +19,9 @@ from edgeseq.runtime.option_flags import (
     add_model,
     add_options,
     add_sampling,
+    machine_of,
     read_prompt,
+    say_device,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +56,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
     add_model(parser)
-    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
-    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument(
         "--prepack",
         action="store_true",
@@ -104,12 +104,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     model = load(
         arguments.bundle,
         demo=arguments.demo,
-        device=arguments.device,
-        threads=arguments.threads,
         verify=arguments.verify,
-        kv_cache=arguments.kv_cache,
         prepack=arguments.prepack,
+        **machine_of(arguments),
     )
+    say_device(model, arguments.device)
     limits = {"max_length", "max_new_tokens", "choices"}
     if not limits & {*options, *model.bundle.manifest.generation}:
         options["max_new_tokens"] = NEW_TOKENS

@@ -32,6 +32,7 @@ from edgeseq.runtime.stopping import Stopping
 from edgeseq.runtime.tokenizer import Tokenizer
 
 Ids = Sequence[int]
+TIES = 32  # logits that may be equal to the lowest that top_k keeps, which keeps them too
 
 
 class Generation(NamedTuple):
@@ -95,17 +96,27 @@ def new_generation(
         constraint = constrained(guide, tasks, at_start)
     groups = options.strategy == "group beam search"
     diversity = Diversity(options.diversity_penalty) if groups else None
-    processors = [
-        *text_processors(options, tasks, arguments, constraint, diversity),
-        *sampling_processors(options),
-    ]
+    of_texts = text_processors(options, tasks, arguments, constraint, diversity)
+    processors = [*of_texts, *sampling_processors(options)]
     stopping = Stopping(frozenset(options.eos_token_ids), _new_matcher(outputs, starts, options))
     search = new_search(tasks, options, processors, stopping, diversity)
     # The last new token is never read, so it needs no place in the cache.
     capacity = max(len(task.start) + task.limit - 1 for task in tasks)
     interrupted = _interrupted(options, arguments, began)
-    steps = decode(lambda: new_decoder(prompts, capacity), starts, search, interrupted)
+    best = None if of_texts else _deciding(options)
+    steps = decode(lambda: new_decoder(prompts, capacity), starts, search, interrupted, best)
     return Generation(search, _explained(steps, guide))
+
+
+def _deciding(options: GenerationOptions) -> int | None:
+    """How many of a row's highest logits decide, where texts do not change them; None: any may."""
+    if options.logprobs is not None:
+        return None
+    if options.strategy == "greedy":
+        return 1
+    if options.strategy != "sampling" or not options.top_k:
+        return None
+    return options.top_k + TIES
 
 
 def check_ids_of_options(options: GenerationOptions, vocabulary: int) -> GenerationOptions:

@@ -14,6 +14,7 @@ from edgeseq.runtime.manifest import MANIFEST_NAME, Dimensions, Kind, Manifest
 PARTS = ("key", "value")  # of a layer's cache and of its cross-attention
 Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
 Shapes = Mapping[str, Shape]
+CACHE_TYPES = {"float32": "tensor(float)", "int8": "tensor(int8)", "float16": "tensor(float16)"}
 
 
 def layer_names(sizes: Dimensions) -> list[str]:
@@ -78,7 +79,7 @@ def check_graph(session: Any, role: str, manifest: Manifest) -> None:
 
 
 def _check_cache_dtype(session: Any, manifest: Manifest) -> None:
-    dtype = {"float32": "tensor(float)", "int8": "tensor(int8)"}[manifest.kv_cache.dtype]
+    dtype = CACHE_TYPES[manifest.kv_cache.dtype]
     for value in (*session.get_inputs(), *session.get_outputs()):
         if value.name.startswith(("past_key_values.", "present.")) and value.type != dtype:
             raise BundleError(

@@ -6,13 +6,13 @@ the longest common prefix is forgotten, and the rest of the new text is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from threading import Lock, RLock
 from weakref import WeakSet
 
-from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
+from edgeseq.runtime.decoder import CancelledError, Decoder, Logits, NewDecoder, never
 from edgeseq.runtime.errors import EdgeseqError, PromptError
 
 LEAST_READ = 2  # a single token may be computed in another order than within a prompt
@@ -66,7 +66,7 @@ class KeptDecoder:
             self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
         )
         with self.lock:
-            if self._decoder is not None:
+            if self._decoder is not None and self._is_whole:
                 other._decoder, other._source = self._decoder.fork(), self._source
                 other.tokens, other._positions = list(self.tokens), len(self.tokens)
         self._pool.make_room(other, other.size_bytes)  # may drop this one's
@@ -86,18 +86,25 @@ class KeptDecoder:
     @property
     def size_bytes(self) -> int:
         """Memory that is kept."""
-        return 0 if self._decoder is None else self._decoder.cache_bytes(self._positions)
+        decoder = self._decoder  # another thread may drop it
+        return 0 if decoder is None else decoder.cache_bytes(self._positions)
 
     def read_prompt(
-        self, turn: _Turn, source: Sequence[int], start: Sequence[int], capacity: int
+        self,
+        turn: _Turn,
+        source: Sequence[int],
+        start: Sequence[int],
+        capacity: int,
+        cancelled: Callable[[], bool],
     ) -> tuple[Decoder, Logits]:
         """The decoder after ``start``, of which it reads what it does not hold; its logits."""
         with self.lock:
             self.check(turn)
             decoder = self._start(source, start, capacity)
+            decoder.keep_best(turn.best)
             rest = list(start[len(self.tokens) :])
             with self.reading(turn, rest):
-                return decoder, decoder.prefill([rest])
+                return decoder, decoder.prefill([rest], cancelled)
 
     def forget(self, turn: _Turn, decoder: Decoder, count: int) -> None:
         """The text is shorter by ``count`` tokens."""
@@ -128,18 +135,27 @@ class KeptDecoder:
 
     @contextmanager
     def reading(self, turn: _Turn, tokens: Sequence[int]) -> Iterator[None]:
-        """While ``tokens`` are read; what is half done when something fails is not kept."""
+        """While ``tokens`` are read. What was read when they were cancelled is kept.
+
+        What is half done when something fails is not.
+        """
         with self.lock:
             self.check(turn)
             self._is_whole = False  # until the end: an interrupt may come at any point
             try:
                 yield
+            except CancelledError as stopped:
+                self._remember(tokens[: stopped.read])
+                raise
             except BaseException:
                 self.drop()
                 raise
-            self.tokens += tokens
-            self._positions = max(self._positions, len(self.tokens))
-            self._is_whole = True
+            self._remember(tokens)
+
+    def _remember(self, tokens: Sequence[int]) -> None:
+        self.tokens += tokens
+        self._positions = max(self._positions, len(self.tokens))
+        self._is_whole = True
 
     def check(self, turn: _Turn) -> None:
         """Raise ``EdgeseqError`` if another call has begun since."""
@@ -159,10 +175,18 @@ class _Turn:
         self._capacity = capacity
         self._decoder: Decoder | None = None
         self._is_kept = True
+        self.best: int | None = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def keep_best(self, count: int | None) -> None:
+        self.best = count
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
         [prompt] = prompts
-        self._decoder, logits = self._kept.read_prompt(self, self._source, prompt, self._capacity)
+        self._decoder, logits = self._kept.read_prompt(
+            self, self._source, prompt, self._capacity, cancelled
+        )
         return logits
 
     def decode(self, tokens: Sequence[int]) -> Logits:

@@ -24,6 +24,7 @@ class Loaded:
         self._new_decoder: NewDecoder | None = new_decoder
         self._is_closed = False
         self._process = os.getpid()
+        self.device, self.device_reason = "cpu", "it was asked for"
         self.places = Places(max_concurrent)
 
     def __call__(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:

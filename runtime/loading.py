@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from edgeseq.runtime.manifest import MANIFEST_NAME, CacheDtype, Manifest
 
 if TYPE_CHECKING:
     from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-    from edgeseq.runtime.decoder import NewDecoder
+    from edgeseq.runtime.engine import Opened
     from edgeseq.runtime.model import Model
     from edgeseq.runtime.tokenizer import Tokenizer
 
@@ -24,6 +25,8 @@ def load(
     *,
     demo: str | None = None,
     device: str = "cpu",
+    provider_options: Mapping[str, Any] | None = None,
+    provider_library: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     verify: bool = False,
     kv_cache: CacheDtype | None = None,
@@ -32,16 +35,21 @@ def load(
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
-    ``threads``: how many compute; None: one a physical core. ``verify``: check the hash of every
-    file first. ``kv_cache``: what the cache of keys and values holds, "float32" or "int8" (which
-    quantized bundles have too); None: the bundle's default. ``prepack``: keep the weights as this
-    machine's ONNX Runtime lays them out in the user's cache folder, where they take up to two and a
-    half times the bundle's size; the first load writes them, later ones are quicker, and processes
-    share the memory. ``max_concurrent``: how many generations may be under way in all threads, each
-    with a cache of its own (None: 16); those beyond wait in order of arrival. Raises
-    ``BundleError`` for a bundle that is missing, damaged or too new, or where the cache folder
-    cannot be written, ``DeviceError`` for a device that is not there, ``OptionError`` for a cache
-    that the bundle has no graph for, ``MissingPackageError`` without ONNX Runtime.
+    ``device``: "cpu"; "cuda", "cuda:1"; "auto": CUDA where the bundle opens there, else the CPU
+    (``Model.device`` says which, ``Model.device_reason`` why); or another execution provider of
+    ONNX Runtime's, "directml", "coreml", "openvino" or its own name. ``provider_options``: that
+    provider's, as {"gpu_mem_limit": 2**31}. ``provider_library``: the file of a plug-in that has
+    the provider. ``threads``: how many compute; None: one a physical core that the process may use.
+    ``verify``: check the hash of every file first. ``kv_cache``: what the cache of keys and values
+    holds, "float32", "int8" or "float16" (which quantized bundles have too, the last for CUDA);
+    None: the bundle's default. ``prepack``: keep the weights as this machine's ONNX Runtime lays
+    them out in the user's cache folder, where they take up to two and a half times the bundle's
+    size; the first load writes them, later ones are quicker, and processes share the memory.
+    ``max_concurrent``: how many generations may be under way in all threads, each with a cache of
+    its own (None: 16); those beyond wait in order of arrival. Raises ``BundleError`` for a bundle
+    that is missing, damaged or too new, or where the cache folder cannot be written,
+    ``DeviceError`` for a device that is not there, ``OptionError`` for a cache that the bundle has
+    no graph for, ``MissingPackageError`` without ONNX Runtime.
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
@@ -55,13 +63,15 @@ def load(
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
 
-    def open_sessions() -> NewDecoder:
-        from edgeseq.runtime.engine import open_engine
+    def open_sessions() -> Opened:
+        from edgeseq.runtime.engine import open_engine_on
 
-        return open_engine(
+        return open_engine_on(
+            device,
+            provider_options,
+            provider_library,
             bundle.manifest,
             bundle.folder,
-            device=device,
             threads=threads,
             kv_cache=kv_cache,
             prepack=prepack,
@@ -75,7 +85,9 @@ def load(
 
         _check_defaults(bundle.manifest)
         tokenizer = open_tokenizer(bundle)
-        loaded = Loaded(engine.result(), max_concurrent or MAX_CONCURRENT)
+        opened = engine.result()
+        loaded = Loaded(opened.new_decoder, max_concurrent or MAX_CONCURRENT)
+        loaded.device, loaded.device_reason = opened.device, opened.why
         return Model(bundle, tokenizer, loaded, loaded)
 
 

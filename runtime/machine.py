@@ -7,26 +7,10 @@ import platform
 import sys
 from pathlib import Path
 
-CPUS = Path("/sys/devices/system/cpu")
 CPU_INFO = Path("/proc/cpuinfo")
 STAT = Path("/proc/stat")
 IDLE = (3, 4)  # places in /proc/stat's line of ticks: idle, and idle while waiting for a disk
 GUESTS = 8  # from this place on the ticks are counted before too
-
-
-def physical_cores() -> int:
-    """Cores, each counted once however many threads it runs; outside Linux the logical ones."""
-    cores = {
-        tuple((core / name).read_text().strip() for name in ("physical_package_id", "core_id"))
-        for core in CPUS.glob("cpu[0-9]*/topology")
-        if (core / "core_id").is_file()
-    }
-    return len(cores) or logical_cores()
-
-
-def logical_cores() -> int:
-    """What the system counts as processors."""
-    return os.cpu_count() or 1
 
 
 def processor() -> str:

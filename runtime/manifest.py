@@ -23,9 +23,13 @@ ROLES: dict[Kind, tuple[str, ...]] = {
     "decoder-only": ("decoder",),
     "encoder-decoder": ("encoder", "decoder"),
 }
-CacheDtype = Literal["float32", "int8"]
+CacheDtype = Literal["float32", "int8", "float16"]
 # The role of the decoder's graph by what its cache holds; the first is in every bundle.
-DECODERS: dict[CacheDtype, str] = {"float32": "decoder", "int8": "decoder_int8_cache"}
+DECODERS: dict[CacheDtype, str] = {
+    "float32": "decoder",
+    "int8": "decoder_int8_cache",
+    "float16": "decoder_float16_cache",  # for CUDA
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,12 @@ class Memory(Protocol):
         """The first ``length`` positions of a row of ``other`` become those of one of ``block``."""
 
 
+def bound_place(memory: Memory, buffer: Buffer, rows: int | None = None) -> tuple[Any, ...]:
+    """Where ONNX Runtime finds ``buffer``, or its first ``rows``: what a binding takes."""
+    shape = buffer.shape if rows is None else (rows, *buffer.shape[1:])
+    return memory.device_type, memory.device_id, buffer.dtype, shape, buffer.address
+
+
 class CpuMemory:
     """The machine's main memory.
 

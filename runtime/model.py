@@ -49,8 +49,8 @@ class Model:
       come next, as in Transformers;
     - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
       (vocabulary,), to the logits that count;
-    - ``cancel``: a function, or an event with ``is_set``, asked at every step: once it is true,
-      what has been generated is returned;
+    - ``cancel``: a function, or an event with ``is_set``, asked at every step and between chunks of
+      a prompt: once it is true, what has been generated is returned;
     - ``decoder_input_ids``, after an encoder: tokens that the output goes on from, a list of ids
       for all texts or a list of such lists. Results hold what comes after them.
     """
@@ -66,6 +66,16 @@ class Model:
         self.tokenizer = tokenizer
         self._loaded = Loaded(new_decoder) if loaded is None else loaded
         self._new_decoder = self._loaded if loaded is None else new_decoder
+
+    @property
+    def device(self) -> str:
+        """What computes: "cpu", "cuda:1"; where "auto" was asked for, what was taken."""
+        return self._loaded.device
+
+    @property
+    def device_reason(self) -> str:
+        """Why that device: a sentence where "auto" did not take a better one."""
+        return self._loaded.device_reason
 
     @property
     def new_decoder(self) -> NewDecoder:
@@ -118,7 +128,8 @@ class Model:
         """As ``stream``, for an event loop, which is never kept waiting by the work.
 
         Bad options raise at once, a text that cannot be served at the first piece. Closing it
-        (``aclose``) or cancelling the task that reads it ends the work within a token.
+        (``aclose``) or cancelling the task that reads it ends the work within a token, or a chunk
+        of a prompt.
         """
         from edgeseq.runtime.async_stream import is_interpreter_ending, relay  # late: asyncio
 
@@ -165,6 +176,7 @@ class Model:
 
     def session(self, *, max_cache_bytes: int = CACHE_BYTES) -> Session:
         """Calls that go on from each other's texts, so that only what is new is read."""
+        self._loaded.check()
         return new_session(self, max_cache_bytes)
 
     def score(self, text: str, target: str | None = None) -> Score:

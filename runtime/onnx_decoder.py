@@ -6,7 +6,7 @@ Calls are bound once and used again (``bound_step.py``) as long as the rows stay
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import pairwise
 
@@ -14,16 +14,18 @@ import numpy as np
 
 from edgeseq.runtime.bound_step import BoundStep
 from edgeseq.runtime.chunks import chunk_ends, lone_tail
-from edgeseq.runtime.decoder import Logits
+from edgeseq.runtime.decoder import CancelledError, Logits, never
+from edgeseq.runtime.device_logits import DeviceLogits
 from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.memory import Memory
+from edgeseq.runtime.onnx_encoder import Sources
 from edgeseq.runtime.onnx_runtime import Session
 
 # Tokens of a prompt that are read at once, where there is only one, by what the cache holds: what
 # was fastest for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
-CHUNKS = {"float32": 256, "int8": 128}
+CHUNKS = {"float32": 256, "int8": 128, "float16": 256}
 KEPT_STEPS = 32  # tokens that are read at once without binding everything anew each time
 FIRST_CAPACITY = 1024  # positions that a cache has room for before it grows
 
@@ -32,9 +34,10 @@ class OnnxDecoder:
     """The ``Decoder`` over the session of a bundle's ``decoder`` graph (``docs/graph.md``).
 
     ``rows``: those that are prefilled. ``capacity``: positions that a row can reach. ``sources``:
-    after an encoder, the keys and values of the rows' sources. The graph wants the rows of a source
-    together, and as many for each: rows that nobody asked for fill up, and no logits are computed
-    for them.
+    after an encoder, the rows' sources, which are read before the first tokens. The graph wants
+    the rows of a source together, and as many for each: rows that nobody asked for fill up, and no
+    logits are computed for them. ``device_logits``: from a number of rows to memory for their
+    logits on a device, where they need not all come back.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class OnnxDecoder:
         *,
         rows: int,
         capacity: int,
-        sources: KVCache | None = None,
+        sources: Sources | None = None,
+        device_logits: Callable[[int], DeviceLogits] | None = None,
     ) -> None:
         sizes = manifest.dimensions
         self._session = session
@@ -61,51 +65,70 @@ class OnnxDecoder:
         self._chunk = CHUNKS[manifest.kv_cache.dtype]
         self._tile = 2 * sizes.stored_head_size
         self._names = layer_names(sizes)
-        self._sources = sources
+        self._unread = sources
+        self._sources = None if sources is None else sources.cache
         self._owners = list(range(rows))  # after an encoder: the source of each row
         self._rows = list(range(rows))  # where each row is in the cache
         self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
+        self._new_device_logits = device_logits
+        self._device_logits: DeviceLogits | None = None
+        self._best: int | None = None  # logits of a row that count, where there is a device
         self._guessed: Logits | None = None  # those of a few tokens that are read at once
         self._steps: dict[int, BoundStep] = {}  # by tokens a row, bound when they are needed
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
         """Read the prompts, padded on the right: (rows, vocabulary) logits after each.
 
-        A single prompt is read in chunks. They are as fast as the whole, or faster, and the memory
-        for what is between the layers does not grow with the prompt. ONNX Runtime's attention
-        refuses several rows there.
+        A single prompt is read in chunks, between which ``cancelled`` is asked. They are as fast as
+        the whole, or faster, and the memory for what is between the layers does not grow with the
+        prompt. ONNX Runtime's attention refuses several rows there; these are read at once.
         """
+        if self._unread is not None:
+            self._unread.read(cancelled)
         if len(prompts) == 1:
             self._make_room(self._cache.lengths[0] + len(prompts[0]))
             for begin, end in self._chunks(len(prompts[0])):
-                self._read_chunk(prompts[0][begin:end], self._logits)
-            return self._logits
+                if begin and cancelled():
+                    raise CancelledError(read=begin)
+                chunk = prompts[0][begin:end]
+                self._read_at(self._bind(len(chunk), self._logits, self._best), chunk)
+            return self._fetched(self._logits)
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         n = longest + lone_tail(longest, self._tile)
         self._make_room(n)
-        step = self._bind(n, self._logits)
+        step = self._bind(n, self._logits, self._best)
         step.input_ids.fill(0)
         for row, prompt in enumerate(prompts):
             step.input_ids[row, : len(prompt)] = prompt
         step.position_ids[:] = np.minimum(np.arange(n), longest - 1)
         step.logits_at[:] = np.arange(len(prompts)) * n + lengths - 1
         self._cache.lengths = lengths
-        return step.run(n)
+        return self._fetched(step.run_padded(n, cancelled))
+
+    def keep_best(self, count: int | None) -> None:
+        """Only so many of a row's highest logits have to come back from a device."""
+        if self._new_device_logits is not None and count != self._best:
+            self._best = count
+            self._steps.clear()
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append one token to each row: (rows, vocabulary) logits after each."""
         self._make_room(max(self._cache.lengths) + 1)
         step = self._steps.get(1)
         if step is None:
-            step = self._steps[1] = self._bind(1, self._logits[: len(self._rows)])
+            step = self._steps[1] = self._bind(1, self._logits[: len(self._rows)], self._best)
             step.set_rows(self._rows)
         step.append(tokens)
-        return step.run()
+        return self._fetched(step.run())
 
     def read(self, tokens: Sequence[int]) -> Logits:
         """Append ``tokens`` to the only row: (tokens, vocabulary) logits after each of them."""
+        if self._unread is not None:
+            self._unread.read()
         [length] = self._cache.lengths
         n = len(tokens)
         self._make_room(length + n)
@@ -149,7 +172,7 @@ class OnnxDecoder:
         """Another decoder whose only row holds what the only row of this one does."""
         other = copy(self)
         other._cache = self._cache.fork()
-        other._steps, other._guessed = {}, None
+        other._steps, other._guessed, other._device_logits = {}, None, None
         other._logits = self._new_logits(1)
         return other
 
@@ -203,5 +226,18 @@ class OnnxDecoder:
     def _new_logits(self, rows: int) -> Logits:
         return np.empty((rows, self._vocabulary), np.float32)
 
-    def _bind(self, n: int, logits: Logits) -> BoundStep:
-        return BoundStep(self._session, self._cache, self._sources, self._names, logits, n)
+    def _bind(self, n: int, logits: Logits, best: int | None = None) -> BoundStep:
+        place = None if best is None else self._on_device(len(logits)).place(len(logits))
+        return BoundStep(self._session, self._cache, self._sources, self._names, logits, n, place)
+
+    def _on_device(self, rows: int) -> DeviceLogits:
+        assert self._new_device_logits is not None  # else no number of logits is kept
+        if self._device_logits is None or self._device_logits.rows < rows:
+            self._device_logits = self._new_device_logits(rows)
+        return self._device_logits
+
+    def _fetched(self, logits: Logits) -> Logits:
+        """``logits``, or the best of those that are on the device."""
+        if self._best is None:
+            return logits
+        return self._on_device(len(logits)).fetch(len(logits), self._best)

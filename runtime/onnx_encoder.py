@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from edgeseq.runtime.bound_step import bound_place
+from edgeseq.runtime.decoder import never
 from edgeseq.runtime.graph_contract import layer_names
 from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.memory import Memory
-from edgeseq.runtime.onnx_runtime import Session
+from edgeseq.runtime.memory import Memory, bound_place
+from edgeseq.runtime.onnx_runtime import Session, run_until_cancelled
 
 # Attention gives the same bits alone and beside longer sources when lengths are multiples of it.
 SOURCE_MULTIPLE = 16
+
+
+class Sources:
+    """What an encoder makes of sources: a row of keys and values for each, once they are read."""
+
+    def __init__(self, session: Session, cache: KVCache, binding: Any, *bound: Any) -> None:
+        self.cache = cache
+        self._session = session
+        self._binding = binding
+        self._bound = bound  # memory that the binding knows by its address
+        self._is_read = False
+
+    def read(self, cancelled: Callable[[], bool] = never) -> KVCache:
+        """Read them, unless they are. Ctrl-C ends it; on ``cancelled`` ``CancelledError`` does."""
+        if not self._is_read:
+            tokens = self.cache.rows * self.cache.capacity
+            run_until_cancelled(self._session, self._binding, tokens, cancelled)
+            self._is_read = True
+        return self.cache
 
 
 class OnnxEncoder:
@@ -25,8 +45,8 @@ class OnnxEncoder:
         self._manifest = manifest
         self._memory = memory
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> KVCache:
-        """Read the sources, padded on the right, once: a row of keys and values for each."""
+    def prepare(self, sources: Sequence[Sequence[int]]) -> Sources:
+        """The sources, padded on the right, and memory for what is made of them."""
         lengths = [len(source) for source in sources]
         padded = max(lengths) + -max(lengths) % SOURCE_MULTIPLE
         input_ids = np.zeros((len(sources), padded), np.int64)
@@ -47,6 +67,5 @@ class OnnxEncoder:
         for name, array in (("input_ids", input_ids), ("source_lengths", source_lengths)):
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, buffer in zip(layer_names(sizes), encoded.buffers, strict=True):
-            binding.bind_output(f"cross.{name}", *bound_place(encoded, buffer))
-        self._session.run_with_iobinding(binding)
-        return encoded
+            binding.bind_output(f"cross.{name}", *bound_place(self._memory, buffer, encoded.rows))
+        return Sources(self._session, encoded, binding, input_ids, source_lengths)

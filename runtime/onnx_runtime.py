@@ -1,13 +1,9 @@
-"""ONNX Runtime, imported with its telemetry off, and sessions over a bundle's graphs.
-
-ONNX Runtime sends usage events by default from 1.29 on; the variable below is read when it is
-first imported. This is the only module that imports it.
-"""
+"""Sessions of ONNX Runtime's over a bundle's graphs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -15,44 +11,28 @@ from typing import Any
 
 import numpy as np
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-from edgeseq.runtime.errors import (
-    BundleError,
-    DeviceError,
-    EdgeseqError,
-    MissingPackageError,
-    OptionError,
-    reason,
-)
+from edgeseq.runtime.background import Background
+from edgeseq.runtime.cores import usable_cores
+from edgeseq.runtime.decoder import CancelledError
+from edgeseq.runtime.devices import CPU, CUDA, Device, hidden_nodes, parse_device
+from edgeseq.runtime.errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from edgeseq.runtime.manifest import SharedWeight
+from edgeseq.runtime.onnx_import import onnxruntime
+from edgeseq.runtime.onnx_import import status as _status
+from edgeseq.runtime.onnx_providers import check_build, check_opened, plug_in, prepare
 from edgeseq.runtime.turns import Turns
 from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME
 
-try:
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as _status
-except ModuleNotFoundError as error:
-    if error.name != "onnxruntime":
-        raise
-    raise MissingPackageError(
-        "edgeseq needs ONNX Runtime: install it with the extra 'cpu' "
-        "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
-    ) from error
-except ImportError as error:
-    cause = " ".join(str(error).split())
-    raise MissingPackageError(
-        f"ONNX Runtime is installed but cannot be loaded: {cause}."
-    ) from error
-
 MAX_THREADS = 1024
+POLL_S = 0.05
+LONG = 128  # tokens; with fewer a run ends sooner than anybody notices
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
 }
 _WITHOUT_PACKING = {"session.disable_prepacking": "1"}
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
 _LOAD_ERRORS = (
+    _status.EPFail,
     _status.Fail,
     _status.InvalidArgument,
     _status.InvalidGraph,
@@ -62,6 +42,8 @@ _LOAD_ERRORS = (
     _status.NotImplemented,
     _status.RuntimeException,
 )
+# Where a device other than the CPU is the cause; some providers raise Python's own.
+_DEVICE_ERRORS = (_status.EPFail, _status.Fail, _status.RuntimeException, RuntimeError)
 
 
 SharedWeights = Mapping[str, onnxruntime.OrtValue]
@@ -78,7 +60,7 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
     def __init__(
         self,
         graph: Path | bytes,
-        device: str,
+        device: Device | str,
         threads: int | None,
         shared: SharedWeights,
         folder: Path | None = None,
@@ -87,6 +69,7 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         save_to: Path | None = None,
         entries: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        device = parse_device(device)
         options = session_options(threads)
         levels = onnxruntime.GraphOptimizationLevel
         # Further levels would bring SkipLayerNormalization (docs/performance.md), and nothing else.
@@ -104,17 +87,36 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         self._shared = shared
         self._turns = Turns()
         self._process = os.getpid()
+        if device.provider != CPU:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        self._device = device
+        self.copies_inputs = device.provider != CPU
+        prepare(device)
+        providers: list[Any] | None = [(device.provider, dict(device.options))]
+        if device.library is not None:
+            plug_in(options, device)
+            providers = None  # those of the options
         super().__init__(
             graph if isinstance(graph, bytes) else os.fspath(graph),
             options,
-            providers=[_provider(device)],
+            providers=providers,
             enable_fallback=0,
         )
+        check_opened(self, device)
+
+    def assigned_nodes(self) -> list[tuple[str, str]]:
+        """Of each node the provider that runs it and its kind; not on the CPU."""
+        return [
+            (part.ep_name, node.op_type)
+            for part in self.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
 
     def run_with_iobinding(self, *arguments: Any) -> None:
         """As ONNX Runtime's; threads take turns, since each run is computed by all cores.
 
-        Raises ``EdgeseqError`` in a child process, which has none of those threads.
+        Raises ``EdgeseqError`` in a child process, which has none of those threads, ``DeviceError``
+        where another device than the CPU fails, as for lack of memory.
         """
         if os.getpid() != self._process:
             raise EdgeseqError(
@@ -122,29 +124,77 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
                 "the model in this process."
             )
         with self._turns:
-            super().run_with_iobinding(*arguments)
+            try:
+                super().run_with_iobinding(*arguments)
+            except _DEVICE_ERRORS as error:
+                if self._device.provider == CPU:
+                    raise
+                raise DeviceError(
+                    f"The device {self._device.name!r} failed: {_reason(error)}."
+                ) from error
+
+
+def run_until_cancelled(
+    session: Any, binding: Any, tokens: int, cancelled: Callable[[], bool]
+) -> None:
+    """``session.run_with_iobinding(binding)``; where it reads many ``tokens`` Ctrl-C ends it.
+
+    So does ``cancelled``, asked every ``POLL_S``, on which ``CancelledError`` is raised; what was
+    to be written is undefined then.
+    """
+    if tokens < LONG:
+        session.run_with_iobinding(binding)
+        return
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # that a run was ended is no error to be printed
+    with Background(lambda: session.run_with_iobinding(binding, options)) as run:
+        try:
+            while not run.wait(POLL_S):
+                if cancelled():
+                    raise CancelledError(read=0)
+        except BaseException:
+            options.terminate = True
+            raise
+        run.result()
 
 
 def open_session(
     graph: Path,
-    device: str,
+    device: Device | str,
     threads: int | None,
     shared: SharedWeights | None = None,
     **settings: Any,
 ) -> Session:
-    """A session over ``graph`` on ``device``, with ``threads`` threads (None: physical cores).
+    """A session over ``graph`` on ``device``, with ``threads`` threads (None: ``usable_cores``).
 
     ``shared``: weights to read there instead of mapping them once more; ``settings``: other
     arguments of ``Session``. Raises ``DeviceError`` for a device that is not there, ``BundleError``
     for a broken graph.
     """
+    device = parse_device(device)
+    check_build(device)
     try:
-        return Session(graph, device, threads, shared or {}, **settings)
-    except (*_LOAD_ERRORS, UnicodeDecodeError) as error:  # its message may quote damaged bytes
+        session = Session(graph, device, threads, shared or {}, **settings)
+    except (
+        *_LOAD_ERRORS,
+        *_DEVICE_ERRORS,
+        UnicodeDecodeError,
+    ) as error:  # its message may quote damaged bytes
+        if device.provider != CPU and isinstance(error, _DEVICE_ERRORS):
+            raise DeviceError(
+                f"The device {device.name!r} cannot be used: {_reason(error)}."
+            ) from error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: {_reason(error)}. "
             "Check the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
+    if device.provider == CUDA and (hidden := hidden_nodes(session.assigned_nodes())):
+        raise DeviceError(
+            f"{graph} was not made for the device {device.name!r}: it would leave "
+            f"{', '.join(hidden)} to the CPU. Make the bundle anew for it "
+            "(`edgeseq quantize --recipe fp16`), or use 'cpu'."
+        )
+    return session
 
 
 def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
@@ -188,22 +238,16 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = thread_count(threads)
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, not printed as well
     # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def _provider(device: str) -> str:
-    if device not in PROVIDERS:
-        raise DeviceError(f"The device {device!r} is not available: use 'cpu'.")
-    return PROVIDERS[device]
-
-
 def thread_count(threads: Any) -> int:
-    """The number of threads, 0 where ONNX Runtime chooses it; ``OptionError`` for what is none."""
+    """The number of threads, ``usable_cores`` for None; ``OptionError`` for what is none."""
     if threads is None:
-        return 0
+        return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, Integral):
         raise OptionError(f"threads is {threads!r}; it must be an integer, or None for all cores.")
     if not 1 <= (count := int(threads)) <= MAX_THREADS:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from edgeseq.runtime.demo_bundles import DEMOS
-from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.devices import AUTO
+from edgeseq.runtime.errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.model import Model
 
 NEW_TOKENS = 128
 OptionTypes = dict[str, tuple[Callable[[str], Any], str]]
@@ -39,11 +44,55 @@ LOGITS: OptionTypes = {
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model generates, and with how many threads."""
+    """Add the flags that say which model generates, and on what."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
     which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
-    parser.add_argument("--threads", type=int, help="how many threads compute (default: cores)")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what computes; ``machine_of`` reads them."""
+    parser.add_argument(
+        "--threads", type=int, help="how many compute (default: usable physical cores)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="cpu (default), cuda, cuda:1, auto, directml, ..."
+    )
+    parser.add_argument(
+        "--provider-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the device's execution provider; may be given several times",
+    )
+    parser.add_argument("--provider-library", metavar="FILE", help="a plug-in that has the device")
+    parser.add_argument(
+        "--kv-cache", choices=["float32", "int8", "float16"], help="default: the bundle's"
+    )
+
+
+def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``load`` takes of them. Raises ``OptionError`` for a provider's option without value."""
+    options: dict[str, str] = {}
+    for item in arguments.provider_option:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise OptionError(f"--provider-option {item!r:.60}: give NAME=VALUE.")
+        options[name] = value
+    return {
+        "threads": arguments.threads,
+        "device": arguments.device,
+        "provider_options": options or None,
+        "provider_library": arguments.provider_library,
+        "kv_cache": arguments.kv_cache,
+    }
+
+
+def say_device(model: Model, asked: str) -> None:
+    """Say on standard error what ``auto`` took, and why."""
+    if asked == AUTO:
+        print(f"computing on {model.device}: {model.device_reason}", file=sys.stderr)
 
 
 def add_options(group: Any, types: OptionTypes) -> None:

@@ -121,7 +121,7 @@ def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyToken
     sources = [tokenizer.encode(source) for source, _ in pairs]
     targets = [tokenizer.encode(target) for _, target in pairs]
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        check_prompt(number, source, options, manifest)
+        check_prompt(f"Prompt {number}", source, options, manifest)
         check_ids(f"Target {number}", target, manifest)
     starts = decoder_prompts(sources, None, options, manifest)
     return Passages(

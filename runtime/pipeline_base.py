@@ -40,8 +40,11 @@ class Pipeline(ABC):
             raise OptionError(f"{task} is for {self.kind} models; this one is {manifest.kind}.")
         self.model = model
         self.task = task
-        _, generation = split(options, self.arguments, self.kind)  # bad ones raise now
+        arguments, generation = split(options, self.arguments, self.kind)  # bad ones raise now
+        _check_effects(generation)
         _, self._defaults = split_arguments(generation)
+        if arguments.truncation and self._defaults.get("max_length") is not None:
+            raise OptionError("max_length beside truncation belongs to a call: pass it there.")
         defaults = self._for_task(None)[1].bundle.manifest.generation
         resolve_options(defaults, self._defaults, self.kind)
         self._own = {name: options[name] for name in options if name not in self._defaults}
@@ -73,23 +76,27 @@ class Pipeline(ABC):
     def _iterate(
         self, texts: Iterator[str], arguments: Arguments, options: Mapping[str, Any]
     ) -> Iterator[Records]:
-        batch = []
+        batch, before = [], 0
         for text in texts:
             batch.append(text)
             if len(batch) == arguments.batch_size:
-                yield from self._records(batch, arguments, options)
+                yield from self._records(batch, arguments, options, before)
+                before += len(batch)
                 batch = []
-        yield from self._records(batch, arguments, options)
+        yield from self._records(batch, arguments, options, before)
 
     def _records(
-        self, texts: Sequence[str], arguments: Arguments, options: Mapping[str, Any]
+        self,
+        texts: Sequence[str],
+        arguments: Arguments,
+        options: Mapping[str, Any],
+        before: int = 0,
     ) -> list[Records]:
-        """By text its records, generated ``batch_size`` texts at a time."""
+        """By text its records, generated ``batch_size`` texts at a time; ``before`` went others."""
         for text in texts:
             if not isinstance(text, str):
                 raise PromptError(f"A pipeline takes texts, not {text!r:.60}.")
-        for name in WITHOUT_EFFECT & {n for n, value in options.items() if value is not None}:
-            raise OptionError(f"{name} has no effect with a pipeline: use generate.")
+        _check_effects(options)
         prefix, model = self._for_task(arguments.task)
         prefix = prefix if arguments.prefix is None else arguments.prefix
         prompts = [self._prompt(prefix + text, model, arguments, options) for text in texts]
@@ -97,7 +104,7 @@ class Pipeline(ABC):
         found: list[Records] = [[] for _ in texts]
         for first in range(0, len(texts), arguments.batch_size):
             part = prompts[first : first + arguments.batch_size]
-            for result in model.generate_ids(part, **_of_batch(options, first, len(part))):
+            for result in model.generate_ids(part, **_of_batch(options, before + first, len(part))):
                 i = first + result.prompt_index
                 record = self._record(texts[i], prompts[i], result.token_ids, arguments)
                 found[i].append(record)
@@ -149,6 +156,11 @@ class Pipeline(ABC):
         given = arguments.clean_up_tokenization_spaces
         clean_up = self.cleans_up if given is None else given
         return self.model.tokenizer.decode(ids, clean_up_tokenization_spaces=clean_up)
+
+
+def _check_effects(options: Mapping[str, Any]) -> None:
+    for name in WITHOUT_EFFECT & {n for n, value in options.items() if value is not None}:
+        raise OptionError(f"{name} has no effect with a pipeline: use generate.")
 
 
 def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:

@@ -21,12 +21,15 @@ from edgeseq.runtime.errors import OptionError
 from edgeseq.runtime.loading import load
 from edgeseq.runtime.manifest import Kind
 from edgeseq.runtime.model import Model
+from edgeseq.runtime.options import GenerationOptions
 from edgeseq.runtime.pipeline_arguments import COMMON, Arguments
 from edgeseq.runtime.pipeline_base import Ids, Pipeline, Record, Records
 from edgeseq.runtime.resolving import INSTEAD, resolve_options
 
 LOADING = (
     "device",
+    "provider_options",
+    "provider_library",
     "threads",
     "verify",
     "kv_cache",
@@ -56,7 +59,8 @@ class TextGenerationPipeline(Pipeline):
         self, text: str, model: Model, arguments: Arguments, options: Mapping[str, Any]
     ) -> list[int]:
         if arguments.truncation and options.get("max_length") is not None:
-            return self.model.tokenizer.encode(text, max_length=options["max_length"])
+            longest = GenerationOptions(max_length=options["max_length"]).max_length
+            return self.model.tokenizer.encode(text, max_length=longest)
         ids = super()._prompt(text, model, arguments, options)
         if arguments.handle_long_generation is None:
             return ids
@@ -171,13 +175,17 @@ def pipeline(
     those of ``load`` where it is no loaded model, and what calls take, for all of them. Raises
     ``OptionError`` for an unknown task, or one that the model is not for, and what ``load`` does.
     """
-    made = TASKS.get("translation" if PAIR.fullmatch(str(task)) else task)
+    given: Any = task  # it need not be what the types say
+    name = given if isinstance(given, str) else ""
+    made = TASKS.get("translation" if PAIR.fullmatch(name) else name)
     if made is None:
         raise OptionError(
             f"There is no task {task!r}: known are {', '.join(TASKS)} and translation_en_to_fr "
             "with any two languages."
         )
     loading = {name: options.pop(name) for name in LOADING if name in options}
+    if type(number := loading.get("device")) is int:  # as in Transformers: of a GPU, or -1
+        loading["device"] = "cpu" if number == -1 else f"cuda:{number}"
     if isinstance(model, Model):
         if loading:
             raise OptionError(f"{next(iter(loading))} has no effect on a model that is loaded.")

@@ -37,24 +37,26 @@ def plot_bench(report: Mapping[str, Any], path: Path) -> None:
         middle = [1e3 / found["median"] for found in figures]
         axes.plot(lengths, middle, "o-", color=colour, label=bundle["name"])
         axes.fill_between(lengths, low, high, color=colour, alpha=0.15, linewidth=0)
-    _finish(figure, axes, path, f"Medians of {report['rounds']} rounds, with quartiles")
+    _finish(figure, axes, path, _of_rounds(report["rounds"]))
+
+
+def _of_rounds(count: int) -> str:
+    return f"Medians of {count} rounds, with quartiles" if count > 1 else "One round"
 
 
 def plot_eval(report: Mapping[str, Any], path: Path) -> None:
     """Cross-entropy by how many tokens stand before the one that is predicted."""
     figure, axes = _axes("tokens before the one that is predicted", "cross-entropy, nats")
-    curves = {report["bundle"]: report["loss_by_position"]}
+    measured = [report]
     if reference := report.get("reference"):
-        curves[reference["bundle"]] = reference["loss_by_position"]
-    for colour, (name, bins) in zip(cycle(COLOURS), curves.items(), strict=False):
-        edges = [found["first"] for found in bins]
-        axes.plot(
-            edges,
-            [found["cross_entropy"] for found in bins],
-            "o-",
-            color=colour,
-            label=Path(name).name,
-        )
+        measured.append(reference)
+    names = [Path(found["bundle"]).name for found in measured]
+    if len(set(names)) < len(names):
+        names = [f"{names[0]}, {report['kv_cache']} cache", f"{names[0]}, the reference"]
+    for colour, name, found in zip(COLOURS, names, measured, strict=False):
+        bins = found["loss_by_position"]
+        losses = [found["cross_entropy"] for found in bins]
+        axes.plot([found["first"] for found in bins], losses, "o-", color=colour, label=name)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _finish(figure, axes, path, f"{Path(report['text']).name}, {report['tokens']:,} tokens")

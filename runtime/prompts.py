@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
@@ -31,7 +31,7 @@ def id_lists(prompts: Any, name: str) -> list[list[Any]]:
 
 def listed(value: Any) -> list[Any] | None:
     """The items of a sequence; None for a text and for what has no items."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | Mapping | Set):
         return None
     try:
         return list(value)
@@ -39,22 +39,25 @@ def listed(value: Any) -> list[Any] | None:
         return None
 
 
-def check_prompt(number: int, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
-    """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run."""
+def check_prompt(what: str, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
+    """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run.
+
+    ``what`` it is called in errors.
+    """
     sizes = manifest.dimensions
     if not prompt:
         if manifest.kind == "encoder-decoder":
-            raise PromptError(f"Prompt {number} is empty: give the encoder a token to read.")
+            raise PromptError(f"{what} is empty: give the encoder a token to read.")
         if options.bos_token_id is None:
             raise PromptError(
-                f"Prompt {number} is empty, and the model has no bos_token_id to start from: "
+                f"{what} is empty, and the model has no bos_token_id to start from: "
                 "give it some text."
             )
         prompt.append(options.bos_token_id)
-    check_ids(f"Prompt {number}", prompt, manifest)
+    check_ids(what, prompt, manifest)
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
-            f"Prompt {number} has {len(prompt)} tokens; this model reads at most "
+            f"{what} has {len(prompt)} tokens; this model reads at most "
             f"{sizes.max_positions}: shorten it."
         )
 

@@ -17,7 +17,9 @@ from edgeseq.runtime.option_flags import (
     add_model,
     add_options,
     add_sampling,
+    machine_of,
     read_prompt,
+    say_device,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ OPTIONS: OptionTypes = {
     for name, found in {**LENGTH, **STRATEGY, **LOGITS}.items()
     if name != "num_return_sequences"
 }
+OPTIONS["max_new_tokens"] = (int, "new tokens at most")
 RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
 text a line, or in a .jsonl file an object a line with the task's fields. Given once more after an
@@ -54,6 +57,7 @@ def add_parsers(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
+        usage="edgeseq run TASK [TEXT | --input FILE --output FILE] [options]",
         help="do a task: summarize, translate, answer, classify",
         description="Do a task with the model of a bundle, on a text or on the lines of a file.",
         epilog=RUN_EPILOG,
@@ -63,7 +67,6 @@ def _add_run(commands: Any) -> None:
     text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
     text.required = False  # options may stand between the two, which nargs="?" would not let
     add_model(parser)
-    parser.add_argument("--kv-cache", choices=["float32", "int8"], help="default: the bundle's")
     parser.add_argument(
         "--field",
         action="append",
@@ -71,8 +74,12 @@ def _add_run(commands: Any) -> None:
         metavar="NAME=TEXT",
         help="another field of the task, as context=...; may be given several times",
     )
-    parser.add_argument("--input", type=Path, metavar="FILE", help="a file of inputs")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="its answers, JSON lines")
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="a file of inputs; - is standard input"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="its answers, JSON lines; - is standard output"
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin the output anew")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     options = parser.add_argument_group("options, over the template's")
@@ -93,20 +100,17 @@ def _run(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
 
     def loaded() -> Model:
-        return load(
-            arguments.bundle,
-            demo=arguments.demo,
-            threads=arguments.threads,
-            kv_cache=arguments.kv_cache,
-        )
+        model = load(arguments.bundle, demo=arguments.demo, **machine_of(arguments))
+        say_device(model, arguments.device)
+        return model
 
     if arguments.input is not None:
         return _answer_file(arguments, template, fields, options, loaded)
     first = template.fields[0]
-    if first not in fields:
+    if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
-    elif arguments.text is not None:
+    elif first in fields and arguments.text is not None:
         raise OptionError(f"--field {first} has no effect beside the text: give one of them.")
     _print(run_all(loaded(), template, [fields], options)[0], arguments.json)
     return 0
@@ -128,15 +132,33 @@ def _answer_file(
     options: dict[str, Any],
     loaded: Any,
 ) -> int:
-    from edgeseq.runtime.batch_files import answer_file, check_files, read_inputs
+    from edgeseq.runtime.batch_files import (
+        STANDARD,
+        Job,
+        answer_file,
+        check_files,
+        read_inputs,
+        write_answers,
+    )
 
+    first, out = template.fields[0], arguments.output
+    if first in fields:
+        raise OptionError(f"--field {first} has no effect beside --input, which gives it.")
     inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
-    check_files(arguments.input, arguments.output)
-    overwrite = arguments.overwrite
-    done = answer_file(loaded(), template, inputs, arguments.output, options, overwrite=overwrite)
-    there = f", {done} of them before" if done else ""
-    print(f"{arguments.output} has {len(inputs)} answers{there}", file=sys.stderr)
-    return 0
+    check_files(arguments.input, out)
+    model = loaded()
+    loading = {"kv_cache": arguments.kv_cache, "device": model.device}
+    others = {"kv_cache": None, "device": "cpu"}
+    job = Job(model, template, inputs, options, dict(loading.items() - others.items()))
+    if str(out) == STANDARD:
+        done = write_answers(job, sys.stdout.buffer)
+    else:
+        done = answer_file(job, out, overwrite=arguments.overwrite)
+    count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
+    there = f", {done.before} of them before" if done.before else ""
+    failed = f", {done.failed} of them an error" if done.failed else ""
+    print(f"{out} has {count}{there}{failed}", file=sys.stderr)
+    return 1 if done.failed else 0
 
 
 def _fields(given: list[str], template: Template) -> dict[str, str]:

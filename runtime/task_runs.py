@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edgeseq.runtime.arguments import GUIDES
 from edgeseq.runtime.calls import checked_call
 from edgeseq.runtime.errors import OptionError, PromptError
 from edgeseq.runtime.resolving import resolve_options
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Input = Mapping[str, str]
 BATCH_TOKENS = 4096  # of prompts that are generated from at once, padding counted
 BATCH_ROWS = 16
+COUNT = "num_return_sequences"
 OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 
 
@@ -46,7 +48,7 @@ def run(
         if first in values:
             raise OptionError(f"{first} has no effect beside the text: pass one of them.")
         values[first] = text
-    texts = values.get(first)
+    texts = values.get(first, template.defaults.get(first))
     if isinstance(texts, str):
         return run_all(model, template, [values], given)[0]
     if not isinstance(texts, list | tuple):
@@ -68,15 +70,15 @@ def run_all(
     kind = model.bundle.manifest.kind
     form = template.form(kind)
     prompts = [template.prompt(kind, values) for values in inputs]
+    options = {name: value for name, value in options.items() if value is not None}
     if form.labels:
         options = {"choices": list(form.labels.values()), **options}
-    generation = model.bundle.manifest.generation
-    resolve_options(generation, form.options, kind)  # as defaults, wrong ones would be left unused
-    model = model.with_defaults({**generation, **form.options})
-    if options.get("num_return_sequences", 1) != 1:
-        raise OptionError("num_return_sequences has no effect with a task: it has one answer.")
     for name in OF_ONE_PROMPT & options.keys():
         raise OptionError(f"{name} belongs to single prompts: use generate.")
+    if options.pop(COUNT, 1) != 1:
+        raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
+    model, constraints = _with_template(model, template)
+    options = {**constraints, **options}
     ids = [model.tokenizer.encode(prompt) for prompt in prompts]
     checked_call(model.bundle.manifest, ids, options)  # by their own numbers
     found: dict[int, TaskResult] = {}
@@ -85,6 +87,22 @@ def run_all(
             i = batch[result.prompt_index]
             found[i] = _result(form, replace(result, prompt_index=i))
     return [found[i] for i in range(len(inputs))]
+
+
+def _with_template(model: Model, template: Template) -> tuple[Model, dict[str, Any]]:
+    """The model with the template's options as its defaults, and what its texts have to match."""
+    manifest = model.bundle.manifest
+    form = template.form(manifest.kind)
+    constraints = {name: form.options[name] for name in GUIDES if name in form.options}
+    given = {name: value for name, value in form.options.items() if name not in constraints}
+    defaults = {name: value for name, value in manifest.generation.items() if name != COUNT}
+    try:
+        if given.get(COUNT, 1) != 1:
+            raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
+        resolve_options(defaults, given, manifest.kind)  # as defaults, wrong ones would be unused
+    except OptionError as error:
+        raise OptionError(f"The template {template.name} has wrong options: {error}") from error
+    return model.with_defaults({**defaults, **given}), constraints
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:

@@ -104,7 +104,7 @@ def read_template(task: str | os.PathLike[str]) -> Template:
     """The template of a name, or of a file of the user's; ``OptionError`` for a wrong one."""
     path = template_path(task)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
         raise OptionError(f"{path} cannot be read as a template: {reason(error)}.") from error
     kinds = {name: content.pop(name) for name in get_args(Kind) if name in content}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseq.runtime.decoder import never
+
 Ids = list[int]
 Logits = NDArray[np.float32]
 Rule = Callable[[Ids], Sequence[float] | Logits]  # from what a row has read to its logits
@@ -28,12 +30,17 @@ class ScriptedDecoder:
     calls: list[tuple[str, list[int]]] = field(default_factory=list)
     _memory: Logits | None = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
         assert not self.texts or len(self.texts) == len(prompts) == 1
         before = self.texts or [[] for _ in prompts]
         self.texts = [ids + list(prompt) for ids, prompt in zip(before, prompts, strict=True)]
         self.calls.append(("prefill", [len(prompt) for prompt in prompts]))
         return self._logits(self.texts)
+
+    def keep_best(self, count: int | None) -> None:
+        """As a decoder on the CPU: all come."""
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         for ids, token in zip(self.texts, tokens, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from edgeseq.runtime import Model
 from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.decoder import Decoder, never
 from edgeseq.runtime.demo_bundles import demo_bundle
 from edgeseq.runtime.manifest import Kind, Manifest
 from edgeseq.runtime.tokenizer import Tokenizer
@@ -60,9 +60,11 @@ class Encoded(ScriptedDecoder):
 
     sources: Sequence[Ids] = field(default_factory=list)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
         pairs = zip(self.sources, prompts, strict=True)
-        return super().prefill([[*source, BORDER, *start] for source, start in pairs])
+        return super().prefill([[*source, BORDER, *start] for source, start in pairs], cancelled)
 
 
 @cache

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseq.runtime import Model, OptionError, PromptError, batch_files, load
-from edgeseq.runtime.batch_files import answer_file, read_inputs
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, batch_files, load
+from edgeseq.runtime.batch_files import Job, answer_file, read_inputs
 from edgeseq.runtime.cli import main
+from edgeseq.runtime.file_lock import lock
 from edgeseq.runtime.task_templates import read_template
 
 TASK = "closed-book-question-answering"
@@ -34,9 +39,12 @@ def answers(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def answer(model: Model, source: Path, out: Path, **more: Any) -> int:
+def answer(
+    model: Model, source: Path, out: Path, options: dict[str, Any] | None = None, **more: Any
+) -> int:
     template = read_template(TASK)
-    return answer_file(model, template, read_inputs(source, template), out, {}, **more)
+    job = Job(model, template, read_inputs(source, template), options or {})
+    return answer_file(job, out, **more).before
 
 
 @pytest.fixture
@@ -123,14 +131,45 @@ def test_overwriting_begins_with_the_first_answer(
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(whole)
-    template = read_template(TASK)
-    inputs = read_inputs(source, template)
     with pytest.raises(OptionError):
-        answer_file(model, template, inputs, out, {"num_beams": 0}, overwrite=True)
+        answer(model, source, out, {"num_beams": 0}, overwrite=True)
     assert out.read_bytes() == whole
     source.write_text(LINES[0])
     assert answer(model, source, out, overwrite=True) == 0
     assert out.read_bytes() == whole.splitlines(keepends=True)[0]
+    source.write_text("")
+    assert answer(model, source, out, overwrite=True) == 0
+    assert out.read_bytes() == b""
+
+
+def test_answers_of_another_model_or_by_other_options_are_left_alone(
+    model: Model, source: Path, whole: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    there = b"".join(whole.splitlines(keepends=True)[:3])
+    out.write_bytes(there)
+    with pytest.raises(OptionError, match="by this model, template and options"):
+        answer(model, source, out, {"max_new_tokens": 5})
+    with pytest.raises(OptionError, match="by this model, template and options"):
+        answer(load(demo="gpt2"), source, out)
+    template = read_template(TASK)
+    forms = {kind: replace(form, prompt=form.prompt + "?") for kind, form in template.forms.items()}
+    changed = replace(template, forms=forms)
+    with pytest.raises(OptionError, match="by this model, template and options"):
+        answer_file(Job(model, changed, read_inputs(source, changed), {}), out)
+    assert out.read_bytes() == there
+    assert answer(model, source, out) == 3
+    assert out.read_bytes() == whole
+
+
+def test_one_writer_at_a_time(model: Model, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with out.open("ab") as file:
+        lock(file, out)
+        with pytest.raises(EdgeseqError, match="Another run is writing"):
+            answer(model, source, out)
+    assert out.read_bytes() == b""
+    assert answer(model, source, out) == 0
 
 
 def test_answers_to_another_input_are_left_alone(
@@ -158,17 +197,17 @@ def test_lines_that_were_added_are_answered(
     assert answers(out)[-1]["input"] == {"question": "pronounce: new"}
 
 
-def test_an_input_that_cannot_be_served_is_named(tmp_path: Path) -> None:
-    model = load(demo="gpt2")
-    positions = model.bundle.manifest.dimensions.max_positions
-    assert positions is not None
+def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Any) -> None:
     source, out = tmp_path / "lines.txt", tmp_path / "out.jsonl"
-    source.write_text(f"One\nTwo\n{'word ' * 2 * positions}\nFour\n", encoding="utf-8")
-    template = read_template("completion")
-    inputs = read_inputs(source, template)
-    with pytest.raises(PromptError, match=r"^Input line 3: "):
-        answer_file(model, template, inputs, out, {"max_new_tokens": 2, "do_sample": False})
-    assert [one["line"] for one in answers(out)] == [1, 2]
+    source.write_text(f"One\nTwo\n{'word ' * 1024}\nFour\n", encoding="utf-8")
+    command = ["run", "completion", "--input", str(source), "--output", str(out), "--seed", "1"]
+    for before in ("", ", 4 of them before"):
+        assert main([*command, "--max-new-tokens", "2"]) == 1
+        assert capsys.readouterr().err == f"{out} has 4 answers{before}, 1 of them an error\n"
+        found = answers(out)
+        assert [one["line"] for one in found] == [1, 2, 3, 4]
+        assert ["output" in one for one in found] == [True, True, False, True]
+        assert found[2]["error"].startswith("The prompt has 1026 tokens")
 
 
 def test_objects_a_line(tmp_path: Path) -> None:
@@ -179,9 +218,12 @@ def test_objects_a_line(tmp_path: Path) -> None:
         {"question": "Who?", "context": "He."},
         {"question": "A", "context": ""},
     ]
+    source.write_bytes('\ufeff{"question": "Who?", "context": "He."}\n'.encode())
+    assert read_inputs(source, template) == [{"question": "Who?", "context": "He."}]
     for line, message in (
         ("3", "line 1, is no object with question, context"),
         ("{", "line 1, is not JSON"),
+        ("\n", "line 1, is empty"),
         ("[" * 100_000, "line 1, is not JSON"),
         ('{"text": "a"}', "line 1, has 'text'; fields are"),
     ):
@@ -208,6 +250,26 @@ def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Any) -> 
     assert main([*command[:-1], str(source)]) == 1
     assert "is the input" in capsys.readouterr().err
     assert source.read_text(encoding="utf-8").splitlines() == LINES
+
+
+def test_standard_input_and_output(source: Path, whole: bytes) -> None:
+    command = [sys.executable, "-m", "edgeseq.runtime.cli", "run", TASK, "--demo", "t5"]
+    done = subprocess.run(
+        [*command, "--input", "-", "--output", "-"],
+        check=True,
+        input=source.read_bytes(),
+        capture_output=True,
+    )
+    assert done.stdout == whole
+    assert done.stderr == b"- has 10 answers\n"
+
+
+def test_what_is_no_file_is_refused(source: Path, capsys: Any) -> None:
+    command = ["run", TASK, "--demo", "t5", "--input", str(source)]
+    assert main([*command, "--output", os.devnull]) == 1
+    assert "is no file" in capsys.readouterr().err
+    assert main([*command, "--field", "question=x", "--output", os.devnull]) == 1
+    assert "--field question has no effect beside --input" in capsys.readouterr().err
 
 
 def test_run_a_text(model: Model, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,18 +149,6 @@ def test_read_bandwidth_is_a_rate(threads: int) -> None:
     assert 0 < read_bandwidth(threads, size_bytes=8 << 20, passes=2) < np.inf
 
 
-def test_physical_cores_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpu, core in enumerate([0, 1, 0, 1]):
-        topology = tmp_path / f"cpu{cpu}" / "topology"
-        topology.mkdir(parents=True)
-        (topology / "core_id").write_text(f"{core}\n")
-        (topology / "physical_package_id").write_text("0\n")
-    monkeypatch.setattr(machine, "CPUS", tmp_path)
-    assert machine.physical_cores() == 2
-    monkeypatch.setattr(machine, "CPUS", tmp_path / "nothing")
-    assert machine.physical_cores() == machine.logical_cores()
-
-
 def test_share_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = tmp_path / "stat"
     monkeypatch.setattr(machine, "STAT", stat)

@@ -474,10 +474,11 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 max_positions=st.none() | integers,
             )
         ),
-        kv_cache=CacheFormat(dtype=draw(st.sampled_from(["float32", "int8"]))),
+        kv_cache=CacheFormat(dtype=draw(st.sampled_from(["float32", "int8", "float16"]))),
         graphs={
             "decoder": draw(listed),
             "decoder_int8_cache": draw(listed),
+            "decoder_float16_cache": draw(listed),
             "encoder": draw(listed),
             **draw(st.dictionaries(names, listed, max_size=2)),
         },

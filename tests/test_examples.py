@@ -18,11 +18,13 @@ from edgeseq.runtime import load
 EXAMPLES = Path(__file__).parent.parent / "examples"
 T5 = str(Path(load.__code__.co_filename).parent / "demos" / "t5")
 ARGUMENTS = {
+    "anonymize.py": ["Call Anna."],
     "answer.py": ["Who came?", "The fox came.", T5],
     "classify.py": ["A charming film."],
     "complete.py": ["Once upon a time"],
     "correct.py": ["He have a dog."],
     "extract.py": ["Anna moved to Oslo.", "name,city"],
+    "recall.py": ["pronounce: fox", T5],
     "summarize.py": [T5, str(EXAMPLES / "complete.py"), str(EXAMPLES / "answer.py")],
     "translate.py": ["The house is wonderful.", "French", T5],
 }
@@ -43,6 +45,16 @@ def test_example(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_it_says_how_it_is_used(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"python examples/{name}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import sha1, sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +62,26 @@ for line in sys.stdin:
 """
 
 
+def is_large(file: str) -> bool:
+    return file.endswith((".safetensors", ".bin"))
+
+
+def hash_of(file: str, content: bytes) -> str:
+    """As the Hub names the file."""
+    if is_large(file):
+        return sha256(content).hexdigest()
+    return sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
+def sibling(file: str, content: bytes) -> dict[str, Any]:
+    """What the Hub says of the file."""
+    size = len(content)
+    known: dict[str, Any] = {"rfilename": file, "size": size, "blobId": hash_of("", content)}
+    if is_large(file):
+        known["lfs"] = {"size": size, "sha256": hash_of(file, content), "pointerSize": 130}
+    return known
+
+
 @dataclass(frozen=True)
 class Request:
     method: str
@@ -79,13 +99,14 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     cuts: dict[str, int] = field(default_factory=dict)  # blob -> bytes until the line goes dead
+    damaged: dict[str, bytes] = field(default_factory=dict)  # blob -> what is sent instead
     refusals: dict[str, tuple[HTTPStatus, str]] = field(default_factory=dict)  # by repository
 
     def add(self, name: str, commit: str, folder: Path, extra: set[str] | None = None) -> None:
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         files |= dict.fromkeys(extra or set(), b"not to be fetched")
         self.repositories.setdefault(name, {})[commit] = files
-        self.blobs |= {sha256(content).hexdigest(): content for content in files.values()}
+        self.blobs |= {hash_of(file, content): content for file, content in files.items()}
 
     def fetched(self, name: str, commit: str) -> set[str]:
         """The files of a repository that were asked for."""
@@ -119,6 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect_to_blob()
 
     def send_info(self, path: str) -> None:
+        path, _, query = path.partition("?")
         name, _, revision = path.partition("/revision/")
         commits = self.hub.repositories.get(name)
         commit = self.hub.branches.get(revision or "main", revision)
@@ -129,7 +151,9 @@ class Handler(BaseHTTPRequestHandler):
         elif commit not in commits:
             self.fail(HTTPStatus.NOT_FOUND, "RevisionNotFound")
         else:
-            siblings = [{"rfilename": file} for file in commits[commit]]
+            siblings = [sibling(file, content) for file, content in commits[commit].items()]
+            if query != "blobs=True":
+                siblings = [{"rfilename": file["rfilename"]} for file in siblings]
             info = {"id": name, "sha": commit, "siblings": siblings}
             self.send(HTTPStatus.OK, {}, json.dumps(info).encode())
 
@@ -139,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         content = self.hub.repositories.get(name, {}).get(commit, {}).get(file)
         if content is None:
             return self.fail(HTTPStatus.NOT_FOUND, "EntryNotFound")
-        blob = sha256(content).hexdigest()
+        blob = hash_of(file, content)
         headers = {
             "Location": f"{self.hub.endpoint}/cdn/{blob}",
             "X-Repo-Commit": commit,
@@ -150,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_blob(self, blob: str) -> None:
         content, asked = self.hub.blobs[blob], self.headers.get("Range")
+        content = self.hub.damaged.get(blob, content)
         start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
         status = HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK
         place = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -345,6 +370,30 @@ def test_interrupted_download_is_resumed(
     assert load(out, verify=True, threads=1).bundle.manifest.dimensions.vocabulary == 1 << 16
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_what_is_damaged_on_its_way_is_refused(
+    file: str, hub: Hub, worker: Worker, make_checkpoint: Callable[..., Path], out: Path
+) -> None:
+    name = f"org/damaged-{file.partition('.')[2]}"
+    folder = make_checkpoint(seed=len(file))
+    content = (folder / file).read_bytes()
+    if file == "tokenizer.json":  # else it is another's too, and in the cache
+        content = content.replace(b"{", b"{ ", 1)
+        (folder / file).write_bytes(content)
+    hub.add(name, NEW, folder)
+    blob = hash_of(file, content)
+    hub.damaged[blob] = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    status, errors = worker.export(name, out)
+    assert status == 1
+    assert_says_in_one_sentence(errors, "damaged", "delete it")
+    assert_nothing_written(out)
+    [path] = re.findall(r"edgeseq: (.*) is damaged", errors)
+    del hub.damaged[blob]
+    Path(path).unlink()
+    status, errors = worker.export(name, out)
+    assert status == 0, errors
+
+
 def test_unknown_repository(worker: Worker, out: Path) -> None:
     status, errors = worker.export("org/nothing", out)
     assert status == 1
@@ -447,4 +496,25 @@ def test_what_is_not_in_the_cache(state: str, out: Path, request: pytest.Fixture
     status, errors = worker.export("org/elsewhere", out)
     assert status == 1
     assert_says_in_one_sentence(errors, "org/elsewhere", "cannot be reached", "cache")
+    assert_nothing_written(out)
+
+
+@pytest.mark.parametrize("state", ["offline", "unreachable"])
+def test_what_is_damaged_in_the_cache_is_refused(
+    state: str,
+    home: Path,
+    cached: dict[str, Path],
+    out: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    worker: Worker = request.getfixturevalue(state)
+    [weights] = home.rglob(f"snapshots/{OLD}/model.safetensors")
+    content = weights.read_bytes()
+    weights.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        status, errors = worker.export("org/tiny", out, "--revision", OLD)
+    finally:
+        weights.resolve().write_bytes(content)
+    assert status == 1
+    assert_says_in_one_sentence(errors, "damaged", "delete it")
     assert_nothing_written(out)

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from edgeseq.export import CheckpointError, export_checkpoint
-from edgeseq.runtime import OptionError, PromptError, load, pipeline
+from edgeseq.runtime import DeviceError, OptionError, PromptError, load, pipeline
 
 TEXTS = ["Once upon a time", "The clever fox said: let us go home!", "He"]
 PARAMS = {
@@ -314,3 +314,46 @@ def test_truncation_keeps_the_end_of_a_t5s_source(
         "text2text-generation", TEXTS[1] * 9, truncation=True, max_new_tokens=20
     )
     assert found == expected
+
+
+# What a trial found
+
+
+def test_an_iterator_s_texts_keep_their_numbers(gpt2: Pair) -> None:
+    seen: set[int] = set()
+
+    def note(number: int, _: Any) -> list[int]:
+        seen.add(number)
+        return [5]
+
+    generator = pipeline("text-generation", gpt2.model, max_new_tokens=1)
+    list(generator(iter(TEXTS), batch_size=2, prefix_allowed_tokens_fn=note))
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("length", ["x", -1, 0])
+def test_truncation_wants_a_length(length: Any, gpt2: Pair) -> None:
+    with pytest.raises(OptionError, match="max_length is"):
+        pipeline("text-generation", gpt2.model)("a", truncation=True, max_length=length)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (["text-generation"], {}, "There is no task"),
+        ("text-generation", {"logprobs": 3}, "logprobs has no effect"),
+        ("text-generation", {"choices": ["a", "b"]}, "choices has no effect"),
+        ("text-generation", {"truncation": True, "max_length": 3}, "pass it there"),
+    ],
+)
+def test_what_no_pipeline_can_be_made_of(
+    task: Any, options: dict[str, Any], message: str, gpt2: Pair
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        pipeline(task, gpt2.model, **options)
+
+
+def test_devices_may_be_numbers() -> None:
+    assert pipeline("text2text-generation", device=-1)("spell: K AE1 T")
+    with pytest.raises(DeviceError, match="cuda:0"):
+        pipeline("text2text-generation", device=0)

@@ -8,14 +8,22 @@ from typing import Any
 import pytest
 
 from edgeseq.quantize import RECIPES as EXPORTED
-from edgeseq.quantize.recipe import BLOCK_SIZES, RECIPES, Blocks, Float32, Rows, find_recipe
+from edgeseq.quantize.recipe import (
+    BLOCK_SIZES,
+    RECIPES,
+    Blocks,
+    Float16,
+    Float32,
+    Rows,
+    find_recipe,
+)
 from edgeseq.runtime import OptionError, cli
 
 WITH_BLOCKS = ("int4", "int8-weights")
 
 
 def test_the_command_line_knows_the_recipes() -> None:
-    assert tuple(RECIPES) == cli.RECIPES == ("int8", "int4", "int8-weights")
+    assert tuple(RECIPES) == cli.RECIPES == ("int8", "int4", "int8-weights", "fp16")
     assert EXPORTED is RECIPES
 
 
@@ -25,6 +33,7 @@ def test_the_command_line_knows_the_recipes() -> None:
         ("int8", Rows(), Blocks(8, 32), "int8"),
         ("int4", Blocks(4, 32), Blocks(8, 64), "int8"),
         ("int8-weights", Blocks(8, 64), Float32(), "int8"),
+        ("fp16", Float16(), Float32(), "float32"),
     ],
 )
 def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> None:
@@ -46,11 +55,23 @@ def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> 
 
 def test_tables_are_as_small_as_layers() -> None:
     tables = {name: recipe.table for name, recipe in RECIPES.items()}
-    assert tables == {"int8": Blocks(8, 64), "int4": Blocks(4, 32), "int8-weights": Blocks(8, 64)}
+    assert tables == {
+        "int8": Blocks(8, 64),
+        "int4": Blocks(4, 32),
+        "int8-weights": Blocks(8, 64),
+        "fp16": Float16(),
+    }
     assert {str(recipe.kept_table) for recipe in RECIPES.values()} == {
         "int8 in blocks of 32",
         "int8 in blocks of 64",
+        "float32",
     }
+
+
+def test_t5_s_largest_activations_stay_in_32_bits() -> None:
+    recipe = find_recipe("fp16")
+    assert recipe.storage("decoder.3.ff.wo", in_steps=True) == Float32()
+    assert recipe.storage("decoder.3.ff.wi", in_steps=True) == Float16()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +107,7 @@ def test_rows_have_no_blocks() -> None:
 def test_unknown_recipe(name: Any) -> None:
     with pytest.raises(OptionError) as caught:
         find_recipe(name)
-    assert str(caught.value) == f"There is no recipe {name!r}: use int8, int4, int8-weights."
+    assert str(caught.value) == f"There is no recipe {name!r}: use int8, int4, int8-weights, fp16."
 
 
 @pytest.mark.parametrize("size", [0, -32, 8, 48, 512, "32", 32.0, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import pytest
 
 from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
 from edgeseq.runtime.decoder import Decoder
+from edgeseq.runtime.onnx_decoder import CHUNKS
 from edgeseq.runtime.session import Session
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None}
@@ -32,9 +34,9 @@ class CountingDecoder:
         self._decoder = decoder
         self._counts = counts
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Any:
+    def prefill(self, prompts: Sequence[Sequence[int]], *cancelled: Any) -> Any:
         self._counts.append(sum(map(len, prompts)))
-        return self._decoder.prefill(prompts)
+        return self._decoder.prefill(prompts, *cancelled)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
@@ -101,6 +103,47 @@ def test_only_what_is_new_is_read(reads: Reads, session: Session) -> None:
     session.generate_ids([*PROMPT[:20], 5, 6, 7], **OPTIONS)
     assert reads.counts == [30, 3, 3]
     assert reads.made == 1
+
+
+@pytest.fixture
+def chunks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHUNKS, "float32", 8)
+
+
+@pytest.mark.usefixtures("chunks_of_8")
+def test_cancelled_while_a_prompt_is_read_it_ends_between_chunks(
+    model: Model, reads: Reads, session: Session
+) -> None:
+    asked = itertools.count()
+    [result] = session.generate_ids(PROMPT, **OPTIONS, cancel=lambda: next(asked) >= 2)
+    assert (result.token_ids, result.finish_reason) == ((), "cancelled")
+    # Asked before the work begins, then in front of the second chunk and of the third.
+    assert session.cached_tokens == tuple(PROMPT[:16])
+    [result] = session.generate_ids(PROMPT, **OPTIONS)
+    assert result.token_ids == fresh_ids(model, PROMPT)
+    assert reads.counts == [30, 14]
+
+
+@pytest.mark.usefixtures("chunks_of_8")
+def test_a_fork_while_a_prompt_is_read_holds_nothing_half(model: Model, session: Session) -> None:
+    forks: list[Session] = []
+
+    def fork() -> bool:
+        forks.append(session.fork())
+        return False
+
+    session.generate_ids(PROMPT, **OPTIONS, cancel=fork)
+    assert {fork.cached_tokens for fork in forks[:4]} == {()}
+    for other in forks:
+        assert other.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+
+
+@pytest.mark.usefixtures("chunks_of_8")
+def test_a_stream_cancelled_while_its_prompt_is_read_has_no_pieces(model: Model) -> None:
+    asked = itertools.count()
+    prompt = "Once upon a time there was a clever fox; he said"
+    assert list(model.stream(prompt, cancel=lambda: next(asked) >= 3)) == []
+    assert next(asked) == 4
 
 
 def test_a_chat_of_many_turns(model: Model, session: Session) -> None:

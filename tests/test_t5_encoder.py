@@ -21,7 +21,7 @@ from edgeseq.runtime.bundle import Bundle
 from edgeseq.runtime.kv_cache import KVCache
 from edgeseq.runtime.memory import CpuMemory
 from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_encoder import OnnxEncoder
+from edgeseq.runtime.onnx_encoder import OnnxEncoder, Sources
 from edgeseq.runtime.onnx_runtime import Session, open_session
 
 Ids = list[list[int]]
@@ -58,10 +58,10 @@ class Exported:
     def encoder(self) -> OnnxEncoder:
         return OnnxEncoder(self.session, self.bundle.manifest, CpuMemory())
 
-    def decoder(self, encoded: KVCache, rows: int) -> OnnxDecoder:
+    def decoder(self, sources: Sources, rows: int) -> OnnxDecoder:
         session = open_session(self.bundle.file("decoder.onnx"), "cpu", 1)
         manifest = self.bundle.manifest
-        return OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=16, sources=encoded)
+        return OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=16, sources=sources)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -111,7 +111,7 @@ def expected_arrays(reference: T5ForConditionalGeneration, source: list[int]) ->
 
 def test_keys_and_values_are_those_of_pytorch(exported: Exported) -> None:
     sources = random_sources(LENGTHS)
-    encoded = exported.encoder().encode(sources)
+    encoded = exported.encoder().prepare(sources).read()
     for row, source in enumerate(sources):
         expected = expected_arrays(exported.reference, source)
         for actual, wanted in zip(arrays(encoded, row, len(source)), expected, strict=True):
@@ -121,10 +121,10 @@ def test_keys_and_values_are_those_of_pytorch(exported: Exported) -> None:
 
 def test_source_alone_and_in_a_batch_gives_the_same_bits(exported: Exported) -> None:
     sources = random_sources(LENGTHS)
-    together = exported.encoder().encode(sources)
+    together = exported.encoder().prepare(sources).read()
     assert together.rows == len(sources)
     for row, source in enumerate(sources):
-        assert_equal_rows(exported.encoder().encode([source]), 0, together, row)
+        assert_equal_rows(exported.encoder().prepare([source]).read(), 0, together, row)
 
 
 @pytest.mark.parametrize("lengths", [(260, 520), (520, 260), (2, 256, 258), (9, 4), (16, 17, 15)])
@@ -132,16 +132,16 @@ def test_source_beside_a_longer_one_gives_the_same_bits(
     exported: Exported, lengths: tuple[int, ...]
 ) -> None:
     sources = random_sources(lengths)
-    together = exported.encoder().encode(sources)
+    together = exported.encoder().prepare(sources).read()
     for row, source in enumerate(sources):
-        assert_equal_rows(exported.encoder().encode([source]), 0, together, row)
+        assert_equal_rows(exported.encoder().prepare([source]).read(), 0, together, row)
 
 
 def test_number_of_threads_changes_no_bit(exported: Exported) -> None:
     sources = random_sources((3, 300, 40, 513))
     session = open_session(exported.bundle.file("encoder.onnx"), "cpu", 2)
-    on_two = OnnxEncoder(session, exported.bundle.manifest, CpuMemory()).encode(sources)
-    on_one = exported.encoder().encode(sources)
+    on_two = OnnxEncoder(session, exported.bundle.manifest, CpuMemory()).prepare(sources).read()
+    on_one = exported.encoder().prepare(sources).read()
     for row in range(len(sources)):
         assert_equal_rows(on_one, row, on_two, row)
 
@@ -171,10 +171,11 @@ def test_decoder_reads_a_source_up_to_its_length(exported: Exported) -> None:
     steps = [[7, 8, 9, 10], [11, 12, 13, 14]]
     logits = []
     for filling in (0.0, 1e3):
-        encoded = exported.encoder().encode(sources)
+        prepared = exported.encoder().prepare(sources)
+        encoded = prepared.read()
         for row, length in enumerate(encoded.lengths):
             encoded.buffers[0].owner[:, row, :, length:] = filling
-        decoder = exported.decoder(encoded, len(sources))
+        decoder = exported.decoder(prepared, len(sources))
         logits.append([decoder.prefill([[START]] * len(sources)).copy()])
         logits[-1] += [decoder.decode(step).copy() for step in steps]
     np.testing.assert_array_equal(logits[0], logits[1])
@@ -190,10 +191,11 @@ class Beams:
         repeated = [source for source in sources for _ in range(3)]
         self.rows = len(repeated)
         encoder = exported.encoder()
-        self._encoded = encoder.encode(sources)
+        prepared = encoder.prepare(sources)
+        self._encoded = prepared.cache
         self._decoders = (
-            exported.decoder(self._encoded, len(sources)),
-            exported.decoder(encoder.encode(repeated), self.rows),
+            exported.decoder(prepared, len(sources)),
+            exported.decoder(encoder.prepare(repeated), self.rows),
         )
 
     def prefill(self, prompts: Ids) -> None:

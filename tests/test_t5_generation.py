@@ -193,9 +193,9 @@ class CountingSession:
     def io_binding(self) -> Any:
         return self._session.io_binding()
 
-    def run_with_iobinding(self, binding: Any) -> None:
+    def run_with_iobinding(self, *arguments: Any) -> None:
         self._runs[self._role] += 1
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(*arguments)
 
 
 def test_encoder_runs_once_and_the_decoder_once_a_token(t5_model: Model) -> None:

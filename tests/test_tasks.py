@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import Model, OptionError, PromptError, load
+from edgeseq.runtime.cli import main
 from edgeseq.runtime.task_runs import BATCH_ROWS, BATCH_TOKENS, TaskResult, batches
 from edgeseq.runtime.task_templates import TEMPLATES, read_template, template_names
 
@@ -210,3 +211,67 @@ def test_batches_are_of_similar_length() -> None:
     assert [4] in found
     assert [1, 5] in found
     assert batches([]) == []
+
+
+# What a template's options and the bundle's defaults come to
+
+PRONOUNCE = """
+fields = ["text"]
+[encoder-decoder]
+prompt = "{text}"
+[encoder-decoder.options]
+num_beams = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def speller() -> Model:
+    return load(demo="t5")
+
+
+def template_file(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_answer_is_the_best_whatever_the_bundle_returns(speller: Model, tmp_path: Path) -> None:
+    path = template_file(tmp_path, PRONOUNCE)
+    expected = speller.generate("spell: R AY1 T", num_beams=3)[0].text
+    several = speller.with_defaults({**speller.bundle.manifest.generation, "num_beams": 3})
+    assert run(several, path, "spell: R AY1 T").text == expected
+    several = several.with_defaults(
+        {**several.bundle.manifest.generation, "num_return_sequences": 3}
+    )
+    assert run(several, path, "spell: R AY1 T").text == expected
+    assert run(speller, path, "spell: R AY1 T", num_return_sequences=None).text == expected
+
+
+def run(model: Model, task: Path, text: str | None = None, **given: Any) -> TaskResult:
+    found = model.run(task, text, **given)
+    assert isinstance(found, TaskResult)
+    return found
+
+
+def test_a_template_with_several_answers_is_refused(speller: Model, tmp_path: Path) -> None:
+    path = template_file(tmp_path, PRONOUNCE + "num_return_sequences = 3\n")
+    with pytest.raises(OptionError, match="mine has wrong options: num_return_sequences"):
+        speller.run(path, "spell: R AY1 T")
+
+
+def test_a_template_may_say_what_its_answers_match(speller: Model, tmp_path: Path) -> None:
+    path = template_file(tmp_path, PRONOUNCE + 'regex = "[a-z]{2}"\n')
+    text = run(speller, path, "spell: R AY1 T").text
+    assert len(text) == 2 and text.isalpha()
+    assert len(run(speller, path, "spell: R AY1 T", regex="[a-z]{3}").text) == 3
+
+
+def test_the_first_field_may_have_a_default(
+    speller: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PRONOUNCE.replace("[encoder", '[defaults]\ntext = "spell: K AE1 T"\n[encoder', 1)
+    path = template_file(tmp_path, "\ufeff" + text)
+    assert run(speller, path).text == "cat"
+    assert main(["run", str(path), "--demo", "t5"]) == 0
+    assert capsys.readouterr().out == "cat\n"
+    assert run(speller, path, "pronounce: fox").text == "F AA1 K S"

@@ -17,7 +17,8 @@ from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
 from edgeseq.runtime.bandwidth import read_bandwidth
-from edgeseq.runtime.machine import logical_cores, physical_cores, processor
+from edgeseq.runtime.cores import logical_cores, physical_cores
+from edgeseq.runtime.machine import processor
 
 Turn = tuple[Workload, Bits, list[Entry]]
 

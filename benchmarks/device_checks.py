@@ -1,0 +1,230 @@
+"""What is checked of a bundle on a device, for ``verify_device.py``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseq.runtime import Model, load
+from edgeseq.runtime.device_memory import DeviceMemory
+from edgeseq.runtime.devices import Device, hidden_nodes
+from edgeseq.runtime.engine import engine, with_cache
+from edgeseq.runtime.manifest import ROLES
+from edgeseq.runtime.onnx_runtime import open_session
+
+CACHE: Any = "float16"
+LARGEST_DIFFERENCE = 0.03  # of a logit, as a share of the largest: 16-bit products in another order
+LEAST_AGREEMENT = 0.9  # of the most probable tokens
+LEAST_SAME_TEXTS = 0.5  # greedy and with beams: 16-bit products may turn a near tie
+LARGEST_GROWTH_MB = 64
+GENERATIONS = 20
+NEW_TOKENS = 48
+
+
+@dataclass
+class Report:
+    """Checks, each with what was found."""
+
+    head: str
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, bundle: str, check: str, passed: bool | None, found: str) -> None:
+        """``passed``: None where there is nothing to pass."""
+        self.checks.append({"bundle": bundle, "check": check, "passed": passed, "found": found})
+        print(f"{_mark(passed):6} {bundle}: {check}: {found}", flush=True)
+
+    @property
+    def failed(self) -> int:
+        """How many checks did not pass."""
+        return sum(check["passed"] is False for check in self.checks)
+
+    def markdown(self) -> str:
+        """The report as a page."""
+        rows = [
+            f"| {c['bundle']} | {c['check']} | {_mark(c['passed'])} | {c['found']} |"
+            for c in self.checks
+        ]
+        head = ["| bundle | check | | found |", "|---|---|---|---|"]
+        return "\n".join([self.head, "", *head, *rows, ""])
+
+
+def _mark(passed: bool | None) -> str:
+    return {True: "ok", False: "FAILED", None: "-"}[passed]
+
+
+class _HostTensor:
+    """Memory of which only the address is known, as that of a device."""
+
+    def __init__(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        self._array = np.empty(shape, dtype)
+
+    def data_ptr(self) -> int:
+        """The address."""
+        return self._array.ctypes.data
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that is verified, or its stand-in."""
+
+    device: Device
+    is_stand_in: bool
+
+    def model(self, folder: Path) -> Model:
+        """The bundle, loaded there."""
+        if not self.is_stand_in:
+            return load(folder, device=self.device.name, kv_cache=CACHE)
+        model = load(folder, kv_cache=CACHE)
+        manifest = with_cache(model.bundle.manifest, CACHE)
+        sessions = {
+            role: open_session(folder / manifest.graphs[role], "cpu", None)
+            for role in ROLES[manifest.kind]
+        }
+        memory = DeviceMemory("cpu", 0, _HostTensor, lambda graph: open_session(graph, "cpu", 1))
+        return model.with_decoders(engine(manifest, sessions, memory))
+
+
+def verify(report: Report, name: str, folder: Path, target: Target) -> None:
+    """All checks of one bundle."""
+    there, here = target.model(folder), load(folder, kv_cache=CACHE)
+    _placement(report, name, folder, target)
+    prompts = _prompts(here)
+    for check in (_logits, _texts, _batches):
+        check(report, name, there, here, prompts)
+    _memory(report, name, there, prompts)
+    _speed(report, name, there, prompts)
+
+
+def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
+    if target.is_stand_in:
+        report.add(name, "placement of nodes", None, "all on the CPU, the stand-in")
+        return
+    manifest = with_cache(load(folder, kv_cache=CACHE).bundle.manifest, CACHE)
+    for role in ROLES[manifest.kind]:
+        session = open_session(folder / manifest.graphs[role], target.device, 1)
+        assigned = session.assigned_nodes()
+        hidden = hidden_nodes(assigned)
+        count = Counter(provider for provider, _ in assigned)
+        found = ", ".join(f"{n} on {provider}" for provider, n in count.items())
+        on_cpu = f"; on the CPU though they compute: {', '.join(hidden)}" if hidden else ""
+        report.add(name, f"placement of nodes, {role}", not hidden, found + on_cpu)
+
+
+def _prompts(model: Model) -> list[list[int]]:
+    """Eight prompts of 3 to 24 tokens that the vocabulary has."""
+    rng = np.random.default_rng(0)
+    vocabulary = model.bundle.manifest.dimensions.vocabulary
+    return [rng.integers(3, vocabulary, 3 * n).tolist() for n in range(1, 9)]
+
+
+def _logits(report: Report, name: str, there: Model, here: Model, prompts: list[list[int]]) -> None:
+    pairs = zip(_steps(there, prompts), _steps(here, prompts), strict=True)
+    differences, same = [], []
+    for found, expected in pairs:
+        differences.append(float(np.abs(found - expected).max() / np.abs(expected).max()))
+        same.append(float((found.argmax(-1) == expected.argmax(-1)).mean()))
+    passed = max(differences) < LARGEST_DIFFERENCE and np.mean(same) >= LEAST_AGREEMENT
+    text = (
+        f"largest difference {max(differences):.2e}, same most probable token {np.mean(same):.1%}"
+    )
+    report.add(name, "logits beside the CPU's", bool(passed), text)
+
+
+def _steps(model: Model, prompts: list[list[int]]) -> Iterator[np.ndarray[Any, Any]]:
+    """Logits after ragged prompts and after each of some tokens, the same for all models."""
+    is_t5 = model.bundle.manifest.kind == "encoder-decoder"
+    starts = [[0]] * len(prompts) if is_t5 else prompts
+    decoder = model.new_decoder(prompts, max(map(len, prompts)) + NEW_TOKENS)
+    try:
+        yield decoder.prefill(starts).copy()
+        for token in range(5, 25):
+            yield decoder.decode([token] * len(prompts)).copy()
+    finally:
+        decoder.close()
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "4 beams": {"num_beams": 4, "do_sample": False},
+    "drawn": {"do_sample": True, "seed": 1},
+}
+
+
+def _texts(report: Report, name: str, there: Model, here: Model, prompts: list[list[int]]) -> None:
+    for way, options in WAYS.items():
+        given = {**options, "max_new_tokens": 16, "eos_token_id": None}
+        found, expected = (_ids(model, prompts, given) for model in (there, here))
+        same = sum(a == b for a, b in zip(found, expected, strict=True))
+        passed = None if options.get("do_sample") else same >= LEAST_SAME_TEXTS * len(prompts)
+        report.add(name, f"texts, {way}", passed, f"{same} of {len(prompts)} equal the CPU's")
+    given = {**WAYS["greedy"], "max_new_tokens": 16, "eos_token_id": None}
+    best, all_of_them = (_ids(there, prompts, {**given, **more}) for more in ({}, {"logprobs": 1}))
+    said = "the same ids" if best == all_of_them else "other ids"
+    report.add(name, "greedy with the best logits alone", best == all_of_them, said)
+
+
+def _ids(model: Model, prompts: list[list[int]], options: dict[str, Any]) -> list[tuple[int, ...]]:
+    return [result.token_ids for result in model.generate_ids(prompts, **options)]
+
+
+def _batches(
+    report: Report, name: str, there: Model, here: Model, prompts: list[list[int]]
+) -> None:
+    together = list(_steps(there, prompts))
+    alone = [list(_steps(there, [prompt])) for prompt in prompts]
+    largest = max(
+        float(np.abs(step[row] - alone[row][i][0]).max() / np.abs(step[row]).max())
+        for i, step in enumerate(together)
+        for row in range(len(prompts))
+    )
+    found = f"largest difference of a row's logits alone and in a batch {largest:.2e}"
+    report.add(name, "invariance", largest < LARGEST_DIFFERENCE, found)
+
+
+def _memory(report: Report, name: str, there: Model, prompts: list[list[int]]) -> None:
+    def run() -> None:
+        there.generate_ids(prompts[:4], num_beams=2, do_sample=False, max_new_tokens=16)
+
+    run()
+    before = _used_mb()
+    for _ in range(GENERATIONS):
+        run()
+    after = _used_mb()
+    if before is None or after is None:
+        report.add(name, "memory", None, "nvidia-smi is not here, not measured")
+        return
+    found = f"{before} MB of the device after one generation, {after} after {GENERATIONS} more"
+    report.add(name, "memory", after - before <= LARGEST_GROWTH_MB, found)
+
+
+def _used_mb() -> int | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return int(done.stdout.split()[0]) if done.returncode == 0 and done.stdout.split() else None
+
+
+def _speed(report: Report, name: str, there: Model, prompts: list[list[int]]) -> None:
+    for way, options in (("greedy", {}), ("4 beams", {"num_beams": 4})):
+        speeds = []
+        for _ in range(4):
+            started = time.perf_counter()
+            there.generate_ids(
+                prompts[-1:],
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+                eos_token_id=None,
+                **options,
+            )
+            speeds.append(NEW_TOKENS / (time.perf_counter() - started))
+        found = f"{np.median(speeds[1:]):.0f} tokens/s, a prompt of {len(prompts[-1])} tokens"
+        report.add(name, f"speed, {way}", None, found)

@@ -1,0 +1,13 @@
+"""Answer a question from what the model knows.
+
+python examples/recall.py "Who wrote Emma?" [BUNDLE]
+"""
+
+import sys
+
+from edgeseq.runtime import load
+
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
+question, *bundle = sys.argv[1:]
+print(load(*bundle).run("closed-book-question-answering", question).text)

@@ -1,0 +1,214 @@
+"""Devices by name, and what is said where one is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from edgeseq.runtime import DeviceError, OptionError, devices, engine, load, onnx_providers
+from edgeseq.runtime.devices import (
+    CPU,
+    CUDA,
+    Device,
+    check_driver,
+    check_there,
+    hidden_nodes,
+    parse_device,
+    why_not_opened,
+)
+from edgeseq.runtime.onnx_providers import check_opened
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("cpu", None, Device("cpu", CPU)),
+        ("cuda", None, Device("cuda", CUDA)),
+        ("cuda:1", None, Device("cuda:1", CUDA, (("device_id", "1"),))),
+        ("cuda:1", {"device_id": 1}, Device("cuda:1", CUDA, (("device_id", "1"),))),
+        (
+            "cuda",
+            {"gpu_mem_limit": 2**31, "use_tf32": False},
+            Device("cuda", CUDA, (("gpu_mem_limit", "2147483648"), ("use_tf32", "0"))),
+        ),
+        ("directml:2", {}, Device("directml:2", "DmlExecutionProvider", (("device_id", "2"),))),
+        ("coreml", None, Device("coreml", "CoreMLExecutionProvider")),
+        (
+            "VitisAIExecutionProvider",
+            None,
+            Device("VitisAIExecutionProvider", "VitisAIExecutionProvider"),
+        ),
+    ],
+)
+def test_names(name: str, options: Any, expected: Device) -> None:
+    assert parse_device(name, options) == expected
+    assert parse_device(expected) is expected
+
+
+def test_the_number_of_a_device() -> None:
+    assert [parse_device(name).number for name in ("cuda", "cuda:0", "cuda:12")] == [0, 0, 12]
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "CPU", None, 3, "cuda:", "cuda:x", "cuda:-1", "cpu:1"])
+def test_no_device(name: Any) -> None:
+    with pytest.raises(DeviceError, match="There is no device"):
+        parse_device(name)
+
+
+@pytest.mark.parametrize("options", [3, "a", [("a", 1)], {1: 2}])
+def test_no_options(options: Any) -> None:
+    with pytest.raises(OptionError, match="provider_options"):
+        parse_device("cuda", options)
+
+
+def test_two_numbers() -> None:
+    with pytest.raises(OptionError, match="device_id has no effect"):
+        parse_device("cuda:1", {"device_id": 0})
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cuda", "no CUDAExecutionProvider: install the extra 'cuda' in place of 'cpu'"),
+        ("directml", "no DmlExecutionProvider: install a build that has it, such as onnxruntime-d"),
+        ("coreml", "no CoreMLExecutionProvider: install a build that has it, or use 'cpu'"),
+    ],
+)
+def test_a_build_without_the_provider(name: str, words: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        check_there(parse_device(name), [CPU], "1.31.1")
+    assert words in str(caught.value)
+    assert repr(name) in str(caught.value)
+    check_there(parse_device(name), [CPU, parse_device(name).provider], "1.31.1")
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "DRIVER", "libthere-is-none.so.1")
+    with pytest.raises(DeviceError, match=r"driver is missing \(libthere-is-none.so.1"):
+        check_driver(parse_device("cuda"))
+    monkeypatch.setattr(devices, "DRIVER", None)  # the process itself, which can be loaded
+    check_driver(parse_device("cuda"))
+
+
+def test_a_library_is_missing(tmp_path: Path) -> None:
+    library = tmp_path / "provider.so"
+    library.write_bytes(b"no library")
+    why = why_not_opened(library)
+    assert why.startswith("a library that it needs is missing (")
+    assert str(library) in why
+    assert why_not_opened(tmp_path / "none.so").endswith("could not start it")
+
+
+class FallenBack:
+    def get_providers(self) -> list[str]:
+        return [CPU]
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
+    check_opened(FallenBack(), parse_device("cpu"))
+    with pytest.raises(DeviceError, match="The device 'cuda:1' is not available: "):
+        check_opened(FallenBack(), parse_device("cuda:1"))
+
+
+def test_nodes_that_stay_on_the_cpu() -> None:
+    assigned = [(CUDA, "MatMul"), (CPU, "Shape"), (CPU, "Concat"), (CPU, "MatMulInteger")]
+    assert hidden_nodes([*assigned, (CPU, "MatMulInteger"), (CPU, "Abs")]) == [
+        "Abs",
+        "MatMulInteger",
+    ]
+
+
+# Through `load`
+
+
+def test_auto_says_what_it_took(bundle: Path) -> None:
+    model = load(bundle, device="auto")
+    assert model.device == "cpu"
+    assert "CUDAExecutionProvider" in model.device_reason
+    asked = load(bundle)
+    assert (asked.device, asked.device_reason) == ("cpu", "it was asked for")
+    load(bundle, device="auto", kv_cache="float32")
+    ids = model.generate_ids([[1]], max_new_tokens=5)[0].token_ids
+    assert ids == asked.generate_ids([[1]], max_new_tokens=5)[0].token_ids
+
+
+def test_any_provider_of_the_build_can_be_named(bundle: Path) -> None:
+    """Azure's, which takes no nodes, is in every build for the CPU."""
+    model = load(bundle, device="AzureExecutionProvider")
+    assert model.generate_ids([[1]], max_new_tokens=3)
+    assert model.device == "AzureExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"device": "cuda"}, DeviceError),
+        ({"device": "directml"}, DeviceError),
+        ({"device": "auto", "provider_options": {}}, OptionError),
+        ({"device": "AzureExecutionProvider", "prepack": True}, OptionError),
+        ({"provider_options": 3}, OptionError),
+        ({"provider_options": {"a": 1}}, OptionError),
+        ({"device": "auto", "provider_options": {"a": 1}}, OptionError),
+    ],
+)
+def test_what_cannot_be(options: dict[str, Any], error: type[Exception], bundle: Path) -> None:
+    with pytest.raises(error) as caught:
+        load(bundle, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_on_cuda_the_cache_is_one_of_16_bits(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "check_build", lambda _: None)
+    for dtype in ("float32", "int8"):
+        with pytest.raises(OptionError, match="has kernels for 'float16' alone"):
+            load(bundle, device="cuda", kv_cache=dtype)
+    with pytest.raises(DeviceError, match="no graph for the device 'cuda'"):
+        load(bundle, device="cuda")
+
+
+# Plug-ins
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "no name of a provider"),
+        ("auto", "belongs to one"),
+        (3, "no name"),
+        ("A", "There is no"),
+    ],
+)
+def test_no_plug_in(name: Any, message: str, bundle: Path) -> None:
+    with pytest.raises((DeviceError, OptionError), match=message):
+        load(bundle, device=name, provider_library="there-is-none.so")
+
+
+def test_a_plug_in_that_cannot_be_loaded(bundle: Path, tmp_path: Path) -> None:
+    library = tmp_path / "plugin.so"
+    library.write_bytes(b"no library")
+    with pytest.raises(DeviceError, match=f"The library {library} cannot be loaded"):
+        load(bundle, device="PluginExecutionProvider", provider_library=library)
+
+
+def test_a_plug_in_s_devices_compute(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU's devices, which ONNX Runtime lists without a library, in the place of one's."""
+    library = tmp_path / "plugin.so"
+    library.write_bytes(b"")
+    seen: list[tuple[str, str]] = []
+    register = lambda name, path: seen.append((name, path))  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", register)
+    monkeypatch.setattr(onnx_providers, "_plugged_in", {})
+    for _ in range(2):
+        model = load(bundle, device=CPU, provider_library=library, threads=1)
+        assert model.generate_ids([[1]], max_new_tokens=3)
+    assert seen == [(CPU, str(library.resolve()))]  # once a process
+    with pytest.raises(DeviceError, match="has no 'OtherExecutionProvider' for this machine"):
+        load(bundle, device="OtherExecutionProvider", provider_library=library)

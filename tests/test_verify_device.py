@@ -1,0 +1,56 @@
+"""The command that verifies a device, to its end, with the stand-in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.runtime.devices import parse_device
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def verify_device() -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import verify_device
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return verify_device
+
+
+def test_the_stand_in_is_said(
+    verify_device: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_device, "RECIPES", ("fp16",))
+    report = tmp_path / "report.md"
+    said: list[str] = []
+    assert verify_device.main([str(bundle), "--report", str(report)], said.append) == 0
+    text = report.read_text(encoding="utf-8")
+    assert text.startswith("# NOT VERIFIED on 'cuda': the CPU stood in for it")
+    assert "NOT VERIFIED" in said[-1]
+    found = json.loads(report.with_suffix(".json").read_text())
+    assert found["stand_in"] is True
+    checks = {check["check"] for check in found["checks"]}
+    assert {"logits beside the CPU's", "invariance", "texts, 4 beams", "memory"} <= checks
+
+
+def test_a_check_that_fails_is_said(verify_device: Any) -> None:
+    report = verify_device.Report("# head")
+    report.add("a", "b", False, "c")
+    report.add("a", "b", None, "c")
+    assert report.failed == 1
+    assert "| a | b | FAILED | c |" in report.markdown()
+
+
+def test_a_device_that_is_there_is_no_stand_in(
+    verify_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = parse_device("AzureExecutionProvider")  # in every build, takes no nodes
+    target = verify_device.find_target(device.name)
+    assert (target.device, target.is_stand_in) == (device, False)
