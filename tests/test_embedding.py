@@ -14,7 +14,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +46,24 @@ async def read(model: Model, prompt: str, **options: Any) -> str:
     return "".join([piece async for piece in model.astream(prompt, **{**OPTIONS, **options})])
 
 
+class Gate:
+    """A logits processor that holds a text before its token number ``after`` until opened."""
+
+    def __init__(self, after: int) -> None:
+        self.reached, self._opened = threading.Event(), threading.Event()
+        self._after, self.steps = after, 0
+
+    def __call__(self, tokens: Any, logits: Any) -> Any:
+        if self.steps == self._after:
+            self.reached.set()
+            assert self._opened.wait(60)
+        self.steps += 1
+        return logits
+
+    def open(self) -> None:
+        self._opened.set()
+
+
 def test_threads_get_what_each_would_get_alone(demo: Model, expected: dict[str, str]) -> None:
     with ThreadPoolExecutor(20) as pool:
         wanted = PROMPTS * 8
@@ -73,9 +90,13 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
     async def one(number: int) -> None:
         prompt = PROMPTS[number % len(PROMPTS)]
         if number % 2:
-            task = asyncio.create_task(read(demo, prompt, max_new_tokens=400))
+            gate = Gate(after=300)
+            task = asyncio.create_task(
+                read(demo, prompt, max_new_tokens=400, logits_processor=gate)
+            )
             await asyncio.sleep(draw.random() * 0.1)
             task.cancel()
+            gate.open()
             with pytest.raises(asyncio.CancelledError):
                 await task
             return
@@ -95,50 +116,43 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
     assert not demo._loaded.places._held
 
 
-def test_cancelling_ends_the_work_within_a_token(demo: Model) -> None:
-    """Counted by runs of the decoder after the cancellation."""
-    runs = []
-    opened = demo.new_decoder
+def test_closing_ends_the_work_within_a_token(demo: Model) -> None:
+    """It is closed while its seventh token is chosen: the next one is the last."""
+    gate = Gate(after=6)
 
-    def counted(prompts: Any, capacity: int) -> Any:
-        decoder = opened(prompts, capacity)
-        inner = decoder.decode
-        decoder.decode = lambda tokens: (runs.append(1), inner(tokens))[1]
-        return decoder
-
-    async def run() -> tuple[int, int]:
-        pieces = demo.with_decoders(counted).astream(
-            PROMPTS[0], **{**OPTIONS, "max_new_tokens": 400}
+    async def run() -> None:
+        pieces = demo.astream(
+            PROMPTS[0], **{**OPTIONS, "max_new_tokens": 400, "logits_processor": gate}
         )
         await anext(pieces)
-        before = len(runs)
-        await pieces.aclose()  # type: ignore[attr-defined]
-        after = len(runs)
-        await asyncio.sleep(0.1)
-        assert len(runs) == after
-        return before, after
+        assert await asyncio.to_thread(gate.reached.wait, 60)
+        closing = asyncio.create_task(pieces.aclose())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+        assert not closing.done()
+        gate.open()
+        await closing
 
-    before, after = asyncio.run(run())
-    assert after - before <= 2  # the one under way, and the next where it had begun
+    asyncio.run(run())
+    assert gate.steps == 8
+    assert stream_threads() == 0
 
 
 def test_the_event_loop_goes_on_meanwhile(demo: Model) -> None:
-    ticks = []
-
-    async def tick() -> None:
-        while True:
-            ticks.append(time.perf_counter())
-            await asyncio.sleep(0.001)
+    """Each step waits for the loop: blocked by it, the loop would never open the gate."""
+    gate = Gate(after=5)
 
     async def run() -> None:
-        ticking = asyncio.create_task(tick())
-        await read(demo, PROMPTS[0], max_new_tokens=150)
-        ticking.cancel()
+        reading = asyncio.create_task(read(demo, PROMPTS[0], logits_processor=gate))
+        while not gate.reached.is_set():
+            await asyncio.sleep(0.001)
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        assert gate.steps == 5
+        gate.open()
+        await reading
 
     asyncio.run(run())
-    gaps = [after - before for before, after in itertools.pairwise(ticks)]
-    assert len(ticks) > 20
-    assert max(gaps) < 0.5 * (ticks[-1] - ticks[0])  # of a time with one prompt and 150 steps
+    assert gate.steps == OPTIONS["max_new_tokens"]
 
 
 def test_errors_reach_the_reader(demo: Model) -> None:
@@ -161,17 +175,22 @@ def test_errors_reach_the_reader(demo: Model) -> None:
     assert stream_threads() == 0
 
 
-def test_the_callers_cancel_counts_too(demo: Model) -> None:
-    event = threading.Event()
+def test_the_callers_cancel_counts_too(demo: Model, expected: dict[str, str]) -> None:
+    """Set at a piece, while the seventh token is chosen at the latest."""
+    event, gate = threading.Event(), Gate(after=6)
 
     async def run() -> str:
         text = ""
-        async for piece in demo.astream(PROMPTS[0], **{**OPTIONS, "cancel": event}):
+        options = {**OPTIONS, "cancel": event, "logits_processor": gate}
+        async for piece in demo.astream(PROMPTS[0], **options):
             text += piece
             event.set()
+            gate.open()
         return text
 
-    assert len(asyncio.run(run())) < 40
+    text = asyncio.run(run())
+    assert expected[PROMPTS[0]].startswith(text)
+    assert gate.steps <= 8
 
 
 def test_a_session_streams_too(demo: Model, expected: dict[str, str]) -> None:
@@ -433,3 +452,46 @@ def test_many_requests_leave_no_memory_behind(demo: Model) -> None:
     asyncio.run(some(100))
     gc.collect()
     assert len(gc.get_objects()) - objects < 90  # less than one a request
+
+
+# What takes long: a T5's source, the prompts of a batch
+
+LONG_SOURCE = "pronounce: " + "the king said to the queen " * 100
+
+
+@pytest.fixture(scope="module")
+def speller() -> Model:
+    return load(demo="t5")
+
+
+def test_a_long_source_is_left_in_its_middle(speller: Model) -> None:
+    """Had it been read to its end, there would be a token."""
+    asked = itertools.count()
+    [result] = speller.generate(LONG_SOURCE, cancel=lambda: next(asked) >= 1)
+    assert (result.token_ids, result.finish_reason) == ((), "cancelled")
+
+
+def test_a_session_goes_on_with_a_source_that_was_left(speller: Model) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 6, "eos_token_id": None}
+    [expected] = speller.generate(LONG_SOURCE, **options)
+    asked = itertools.count()
+    with speller.session() as session:
+        [result] = session.generate(LONG_SOURCE, cancel=lambda: next(asked) >= 1, **options)
+        assert (result.token_ids, session.cached_tokens) == ((), ())
+        assert session.generate(LONG_SOURCE, **options)[0].token_ids == expected.token_ids
+
+
+def test_prompts_of_a_batch_are_left_in_their_middle(demo: Model) -> None:
+    asked = itertools.count()
+    prompts = ["the king said to the queen " * 70] * 16
+    results = demo.generate(prompts, cancel=lambda: next(asked) >= 1, max_new_tokens=4)
+    assert {(r.token_ids, r.finish_reason) for r in results} == {((), "cancelled")}
+
+
+def test_a_run_s_own_error_comes_through(speller: Model) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        speller.generate(LONG_SOURCE, cancel=raising)
+
+
+def raising() -> bool:
+    raise ValueError("not a number")

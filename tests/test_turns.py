@@ -174,11 +174,11 @@ def test_streams_that_other_threads_go_on_with_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server may take each piece in another thread than the one before it."""
-    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
+    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 1)
     places = Places(1)
     held = places.one()
     place = held.__enter__()  # begun in this thread, which waits below
-    end = time.monotonic() + 1
+    end = time.monotonic() + 2
 
     def go_on() -> None:
         while time.monotonic() < end:
