@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeseq.runtime.bench_worker import Task
 from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import with_cache
-from edgeseq.runtime.errors import OptionError
+from edgeseq.runtime.devices import AUTO, CPU, Device, parse_device
+from edgeseq.runtime.engine import default_cache, with_cache
+from edgeseq.runtime.errors import DeviceError, OptionError
 from edgeseq.runtime.manifest import Manifest
 
 CHUNK_BYTES = 1 << 20
@@ -33,6 +34,7 @@ class Case:
 
     name: str
     manifest: Manifest  # with the cache that is measured
+    device: Device
     task: Task
     left_out: Sequence[str]  # a sentence for each length that the model has no room for
 
@@ -42,16 +44,19 @@ def cases_of(
     kv_caches: Sequence[Any],
     lengths: Lengths,
     threads: int | None,
+    machines: Sequence[Mapping[str, Any]] = ({"device": "cpu"},),
 ) -> list[Case]:
-    """Every bundle with every cache (None: the bundle's own), all checked.
+    """Every bundle on every machine with every cache (None: the default there), all checked.
 
-    The files are read once, so that no first load waits for a disk. Raises ``BundleError`` for a
-    folder that is no sound bundle, ``OptionError`` for a cache that a bundle does not have.
+    ``machines``: what ``load`` takes of a device. The files are read once, so that no first load
+    waits for a disk. Raises ``BundleError`` for a folder that is no sound bundle, ``DeviceError``
+    for a name that is no device, ``OptionError`` for a cache that a bundle does not have.
     """
     bundles = [open_bundle(folder) for folder in folders]
     cases = [
-        _case(name, bundle, dtype, lengths, threads)
+        _case(name, bundle, {**machine, "threads": threads, "kv_cache": dtype}, lengths)
         for name, bundle in zip(_names(bundles), bundles, strict=True)
+        for machine in machines
         for dtype in dict.fromkeys(kv_caches)
     ]
     for bundle in bundles:
@@ -59,15 +64,14 @@ def cases_of(
     return cases
 
 
-def _case(name: str, bundle: Bundle, dtype: Any, lengths: Lengths, threads: int | None) -> Case:
-    asked = {"threads": threads, "kv_cache": dtype}
-    manifest = bundle.manifest
-    if dtype is not None:
-        try:
-            manifest = with_cache(manifest, dtype)
-        except OptionError as error:
-            raise OptionError(f"{name}: {error}") from error
-        name = f"{name} ({dtype} cache)"
+def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths) -> Case:
+    device, dtype = _device(asked), asked["kv_cache"]
+    try:
+        manifest = with_cache(bundle.manifest, dtype or default_cache(bundle.manifest, device))
+    except (DeviceError, OptionError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    words = [device.name] * (device.provider != CPU) + [f"{dtype} cache"] * (dtype is not None)
+    name += f" ({', '.join(words)})" if words else ""
     positions = manifest.dimensions.max_positions
     pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]
     task = Task(
@@ -79,7 +83,15 @@ def _case(name: str, bundle: Bundle, dtype: Any, lengths: Lengths, threads: int 
         repeats=lengths.repeats,
     )
     left_out = [] if positions is None else list(_left_out(name, task, lengths, positions))
-    return Case(name=name, manifest=manifest, task=task, left_out=left_out)
+    return Case(name=name, manifest=manifest, device=device, task=task, left_out=left_out)
+
+
+def _device(asked: Mapping[str, Any]) -> Device:
+    if asked["device"] == AUTO:
+        raise OptionError("The device 'auto' may be one or another: name those to measure.")
+    return parse_device(
+        asked["device"], asked.get("provider_options"), asked.get("provider_library")
+    )
 
 
 def _new_tokens(context: int, wanted: int, max_positions: int | None) -> int:

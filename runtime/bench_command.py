@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
+from edgeseq.runtime.option_flags import add_provider, provider_of
 
 LARGEST = 1 << 20  # of any number given
 MAX_THREADS = 1024
@@ -36,9 +37,17 @@ def add_parser(commands: Any) -> None:
         "--kv-cache",
         action="append",
         metavar="DTYPE",
-        help="measure each bundle with this cache, float32 or int8; may be given twice "
-        "(default: the bundle's)",
+        help="measure each bundle with this cache, float32, int8 or float16; may be given several "
+        "times (default: the bundle's, float16 on CUDA)",
     )
+    parser.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="measure each bundle on this device, cuda:1 say; may be given several times "
+        "(default: cpu). Memory is the machine's, not the device's",
+    )
+    add_provider(parser)
     count = _whole(1)
     parser.add_argument("--rounds", type=count, default=5, help="default: 5")
     parser.add_argument(
@@ -114,7 +123,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
     )
     folders = [*arguments.bundle, *map(demo_bundle, arguments.demo)]
-    cases = cases_of(folders, arguments.kv_cache or [None], lengths, arguments.threads)
+    caches, machines = arguments.kv_cache or [None], _machines(arguments)
+    cases = cases_of(folders, caches, lengths, arguments.threads, machines)
     threads = arguments.threads or usable_cores()
     rounds = measure_rounds(
         cases,
@@ -128,6 +138,16 @@ def _bench(arguments: argparse.Namespace) -> int:
         plot_bench(result, arguments.plot)
     print(json.dumps(result) if arguments.json else "\n".join(lines(result)))
     return 0
+
+
+def _machines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What ``load`` takes of each device; what is said of a provider is not of the CPU beside."""
+    names = list(dict.fromkeys(arguments.device or ["cpu"]))
+    provider = provider_of(arguments)
+    return [
+        {"device": name, **(provider if name != "cpu" or names == ["cpu"] else {})}
+        for name in names
+    ]
 
 
 def _show(message: str) -> None:

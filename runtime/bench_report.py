@@ -14,6 +14,7 @@ from typing import Any
 from edgeseq.runtime.bench_case import Case
 from edgeseq.runtime.bench_rounds import Measurement, Round
 from edgeseq.runtime.cores import logical_cores, physical_cores
+from edgeseq.runtime.devices import CPU
 from edgeseq.runtime.machine import processor, system
 
 COMPARED = ("load_s", "first_token_ms", "tokens_per_s", "loop_overhead_ms", "peak_memory_mb")
@@ -88,15 +89,19 @@ def over(function: Callable[[Sequence[float]], Any], values: Sequence[Any]) -> A
 
 
 def _completed(measurement: Measurement, case: Case, read_gb_per_s: float) -> Measurement:
-    """A measurement's numbers, with those that follow from them."""
+    """A measurement's numbers, with those that follow from them.
+
+    The machine's memory is not what another device reads: there is no share of its bandwidth then.
+    """
     speeds: dict[str, float] = measurement["tokens_per_s"]
     weights_gb = case.manifest.weights_per_token_bytes / 1e9
     gb_per_s = {context: weights_gb * speed for context, speed in speeds.items()}
+    shares = {context: value / read_gb_per_s for context, value in gb_per_s.items()}
     contexts = list(speeds)
     return {
         **{name: value for name, value in measurement.items() if name != "versions"},
         "gb_per_s": gb_per_s,
-        "share_of_read_bandwidth": {c: value / read_gb_per_s for c, value in gb_per_s.items()},
+        "share_of_read_bandwidth": shares if case.device.provider == CPU else {},
         "speed_to_first_context": {c: speeds[c] / speeds[contexts[0]] for c in contexts[1:]},
     }
 
@@ -114,6 +119,7 @@ def _described(case: Case) -> dict[str, Any]:
     return {
         "name": case.name,
         "architecture": manifest.architecture,
+        "device": case.device.name,
         "recipe": manifest.quantization.recipe,
         "kv_cache": manifest.kv_cache.dtype,
         "size_mb": _rounded(sum(file.size_bytes for file in manifest.files.values()) / 1e6),

@@ -62,8 +62,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     )
     for bundle in report["bundles"]:
         yield (
-            f"{bundle['name']}: {bundle['recipe']}, cache {bundle['kv_cache']}, "
-            f"{_number(bundle['size_mb'])} MB, of which a token reads "
+            f"{bundle['name']}: {bundle['recipe']} on {bundle['device']}, cache "
+            f"{bundle['kv_cache']}, {_number(bundle['size_mb'])} MB, of which a token reads "
             f"{_number(bundle['weights_per_token_mb'])} MB"
         )
     yield ""

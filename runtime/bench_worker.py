@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeseq.runtime.errors import EdgeseqError
 
@@ -39,7 +39,14 @@ OPTIONS: dict[str, Any] = {
 SOURCE_TOKENS = 32  # what an encoder reads while the decoder's speed is measured
 WARM_UP_TOKENS = 8  # of prompt and of output
 WATCH_S = 1.0  # between two looks at whether the parent is still there
-Runs = list[tuple[float, float]]
+
+
+class Run(NamedTuple):
+    """A run of a session."""
+
+    session: int  # its identity
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +96,28 @@ def measure(task: Task) -> dict[str, Any]:
 
 
 def _decode(model: Model, context: int, new_tokens: int) -> tuple[float, float]:
-    """Tokens a second after the first one, and median ms between two runs of the decoder."""
+    """Tokens a second after the first one, and median ms of a step in which no session runs."""
     with _timed_runs() as runs:
         timings = _generate(model, context, new_tokens, after_encoder=True).timings
-    steps = runs[1 - new_tokens :]  # not the encoder's, nor that of the context
-    gaps = [start - end for (_, end), (start, _) in pairwise(steps)]
-    return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps)
+    gaps_s = gaps_of(runs)[2 - new_tokens :]  # not before the second step
+    return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps_s)
+
+
+def gaps_of(runs: Sequence[Run]) -> list[float]:
+    """Before each run of the decoder but the first of all, the seconds in which nothing ran.
+
+    The decoder is what ran most often, and first of those: on a device a graph that finds the best
+    logits may run after it.
+    """
+    sessions = [run.session for run in runs]
+    decoder = max(dict.fromkeys(sessions), key=sessions.count)
+    gaps_s, gap_s = [], 0.0
+    for before, run in pairwise(runs):
+        gap_s += run.start_s - before.end_s
+        if run.session == decoder:
+            gaps_s.append(gap_s)
+            gap_s = 0.0
+    return gaps_s
 
 
 def _generate(
@@ -121,17 +144,17 @@ def _ids(model: Model, count: int) -> list[int]:
 
 
 @contextmanager
-def _timed_runs() -> Iterator[Runs]:
-    """When each run of any session of this process started and ended."""
+def _timed_runs() -> Iterator[list[Run]]:
+    """The runs of any session of this process."""
     from edgeseq.runtime.onnx_runtime import Session
 
-    runs: Runs = []
+    runs: list[Run] = []
     run_untimed = Session.run_with_iobinding
 
-    def run(*arguments: Any) -> None:
+    def run(session: Session, *arguments: Any) -> None:
         started = time.perf_counter()
-        run_untimed(*arguments)
-        runs.append((started, time.perf_counter()))
+        run_untimed(session, *arguments)
+        runs.append(Run(id(session), started, time.perf_counter()))
 
     Session.run_with_iobinding = run  # type: ignore[method-assign, assignment]
     try:

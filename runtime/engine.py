@@ -65,7 +65,7 @@ def open_engine(
         )
     if prepack and device.provider != CPU:
         raise OptionError(f"prepack has no effect on the device {device.name!r}: leave it out.")
-    manifest = with_cache(manifest, kv_cache or _default_cache(manifest, device))
+    manifest = with_cache(manifest, kv_cache or default_cache(manifest, device))
     weights = manifest.shared_weights
     if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
         raise BundleError(
@@ -91,7 +91,8 @@ def open_engine(
     return engine(manifest, sessions, memory)
 
 
-def _default_cache(manifest: Manifest, device: Device) -> CacheDtype:
+def default_cache(manifest: Manifest, device: Device) -> CacheDtype:
+    """What the cache holds there where nobody says; ``DeviceError`` without a graph for it."""
     if device.provider != CUDA:
         return manifest.kv_cache.dtype
     if DECODERS["float16"] not in manifest.graphs:

@@ -59,6 +59,14 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cpu", help="cpu (default), cuda, cuda:1, auto, directml, ..."
     )
+    add_provider(parser)
+    parser.add_argument(
+        "--kv-cache", choices=["float32", "int8", "float16"], help="default: the bundle's"
+    )
+
+
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say more of a device; ``provider_of`` reads them."""
     parser.add_argument(
         "--provider-option",
         action="append",
@@ -67,12 +75,19 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="of the device's execution provider; may be given several times",
     )
     parser.add_argument("--provider-library", metavar="FILE", help="a plug-in that has the device")
-    parser.add_argument(
-        "--kv-cache", choices=["float32", "int8", "float16"], help="default: the bundle's"
-    )
 
 
 def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``load`` takes of them. Raises ``OptionError`` as ``provider_of`` does."""
+    return {
+        "threads": arguments.threads,
+        "device": arguments.device,
+        **provider_of(arguments),
+        "kv_cache": arguments.kv_cache,
+    }
+
+
+def provider_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What ``load`` takes of them. Raises ``OptionError`` for a provider's option without value."""
     options: dict[str, str] = {}
     for item in arguments.provider_option:
@@ -80,13 +95,7 @@ def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
         if not name or not equals:
             raise OptionError(f"--provider-option {item!r:.60}: give NAME=VALUE.")
         options[name] = value
-    return {
-        "threads": arguments.threads,
-        "device": arguments.device,
-        "provider_options": options or None,
-        "provider_library": arguments.provider_library,
-        "kv_cache": arguments.kv_cache,
-    }
+    return {"provider_options": options or None, "provider_library": arguments.provider_library}
 
 
 def say_device(model: Model, asked: str) -> None:

@@ -178,6 +178,29 @@ def test_given_cache(bundle: Path, capsys: Captured) -> None:
     assert (item["name"], item["kv_cache"]) == ("gpt2 (float32 cache)", "float32")
 
 
+def test_devices(bundle: Path, capsys: Captured) -> None:
+    arguments = ["--rounds", "1", *LENGTHS, "--device", "cpu", "--device", "cpu"]
+    [item] = bench(capsys, str(bundle), *arguments)["bundles"]
+    assert (item["name"], item["device"]) == ("gpt2", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--device", "gpu"], "There is no device 'gpu'"),
+        (["--device", "auto"], "The device 'auto' may be one or another"),
+        (["--device", "cuda"], "gpt2: The bundle has no graph for the device 'cuda'"),
+        (["--provider-option", "a=1"], "provider_options have no effect on the CPU"),
+        (["--device", "xnnpack", "--provider-option", "a"], "--provider-option 'a': give NAME="),
+        (["--device", "cpu", "--device", "coreml"], "gpt2 (coreml): The device 'coreml' is not"),
+    ],
+)
+def test_devices_that_are_not_there(
+    arguments: list[str], complaint: str, bundle: Path, capsys: Captured
+) -> None:
+    assert failure(capsys, str(bundle), "--rounds", "1", *arguments).startswith(complaint)
+
+
 def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     graph = broken / "decoder.onnx"

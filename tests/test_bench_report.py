@@ -14,6 +14,7 @@ from edgeseq.runtime.bench_case import Case, Lengths, cases_of
 from edgeseq.runtime.bench_report import over, report, statistics_of
 from edgeseq.runtime.bench_rounds import Round, measure_rounds, turns
 from edgeseq.runtime.bench_table import lines
+from edgeseq.runtime.bench_worker import Run, gaps_of
 from edgeseq.runtime.demo_bundles import DEMO_BUNDLES
 
 LENGTHS = Lengths(prompts=[32], contexts=[32, 64], new_tokens=16, fewest_new_tokens=16, repeats=1)
@@ -44,6 +45,34 @@ def a_round(*speeds: float, read: float = 2e9, **changes: Any) -> Round:
         other_cpu_share=None,
         measurements=[measurement(speed, **changes) for speed in speeds],
     )
+
+
+# devices
+
+
+def test_another_device_has_no_share_of_the_machines_bandwidth() -> None:
+    machines = [{"device": "cpu"}, {"device": "xnnpack", "provider_options": {"a": "1"}}]
+    pair = cases_of([DEMO_BUNDLES / "gpt2"], [None], LENGTHS, 1, machines)
+    assert [case.name for case in pair] == ["gpt2", "gpt2 (xnnpack)"]
+    assert pair[0].task.load_options == {"device": "cpu", "threads": 1}
+    assert pair[1].task.load_options == {**machines[1], "threads": 1}
+    found = report(pair, [a_round(100.0, 200.0)], 1)
+    assert [item["device"] for item in found["bundles"]] == ["cpu", "xnnpack"]
+    assert [[*item["share_of_read_bandwidth"]] for item in found["bundles"]] == [["32", "64"], []]
+    table = "\n".join(lines(found))
+    assert "gpt2 (xnnpack): int8 on xnnpack" in table
+    [share] = [line for line in table.splitlines() if "of the bandwidth at 64" in line]
+    assert "xnnpack" not in share
+
+
+def test_gaps_are_what_no_session_takes() -> None:
+    """An encoder, a prompt, two steps; after each run of the decoder (1) another one's (2)."""
+    runs = [
+        *(Run(0, 0.0, 1.0), Run(1, 1.5, 2.0), Run(2, 2.25, 3.0)),
+        *(Run(1, 4.0, 5.0), Run(2, 5.0, 5.5), Run(1, 7.5, 8.0), Run(2, 8.0, 9.0)),
+    ]
+    assert gaps_of(runs) == [0.5, 1.25, 2.0]
+    assert gaps_of([run for run in runs if run.session != 2]) == [0.5, 2.0, 2.5]
 
 
 # turns
