@@ -14,12 +14,13 @@ import threading
 import tkinter
 from typing import NamedTuple
 
-from edgeseq.runtime import Model, load
+from edgeseq.runtime import EdgeseqError, Model, load
 
 WAIT_MS = 150  # after a key, before the model begins
 POLL_MS = 15
 NEW_TOKENS = 16
-LONGEST = 450  # characters that are read: no more tokens than the smallest model has positions
+LONGEST = 4000  # characters that are read
+STEP = 256  # of them that go at once where they are too many: the session keeps the rest till then
 
 
 class Request(NamedTuple):
@@ -62,14 +63,26 @@ class Completer:
     def _work(self, model: Model) -> None:
         with model.session() as session:
             while (request := self._requests.get()) is not None:
-                for piece in session.stream(
-                    request.text[-LONGEST:],
-                    max_new_tokens=NEW_TOKENS,
-                    do_sample=False,
-                    repetition_penalty=1.2,
-                    cancel=request.cancelled,
-                ):
-                    self.pieces.put((request, piece))
+                try:
+                    for piece in session.stream(
+                        end_of(request.text, model),
+                        max_new_tokens=NEW_TOKENS,
+                        do_sample=False,
+                        repetition_penalty=1.2,
+                        cancel=request.cancelled,
+                    ):
+                        self.pieces.put((request, piece))
+                except EdgeseqError as error:  # of this text: the next may be served
+                    print(error, file=sys.stderr)
+
+
+def end_of(text: str, model: Model) -> str:
+    """As much of the end of ``text`` as the model has positions for, with what it writes."""
+    positions = model.bundle.manifest.dimensions.max_positions
+    begin = -(-max(0, len(text) - LONGEST) // STEP) * STEP
+    while positions and len(model.tokenizer.encode(text[begin:])) > positions - NEW_TOKENS:
+        begin += STEP
+    return text[begin:]
 
 
 class Window:

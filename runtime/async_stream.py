@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 END: Final = object()
+OWN = "edgeseq-"  # what the names of threads begin with that work for a call
 
 
 async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> AsyncIterator[str]:
@@ -34,7 +35,7 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
         finally:
             put(END)
 
-    thread = threading.Thread(target=work, name="edgeseq-stream")
+    thread = threading.Thread(target=work, name=f"{OWN}stream")
     thread.start()
     item: object = None
     try:
@@ -51,5 +52,9 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
 
 
 def is_interpreter_ending() -> bool:
-    """Whether the main thread has ended: Python waits for all others then."""
-    return not threading.main_thread().is_alive()
+    """Whether Python waits for none but edgeseq's own threads: the program's have ended."""
+    main = threading.main_thread()
+    return not main.is_alive() and not any(
+        not thread.daemon and thread is not main and not thread.name.startswith(OWN)
+        for thread in threading.enumerate()
+    )

@@ -80,7 +80,8 @@ class Job:
         self.name = template.name
         self._model, self._template, self._options = model, template, options
         files = {name: file.sha256 for name, file in manifest.files.items()}
-        told = [files, asdict(form), dict(options), dict(loading)]
+        defaults = [dict(template.defaults), manifest.generation]
+        told = [files, asdict(form), defaults, dict(options), dict(loading)]
         known = json.dumps(told, sort_keys=True, default=repr).encode()
         # Names all that answers depend on beside the input.
         self._run = sha256(known).hexdigest()[:12]

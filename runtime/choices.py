@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseq.runtime.arguments import Arguments
-from edgeseq.runtime.decoder import Decoder, Logits, NewDecoder
+from edgeseq.runtime.decoder import CancelledError, Decoder, Logits, NewDecoder, never
 from edgeseq.runtime.errors import OptionError, PromptError
 from edgeseq.runtime.generating import Outputs
 from edgeseq.runtime.option_values import is_text
@@ -24,7 +24,7 @@ from edgeseq.runtime.results import ChoiceProbability, GenerationResult, Timings
 from edgeseq.runtime.scoring import log_softmax
 
 Logprobs = NDArray[np.float64]
-MAY_STAND_BESIDE = {"choices", "decoder_input_ids"}
+MAY_STAND_BESIDE = {"choices", "decoder_input_ids", "cancel"}
 
 
 def check_choosing(arguments: Arguments, options: Mapping[str, Any]) -> None:
@@ -52,14 +52,40 @@ def choose(
     start: Sequence[int],
     choices: Sequence[str],
     began: float,
+    cancelled: Callable[[], bool] = never,
 ) -> GenerationResult:
     """The most probable of ``choices`` after ``prompt``, with all their probabilities.
 
     ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
-    ``time.perf_counter``. Raises ``OptionError`` for a choice that the tokenizer cannot spell,
+    ``time.perf_counter``. ``cancelled`` is asked before the prompt and between its parts: where it
+    says so there is no choice. Raises ``OptionError`` for a choice that the tokenizer cannot spell,
     ``PromptError`` where one does not fit behind the prompt.
     """
     choices = [str(choice) for choice in choices]
+    token_ids = _spelled(outputs, start, choices)
+    if cancelled():
+        return _result((), (), prompt, began, began)
+    decoder = new_decoder([prompt], len(start) + max(map(len, token_ids)))
+    try:
+        logits = decoder.prefill([start], cancelled)
+        first = time.perf_counter()
+        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+    except CancelledError:
+        return _result((), (), prompt, began, time.perf_counter())
+    finally:
+        decoder.close()
+    shares = np.exp(np.array(logprobs) - max(logprobs))
+    shares /= shares.sum()
+    ranked = sorted(range(len(choices)), key=lambda i: -logprobs[i])
+    found = tuple(
+        ChoiceProbability(text=choices[i], probability=float(shares[i]), logprob=logprobs[i])
+        for i in ranked
+    )
+    return _result(found, token_ids[ranked[0]], prompt, began, first)
+
+
+def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> list[list[int]]:
+    """The token ids of each choice."""
     token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
     positions = outputs.manifest.dimensions.max_positions
     for choice, ids in zip(choices, token_ids, strict=True):
@@ -72,28 +98,25 @@ def choose(
                 f"The choice {choice!r:.60} ends after the model's {positions} positions: shorten "
                 "the prompt."
             )
-    decoder = new_decoder([prompt], len(start) + max(map(len, token_ids)))
-    try:
-        logits = decoder.prefill([start])
-        first_s = time.perf_counter() - began
-        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
-    finally:
-        decoder.close()
-    shares = np.exp(np.array(logprobs) - max(logprobs))
-    shares /= shares.sum()
-    ranked = sorted(range(len(choices)), key=lambda i: -logprobs[i])
-    best = ranked[0]
+    return token_ids
+
+
+def _result(
+    found: Sequence[ChoiceProbability],
+    token_ids: Sequence[int],
+    prompt: Sequence[int],
+    began: float,
+    first: float,
+) -> GenerationResult:
+    """``found``: the choices, the most probable first; none where the call was cancelled."""
     return GenerationResult(
-        text=choices[best],
-        token_ids=tuple(token_ids[best]),
-        finish_reason="stop",
+        text=found[0].text if found else "",
+        token_ids=tuple(token_ids),
+        finish_reason="stop" if found else "cancelled",
         prompt_tokens=len(prompt),
-        generated_tokens=len(token_ids[best]),
-        timings=Timings(first_token_s=first_s, total_s=time.perf_counter() - began),
-        choices=tuple(
-            ChoiceProbability(text=choices[i], probability=float(shares[i]), logprob=logprobs[i])
-            for i in ranked
-        ),
+        generated_tokens=len(token_ids),
+        timings=Timings(first_token_s=first - began, total_s=time.perf_counter() - began),
+        choices=tuple(found),
     )
 
 

@@ -50,7 +50,7 @@ class Model:
     - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
       (vocabulary,), to the logits that count;
     - ``cancel``: a function, or an event with ``is_set``, asked at every step and between chunks of
-      a prompt: once it is true, what has been generated is returned;
+      a prompt: once it is true, what has been generated is returned, of ``choices`` none;
     - ``decoder_input_ids``, after an encoder: tokens that the output goes on from, a list of ids
       for all texts or a list of such lists. Results hold what comes after them.
     """
@@ -137,7 +137,10 @@ class Model:
         given = Arguments(cancel=options.get("cancel"))
         options["cancel"] = lambda: stop.is_set() or is_interpreter_ending() or given.is_cancelled()
         self._check_stream(text, options)
-        self._call([], options)  # the rest of the work before the first token is the thread's
+        # The rest of the work before the first token is the thread's: what it reads, too.
+        is_t5 = self.bundle.manifest.kind == "encoder-decoder"
+        of_prompts = {"decoder_input_ids"} if is_t5 else set()
+        self._call([], {name: options[name] for name in options.keys() - of_prompts})
         return relay(lambda: self.stream(text, **options), stop)
 
     def run(
@@ -231,8 +234,9 @@ class Model:
             return self._finish(call, began)
 
     def _choose(self, call: Call, choices: Sequence[str], began: float) -> Results:
+        cancelled = call.arguments.is_cancelled
         found = (
-            choose(self._outputs, self._new_decoder, prompt, start, choices, began)
+            choose(self._outputs, self._new_decoder, prompt, start, choices, began, cancelled)
             for prompt, start in zip(call.prompts, call.starts, strict=True)
         )
         return [replace(result, prompt_index=index) for index, result in enumerate(found)]

@@ -11,6 +11,7 @@ from edgeseq.runtime.errors import OptionError, PromptError
 from edgeseq.runtime.manifest import Kind, Manifest
 from edgeseq.runtime.model import Model
 from edgeseq.runtime.pipeline_arguments import COMMON, RETURNS, Arguments, split
+from edgeseq.runtime.prompts import listed
 from edgeseq.runtime.resolving import INSTEAD, resolve_options
 
 Record = dict[str, Any]
@@ -61,6 +62,7 @@ class Pipeline(ABC):
             own = {name: value for name, value in own.items() if name not in RETURNS}
         arguments, generation = split({**own, **options}, self.arguments, self.kind)
         if isinstance(text_inputs, str):
+            _check_starts(generation, 1)
             return self._records([text_inputs], arguments, generation)[0]
         if isinstance(text_inputs, Iterator):
             return self._iterate(text_inputs, arguments, generation)
@@ -68,6 +70,7 @@ class Pipeline(ABC):
             raise PromptError(
                 f"A pipeline takes a text or a list of them, not {text_inputs!r:.60}."
             )
+        _check_starts(generation, len(text_inputs))
         return self._joined(self._records(text_inputs, arguments, generation))
 
     def _joined(self, found: list[Records]) -> list[Any]:
@@ -163,13 +166,33 @@ def _check_effects(options: Mapping[str, Any]) -> None:
         raise OptionError(f"{name} has no effect with a pipeline: use generate.")
 
 
+def _starts_by_text(options: Mapping[str, Any]) -> list[Any] | None:
+    """``decoder_input_ids`` where they are lists by text; None: one for all, or none."""
+    starts = listed(options.get("decoder_input_ids"))
+    if not starts or all(listed(item) is None for item in starts):
+        return None
+    return starts
+
+
+def _check_starts(options: Mapping[str, Any], count: int) -> None:
+    """Refuse other than ``count`` lists of ``decoder_input_ids``, whatever a batch has of them."""
+    starts = _starts_by_text(options)
+    if starts is not None and len(starts) != count:
+        raise PromptError(
+            f"decoder_input_ids has {len(starts)} lists for {count} texts: give one list for all, "
+            "or one for each."
+        )
+
+
 def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
     """``options`` for the texts from ``first`` on: some are given by text."""
     changed = dict(options)
-    function, starts = (options.get(n) for n in ("prefix_allowed_tokens_fn", "decoder_input_ids"))
+    function, starts = options.get("prefix_allowed_tokens_fn"), _starts_by_text(options)
     if callable(function):
         changed["prefix_allowed_tokens_fn"] = lambda i, ids: function(first + i, ids)
-    if isinstance(starts, list | tuple) and starts and isinstance(starts[0], list | tuple):
+    if starts is not None:
+        if len(starts) < first + count:  # an iterator gave more texts
+            _check_starts(options, first + count)
         changed["decoder_input_ids"] = starts[first : first + count]
     return changed
 

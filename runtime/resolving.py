@@ -81,6 +81,8 @@ def resolve_options(
     known = [option.name for option in fields(GenerationOptions)]
     for name in caller:
         if name not in known:
+            if name in ARGUMENTS:
+                raise OptionError(f"{name} is no default: pass it in the call.")
             names = [*known, *ARGUMENTS]
             import difflib
 

@@ -170,6 +170,8 @@ def _fields(given: list[str], template: Template) -> dict[str, str]:
                 f"--field {item!r:.60} is none of {template.name}: give NAME=TEXT, where NAME is "
                 f"{' or '.join(template.fields)}."
             )
+        if name in fields:
+            raise OptionError(f"--field {name} is given twice.")
         fields[name] = text
     return fields
 

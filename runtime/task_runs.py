@@ -28,7 +28,7 @@ OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 class TaskResult:
     """The answer to one input."""
 
-    text: str  # the answer; of a classification the most probable label
+    text: str  # the answer; of a classification the most probable label, or "" if it was cancelled
     probabilities: Mapping[str, float] | None  # of a classification, by label, the highest first
     generation: GenerationResult
 
@@ -70,13 +70,13 @@ def run_all(
     kind = model.bundle.manifest.kind
     form = template.form(kind)
     prompts = [template.prompt(kind, values) for values in inputs]
-    options = {name: value for name, value in options.items() if value is not None}
-    if form.labels:
-        options = {"choices": list(form.labels.values()), **options}
-    for name in OF_ONE_PROMPT & options.keys():
+    options = dict(options)
+    for name in OF_ONE_PROMPT & {name for name, value in options.items() if value is not None}:
         raise OptionError(f"{name} belongs to single prompts: use generate.")
-    if options.pop(COUNT, 1) != 1:
+    if options.pop(COUNT, None) not in (None, 1):
         raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
+    if form.labels and options.get("choices") is None:
+        options["choices"] = list(form.labels.values())
     model, constraints = _with_template(model, template)
     options = {**constraints, **options}
     ids = [model.tokenizer.encode(prompt) for prompt in prompts]
@@ -127,6 +127,5 @@ def _result(form: Form, generation: GenerationResult) -> TaskResult:
     probabilities = {
         label_of.get(choice.text, choice.text): choice.probability for choice in generation.choices
     }
-    return TaskResult(
-        text=next(iter(probabilities)), probabilities=probabilities, generation=generation
-    )
+    best = next(iter(probabilities), "")  # none where it was cancelled
+    return TaskResult(text=best, probabilities=probabilities, generation=generation)

@@ -141,6 +141,10 @@ def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
         raise OptionError(f"{path}: {kind}.options must be a table.")
     if not _is_texts(labels) or ("labels" in content and len(labels) < 2):
         raise OptionError(f"{path}: {kind}.labels must give texts for two labels or more.")
+    if "" in labels.values() or len({*labels.values()}) < len(labels):
+        raise OptionError(f"{path}: {kind}.labels must give each label a text of its own.")
+    if "choices" in options:
+        raise OptionError(f"{path}: {kind}.options has choices: use {kind}.labels.")
     if labels and options:
         raise OptionError(f"{path}: {kind}.options have no effect beside labels.")
     if not isinstance(strip, bool):

@@ -78,7 +78,8 @@ class Places:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._lock = threading.Lock()
+        # The garbage collector may end a stream in any thread, in one that has the lock too.
+        self._lock = threading.RLock()
         self._queue: deque[Place] = deque()
         self._held: set[Place] = set()
         self._when_empty: Callable[[], None] | None = None

@@ -157,6 +157,12 @@ def test_answers_of_another_model_or_by_other_options_are_left_alone(
     changed = replace(template, forms=forms)
     with pytest.raises(OptionError, match="by this model, template and options"):
         answer_file(Job(model, changed, read_inputs(source, changed), {}), out)
+    for other, form in (
+        (model, replace(template, defaults={"question": "?"})),
+        (model.with_defaults({**model.bundle.manifest.generation, "num_beams": 2}), template),
+    ):
+        with pytest.raises(OptionError, match="by this model, template and options"):
+            answer_file(Job(other, form, read_inputs(source, form), {}), out)
     assert out.read_bytes() == there
     assert answer(model, source, out) == 3
     assert out.read_bytes() == whole
@@ -286,6 +292,8 @@ def test_run_a_text(model: Model, capsys: Any, monkeypatch: pytest.MonkeyPatch) 
     assert main([*question, "Who?", "--field", "context=The fox."]) == 0
     assert main([*question, "Who?"]) == 1
     assert "lacks context" in capsys.readouterr().err
+    assert main([*question, "Who?", "--field", "context=A.", "--field", "context=B."]) == 1
+    assert "--field context is given twice" in capsys.readouterr().err
     assert main([*question, "Who?", "--field", "other=The fox."]) == 1
     assert "question or context" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,6 +137,26 @@ def test_several_prompts(model: Model) -> None:
 def test_choices_that_are_refused(model: Model, options: dict[str, Any], said: str) -> None:
     with pytest.raises((OptionError, PromptError), match=said):
         model.generate("Once", **options)
+
+
+def test_cancelled_between_prompts(model: Model) -> None:
+    asked = itertools.count()
+    prompts, choices = ["Once", "Then", "So"], [" the king", " a fox"]
+    found = model.generate(prompts, choices=choices, cancel=lambda: next(asked) >= 1)
+    [first, *_] = model.generate(prompts, choices=choices)
+    assert found[0].choices == first.choices
+    for result in found[1:]:
+        assert (result.text, result.choices, result.finish_reason) == ("", (), "cancelled")
+
+
+def test_cancelled_between_the_chunks_of_a_prompt() -> None:
+    asked = itertools.count()
+    model, choices = load(demo="gpt2"), [" king", " queen"]
+    prompt = "the king said to the queen " * 50
+    [found] = model.generate(prompt, choices=choices, cancel=lambda: next(asked) >= 2)
+    assert (found.text, found.finish_reason) == ("", "cancelled")
+    [found] = model.generate(prompt, choices=choices, cancel=lambda: False)
+    assert found.finish_reason == "stop"
 
 
 def test_a_stream_has_no_choices(model: Model) -> None:

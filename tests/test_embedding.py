@@ -34,6 +34,11 @@ def demo() -> Model:
 
 
 @pytest.fixture(scope="module")
+def speller() -> Model:
+    return load(demo="t5")
+
+
+@pytest.fixture(scope="module")
 def expected(demo: Model) -> dict[str, str]:
     return {prompt: demo.generate(prompt, **OPTIONS)[0].text for prompt in PROMPTS}
 
@@ -199,6 +204,20 @@ def test_a_session_streams_too(demo: Model, expected: dict[str, str]) -> None:
             return "".join([piece async for piece in session.astream(PROMPTS[1], **OPTIONS)])
 
     assert asyncio.run(run()) == expected[PROMPTS[1]]
+
+
+@pytest.mark.parametrize("ids", [[123, 60], [[123, 60]]])
+def test_a_stream_goes_on_from_a_prefix(ids: Any, speller: Model) -> None:
+    options: dict[str, Any] = {**OPTIONS, "decoder_input_ids": ids}
+    [expected] = speller.generate("pronounce: fox", **options)
+    assert asyncio.run(read(speller, "pronounce: fox", **options)) == expected.text
+    with pytest.raises(PromptError, match="2 lists for 1 prompts"):
+        asyncio.run(read(speller, "pronounce: fox", decoder_input_ids=[[1], [2]]))
+
+
+def test_a_prefix_of_a_decoder_alone_is_refused_at_once(demo: Model) -> None:
+    with pytest.raises(OptionError, match="decoder_input_ids has no effect"):
+        demo.astream(PROMPTS[0], decoder_input_ids=[1])
 
 
 def test_one_thread_may_not_begin_more_streams_than_there_are_places(
@@ -377,6 +396,26 @@ def test_the_interpreter_may_end_in_the_middle_of_a_stream(how: str) -> None:
     assert "Fatal" not in done.stderr
 
 
+BEYOND_MAIN = """
+import asyncio, threading
+from edgeseq.runtime import load
+model, main = load(demo="gpt2"), threading.main_thread()
+options = {"max_new_tokens": 12, "eos_token_id": None, "do_sample": False}
+async def run():
+    main.join()
+    print("".join([piece async for piece in model.astream("Once", **options)]))
+print(model.generate("Once", **options)[0].text)
+threading.Thread(target=lambda: asyncio.run(run())).start()
+"""
+
+
+def test_a_loop_in_a_thread_goes_on_after_the_main_thread() -> None:
+    command = [sys.executable, "-c", BEYOND_MAIN]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    expected, found = done.stdout.splitlines()
+    assert found == expected != ""
+
+
 # What it leaves alone
 
 QUIET = """
@@ -457,11 +496,6 @@ def test_many_requests_leave_no_memory_behind(demo: Model) -> None:
 # What takes long: a T5's source, the prompts of a batch
 
 LONG_SOURCE = "pronounce: " + "the king said to the queen " * 100
-
-
-@pytest.fixture(scope="module")
-def speller() -> Model:
-    return load(demo="t5")
 
 
 def test_a_long_source_is_left_in_its_middle(speller: Model) -> None:

@@ -134,6 +134,15 @@ def test_the_window_goes_on_from_what_is_typed(window: Any) -> None:
     assert window.text.get("1.0", "end-1c") == taken + grey(window)
 
 
+def test_a_long_text_in_any_script_is_gone_on_from(display: None, window: Any) -> None:
+    completer = window.completer
+    request = completer.complete("Привет, как дела? " * 300)
+    assert completer.pieces.get(timeout=60)[0] is request
+    request = completer.complete("The king")
+    while completer.pieces.get(timeout=60)[0] is not request:
+        pass
+
+
 def test_a_key_drops_and_cancels_it(window: Any) -> None:
     write(window, "Once upon a")
     until(window, lambda: grey(window))

@@ -357,3 +357,18 @@ def test_devices_may_be_numbers() -> None:
     assert pipeline("text2text-generation", device=-1)("spell: K AE1 T")
     with pytest.raises(DeviceError, match="cuda:0"):
         pipeline("text2text-generation", device=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_lists_of_a_prefix_are_as_many_as_texts(t5: Pair, batch_size: int, count: int) -> None:
+    pipe = pipeline("text2text-generation", t5.model, batch_size=batch_size, num_beams=1)
+    with pytest.raises(PromptError, match=f"{count} lists for 3 texts"):
+        pipe(TEXTS, decoder_input_ids=[[5]] * count)
+    if count < 3:
+        with pytest.raises(PromptError, match="lists for"):
+            list(pipe(iter(TEXTS), decoder_input_ids=[[5]] * count))
+    lists = [[5], [6], [7, 8]]
+    alone = [pipe(text, decoder_input_ids=ids)[0] for text, ids in zip(TEXTS, lists, strict=True)]
+    assert pipe(TEXTS, decoder_input_ids=lists) == alone
+    assert [found[0] for found in pipe(iter(TEXTS), decoder_input_ids=lists)] == alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ options = { max_new_tokens = 4 }
         ("{ max_new_tokens = 4 }", "3", "options must be a table"),
         ("{ max_new_tokens", 'labels = {a="a",b="b"}\noptions = { max', "cannot be read"),
         ("options", 'labels = {a="a",b="b"}\noptions', "no effect beside labels"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "c", b = "c" }', "each label a text of its own"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "", b = "c" }', "each label a text of its own"),
+        ("{ max_new_tokens = 4 }", '{ choices = ["a"] }', "use encoder-decoder.labels"),
         ("[decoder-only]", "[decoder]", "has decoder; known are"),
         ("fields =", "fields", "cannot be read as a template"),
         ("fields =", "defaults = { other = 'a' }\nfields =", "for some of fields"),
@@ -198,6 +202,33 @@ def test_a_wrong_option_of_a_template_is_said(tmp_path: Path) -> None:
     path.write_text(GOOD.replace("max_new_tokens = 4", "max_tokens = 4"), encoding="utf-8")
     with pytest.raises(OptionError, match="no option 'max_tokens'"):
         load(demo="t5").run(path, "The fox")
+
+
+def test_an_argument_of_calls_is_no_option_of_a_template(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("max_new_tokens = 4", "cancel = 4"), encoding="utf-8")
+    with pytest.raises(OptionError, match="cancel is no default: pass it in the call"):
+        load(demo="t5").run(path, "The fox")
+
+
+def test_none_turns_an_option_of_the_template_off(tmp_path: Path) -> None:
+    model, path = load(demo="gpt2"), tmp_path / "mine.toml"
+    options = 'options = { max_new_tokens = 30, do_sample = false, stop_strings = ["e"] }'
+    path.write_text(GOOD.replace('"{text}!"', f'"{{text}}!"\n{options}'), encoding="utf-8")
+    [whole] = model.generate("The fox!", max_new_tokens=30, do_sample=False)
+    cut, found = (model.run(path, "The fox", **given) for given in ({}, {"stop_strings": None}))
+    assert isinstance(cut, TaskResult) and isinstance(found, TaskResult)
+    assert cut.text == whole.text.split("e")[0].strip()
+    assert found.text == whole.text.strip() != cut.text
+
+
+def test_a_classification_is_cancelled_between_texts() -> None:
+    asked = itertools.count()
+    texts = ["A film.", "A fine film, all in all.", "A dull film, which I left before its end."]
+    found = load(demo="gpt2").run("classification", texts, cancel=lambda: next(asked) >= 1)
+    assert isinstance(found, list)
+    assert [bool(result.probabilities) for result in found] == [True, False, False]
+    assert [bool(result.text) for result in found] == [True, False, False]
 
 
 def test_batches_are_of_similar_length() -> None:

@@ -138,6 +138,23 @@ def test_one_that_is_cancelled_waits_no_longer() -> None:
     assert not places._held
 
 
+def test_a_stream_that_the_garbage_collector_ends() -> None:
+    """It does so in any thread and anywhere: also where a place is just being taken."""
+    places, ended = Places(1), []
+
+    def end_inside() -> None:
+        held = places.one(never)
+        held.__enter__()
+        with places._lock:
+            held.__exit__(None, None, None)
+        ended.append(1)
+
+    start(end_inside).join(60)
+    assert ended
+    with places.one(never):
+        pass
+
+
 def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
     places = Places(2)
