@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeseq.runtime import Model, load
+from edgeseq.runtime import EdgeseqError, Model, load
 from edgeseq.runtime.device_memory import DeviceMemory
 from edgeseq.runtime.devices import Device, hidden_nodes
 from edgeseq.runtime.engine import engine, with_cache
+from edgeseq.runtime.errors import reason
 from edgeseq.runtime.manifest import ROLES
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.onnx_import import status
+from edgeseq.runtime.onnx_runtime import Session, open_session
 
 CACHE: Any = "float16"
 LARGEST_DIFFERENCE = 0.03  # of a logit, as a share of the largest: 16-bit products in another order
@@ -27,6 +31,7 @@ LEAST_SAME_TEXTS = 0.5  # greedy and with beams: 16-bit products may turn a near
 LARGEST_GROWTH_MB = 64
 GENERATIONS = 20
 NEW_TOKENS = 48
+ERRORS = (status.EPFail, status.Fail, status.InvalidArgument, status.NotImplemented)
 
 
 @dataclass
@@ -40,6 +45,14 @@ class Report:
         """``passed``: None where there is nothing to pass."""
         self.checks.append({"bundle": bundle, "check": check, "passed": passed, "found": found})
         print(f"{_mark(passed):6} {bundle}: {check}: {found}", flush=True)
+
+    @contextmanager
+    def failing(self, bundle: str, check: str) -> Iterator[None]:
+        """What is raised within is a check that failed: the others go on."""
+        try:
+            yield
+        except (EdgeseqError, MemoryError, RuntimeError, *ERRORS) as error:
+            self.add(bundle, check, False, f"{type(error).__name__}: {reason(error)}")
 
     @property
     def failed(self) -> int:
@@ -93,14 +106,19 @@ class Target:
 
 
 def verify(report: Report, name: str, folder: Path, target: Target) -> None:
-    """All checks of one bundle."""
-    there, here = target.model(folder), load(folder, kv_cache=CACHE)
-    _placement(report, name, folder, target)
-    prompts = _prompts(here)
-    for check in (_logits, _texts, _batches):
-        check(report, name, there, here, prompts)
-    _memory(report, name, there, prompts)
-    _speed(report, name, there, prompts)
+    """All checks of one bundle; what fails altogether is a line of the report, too."""
+    with report.failing(name, "placement of nodes"):
+        _placement(report, name, folder, target)
+    with report.failing(name, "loading"):
+        there, here = target.model(folder), load(folder, kv_cache=CACHE)
+        prompts = _prompts(here)
+        for check in (_logits, _texts, _batches):
+            with report.failing(name, check.__name__[1:]):
+                check(report, name, there, here, prompts)
+        with report.failing(name, "memory"):
+            _memory(report, name, there, prompts, target.device)
+        with report.failing(name, "speed"):
+            _speed(report, name, there, prompts)
 
 
 def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
@@ -109,10 +127,11 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
         return
     manifest = with_cache(load(folder, kv_cache=CACHE).bundle.manifest, CACHE)
     for role in ROLES[manifest.kind]:
-        session = open_session(folder / manifest.graphs[role], target.device, 1)
+        # Not by `open_session`, which refuses what leaves nodes to the CPU: they are told here.
+        session = Session(folder / manifest.graphs[role], target.device, 1, {})
         assigned = session.assigned_nodes()
         hidden = hidden_nodes(assigned)
-        count = Counter(provider for provider, _ in assigned)
+        count = Counter(node.provider for node in assigned)
         found = ", ".join(f"{n} on {provider}" for provider, n in count.items())
         on_cpu = f"; on the CPU though they compute: {', '.join(hidden)}" if hidden else ""
         report.add(name, f"placement of nodes, {role}", not hidden, found + on_cpu)
@@ -189,15 +208,17 @@ def _batches(
     report.add(name, "invariance", largest < LARGEST_DIFFERENCE, found)
 
 
-def _memory(report: Report, name: str, there: Model, prompts: list[list[int]]) -> None:
+def _memory(
+    report: Report, name: str, there: Model, prompts: list[list[int]], device: Device
+) -> None:
     def run() -> None:
         there.generate_ids(prompts[:4], num_beams=2, do_sample=False, max_new_tokens=16)
 
     run()
-    before = _used_mb()
+    before = _used_mb(device)
     for _ in range(GENERATIONS):
         run()
-    after = _used_mb()
+    after = _used_mb(device)
     if before is None or after is None:
         report.add(name, "memory", None, "nvidia-smi is not here, not measured")
         return
@@ -205,10 +226,14 @@ def _memory(report: Report, name: str, there: Model, prompts: list[list[int]]) -
     report.add(name, "memory", after - before <= LARGEST_GROWTH_MB, found)
 
 
-def _used_mb() -> int | None:
+def _used_mb(device: Device) -> int | None:
+    """What all programs use of a GPU; its number is one among those that CUDA may see."""
     if shutil.which("nvidia-smi") is None:
         return None
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    which = seen.split(",")[device.number].strip() if seen else str(device.number)
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    command.append(f"--id={which}")
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return int(done.stdout.split()[0]) if done.returncode == 0 and done.stdout.split() else None
 

@@ -16,10 +16,10 @@ import sys
 import time
 
 import numpy as np
-import onnxruntime
 
 from edgeseq.runtime import load
 from edgeseq.runtime.cores import usable_cores
+from edgeseq.runtime.onnx_runtime import runtime_version
 
 IDLE_S = 10.0
 SETTLE_S = 0.2
@@ -54,7 +54,7 @@ def main() -> None:
     bundle = sys.argv[1] if len(sys.argv) > 1 else None
     found: dict[str, object] = {
         "system": f"{platform.system()} {platform.machine()}",
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": runtime_version(),
         "default_threads": usable_cores(),
         "idle_percent_of_a_core": round(100 * idle_share(bundle), 4),
     }

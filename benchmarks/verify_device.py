@@ -21,13 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnxruntime
 from device_checks import Report, Target, verify
 
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import DeviceError
 from edgeseq.runtime.devices import AUTO, CPU, parse_device
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.onnx_runtime import open_session, runtime_version
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("fp16", "int8-weights", "int4")
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], Any] = pri
     if given.device == AUTO:
         parser.error("argument --device: name the device to verify")
     target = find_target(given.device)
-    where = f"ONNX Runtime {onnxruntime.__version__}, {', '.join(_gpus()) or 'no NVIDIA GPU'}"
+    where = f"ONNX Runtime {runtime_version()}, {', '.join(_gpus()) or 'no NVIDIA GPU'}"
     head = f"# {given.device} verified\n\n{where}."
     if target.is_stand_in:
         head = (
@@ -77,18 +76,24 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], Any] = pri
             "graphs for the device and its way of handling memory compute what they should."
         )
     report = Report(head)
+    try:
+        _verify_all(report, given.bundles, target)
+    finally:  # whatever ended it
+        given.report.write_text(report.markdown(), encoding="utf-8")
+        given.report.with_suffix(".json").write_text(
+            json.dumps({"stand_in": target.is_stand_in, "checks": report.checks}, indent=1) + "\n"
+        )
+    say(f"{report.failed} checks failed; wrote {given.report}. {head.splitlines()[0][2:]}")
+    return 1 if report.failed else 0
+
+
+def _verify_all(report: Report, given: Sequence[Path], target: Target) -> None:
     with TemporaryDirectory(prefix="edgeseq-") as name:
-        for label, folder in _float32_bundles(given.bundles, Path(name)).items():
+        for label, folder in _float32_bundles(given, Path(name)).items():
             for recipe in RECIPES:
                 out = Path(name) / f"{folder.name}-{recipe}"
                 quantize_bundle(folder, out, recipe=recipe, allow_loss=True)
                 verify(report, f"{label} {recipe}", out, target)
-    given.report.write_text(report.markdown(), encoding="utf-8")
-    given.report.with_suffix(".json").write_text(
-        json.dumps({"stand_in": target.is_stand_in, "checks": report.checks}, indent=1) + "\n"
-    )
-    say(f"{report.failed} checks failed; wrote {given.report}. {head.splitlines()[0][2:]}")
-    return 1 if report.failed else 0
 
 
 def _gpus() -> list[str]:

@@ -98,6 +98,9 @@ def _fetch(name: str, revision: str | None) -> Path:
     needed = needed_files([file.rfilename for file in files])
     # By the name that the caller used, so that the cache knows it by that name too.
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=needed))
+    if folder.name != info.sha:  # the branch has moved on meanwhile
+        info = HfApi().model_info(name, revision=folder.name, files_metadata=True)
+        files = info.siblings or []
     check_files(folder, hashes_of(files))
     return folder
 

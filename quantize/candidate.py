@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseq.quantize.cache import with_int8_cache
 from edgeseq.quantize.calibration import Observed, observe
+from edgeseq.quantize.cuda_graphs import for_cuda
 from edgeseq.quantize.half_cache import with_half_cache
 from edgeseq.quantize.network import Network
 from edgeseq.quantize.recipe import Blocks, Float16, Recipe, Rows, Storage
@@ -72,13 +73,17 @@ class Candidate:
             for role, network in self.networks.items():
                 rewriter = Rewriter(network, self.rounded, weights_file)
                 model = rewriter.model()
+                if role == "encoder" and self._runs_on_cuda:
+                    for_cuda(model)
                 onnx.save(model, folder / graphs[role])
                 if role == "decoder":
                     per_token = rewriter.weights_per_run_bytes
                     cached = with_int8_cache(model, self.cache_peaks)
                     onnx.save(cached, folder / INT8_CACHE_DECODER)
                     if self._runs_on_cuda:
-                        onnx.save(with_half_cache(model), folder / HALF_CACHE_DECODER)
+                        half = with_half_cache(model)
+                        for_cuda(half)
+                        onnx.save(half, folder / HALF_CACHE_DECODER)
                         graphs[DECODERS["float16"]] = HALF_CACHE_DECODER
         if manifest.tokenizer.file is not None:
             shutil.copyfile(

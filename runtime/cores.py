@@ -23,10 +23,9 @@ def physical_cores(cpus: Collection[int] | None = None) -> int:
     ``cpus``: the numbers of the logical ones that count; None: all.
     """
     cores = {
-        tuple((core / name).read_text().strip() for name in ("physical_package_id", "core_id"))
-        for core in CPUS.glob("cpu[0-9]*/topology")
-        if (core / "core_id").is_file()
-        and (cpus is None or int(core.parent.name.removeprefix("cpu")) in cpus)
+        file.read_text().strip()  # the numbers of a core's threads; its own are not unique on ARM
+        for file in CPUS.glob("cpu[0-9]*/topology/thread_siblings_list")
+        if cpus is None or int(file.parts[-3].removeprefix("cpu")) in cpus
     }
     return len(cores) or (logical_cores() if cpus is None else len(cpus))
 
@@ -55,6 +54,8 @@ def _quotas() -> Iterator[float]:
         # Within a container the group's own name may be that outside of it: then only the files
         # at the top are there, and they are this group's.
         root = GROUP_FILES / controllers
+        if not root.is_dir():  # the list's order may be another
+            root = GROUP_FILES / "cpu"
         folder = root if ".." in group else root / group.lstrip("/")
         for place in (folder, *folder.parents):
             if place.is_dir():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeseq.runtime.errors import DeviceError, OptionError
 
@@ -36,12 +36,9 @@ PACKAGES = {
     "QNNExecutionProvider": "onnxruntime-qnn",
 }
 NUMBERED = {CUDA, "TensorrtExecutionProvider", "DmlExecutionProvider", "MIGraphXExecutionProvider"}
-NAME = re.compile(r"(\w+)(?::(\d{1,3}))?")
-OF_SHAPES = {
-    *("Shape", "Size", "Constant", "ConstantOfShape", "Range", "Cast", "Gather", "Concat", "Slice"),
-    *("Squeeze", "Unsqueeze", "Reshape", "Expand", "Add", "Sub", "Mul", "Div", "Min", "Max"),
-    *("Equal", "Where", "Mod", "Tile", "MemcpyToHost", "MemcpyFromHost"),
-}
+NAME = re.compile(r"(\w+)(?::([0-9]{1,3}))?")
+OF_POSITIONS = "positions."  # what nodes' names begin with that compute nothing else, or shapes
+COPIES = {"MemcpyToHost", "MemcpyFromHost"}
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
@@ -93,6 +90,7 @@ def parse_device(
     if given and provider == CPU:
         raise OptionError("provider_options have no effect on the CPU: leave them out.")
     if number is not None:
+        number = str(int(number))
         if given.get("device_id", number) != number:
             raise OptionError(f"device_id has no effect beside the device {name!r}: pass one.")
         given["device_id"] = number
@@ -121,10 +119,11 @@ def _texts(options: Any) -> dict[str, str]:
         raise OptionError(
             f"provider_options is {options!r:.60}; it must be a dictionary of names and values."
         )
-    return {
-        name: str(int(value)) if isinstance(value, bool) else str(value)
-        for name, value in options.items()
-    }
+    texts = {name: str(value) for name, value in options.items()}
+    number = texts.get("device_id", "0")
+    if not (number.isascii() and number.isdigit()):
+        raise OptionError(f"device_id is {number!r:.60}; it must be a number from 0 on.")
+    return texts
 
 
 def check_there(device: Device, available: Collection[str], version: str) -> None:
@@ -167,10 +166,25 @@ def _why_not_loaded(library: str) -> str | None:
     return None
 
 
-def hidden_nodes(assigned: Iterable[tuple[str, str]]) -> list[str]:
-    """The kinds of nodes that run on the CPU though they compute, of provider and kind a node.
+class Assigned(NamedTuple):
+    """Which provider runs a node."""
 
-    What works out shapes does so there on purpose.
+    provider: str
+    kind: str
+    name: str
+
+
+def hidden_nodes(assigned: Iterable[Assigned]) -> list[str]:
+    """The kinds of nodes that run on the CPU though they compute.
+
+    What works out shapes and positions does so there on purpose.
     """
-    found = {kind for provider, kind in assigned if provider == CPU and kind not in OF_SHAPES}
-    return sorted(found)
+    return sorted(
+        {
+            node.kind
+            for node in assigned
+            if node.provider == CPU
+            and node.kind not in COPIES
+            and not node.name.startswith(OF_POSITIONS)
+        }
+    )

@@ -130,10 +130,22 @@ def open_engine_on(
     try:
         there = {name: value for name, value in settings.items() if name != "prepack"}
         opened = open_engine(manifest, folder, device="cuda", **there)
-    except (DeviceError, OptionError) as error:
+        _try(opened)
+    except (BundleError, DeviceError, OptionError) as error:
         opened = open_engine(manifest, folder, **settings)
         return Opened(opened, "cpu", str(error))
     return Opened(opened, "cuda", "the bundle's graphs run there")
+
+
+def _try(new_decoder: NewDecoder) -> None:
+    """A token and the next: whether there are kernels for this very device, and memory."""
+    decoder = new_decoder([[0]], 2)
+    try:
+        decoder.keep_best(1)
+        decoder.prefill([[0]])
+        decoder.decode([0])
+    finally:
+        decoder.close()
 
 
 def _device_memory(device: Device) -> Memory:

@@ -1,7 +1,8 @@
 """ONNX Runtime, imported with its telemetry off.
 
 It sends usage events by default from 1.29 on; the variable below is read when it is first imported.
-This is the only module that imports it.
+A program that has imported it before has to set it itself: the events that follow are switched off
+here. This is the only module that imports it.
 """
 
 from __future__ import annotations
@@ -27,5 +28,7 @@ except ImportError as error:
     raise MissingPackageError(
         f"ONNX Runtime is installed but cannot be loaded: {cause}."
     ) from error
+
+onnxruntime.disable_telemetry_events()
 
 __all__ = ["onnxruntime", "status"]

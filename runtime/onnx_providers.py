@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,8 +26,12 @@ def prepare(device: Device) -> None:
     check_driver(device)
     with _lock:
         if not _preloaded:
-            with redirect_stdout(StringIO()):  # where it prints what it does not find
+            # What it does not find it prints: into the module's own `print`, not the program's.
+            onnxruntime.print = lambda *_, **__: None
+            try:
                 onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
+            finally:
+                del onnxruntime.print
             _preloaded = True
 
 

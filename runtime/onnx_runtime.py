@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import numpy as np
 from edgeseq.runtime.background import Background
 from edgeseq.runtime.cores import usable_cores
 from edgeseq.runtime.decoder import CancelledError
-from edgeseq.runtime.devices import CPU, CUDA, Device, hidden_nodes, parse_device
+from edgeseq.runtime.devices import CPU, CUDA, Assigned, Device, hidden_nodes, parse_device
 from edgeseq.runtime.errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from edgeseq.runtime.manifest import SharedWeight
 from edgeseq.runtime.onnx_import import onnxruntime
@@ -42,8 +43,15 @@ _LOAD_ERRORS = (
     _status.NotImplemented,
     _status.RuntimeException,
 )
-# Where a device other than the CPU is the cause; some providers raise Python's own.
-_DEVICE_ERRORS = (_status.EPFail, _status.Fail, _status.RuntimeException, RuntimeError)
+# Where a device other than the CPU is the cause; bindings raise Python's own, some providers too.
+_DEVICE_ERRORS = (
+    _status.EPFail,
+    _status.Fail,
+    _status.InvalidArgument,
+    _status.NotImplemented,
+    _status.RuntimeException,
+    RuntimeError,
+)
 
 
 SharedWeights = Mapping[str, onnxruntime.OrtValue]
@@ -104,10 +112,10 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         )
         check_opened(self, device)
 
-    def assigned_nodes(self) -> list[tuple[str, str]]:
-        """Of each node the provider that runs it and its kind; not on the CPU."""
+    def assigned_nodes(self) -> list[Assigned]:
+        """Each node with the provider that runs it; not on the CPU."""
         return [
-            (part.ep_name, node.op_type)
+            Assigned(part.ep_name, node.op_type, node.name)
             for part in self.get_provider_graph_assignment_info()
             for node in part.get_nodes()
         ]
@@ -124,14 +132,30 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
                 "the model in this process."
             )
         with self._turns:
-            try:
+            if self._device.provider == CPU:
                 super().run_with_iobinding(*arguments)
-            except _DEVICE_ERRORS as error:
-                if self._device.provider == CPU:
-                    raise
-                raise DeviceError(
-                    f"The device {self._device.name!r} failed: {_reason(error)}."
-                ) from error
+            else:
+                with _failing(self._device):
+                    super().run_with_iobinding(*arguments)
+
+    def io_binding(self) -> Any:
+        """As ONNX Runtime's. On another device than the CPU binding copies, and may fail for lack
+        of memory: ``DeviceError``.
+        """
+        binding = super().io_binding()
+        if self._device.provider != CPU:
+            for name in ("bind_input", "bind_output"):
+                setattr(binding, name, _failing(self._device)(getattr(binding, name)))
+        return binding
+
+
+@contextmanager
+def _failing(device: Device) -> Iterator[None]:
+    """Raise ``DeviceError`` for what ``device``, which is not the CPU, fails at."""
+    try:
+        yield
+    except _DEVICE_ERRORS as error:
+        raise DeviceError(f"The device {device.name!r} failed: {_reason(error)}.") from error
 
 
 def run_until_cancelled(

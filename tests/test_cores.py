@@ -13,12 +13,16 @@ from edgeseq.runtime.cores import physical_cores, usable_cores
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight logical processors on four cores, all of which may be used."""
+    """Eight logical processors on four cores, all of which may be used.
+
+    The cores have two numbers, as those of ARM's clusters do.
+    """
     for cpu in range(8):
         topology = tmp_path / "cpus" / f"cpu{cpu}" / "topology"
         topology.mkdir(parents=True)
-        (topology / "core_id").write_text(f"{cpu % 4}\n")
+        (topology / "core_id").write_text(f"{cpu % 2}\n")
         (topology / "physical_package_id").write_text("0\n")
+        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     (tmp_path / "cpus" / "cpufreq").mkdir()
     monkeypatch.setattr(cores, "CPUS", tmp_path / "cpus")
     monkeypatch.setattr(cores, "GROUPS", tmp_path / "cgroup")
@@ -83,9 +87,12 @@ def test_the_group_s_name_is_one_outside_of_the_container(name: str, machine: Pa
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", 4), ("300000", 3)])
-def test_the_first_version_of_control_groups(quota: str, expected: int, machine: Path) -> None:
+@pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
+def test_the_first_version_of_control_groups(
+    quota: str, expected: int, folder: str, machine: Path
+) -> None:
     (machine / "cgroup").write_text("4:memory:/\n3:cpuset:/\n2:cpu,cpuacct:/app\n0::/\n")
-    app = machine / "groups" / "cpu,cpuacct" / "app"
+    app = machine / "groups" / folder / "app"
     app.mkdir(parents=True)
     (app / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (app / "cpu.cfs_period_us").write_text("100000\n")

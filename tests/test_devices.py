@@ -8,10 +8,19 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from edgeseq.runtime import DeviceError, OptionError, devices, engine, load, onnx_providers
+from edgeseq.runtime import (
+    BundleError,
+    DeviceError,
+    OptionError,
+    devices,
+    engine,
+    load,
+    onnx_providers,
+)
 from edgeseq.runtime.devices import (
     CPU,
     CUDA,
+    Assigned,
     Device,
     check_driver,
     check_there,
@@ -19,7 +28,7 @@ from edgeseq.runtime.devices import (
     parse_device,
     why_not_opened,
 )
-from edgeseq.runtime.onnx_providers import check_opened
+from edgeseq.runtime.onnx_providers import check_opened, prepare
 
 
 @pytest.mark.parametrize(
@@ -32,8 +41,9 @@ from edgeseq.runtime.onnx_providers import check_opened
         (
             "cuda",
             {"gpu_mem_limit": 2**31, "use_tf32": False},
-            Device("cuda", CUDA, (("gpu_mem_limit", "2147483648"), ("use_tf32", "0"))),
+            Device("cuda", CUDA, (("gpu_mem_limit", "2147483648"), ("use_tf32", "False"))),
         ),
+        ("cuda:01", None, Device("cuda:01", CUDA, (("device_id", "1"),))),
         ("directml:2", {}, Device("directml:2", "DmlExecutionProvider", (("device_id", "2"),))),
         ("coreml", None, Device("coreml", "CoreMLExecutionProvider")),
         (
@@ -52,15 +62,19 @@ def test_the_number_of_a_device() -> None:
     assert [parse_device(name).number for name in ("cuda", "cuda:0", "cuda:12")] == [0, 0, 12]
 
 
-@pytest.mark.parametrize("name", ["tpu", "", "CPU", None, 3, "cuda:", "cuda:x", "cuda:-1", "cpu:1"])
+@pytest.mark.parametrize(
+    "name", ["tpu", "", "CPU", None, 3, "cuda:", "cuda:x", "cuda:-1", "cuda:\u0661", "cpu:1"]
+)
 def test_no_device(name: Any) -> None:
     with pytest.raises(DeviceError, match="There is no device"):
         parse_device(name)
 
 
-@pytest.mark.parametrize("options", [3, "a", [("a", 1)], {1: 2}])
+@pytest.mark.parametrize(
+    "options", [3, "a", [("a", 1)], {1: 2}, {"device_id": "x"}, {"device_id": -1}]
+)
 def test_no_options(options: Any) -> None:
-    with pytest.raises(OptionError, match="provider_options"):
+    with pytest.raises(OptionError, match=r"provider_options|device_id"):
         parse_device("cuda", options)
 
 
@@ -105,6 +119,20 @@ def test_a_library_is_missing(tmp_path: Path) -> None:
     assert why_not_opened(tmp_path / "none.so").endswith("could not start it")
 
 
+def test_what_is_missing_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime prints which of CUDA's libraries it does not find; other threads print on."""
+    calls = "print('not found'); import builtins; builtins.print('the program')"
+    monkeypatch.setattr(onnx_providers, "check_driver", lambda _: None)
+    monkeypatch.setattr(onnx_providers, "_preloaded", False)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: exec(calls, vars(onnxruntime)))
+    for _ in range(2):
+        prepare(parse_device("cuda"))
+    assert capsys.readouterr().out == "the program\n"
+    assert "print" not in vars(onnxruntime)
+
+
 class FallenBack:
     def get_providers(self) -> list[str]:
         return [CPU]
@@ -117,11 +145,16 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
 
 
 def test_nodes_that_stay_on_the_cpu() -> None:
-    assigned = [(CUDA, "MatMul"), (CPU, "Shape"), (CPU, "Concat"), (CPU, "MatMulInteger")]
-    assert hidden_nodes([*assigned, (CPU, "MatMulInteger"), (CPU, "Abs")]) == [
-        "Abs",
-        "MatMulInteger",
+    assigned = [
+        Assigned(*(CUDA, "MatMul", "")),
+        Assigned(*(CPU, "Shape", "positions.1")),
+        Assigned(*(CPU, "Add", "positions.2")),
+        Assigned(*(CPU, "MemcpyToHost", "copy")),
+        Assigned(*(CPU, "Add", "residual")),
+        Assigned(*(CPU, "MatMulInteger", "")),
+        Assigned(*(CPU, "MatMulInteger", "")),
     ]
+    assert hidden_nodes(assigned) == ["Add", "MatMulInteger"]
 
 
 # Through `load`
@@ -136,6 +169,57 @@ def test_auto_says_what_it_took(bundle: Path) -> None:
     load(bundle, device="auto", kv_cache="float32")
     ids = model.generate_ids([[1]], max_new_tokens=5)[0].token_ids
     assert ids == asked.generate_ids([[1]], max_new_tokens=5)[0].token_ids
+
+
+@pytest.mark.parametrize("error", [BundleError, DeviceError, OptionError])
+def test_auto_takes_the_cpu_whatever_cuda_fails_at(
+    error: type[Exception], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = engine.open_engine
+
+    def fails(*arguments: Any, device: Any = "cpu", **settings: Any) -> Any:
+        if device == "cuda":
+            raise error("no kernel for it")
+        return opened(*arguments, device=device, **settings)
+
+    monkeypatch.setattr(engine, "open_engine", fails)
+    model = load(bundle, device="auto")
+    assert (model.device, model.device_reason) == ("cpu", "no kernel for it")
+
+
+@pytest.mark.parametrize("what", ["gpt2", "t5"])
+def test_auto_computes_before_it_says_cuda(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session opens where a kernel is missing that its first run would need."""
+    opened, runs = engine.open_engine, []
+
+    def on_the_cpu(*arguments: Any, device: Any = "cpu", **settings: Any) -> Any:
+        new_decoder = opened(*arguments, **settings)
+
+        def new(*given: Any) -> Any:
+            decoder = new_decoder(*given)
+            step = decoder.decode
+            decoder.decode = lambda tokens: runs.append(1) or step(tokens)
+            return decoder
+
+        return new
+
+    monkeypatch.setattr(engine, "open_engine", on_the_cpu)
+    assert load(demo=what, device="auto").device == "cuda"
+    assert runs == [1]
+
+
+def test_what_a_binding_raises_is_a_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device inputs are copied when they are bound, for which there may be no memory."""
+    model = load(bundle, device="AzureExecutionProvider")
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("Error when binding input: no memory\nat somewhere")
+
+    monkeypatch.setattr(onnxruntime.IOBinding, "bind_input", full)
+    with pytest.raises(DeviceError) as caught:
+        model.generate_ids([[1]], max_new_tokens=3)
+    expected = "The device 'AzureExecutionProvider' failed: Error when binding input: no memory."
+    assert str(caught.value) == expected
 
 
 def test_any_provider_of_the_build_can_be_named(bundle: Path) -> None:

@@ -15,8 +15,8 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import DeviceError, Model, load
 from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.devices import parse_device
-from edgeseq.runtime.engine import _default_cache
+from edgeseq.runtime.devices import OF_POSITIONS, parse_device
+from edgeseq.runtime.engine import default_cache
 
 RECIPES = ("fp16", "int8-weights", "int4")
 # What ONNX Runtime's CUDA provider has kernels for (its sources, 1.28 to 1.32), of what is used.
@@ -159,6 +159,46 @@ def test_what_the_graph_for_cuda_is_made_of(
     assert caches == {TensorProto.FLOAT16}
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tables_have_their_zero_points(recipe: str, quantized: Callable[[str], Bundle]) -> None:
+    """CUDA's kernel had another default than the CPU's."""
+    bundle = quantized(recipe)
+    for role in {"decoder_float16_cache", "encoder"} & bundle.manifest.graphs.keys():
+        found = graph(bundle, role)
+        tables = [node for node in found.node if node.op_type == "GatherBlockQuantized"]
+        assert bool(tables) == (recipe != "fp16")
+        weights = {tensor.name: tensor for tensor in found.initializer}
+        for node in tables:
+            bits = {a.name: a.i for a in node.attribute}["bits"]
+            zeros = onnx.numpy_helper.to_array(weights[node.input[3]])
+            rows, blocks = weights[node.input[2]].dims
+            assert zeros.shape == (rows, -(-blocks * bits // 8))
+            assert {*zeros.flat} == {0x80 if bits == 8 else 0x88}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_nodes_of_shapes_and_positions_say_so(
+    recipe: str, quantized: Callable[[str], Bundle]
+) -> None:
+    """The others have to run on the device: products, norms, residuals, all of attention."""
+    bundle = quantized(recipe)
+    of_shapes = {"Shape", "Range", "Sub", "Max", "LessOrEqual", "Less", "ReduceMax", "Clip"}
+    for role in {"decoder_float16_cache", "encoder"} & bundle.manifest.graphs.keys():
+        found = graph(bundle, role)
+        others = [node for node in found.node if not node.name.startswith(OF_POSITIONS)]
+        assert not {node.op_type for node in others} & of_shapes
+        if role != "encoder":  # whose residuals are in its norms
+            assert "Add" in {node.op_type for node in others}
+        made = {name for node in others for name in node.output}
+        floats = {"MatMul", "MatMulNBits", "Gemm", "Softmax", "LayerNormalization", "Loop"}
+        floats |= {"SimplifiedLayerNormalization", "MultiHeadAttention", "GroupQueryAttention"}
+        for node in found.node:
+            if node.op_type in floats or any(name in made for name in node.output):
+                assert not node.name.startswith(OF_POSITIONS)
+        names = [node.name for node in found.node if node.name]
+        assert len({*names}) == len(names)
+
+
 def test_products_of_fp16(source: Bundle, quantized: Callable[[str], Bundle]) -> None:
     """All in 16 bits, but T5's layer with the largest activations; half as many bytes."""
     for role in ("encoder", "decoder"):
@@ -178,12 +218,12 @@ def test_products_of_fp16(source: Bundle, quantized: Callable[[str], Bundle]) ->
 
 def test_which_graph_a_device_takes(source: Bundle, quantized: Callable[[str], Bundle]) -> None:
     cuda, cpu = parse_device("cuda"), parse_device("cpu")
-    assert _default_cache(quantized("fp16").manifest, cuda) == "float16"
-    assert _default_cache(quantized("int4").manifest, cuda) == "float16"
+    assert default_cache(quantized("fp16").manifest, cuda) == "float16"
+    assert default_cache(quantized("int4").manifest, cuda) == "float16"
     found = quantized("int4").manifest
-    assert _default_cache(found, cpu) == found.kv_cache.dtype != "float16"
+    assert default_cache(found, cpu) == found.kv_cache.dtype != "float16"
     with pytest.raises(DeviceError, match="--recipe fp16"):
-        _default_cache(source.manifest, cuda)
+        default_cache(source.manifest, cuda)
 
 
 def test_int8_has_none_for_cuda(quantized: Callable[[str], Bundle]) -> None:

@@ -100,6 +100,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     cuts: dict[str, int] = field(default_factory=dict)  # blob -> bytes until the line goes dead
     damaged: dict[str, bytes] = field(default_factory=dict)  # blob -> what is sent instead
+    pushes: dict[str, str] = field(default_factory=dict)  # branches -> commits, once asked for
     refusals: dict[str, tuple[HTTPStatus, str]] = field(default_factory=dict)  # by repository
 
     def add(self, name: str, commit: str, folder: Path, extra: set[str] | None = None) -> None:
@@ -155,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
             if query != "blobs=True":
                 siblings = [{"rfilename": file["rfilename"]} for file in siblings]
             info = {"id": name, "sha": commit, "siblings": siblings}
+            if revision in self.hub.pushes:
+                self.hub.branches[revision] = self.hub.pushes.pop(revision)
             self.send(HTTPStatus.OK, {}, json.dumps(info).encode())
 
     def redirect_to_blob(self) -> None:
@@ -316,6 +319,18 @@ def test_commit_is_exported_as_it_was(worker: Worker, cached: dict[str, Path], o
     assert worker.export("org/tiny", out, "--revision", OLD)[0] == 0
     assert open_bundle(out).manifest.source.revision == OLD
     assert weights_hash(out) == weights_hash(cached["v1"])
+
+
+def test_a_branch_that_moves_meanwhile(
+    hub: Hub, worker: Worker, cached: dict[str, Path], out: Path
+) -> None:
+    """The commit that its files are of is the one that they are checked by."""
+    hub.branches["moving"], hub.pushes["moving"] = OLD, NEW
+    status, errors = worker.export("org/tiny", out, "--revision", "moving")
+    del hub.branches["moving"]
+    assert (status, hub.pushes) == (0, {}), errors
+    assert open_bundle(out).manifest.source.revision == NEW
+    assert weights_hash(out) == weights_hash(cached["main"])
 
 
 def test_only_what_an_export_reads_is_fetched(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgeseq.runtime import DeviceError
 from edgeseq.runtime.devices import parse_device
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -54,3 +55,21 @@ def test_a_device_that_is_there_is_no_stand_in(
     device = parse_device("AzureExecutionProvider")  # in every build, takes no nodes
     target = verify_device.find_target(device.name)
     assert (target.device, target.is_stand_in) == (device, False)
+
+
+def test_what_fails_altogether_is_in_the_report(
+    verify_device: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that lacks a kernel: the report has the sentence, and what else was found."""
+    monkeypatch.setattr(verify_device, "RECIPES", ("fp16",))
+    report = tmp_path / "report.md"
+    arguments = [str(bundle), "--device", "AzureExecutionProvider", "--report", str(report)]
+
+    def lacks(*_: Any, **__: Any) -> Any:
+        raise DeviceError("The device failed: no kernel image is available.")
+
+    monkeypatch.setattr("device_checks.load", lacks)
+    assert verify_device.main(arguments, lambda _: None) == 1
+    text = report.read_text(encoding="utf-8")
+    assert "| loading | FAILED | DeviceError: The device failed: no kernel image is" in text
+    assert "| placement of nodes" in text
