@@ -3,10 +3,11 @@
     python benchmarks/verify_device.py --device cuda --report report.md
 
 Bundles in 16, 8 and 4 bits are made of the demo models (extras `export` and `quantize`) or of the
-float32 bundles that are given. For each: which nodes run where, logits and texts beside the CPU's,
-a row alone and in a batch, memory over many generations, tokens a second. Where the device is not
-there, a stand-in takes its place (the CPU, with a cache that Python cannot reach), and the report
-says so in its first line. Exit status 1 where a check fails.
+float32 bundles that are given. For each: which nodes run where, logits beside the CPU's and beside
+float32's, texts by every way to generate, a row alone and in a batch, memory over many generations,
+tokens a second. Where the device is not there, a stand-in takes its place (the CPU, with a cache
+that Python cannot reach), and the report says so in its first line. Exit status 1 where a check
+fails.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _verify_all(report: Report, given: Sequence[Path], target: Target) -> None:
             for recipe in RECIPES:
                 out = Path(name) / f"{folder.name}-{recipe}"
                 quantize_bundle(folder, out, recipe=recipe, allow_loss=True)
-                verify(report, f"{label} {recipe}", out, target)
+                verify(report, f"{label} {recipe}", out, folder, target)
 
 
 def _gpus() -> list[str]:

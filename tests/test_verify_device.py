@@ -39,6 +39,12 @@ def test_the_stand_in_is_said(
     assert found["stand_in"] is True
     checks = {check["check"] for check in found["checks"]}
     assert {"logits beside the CPU's", "invariance", "texts, 4 beams", "memory"} <= checks
+    assert "logits beside float32 on the CPU" in checks
+    texts = [check for check in found["checks"] if check["check"].startswith("texts")]
+    assert len(texts) == 9
+    for check in texts:  # the stand-in computes with the CPU's kernels
+        same, _, count, *_ = check["found"].split()
+        assert same == count
 
 
 def test_a_check_that_fails_is_said(verify_device: Any) -> None:
