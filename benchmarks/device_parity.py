@@ -30,9 +30,9 @@ Found = tuple[str, bool | None, str]
 def parity(there: Model, here: Model, prompts: list[Ids]) -> Iterator[Found]:
     """Of each way its name, whether it is passed (None: chance decides), and what was found."""
     for way, options in WAYS.items():
-        passed = None if "do_sample" in options else LEAST_SAME
+        least = None if "do_sample" in options else LEAST_SAME
         yield _same(
-            f"texts, {way}", passed, partial(_batch, prompts=prompts, options=options), there, here
+            f"texts, {way}", least, partial(_batch, prompts=prompts, options=options), there, here
         )
     if there.bundle.manifest.kind == "decoder-only":
         lookup = {"prompt_lookup_num_tokens": 5}

@@ -43,11 +43,12 @@ class Pipeline(ABC):
         self.task = task
         arguments, generation = split(options, self.arguments, self.kind)  # bad ones raise now
         _check_effects(generation)
+        padding, generation = _padding(generation, manifest)
         _, self._defaults = split_arguments(generation)
         if arguments.truncation and self._defaults.get("max_length") is not None:
             raise OptionError("max_length beside truncation belongs to a call: pass it there.")
         defaults = self._for_task(None)[1].bundle.manifest.generation
-        resolve_options(defaults, self._defaults, self.kind)
+        resolve_options({**defaults, **padding}, self._defaults, self.kind)
         self._own = {name: options[name] for name in options if name not in self._defaults}
 
     def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
@@ -101,6 +102,8 @@ class Pipeline(ABC):
                 raise PromptError(f"A pipeline takes texts, not {text!r:.60}.")
         _check_effects(options)
         prefix, model = self._for_task(arguments.task)
+        padding, options = _padding(options, model.bundle.manifest)
+        model = model.with_defaults({**model.bundle.manifest.generation, **padding})
         prefix = prefix if arguments.prefix is None else arguments.prefix
         prompts = [self._prompt(prefix + text, model, arguments, options) for text in texts]
         options = self._generation_options(prefix, model, arguments, options)
@@ -164,6 +167,24 @@ class Pipeline(ABC):
 def _check_effects(options: Mapping[str, Any]) -> None:
     for name in WITHOUT_EFFECT & {n for n, value in options.items() if value is not None}:
         raise OptionError(f"{name} has no effect with a pipeline: use generate.")
+
+
+def _padding(
+    options: Mapping[str, Any], manifest: Manifest
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``pad_token_id`` as a default, and the other options.
+
+    Nearly every call of Transformers' pipelines has it. Here nothing is padded, and only groups of
+    beams have a use for it, as a default has.
+    """
+    rest = dict(options)
+    token = rest.pop("pad_token_id", None)
+    if type(token) is int and token >= manifest.dimensions.vocabulary:
+        raise OptionError(
+            f"pad_token_id is {token}; token ids are integers from 0 to "
+            f"{manifest.dimensions.vocabulary - 1}."
+        )
+    return {} if token is None else {"pad_token_id": token}, rest
 
 
 def _starts_by_text(options: Mapping[str, Any]) -> list[Any] | None:

@@ -372,3 +372,20 @@ def test_lists_of_a_prefix_are_as_many_as_texts(t5: Pair, batch_size: int, count
     alone = [pipe(text, decoder_input_ids=ids)[0] for text, ids in zip(TEXTS, lists, strict=True)]
     assert pipe(TEXTS, decoder_input_ids=lists) == alone
     assert [found[0] for found in pipe(iter(TEXTS), decoder_input_ids=lists)] == alone
+
+
+def test_the_padding_that_nearly_every_call_names(gpt2: Pair) -> None:
+    found, expected = gpt2.both("text-generation", TEXTS, **GREEDY, pad_token_id=0)
+    assert found == expected
+    pipe = pipeline("text-generation", gpt2.model, pad_token_id=0, **GREEDY)
+    assert pipe(TEXTS) == expected
+    groups = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "eos_token_id": 5}
+    prompt = gpt2.model.tokenizer.encode(TEXTS[0])
+    [whole] = gpt2.model.generate_ids([prompt], **GREEDY, **groups, pad_token_id=7)
+    [[record]] = pipe(TEXTS[:1], pad_token_id=7, return_tensors=True, **groups)
+    assert record["generated_token_ids"] == [*prompt, *whole.token_ids]
+    for bad in (-1, "a", 10**6, True):
+        with pytest.raises(OptionError, match="pad_token_id"):
+            pipe(TEXTS, pad_token_id=bad)
+        with pytest.raises(OptionError, match="pad_token_id"):
+            pipeline("text-generation", gpt2.model, pad_token_id=bad)
