@@ -38,6 +38,8 @@ class KeptDecoder:
         self._is_closed = False
         # Held while the cache is used: forks may be used in other threads, and drop caches.
         self.lock = RLock()
+        # The garbage collector may end a call in any thread, which must not wait for the other.
+        self._turn_lock = RLock()
         pool.add(self)
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
@@ -46,12 +48,14 @@ class KeptDecoder:
             raise EdgeseqError("The session is closed: open another with model.session().")
         if len(sources) != 1:
             raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
-        self._turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
-        return self._turn
+        turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
+        with self._turn_lock:
+            self._turn = turn
+        return turn
 
     def end(self, turn: _Turn) -> None:
         """A call is over."""
-        with self.lock:
+        with self._turn_lock:
             if turn is self._turn:
                 self._turn = None
 
@@ -75,7 +79,9 @@ class KeptDecoder:
     def close(self) -> None:
         """Give the memory back for good; a call that is going on ends with it."""
         with self.lock:
-            self._is_closed, self._turn = True, None
+            self._is_closed = True
+            with self._turn_lock:
+                self._turn = None
             self.drop()
 
     def drop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,27 @@ def test_a_fork_while_a_prompt_is_read_holds_nothing_half(model: Model, session:
     assert {fork.cached_tokens for fork in forks[:4]} == {()}
     for other in forks:
         assert other.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
+
+
+def test_a_call_may_end_while_another_thread_uses_the_cache(model: Model) -> None:
+    """The garbage collector ends streams in any thread: it must not wait for that one."""
+    with model.session() as session:
+        stream = session.stream("Once upon", max_new_tokens=4)
+        next(stream)
+        kept = session._kept
+        assert kept is not None
+        ended = threading.Event()
+
+        def end() -> None:
+            stream.close()  # type: ignore[attr-defined]
+            ended.set()
+
+        with kept.lock:
+            thread = threading.Thread(target=end, daemon=True)
+            thread.start()
+            assert ended.wait(60)
+        thread.join()
+        assert not kept.is_in_use
 
 
 @pytest.mark.usefixtures("chunks_of_8")
