@@ -17,6 +17,7 @@ import numpy as np
 from device_parity import parity
 
 from edgeseq.runtime import EdgeseqError, Model, load
+from edgeseq.runtime.bundle import open_bundle
 from edgeseq.runtime.device_memory import DeviceMemory
 from edgeseq.runtime.devices import Device, hidden_nodes
 from edgeseq.runtime.engine import engine, with_cache
@@ -38,7 +39,6 @@ ERRORS = (status.EPFail, status.Fail, status.InvalidArgument, status.NotImplemen
 class Report:
     """Checks, each with what was found."""
 
-    head: str
     checks: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, bundle: str, check: str, passed: bool | None, found: str) -> None:
@@ -59,14 +59,14 @@ class Report:
         """How many checks did not pass."""
         return sum(check["passed"] is False for check in self.checks)
 
-    def markdown(self) -> str:
-        """The report as a page."""
+    def markdown(self, head: str) -> str:
+        """The report as a page that begins with ``head``."""
         rows = [
             f"| {c['bundle']} | {c['check']} | {_mark(c['passed'])} | {c['found']} |"
             for c in self.checks
         ]
-        head = ["| bundle | check | | found |", "|---|---|---|---|"]
-        return "\n".join([self.head, "", *head, *rows, ""])
+        table = ["| bundle | check | | found |", "|---|---|---|---|", *rows]
+        return "\n".join([head, "", *table, ""])
 
 
 def _mark(passed: bool | None) -> str:
@@ -130,7 +130,7 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
     if target.is_stand_in:
         report.add(name, "placement of nodes", None, "all on the CPU, the stand-in")
         return
-    manifest = with_cache(load(folder, kv_cache=CACHE).bundle.manifest, CACHE)
+    manifest = with_cache(open_bundle(folder).manifest, CACHE)
     for role in ROLES[manifest.kind]:
         # Not by `open_session`, which refuses what leaves nodes to the CPU: they are told here.
         session = Session(folder / manifest.graphs[role], target.device, 1, {})

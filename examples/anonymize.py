@@ -1,6 +1,8 @@
 """Replace names, addresses and numbers that tell who somebody is; read what comes of it.
 
 python examples/anonymize.py "Call Anna Berg at 555-0123." [BUNDLE]
+
+The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
 """
 
 import sys

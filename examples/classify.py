@@ -1,6 +1,8 @@
 """Tell whether a text is positive or negative.
 
 python examples/classify.py "A charming film." [BUNDLE]
+
+The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Find things in a text, each by its name.
 
 python examples/extract.py "Anna moved to Oslo in May." name,city [BUNDLE]
+
+The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
 """
 
 import sys

@@ -100,8 +100,10 @@ class Gate:
 
     def _measured(self, candidate: Candidate) -> Comparison:
         measured = self.measure(candidate, self.windows)
+        rise = measured.perplexity_rise
+        change = f"falls by {-rise:.2%}" if rise < 0 else f"rises by {rise:.2%}"
         self.progress(
-            f"perplexity rises by {measured.perplexity_rise:.2%} (limit {self.limit:.2%}), "
+            f"perplexity {change} (limit {self.limit:.2%}), "
             f"{measured.top1_agreement:.1%} of the most probable tokens stay"
         )
         return measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -44,9 +45,10 @@ def quantize_bundle(
     """Quantize the float32 bundle ``bundle`` by a recipe into the bundle ``out``.
 
     ``block_size``: weights that share a scale, where the recipe has blocks. ``keep``: layers to
-    store in higher precision from the start. ``kv_cache``: what the cache holds unless another is
-    asked for at load; None: as the recipe says if the gate holds with it. ``text``: a file to
-    calibrate and judge on, as ``edgeseq eval`` takes it; None: one that comes with edgeseq.
+    store in higher precision from the start, by name or pattern ("*.ff.wo"). ``kv_cache``: what the
+    cache holds unless another is asked for at load; None: as the recipe says if the gate holds with
+    it. ``text``: a file to calibrate and judge on, as ``edgeseq eval`` takes it; None: one that
+    comes with edgeseq.
     ``perplexity_rise_limit``: how much higher the perplexity may be, 0.01 for one percent; None:
     the recipe's. Above it the most sensitive layers are kept in higher precision; if that is not
     enough, ``QuantizationError`` is raised, unless ``allow_loss``.
@@ -105,10 +107,14 @@ def _checked_limit(limit: Any, recipe: Recipe) -> float:
 
 
 def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) -> Recipe:
-    names, kept = weight_names(networks), [keep] if isinstance(keep, str) else keep
-    for name in kept:
-        if name not in names:
-            raise OptionError(f"There is no layer {name!r} to keep: there are {', '.join(names)}.")
+    names, kept = weight_names(networks), set[str]()
+    for pattern in [keep] if isinstance(keep, str) else keep:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise OptionError(
+                f"There is no layer {pattern!r} to keep: there are {', '.join(names)}."
+            )
+        kept.update(found)
     return replace(recipe, kept_layers=frozenset(kept))
 
 

@@ -13,6 +13,7 @@ from edgeseq.runtime.devices import AUTO, CPU, Device, parse_device
 from edgeseq.runtime.engine import default_cache, with_cache
 from edgeseq.runtime.errors import DeviceError, OptionError
 from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.onnx_providers import check_build
 
 CHUNK_BYTES = 1 << 20
 
@@ -67,6 +68,7 @@ def cases_of(
 def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths) -> Case:
     device, dtype = _device(asked), asked["kv_cache"]
     try:
+        check_build(device)
         manifest = with_cache(bundle.manifest, dtype or default_cache(bundle.manifest, device))
     except (DeviceError, OptionError) as error:
         raise type(error)(f"{name}: {error}") from error

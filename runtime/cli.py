@@ -6,9 +6,10 @@ Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 af
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from edgeseq.runtime import (
     info_command,
     run_command,
 )
-from edgeseq.runtime.errors import EdgeseqError
+from edgeseq.runtime.errors import EdgeseqError, reason
 
 RECIPES = ("int8", "int4", "int8-weights", "fp16")  # known without importing what quantizes
 
@@ -43,10 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except (EdgeseqError, OSError) as error:
+    except EdgeseqError as error:
         print("edgeseq:", *str(error).splitlines(), file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"edgeseq: {_sentence(error)}", file=sys.stderr)
+        return 1
     return status
+
+
+def _sentence(error: OSError) -> str:
+    if not isinstance(error.filename, str):
+        return f"{error.strerror or reason(error)}."
+    place = Path(error.filename)
+    if isinstance(error, FileNotFoundError):
+        what = f"file {place}" if place.parent.is_dir() else f"folder {place.parent}"
+        return f"There is no {what}."
+    if isinstance(error, IsADirectoryError):
+        return f"{place} is a folder: give a file."
+    return f"{place}: {error.strerror}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,8 +110,9 @@ def _add_export(commands: Any) -> None:
         choices=["fp32", *RECIPES],
         help="fp32 (the default), or a recipe of `edgeseq quantize`",
     )
+    _add_quantizing(parser.add_argument_group("with a recipe"))
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=_export, usage_error=parser.error)
 
 
 def _add_quantize(commands: Any) -> None:
@@ -108,40 +125,77 @@ def _add_quantize(commands: Any) -> None:
     parser.add_argument("bundle", type=Path, help="folder of the float32 bundle")
     parser.add_argument("out", type=Path, help="folder of the bundle to write")
     parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="default: int8")
-    parser.add_argument("--block-size", type=int, help="weights that share a scale, with blocks")
-    parser.add_argument(
-        "--kv-cache",
-        choices=["float32", "int8"],
-        help="what the cache holds when nothing else is asked for (default: the recipe's)",
-    )
-    parser.add_argument(
-        "--text", type=Path, help="to calibrate and judge on: a text, or source and target pairs"
-    )
-    parser.add_argument(
-        "--keep", action="append", default=[], metavar="LAYER", help="store it in more bits"
-    )
-    parser.add_argument(
-        "--max-loss", type=float, metavar="PERCENT", help="how much perplexity may rise"
-    )
-    parser.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
+    _add_quantizing(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     parser.set_defaults(run=_quantize)
 
 
+def _add_quantizing(group: Any) -> None:
+    """Add the flags that say how a recipe is followed; ``_quantizing`` reads them."""
+    group.add_argument("--block-size", type=int, help="weights that share a scale, with blocks")
+    group.add_argument(
+        "--kv-cache",
+        choices=["float32", "int8"],
+        help="what the cache holds when nothing else is asked for (default: the recipe's)",
+    )
+    group.add_argument(
+        "--text", type=Path, help="to calibrate and judge on: a text, or source and target pairs"
+    )
+    group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="store it in more bits; * stands for anything, as in '*.ff.wo', and the error for a "
+        "layer that is not there lists them; may be given several times",
+    )
+    group.add_argument(
+        "--max-loss", type=_percent, metavar="PERCENT", help="how much perplexity may rise"
+    )
+    group.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
+
+
+def _percent(text: str) -> float:
+    """The share that a number of percent is."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0")
+    return value / 100
+
+
+def _quantizing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``quantize_bundle`` takes of them."""
+    return {
+        "block_size": arguments.block_size,
+        "kv_cache": arguments.kv_cache,
+        "text": arguments.text,
+        "keep": arguments.keep,
+        "perplexity_rise_limit": arguments.max_loss,
+        "allow_loss": arguments.allow_loss,
+    }
+
+
 def _export(arguments: argparse.Namespace) -> int:
+    for name, value in _quantizing(arguments).items() if arguments.precision == "fp32" else ():
+        if value not in (None, False, []):
+            flag = "max_loss" if name == "perplexity_rise_limit" else name
+            arguments.usage_error(f"--{flag.replace('_', '-')} is for a recipe (--precision)")
     from edgeseq.export import export_checkpoint
 
-    def export(out: Path, overwrite: bool) -> None:
+    def export(out: Path, overwrite: bool, progress: Callable[[str], None]) -> None:
         export_checkpoint(
             arguments.checkpoint,
             out,
             revision=arguments.revision,
             overwrite=overwrite,
-            progress=_say,
+            progress=progress,
         )
 
     if arguments.precision == "fp32":
-        export(arguments.out, arguments.overwrite)
+        export(arguments.out, arguments.overwrite, _say)
         return 0
     from edgeseq.quantize import quantize_bundle
     from edgeseq.runtime.bundle_writer import BundleWriter
@@ -149,11 +203,13 @@ def _export(arguments: argparse.Namespace) -> int:
     BundleWriter(arguments.out, overwrite=arguments.overwrite)  # is it free? before all the work
     with TemporaryDirectory(prefix="edgeseq-") as folder:
         bundle = Path(folder) / "fp32"
-        export(bundle, overwrite=False)
+        wrote = f"wrote {bundle}"  # which goes when this is done
+        export(bundle, False, lambda message: None if message == wrote else _say(message))
         quantize_bundle(
             bundle,
             arguments.out,
             recipe=arguments.precision,
+            **_quantizing(arguments),
             overwrite=arguments.overwrite,
             progress=_say,
         )
@@ -163,17 +219,11 @@ def _export(arguments: argparse.Namespace) -> int:
 def _quantize(arguments: argparse.Namespace) -> int:
     from edgeseq.quantize import quantize_bundle
 
-    limit = arguments.max_loss
     quantize_bundle(
         arguments.bundle,
         arguments.out,
         recipe=arguments.recipe,
-        block_size=arguments.block_size,
-        keep=arguments.keep,
-        kv_cache=arguments.kv_cache,
-        text=arguments.text,
-        perplexity_rise_limit=None if limit is None else limit / 100,
-        allow_loss=arguments.allow_loss,
+        **_quantizing(arguments),
         overwrite=arguments.overwrite,
         progress=_say,
     )

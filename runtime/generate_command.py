@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--prepack",
         action="store_true",
-        help="keep packed weights in your cache folder: later starts are quicker",
+        help="keep packed weights in your cache folder: later starts take less memory of their own",
     )
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
     length = parser.add_argument_group("where a text ends")

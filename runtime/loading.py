@@ -44,7 +44,7 @@ def load(
     holds, "float32", "int8" or "float16" (which quantized bundles have too, the last for CUDA);
     None: the bundle's default. ``prepack``: keep the weights as this machine's ONNX Runtime lays
     them out in the user's cache folder, where they take up to two and a half times the bundle's
-    size; the first load writes them, later ones are quicker, and processes share the memory.
+    size; the first load writes them, later ones map them, and processes share the memory.
     ``max_concurrent``: how many generations may be under way in all threads, each with a cache of
     its own (None: 16); those beyond wait in order of arrival. Raises ``BundleError`` for a bundle
     that is missing, damaged or too new, or where the cache folder cannot be written,

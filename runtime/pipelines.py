@@ -146,9 +146,8 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         known = [*self.model.bundle.manifest.task_specific_params]
         pairs = [name for name in known if name.startswith("translation")]
         if task is not None and task not in pairs:
-            raise OptionError(
-                f"The checkpoint says nothing of {task!r}: known are {', '.join(pairs) or 'none'}."
-            )
+            known_are = f"known are {', '.join(pairs)}." if pairs else "or of another translation."
+            raise OptionError(f"The checkpoint says nothing of {task!r}: {known_are}")
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as Transformers does
         return super()._for_task(task)

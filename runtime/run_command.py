@@ -157,7 +157,8 @@ def _answer_file(
     count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
     there = f", {done.before} of them before" if done.before else ""
     failed = f", {done.failed} of them an error" if done.failed else ""
-    print(f"{out} has {count}{there}{failed}", file=sys.stderr)
+    where = "standard output" if str(out) == STANDARD else out
+    print(f"{where} has {count}{there}{failed}", file=sys.stderr)
     return 1 if done.failed else 0
 
 
@@ -182,6 +183,8 @@ def _print(result: TaskResult, as_json: bool) -> None:
         print(json.dumps({name: value for name, value in found.items() if value is not None}))
     elif result.probabilities is None:
         print(result.text)
+        if not result.text:
+            print("The answer is empty: is this model made for the task?", file=sys.stderr)
     else:
         for label, probability in result.probabilities.items():
             print(f"{probability:.4f}  {label}")

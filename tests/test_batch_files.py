@@ -267,7 +267,7 @@ def test_standard_input_and_output(source: Path, whole: bytes) -> None:
         capture_output=True,
     )
     assert done.stdout == whole
-    assert done.stderr == b"- has 10 answers\n"
+    assert done.stderr == b"standard output has 10 answers\n"
 
 
 def test_what_is_no_file_is_refused(source: Path, capsys: Any) -> None:

@@ -189,10 +189,10 @@ def test_devices(bundle: Path, capsys: Captured) -> None:
     [
         (["--device", "gpu"], "There is no device 'gpu'"),
         (["--device", "auto"], "The device 'auto' may be one or another"),
-        (["--device", "cuda"], "gpt2: The bundle has no graph for the device 'cuda'"),
+        (["--device", "cuda"], "gpt2: The device 'cuda' is not available, because the ONNX"),
         (["--provider-option", "a=1"], "provider_options have no effect on the CPU"),
         (["--device", "xnnpack", "--provider-option", "a"], "--provider-option 'a': give NAME="),
-        (["--device", "cpu", "--device", "coreml"], "gpt2 (coreml): The device 'coreml' is not"),
+        (["--device", "cpu", "--device", "coreml"], "gpt2: The device 'coreml' is not"),
     ],
 )
 def test_devices_that_are_not_there(

@@ -313,6 +313,27 @@ def test_no_standard_output_at_all(bundle: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["generate", "--bundle", str(bundle), "--max-new-tokens", "2", "a"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--input", "none.txt", "--output", "-"], "There is no file none.txt."),
+        (["--input", ".", "--output", "-"], ". is a folder: give a file."),
+        (["--input", "in.txt", "--output", "none/out.jsonl"], "There is no folder none."),
+    ],
+)
+def test_files_that_are_not_there(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("Once\n")
+    assert main(["run", "completion", *arguments]) == 1
+    assert capsys.readouterr().err == f"edgeseq: {sentence}\n"
+
+
 def test_length_is_the_bundles_before_it_is_ours(
     bundle: Path, tmp_path: Path, capsys: Captured
 ) -> None:

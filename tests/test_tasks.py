@@ -231,6 +231,14 @@ def test_a_classification_is_cancelled_between_texts() -> None:
     assert [bool(result.text) for result in found] == [True, False, False]
 
 
+def test_an_empty_answer_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo model knows tales alone, and an empty line looks like a broken program."""
+    assert main(["run", "open-book-question-answering", "Who?", "--field", "context=A."]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "\n"
+    assert printed.err == "The answer is empty: is this model made for the task?\n"
+
+
 def test_batches_are_of_similar_length() -> None:
     lengths = [5, 900, 4, 6, 5000, 910, 5] + [7] * 40
     found = batches(lengths)

@@ -31,9 +31,11 @@ def test_the_stand_in_is_said(
     monkeypatch.setattr(verify_device, "RECIPES", ("fp16",))
     report = tmp_path / "report.md"
     said: list[str] = []
-    assert verify_device.main([str(bundle), "--report", str(report)], said.append) == 0
+    arguments = [str(bundle), "--report", str(report)]
+    assert verify_device.main([*arguments, "--stand-in"], said.append) == 0
     text = report.read_text(encoding="utf-8")
     assert text.startswith("# NOT VERIFIED on 'cuda': the CPU stood in for it")
+    assert "has no CUDAExecutionProvider" in text
     assert "NOT VERIFIED" in said[-1]
     found = json.loads(report.with_suffix(".json").read_text())
     assert found["stand_in"] is True
@@ -48,19 +50,22 @@ def test_the_stand_in_is_said(
 
 
 def test_a_check_that_fails_is_said(verify_device: Any) -> None:
-    report = verify_device.Report("# head")
+    report = verify_device.Report()
     report.add("a", "b", False, "c")
     report.add("a", "b", None, "c")
     assert report.failed == 1
-    assert "| a | b | FAILED | c |" in report.markdown()
+    assert "| a | b | FAILED | c |" in report.markdown("# head")
 
 
 def test_a_device_that_is_there_is_no_stand_in(
     verify_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = parse_device("AzureExecutionProvider")  # in every build, takes no nodes
-    target = verify_device.find_target(device.name)
-    assert (target.device, target.is_stand_in) == (device, False)
+    target, why = verify_device.find_target(device.name)
+    assert (target.device, target.is_stand_in, why) == (device, False, "")
+    target, why = verify_device.find_target("coreml")
+    assert target.is_stand_in
+    assert "no CoreMLExecutionProvider" in why
 
 
 def test_what_fails_altogether_is_in_the_report(
@@ -78,4 +83,12 @@ def test_what_fails_altogether_is_in_the_report(
     assert verify_device.main(arguments, lambda _: None) == 1
     text = report.read_text(encoding="utf-8")
     assert "| loading | FAILED | DeviceError: The device failed: no kernel image is" in text
-    assert "| placement of nodes" in text
+    assert "| placement of nodes, decoder | FAILED |" in text  # it takes no nodes at all
+    assert text.startswith("# NOT VERIFIED on 'AzureExecutionProvider': 2 of 2 checks failed")
+
+
+def test_without_the_device_it_fails(
+    verify_device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_device, "_verify_all", lambda *_: None)
+    assert verify_device.main(["--report", str(tmp_path / "r.md")], lambda _: None) == 1
