@@ -46,9 +46,17 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
             yield item
     finally:
         stop.set()
-        while item is not END:
-            item = await queue.get()
-        thread.join()
+        if _is_running(loop):  # else the interpreter ends, and nothing can be waited for
+            while item is not END:
+                item = await queue.get()
+            thread.join()
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # none is
+        return False
 
 
 def is_interpreter_ending() -> bool:
