@@ -79,9 +79,11 @@ class Completer:
 def end_of(text: str, model: Model) -> str:
     """As much of the end of ``text`` as the model has positions for, with what it writes."""
     positions = model.bundle.manifest.dimensions.max_positions
-    begin = -(-max(0, len(text) - LONGEST) // STEP) * STEP
+    begin, step = -(-max(0, len(text) - LONGEST) // STEP) * STEP, STEP
     while positions and len(model.tokenizer.encode(text[begin:])) > positions - NEW_TOKENS:
-        begin += STEP
+        while step > max(1, (len(text) - begin) // 2):  # many tokens a character
+            step //= 2
+        begin += step
     return text[begin:]
 
 

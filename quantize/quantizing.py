@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,9 @@ def _checked_limit(limit: Any, recipe: Recipe) -> float:
 
 def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) -> Recipe:
     names, kept = weight_names(networks), set[str]()
-    for pattern in [keep] if isinstance(keep, str) else keep:
-        found = fnmatch.filter(names, pattern)
+    patterns: Sequence[Any] = [keep] if isinstance(keep, str) else keep
+    for pattern in patterns:
+        found = [n for n in names if isinstance(pattern, str) and fnmatchcase(n, pattern)]
         if not found:
             raise OptionError(
                 f"There is no layer {pattern!r} to keep: there are {', '.join(names)}."

@@ -10,7 +10,7 @@ from typing import Any
 from edgeseq.runtime.bench_worker import Task
 from edgeseq.runtime.bundle import Bundle, open_bundle
 from edgeseq.runtime.devices import AUTO, CPU, Device, parse_device
-from edgeseq.runtime.engine import default_cache, with_cache
+from edgeseq.runtime.engine import with_cache_on
 from edgeseq.runtime.errors import DeviceError, OptionError
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.onnx_providers import check_build
@@ -69,7 +69,7 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
     device, dtype = _device(asked), asked["kv_cache"]
     try:
         check_build(device)
-        manifest = with_cache(bundle.manifest, dtype or default_cache(bundle.manifest, device))
+        manifest = with_cache_on(device, bundle.manifest, dtype)
     except (DeviceError, OptionError) as error:
         raise type(error)(f"{name}: {error}") from error
     words = [device.name] * (device.provider != CPU) + [f"{dtype} cache"] * (dtype is not None)

@@ -180,7 +180,7 @@ def _quantizing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _export(arguments: argparse.Namespace) -> int:
     for name, value in _quantizing(arguments).items() if arguments.precision == "fp32" else ():
-        if value not in (None, False, []):
+        if value is not None and value is not False and value != []:
             flag = "max_loss" if name == "perplexity_rise_limit" else name
             arguments.usage_error(f"--{flag.replace('_', '-')} is for a recipe (--precision)")
     from edgeseq.export import export_checkpoint

@@ -58,14 +58,9 @@ def open_engine(
     """
     device = parse_device(device)
     check_build(device)
-    if device.provider == CUDA and kv_cache not in (None, "float16"):
-        raise OptionError(
-            f"kv_cache is {kv_cache!r}; the device {device.name!r} has kernels for 'float16' "
-            "alone: leave it out."
-        )
     if prepack and device.provider != CPU:
         raise OptionError(f"prepack has no effect on the device {device.name!r}: leave it out.")
-    manifest = with_cache(manifest, kv_cache or default_cache(manifest, device))
+    manifest = with_cache_on(device, manifest, kv_cache)
     weights = manifest.shared_weights
     if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
         raise BundleError(
@@ -89,6 +84,19 @@ def open_engine(
     sessions = together({role: partial(open_checked, role) for role in ROLES[manifest.kind]})
     memory = None if device.provider != CUDA else _device_memory(device)
     return engine(manifest, sessions, memory)
+
+
+def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) -> Manifest:
+    """``with_cache`` of what a device has kernels for; None: its default.
+
+    Raises ``OptionError`` for another, ``DeviceError`` for a bundle without a graph for the device.
+    """
+    if device.provider == CUDA and dtype not in (None, "float16"):
+        raise OptionError(
+            f"kv_cache is {dtype!r}; the device {device.name!r} has kernels for 'float16' "
+            "alone: leave it out."
+        )
+    return with_cache(manifest, dtype or default_cache(manifest, device))
 
 
 def default_cache(manifest: Manifest, device: Device) -> CacheDtype:

@@ -142,11 +142,23 @@ class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
         """As ONNX Runtime's. On another device than the CPU binding copies, and may fail for lack
         of memory: ``DeviceError``.
         """
-        binding = super().io_binding()
-        if self._device.provider != CPU:
-            for name in ("bind_input", "bind_output"):
-                setattr(binding, name, _failing(self._device)(getattr(binding, name)))
-        return binding
+        if self._device.provider == CPU:
+            return super().io_binding()
+        return _DeviceBinding(self, self._device)
+
+
+class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
+    def __init__(self, session: Session, device: Device) -> None:
+        super().__init__(session)
+        self._device = device
+
+    def bind_input(self, *place: Any) -> None:
+        with _failing(self._device):
+            super().bind_input(*place)
+
+    def bind_output(self, *place: Any) -> None:
+        with _failing(self._device):
+            super().bind_output(*place)
 
 
 @contextmanager

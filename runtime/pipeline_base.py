@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 from edgeseq.runtime.arguments import split_arguments
@@ -179,7 +180,7 @@ def _padding(
     """
     rest = dict(options)
     token = rest.pop("pad_token_id", None)
-    if type(token) is int and token >= manifest.dimensions.vocabulary:
+    if isinstance(token, Integral) and int(token) >= manifest.dimensions.vocabulary:
         raise OptionError(
             f"pad_token_id is {token}; token ids are integers from 0 to "
             f"{manifest.dimensions.vocabulary - 1}."

@@ -64,7 +64,9 @@ class Place:
 
     def __init__(self) -> None:
         self.is_held = False
-        self.given = threading.Event()
+        # No Event, which has a lock of its own that a collector's finalizer may find taken.
+        self.given = threading.Lock()
+        self.given.acquire()
         self.step()
 
     def step(self) -> None:
@@ -78,10 +80,12 @@ class Places:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        # The garbage collector may end a stream in any thread, in one that has the lock too.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._queue: deque[Place] = deque()
         self._held: set[Place] = set()
+        # The garbage collector may end a stream anywhere, in a thread that has the lock too: it
+        # puts the place here, and whoever has the lock, or gets it, gives it on.
+        self._freed: deque[Place] = deque()
         self._when_empty: Callable[[], None] | None = None
         self._process = os.getpid()
 
@@ -98,24 +102,45 @@ class Places:
         finally:
             # After a fork others may hold the lock, who are not here.
             if place.is_held and os.getpid() == self._process:
-                with self._lock:
-                    self._give_back(place)
+                self._freed.append(place)
+                self._settle()
 
     def when_empty(self, action: Callable[[], None]) -> None:
         """Do ``action`` once no generation has a place or waits for one."""
-        with self._lock:
+        with self._changing():
             self._when_empty = action
             self._act_if_empty()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                self._give_on()
+                yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Give on what was freed, unless another has the lock, who does it afterwards."""
+        while self._freed and self._lock.acquire(blocking=False):
+            try:
+                self._give_on()
+            finally:
+                self._lock.release()
+
+    def _give_on(self) -> None:
+        while self._freed:
+            self._give_back(self._freed.popleft())
+
     def _take(self, cancelled: Callable[[], bool] | None) -> Place:
         place = Place()
-        with self._lock:
+        with self._changing():
             if len(self._held) < self._count:  # then nobody waits
                 self._hold(place)
                 return place
             self._queue.append(place)
         try:
-            while not place.given.wait(PATIENCE_S if cancelled is None else POLL_S):
+            while not place.given.acquire(timeout=PATIENCE_S if cancelled is None else POLL_S):
                 if cancelled is not None and cancelled():
                     self._leave(place)
                     return place
@@ -127,7 +152,7 @@ class Places:
 
     def _leave(self, place: Place) -> None:
         """Wait no longer; what was given meanwhile is given back."""
-        with self._lock:
+        with self._changing():
             if place.is_held:
                 self._give_back(place)
             else:
@@ -137,7 +162,7 @@ class Places:
     def _hold(self, place: Place) -> None:
         place.is_held = True
         self._held.add(place)
-        place.given.set()
+        place.given.release()
 
     def _give_back(self, place: Place) -> None:
         place.is_held = False
@@ -151,7 +176,7 @@ class Places:
             self._when_empty()
 
     def _check_hope(self) -> None:
-        with self._lock:
+        with self._changing():
             waiting = {place.thread for place in self._queue}
             since = time.monotonic() - PATIENCE_S
             lost = all(p.thread in waiting and p.stepped_s < since for p in self._held)

@@ -51,18 +51,21 @@ def a_round(*speeds: float, read: float = 2e9, **changes: Any) -> Round:
 
 
 def test_another_device_has_no_share_of_the_machines_bandwidth() -> None:
-    machines = [{"device": "cpu"}, {"device": "xnnpack", "provider_options": {"a": "1"}}]
+    machines = [
+        {"device": "cpu"},
+        {"device": "AzureExecutionProvider", "provider_options": {"a": "1"}},
+    ]
     pair = cases_of([DEMO_BUNDLES / "gpt2"], [None], LENGTHS, 1, machines)
-    assert [case.name for case in pair] == ["gpt2", "gpt2 (xnnpack)"]
+    assert [case.name for case in pair] == ["gpt2", "gpt2 (AzureExecutionProvider)"]
     assert pair[0].task.load_options == {"device": "cpu", "threads": 1}
     assert pair[1].task.load_options == {**machines[1], "threads": 1}
     found = report(pair, [a_round(100.0, 200.0)], 1)
-    assert [item["device"] for item in found["bundles"]] == ["cpu", "xnnpack"]
+    assert [item["device"] for item in found["bundles"]] == ["cpu", "AzureExecutionProvider"]
     assert [[*item["share_of_read_bandwidth"]] for item in found["bundles"]] == [["32", "64"], []]
     table = "\n".join(lines(found))
-    assert "gpt2 (xnnpack): int8 on xnnpack" in table
+    assert "gpt2 (AzureExecutionProvider): int8 on AzureExecutionProvider" in table
     [share] = [line for line in table.splitlines() if "of the bandwidth at 64" in line]
-    assert "xnnpack" not in share
+    assert "Azure" not in share
 
 
 def test_gaps_are_what_no_session_takes() -> None:

@@ -135,12 +135,18 @@ def test_the_window_goes_on_from_what_is_typed(window: Any) -> None:
 
 
 def test_a_long_text_in_any_script_is_gone_on_from(display: None, window: Any) -> None:
+    from writing_window import NEW_TOKENS, end_of
+
+    model = load(demo="gpt2")
     completer = window.completer
-    request = completer.complete("Привет, как дела? " * 300)
-    assert completer.pieces.get(timeout=60)[0] is request
-    request = completer.complete("The king")
-    while completer.pieces.get(timeout=60)[0] is not request:
-        pass
+    for text in ("Привет, как дела? " * 300, "你好世界" * 64, "🦊" * 300, "The king " * 3000):
+        end = end_of(text, model)
+        tokens = len(model.tokenizer.encode(end))
+        assert text.endswith(end)
+        assert 200 < tokens <= 512 - NEW_TOKENS
+        request = completer.complete(text)
+        while completer.pieces.get(timeout=60)[0] is not request:
+            pass
 
 
 def test_a_key_drops_and_cancels_it(window: Any) -> None:

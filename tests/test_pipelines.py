@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -384,7 +385,7 @@ def test_the_padding_that_nearly_every_call_names(gpt2: Pair) -> None:
     [whole] = gpt2.model.generate_ids([prompt], **GREEDY, **groups, pad_token_id=7)
     [[record]] = pipe(TEXTS[:1], pad_token_id=7, return_tensors=True, **groups)
     assert record["generated_token_ids"] == [*prompt, *whole.token_ids]
-    for bad in (-1, "a", 10**6, True):
+    for bad in (-1, "a", 10**6, np.int64(10**6), True):
         with pytest.raises(OptionError, match="pad_token_id"):
             pipe(TEXTS, pad_token_id=bad)
         with pytest.raises(OptionError, match="pad_token_id"):

@@ -121,6 +121,8 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
         ["quantize", str(bundle), out, "--max-loss", "nan"],
         ["export", str(bundle), out, "--keep", "*"],
         ["export", str(bundle), out, "--max-loss", "1"],
+        ["export", str(bundle), out, "--max-loss", "0"],
+        ["export", str(bundle), out, "--block-size", "0"],
         ["export", str(bundle), out, "--allow-loss"],
         ["export", str(bundle), out, "--precision", "int3"],
     ):

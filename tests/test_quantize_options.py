@@ -165,6 +165,7 @@ def test_layers_are_kept_by_a_pattern(quantize: Callable[..., Bundle]) -> None:
         ({"block_size": 32}, OptionError, "no effect with the recipe 'int8'"),
         ({"keep": ["h.9.x"]}, OptionError, f"no layer 'h.9.x' to keep: there are {LAYERS[0]}, "),
         ({"keep": "h.9.x"}, OptionError, "no layer 'h.9.x'"),
+        ({"keep": [5]}, OptionError, "no layer 5 to keep"),
         ({"recipe": "int4", "block_size": 32.0}, OptionError, "The block size is 32.0"),
         ({"perplexity_rise_limit": "1"}, OptionError, "perplexity_rise_limit is '1'"),
         ({"kv_cache": "float16"}, OptionError, "kv_cache is 'float16'; it must be 'float32' or"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -147,12 +148,48 @@ def test_a_stream_that_the_garbage_collector_ends() -> None:
         held.__enter__()
         with places._lock:
             held.__exit__(None, None, None)
-        ended.append(1)
+        with places.one(never):
+            ended.append(1)
 
     start(end_inside).join(60)
     assert ended
-    with places.one(never):
-        pass
+
+
+@pytest.mark.parametrize("where", ["_held", "_queue"])
+def test_a_stream_that_ends_while_another_asks_for_its_place(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of looking who has a place, and who waits."""
+    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
+    places, served = Places(1), []
+    held = places.one(never)
+    held.__enter__()
+
+    ends = iter([held])
+
+    def end() -> None:
+        for once in ends:
+            once.__exit__(None, None, None)
+
+    class Ending(type(getattr(places, where))):  # type: ignore[misc]
+        def __len__(self) -> int:
+            count: int = super().__len__()
+            end()
+            return count
+
+        def __iter__(self) -> Iterator[Any]:
+            for item in super().__iter__():
+                end()
+                yield item
+
+    setattr(places, where, Ending(getattr(places, where)))
+
+    def take() -> None:
+        with places.one():
+            served.append(1)
+
+    start(take).join(60)
+    assert served
 
 
 def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
