@@ -195,7 +195,7 @@ def _export(arguments: argparse.Namespace) -> int:
         )
 
     if arguments.precision == "fp32":
-        export(arguments.out, arguments.overwrite, _say)
+        export(arguments.out, overwrite=arguments.overwrite, progress=_say)
         return 0
     from edgeseq.quantize import quantize_bundle
     from edgeseq.runtime.bundle_writer import BundleWriter
@@ -203,8 +203,7 @@ def _export(arguments: argparse.Namespace) -> int:
     BundleWriter(arguments.out, overwrite=arguments.overwrite)  # is it free? before all the work
     with TemporaryDirectory(prefix="edgeseq-") as folder:
         bundle = Path(folder) / "fp32"
-        wrote = f"wrote {bundle}"  # which goes when this is done
-        export(bundle, False, lambda message: None if message == wrote else _say(message))
+        export(bundle, overwrite=False, progress=_say_but_where)
         quantize_bundle(
             bundle,
             arguments.out,
@@ -228,6 +227,12 @@ def _quantize(arguments: argparse.Namespace) -> int:
         progress=_say,
     )
     return 0
+
+
+def _say_but_where(message: str) -> None:
+    """``_say``, but for where a bundle was written that goes when the work is done."""
+    if not message.startswith("wrote "):
+        _say(message)
 
 
 def _say(message: str) -> None:
