@@ -49,7 +49,11 @@ def _check_ends(options: Mapping[str, Any], vocabulary: int) -> None:
     for name in ("eos_token_id", "pad_token_id"):
         given = plain(options.get(name))
         for token in given if isinstance(given, tuple) else (given,):
-            if token is not None and token >= vocabulary:
-                raise OptionError(
-                    f"{name} is {token}; token ids are integers from 0 to {vocabulary - 1}."
-                )
+            if token is not None:
+                check_id(name, token, vocabulary)
+
+
+def check_id(name: str, token: int, vocabulary: int) -> None:
+    """Raise ``OptionError`` for a token of the option ``name`` beyond the vocabulary."""
+    if token >= vocabulary:
+        raise OptionError(f"{name} is {token}; token ids are integers from 0 to {vocabulary - 1}.")

@@ -8,11 +8,12 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 from edgeseq.runtime.arguments import split_arguments
+from edgeseq.runtime.calls import check_id
 from edgeseq.runtime.errors import OptionError, PromptError
 from edgeseq.runtime.manifest import Kind, Manifest
 from edgeseq.runtime.model import Model
 from edgeseq.runtime.pipeline_arguments import COMMON, RETURNS, Arguments, split
-from edgeseq.runtime.prompts import listed
+from edgeseq.runtime.prompts import check_one_each, lists_by_prompt
 from edgeseq.runtime.resolving import INSTEAD, resolve_options
 
 Record = dict[str, Any]
@@ -180,41 +181,28 @@ def _padding(
     """
     rest = dict(options)
     token = rest.pop("pad_token_id", None)
-    if isinstance(token, Integral) and int(token) >= manifest.dimensions.vocabulary:
-        raise OptionError(
-            f"pad_token_id is {token}; token ids are integers from 0 to "
-            f"{manifest.dimensions.vocabulary - 1}."
-        )
+    if isinstance(token, Integral):
+        check_id("pad_token_id", int(token), manifest.dimensions.vocabulary)
     return {} if token is None else {"pad_token_id": token}, rest
-
-
-def _starts_by_text(options: Mapping[str, Any]) -> list[Any] | None:
-    """``decoder_input_ids`` where they are lists by text; None: one for all, or none."""
-    starts = listed(options.get("decoder_input_ids"))
-    if not starts or all(listed(item) is None for item in starts):
-        return None
-    return starts
 
 
 def _check_starts(options: Mapping[str, Any], count: int) -> None:
     """Refuse other than ``count`` lists of ``decoder_input_ids``, whatever a batch has of them."""
-    starts = _starts_by_text(options)
-    if starts is not None and len(starts) != count:
-        raise PromptError(
-            f"decoder_input_ids has {len(starts)} lists for {count} texts: give one list for all, "
-            "or one for each."
-        )
+    starts = lists_by_prompt(options.get("decoder_input_ids"))
+    if starts is not None:
+        check_one_each(starts, count, "texts")
 
 
 def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
     """``options`` for the texts from ``first`` on: some are given by text."""
     changed = dict(options)
-    function, starts = options.get("prefix_allowed_tokens_fn"), _starts_by_text(options)
+    function = options.get("prefix_allowed_tokens_fn")
+    starts = lists_by_prompt(options.get("decoder_input_ids"))
     if callable(function):
         changed["prefix_allowed_tokens_fn"] = lambda i, ids: function(first + i, ids)
     if starts is not None:
         if len(starts) < first + count:  # an iterator gave more texts
-            _check_starts(options, first + count)
+            check_one_each(starts, first + count, "texts")
         changed["decoder_input_ids"] = starts[first : first + count]
     return changed
 

@@ -96,14 +96,27 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
         return [[]] * count
     if (items := listed(prefixes)) is None:
         raise PromptError(f"decoder_input_ids takes token ids, not {prefixes!r:.60}.")
-    if all(listed(item) is None for item in items):
+    if lists_by_prompt(items) is None:
         return id_lists([items], "decoder_input_ids") * count
-    if len(items) != count:
-        raise PromptError(
-            f"decoder_input_ids has {len(items)} lists for {count} prompts: give one list for "
-            "all, or one for each."
-        )
+    check_one_each(items, count, "prompts")
     return id_lists(items, "decoder_input_ids")
+
+
+def lists_by_prompt(prefixes: Any) -> list[Any] | None:
+    """``decoder_input_ids`` where they are a list a prompt; None: one for all, or none."""
+    items = listed(prefixes)
+    if items is None or all(listed(item) is None for item in items):
+        return None
+    return items
+
+
+def check_one_each(lists: Sequence[Any], count: int, what: str) -> None:
+    """Raise ``PromptError`` for other than ``count`` lists of ``decoder_input_ids``."""
+    if len(lists) != count:
+        raise PromptError(
+            f"decoder_input_ids has {len(lists)} lists for {count} {what}: give one list for all, "
+            "or one for each."
+        )
 
 
 def check_ids(what: str, ids: Ids, manifest: Manifest) -> None:
