@@ -43,7 +43,7 @@ def check_environment() -> None:
 
 def check_packages() -> None:
     """The wheel holds every sub-package and its py.typed."""
-    for name in ("export", "quantize", "runtime"):
+    for name in ("cli", "export", "quantize", "runtime"):
         marker = package_folder(name) / "py.typed"
         expect(marker.is_file(), f"missing: {marker}")
 
@@ -86,7 +86,7 @@ def check_tasks() -> None:
 
 def check_info() -> None:
     """`edgeseq info BUNDLE --json` prints a JSON object."""
-    manifests = sorted(package_folder("runtime").glob("demos/*/edgeseq.json"))
+    manifests = sorted(package_folder("runtime").glob("bundle/demos/*/edgeseq.json"))
     expect(bool(manifests), "the wheel holds no demo bundle")
     for manifest in manifests:
         done = run(COMMAND, "info", manifest.parent, "--json")

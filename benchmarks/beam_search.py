@@ -32,11 +32,11 @@ import onnxruntime
 from loop_overhead import TimedSession
 
 from edgeseq.runtime import EdgeseqError, Model
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import engine, with_cache
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.loading import open_tokenizer
-from edgeseq.runtime.memory import Buffer, CpuMemory
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 
 BEAMS = 4
 PROMPT_TOKENS = 32

@@ -17,14 +17,14 @@ import numpy as np
 from device_parity import parity
 
 from edgeseq.runtime import EdgeseqError, Model, load
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.device_memory import DeviceMemory
-from edgeseq.runtime.devices import Device, hidden_nodes
-from edgeseq.runtime.engine import engine, with_cache
+from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import reason
-from edgeseq.runtime.manifest import ROLES
-from edgeseq.runtime.onnx_import import status
-from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.ort.devices import Device, hidden_nodes
+from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.graph_session import GraphSession, open_session
+from edgeseq.runtime.ort.library import status
+from edgeseq.runtime.ort.memory import DeviceMemory
 
 CACHE: Any = "float16"
 LARGEST_DIFFERENCE = 0.03  # of a logit, as a share of the largest: 16-bit products in another order
@@ -133,7 +133,7 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
     manifest = with_cache(open_bundle(folder).manifest, CACHE)
     for role in ROLES[manifest.kind]:
         # Not by `open_session`, which refuses what leaves nodes to the CPU: they are told here.
-        session = Session(folder / manifest.graphs[role], target.device, 1, {})
+        session = GraphSession(folder / manifest.graphs[role], target.device, 1, {})
         assigned = session.assigned_nodes()
         hidden = hidden_nodes(assigned)
         count = Counter(node.provider for node in assigned)

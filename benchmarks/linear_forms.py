@@ -24,16 +24,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeseq.quantize.network import Layer, Network
-from edgeseq.quantize.recipe import Blocks, Rows
-from edgeseq.quantize.rewriting import MICROSOFT, Rewriter, Rounded
+from edgeseq.quantize.graph.network import Layer, Network
+from edgeseq.quantize.graph.rewriting import MICROSOFT, Rewriter, Rounded
 from edgeseq.quantize.rounding import Codes, round_weight
-from edgeseq.runtime import EdgeseqError, onnx_decoder
-from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.quantize.storage import Blocks, Rows
+from edgeseq.runtime import EdgeseqError
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
+from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.engine import engine
-from edgeseq.runtime.onnx_runtime import open_session
-from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.ort import onnx_decoder
+from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.graph_session import open_session
 
 CONTEXT, PROMPT = 32, 512
 DECODED = 64

@@ -26,10 +26,10 @@ from typing import Any
 import onnxruntime
 
 from edgeseq.runtime import EdgeseqError, Model
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import engine, with_cache
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.loading import open_tokenizer
-from edgeseq.runtime.onnx_runtime import open_session, session_options
+from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.graph_session import open_session, session_options
 
 WARM_UP_STEPS = 10
 PROMPT_TOKENS = 16  # or an encoder's source, after which the decoder starts with one token

@@ -18,8 +18,8 @@ import time
 import numpy as np
 
 from edgeseq.runtime import load
-from edgeseq.runtime.cores import usable_cores
-from edgeseq.runtime.onnx_runtime import runtime_version
+from edgeseq.runtime.ort.cpu import usable_cores
+from edgeseq.runtime.ort.graph_session import runtime_version
 
 IDLE_S = 10.0
 SETTLE_S = 0.2

@@ -26,8 +26,8 @@ from device_checks import Report, Target, verify
 
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import DeviceError
-from edgeseq.runtime.devices import AUTO, CPU, parse_device
-from edgeseq.runtime.onnx_runtime import open_session, runtime_version
+from edgeseq.runtime.ort.devices import AUTO, CPU, parse_device
+from edgeseq.runtime.ort.graph_session import open_session, runtime_version
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("fp16", "int8-weights", "int4")

@@ -1,9 +1,9 @@
 """From a Hugging Face checkpoint to a bundle; needs the extra ``export`` (torch, Optimum)."""
 
-from edgeseq.runtime.errors import CheckpointError, MissingPackageError
+from ..runtime.errors import CheckpointError, MissingPackageError
 
 try:
-    from edgeseq.export.exporting import export_checkpoint
+    from .exporting import export_checkpoint
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("edgeseq"):
         raise

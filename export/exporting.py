@@ -12,23 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from edgeseq.export.checkpoint import Checkpoint, find_checkpoint
-from edgeseq.export.family import (
-    Family,
-    Progress,
-    find_family,
-    generation_defaults,
-    load_model,
-    task_specific_params,
-)
-from edgeseq.export.graph import Graph, weights_per_run_bytes, write_graph
-from edgeseq.export.optimizing import optimize
-from edgeseq.export.tokenizer import write_tokenizer
-from edgeseq.export.verification import Reference, make_reference, verify
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.errors import CheckpointError, OptionError
-from edgeseq.runtime.manifest import (
+from ..runtime.bundle.manifest import (
     SCHEMA,
     CacheFormat,
     Kind,
@@ -37,10 +21,20 @@ from edgeseq.runtime.manifest import (
     SharedWeight,
     TokenizerFormat,
 )
-from edgeseq.runtime.onnx_runtime import runtime_version
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.resolving import resolve_options
-from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from ..runtime.bundle.reading import Bundle
+from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from ..runtime.bundle.writing import BundleWriter
+from ..runtime.errors import CheckpointError, OptionError
+from ..runtime.ort.graph_session import runtime_version
+from ..runtime.request.options import GenerationOptions
+from ..runtime.request.resolving import resolve_options
+from .checkpoint.hub import Checkpoint, find_checkpoint
+from .checkpoint.loading import Progress, generation_defaults, load_model, task_specific_params
+from .checkpoint.tokenizer import write_tokenizer
+from .families.family import Family, find_family
+from .graphs.optimizing import optimize
+from .graphs.tracing import Graph, weights_per_run_bytes, write_graph
+from .verification import Reference, make_reference, verify
 
 PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")
 

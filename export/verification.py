@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.errors import CheckpointError
-from edgeseq.runtime.manifest import Dimensions, Kind, Manifest, Verification
+from ..runtime.bundle.manifest import Dimensions, Kind, Manifest, Verification
+from ..runtime.errors import CheckpointError
+from ..runtime.ort.engine import open_engine
 
 PROMPT_LENGTHS = (1, 5, 18, 64)
 STEPS = 6

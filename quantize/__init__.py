@@ -1,10 +1,10 @@
 """From a float32 bundle to one of fewer bits; needs the extra ``quantize`` (onnx), no torch."""
 
-from edgeseq.runtime.errors import MissingPackageError, QuantizationError
+from ..runtime.errors import MissingPackageError, QuantizationError
 
 try:
-    from edgeseq.quantize.quantizing import quantize_bundle
-    from edgeseq.quantize.recipe import RECIPES, Recipe
+    from .quantizing import quantize_bundle
+    from .recipes import RECIPES, Recipe
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("edgeseq"):
         raise

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.rounding import Curvature
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.graph_contract import encoder_outputs, layer_names
-from edgeseq.runtime.onnx_runtime import Session, open_session
-from edgeseq.runtime.scoring import Window
+from ..runtime.bundle.graph_contract import encoder_outputs, layer_names
+from ..runtime.bundle.reading import Bundle
+from ..runtime.decoding.scoring import Window
+from ..runtime.ort.graph_session import GraphSession, open_session
+from .graph.network import Network
+from .rounding import Curvature
 
 Feeds = dict[str, NDArray[Any]]
 BUDGET_BYTES = 1 << 30  # of the matrices that are summed up at once
@@ -65,7 +65,7 @@ def observe(
         groups = list(_groups(network))
         for number, group in enumerate(groups):
             progress(f"reading the text with the {role} ({number + 1} of {len(groups)})")
-            session = Session(_with_outputs(network, group), "cpu", None, {}, bundle.folder)
+            session = GraphSession(_with_outputs(network, group), "cpu", None, {}, bundle.folder)
             observed = {name: Observed(size) for name, size in group.items()}
             for feed in feeds:
                 for name, rows in zip(group, session.run(list(group), feed), strict=True):
@@ -87,7 +87,7 @@ def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[
     return peaks
 
 
-def _open(bundle: Bundle, role: str) -> Session:
+def _open(bundle: Bundle, role: str) -> GraphSession:
     return open_session(bundle.file(bundle.manifest.graphs[role]), "cpu", None)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgeseq.quantize.network import PRODUCTS, Network
+from .graph.network import PRODUCTS, Network
 
 Vector = NDArray[np.float32]
 CACHE_PREFIX = "past_key_values."

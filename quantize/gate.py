@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeseq.quantize.candidate import Candidate
-from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.errors import QuantizationError
-from edgeseq.runtime.evaluation import Comparison, compare
-from edgeseq.runtime.scoring import Window
+from ..runtime.decoder import NewDecoder
+from ..runtime.decoding.scoring import Window
+from ..runtime.errors import QuantizationError
+from ..runtime.evaluation.losses import Comparison, compare
+from ..runtime.ort.engine import open_engine
+from .draft import Draft
 
 PROBE_TOKENS = 512  # on which each layer's share of the loss is measured
 LARGEST_SHARE = 4  # at most one layer in so many is kept in higher precision
@@ -31,15 +31,15 @@ class Gate:
     folder: Path  # for files of its own
     progress: Progress
 
-    def measure(self, candidate: Candidate, windows: Sequence[Window]) -> Comparison:
+    def measure(self, candidate: Draft, windows: Sequence[Window]) -> Comparison:
         """The candidate, with its own default cache, beside the source."""
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             manifest = candidate.write(Path(name))
             return compare(self.reference, open_engine(manifest, Path(name)), windows)
 
     def admit(
-        self, candidate: Candidate, *, other_cache: bool, allow_loss: bool
-    ) -> tuple[Candidate, Comparison]:
+        self, candidate: Draft, *, other_cache: bool, allow_loss: bool
+    ) -> tuple[Draft, Comparison]:
         """The candidate as it can be let through, and what it was measured to lose.
 
         Where it loses too much, first a float32 cache is tried (with ``other_cache``), then the
@@ -63,7 +63,7 @@ class Gate:
             )
         return best
 
-    def _with_kept_layers(self, best: tuple[Candidate, Comparison]) -> tuple[Candidate, Comparison]:
+    def _with_kept_layers(self, best: tuple[Draft, Comparison]) -> tuple[Draft, Comparison]:
         """1, 2, 4 … of the most sensitive layers until they are enough, or the best there was."""
         candidate = best[0]
         ranked = self._by_sensitivity(candidate)
@@ -76,7 +76,7 @@ class Gate:
             count = min(2 * count, most)
         return best
 
-    def _by_sensitivity(self, candidate: Candidate) -> list[str]:
+    def _by_sensitivity(self, candidate: Draft) -> list[str]:
         """Layers, first the one that lowers the divergence most when it is kept alone."""
         layers = candidate.keepable
         probe = probe_windows(self.windows, PROBE_TOKENS)
@@ -87,9 +87,7 @@ class Gate:
             divergences[layer] = kept.kl_divergence
         return sorted(layers, key=divergences.__getitem__)
 
-    def _better(
-        self, best: tuple[Candidate, Comparison], candidate: Candidate
-    ) -> tuple[Candidate, Comparison]:
+    def _better(self, best: tuple[Draft, Comparison], candidate: Draft) -> tuple[Draft, Comparison]:
         measured = self._measured(candidate)
         better = measured.perplexity_rise < best[1].perplexity_rise
         return (candidate, measured) if better or math.isnan(best[1].perplexity_rise) else best
@@ -98,7 +96,7 @@ class Gate:
         """Whether the rise is within the limit; one that is no number is not."""
         return measured.perplexity_rise <= self.limit
 
-    def _measured(self, candidate: Candidate) -> Comparison:
+    def _measured(self, candidate: Draft) -> Comparison:
         measured = self.measure(candidate, self.windows)
         rise = measured.perplexity_rise
         change = f"falls by {-rise:.2%}" if rise < 0 else f"rises by {rise:.2%}"
@@ -120,5 +118,5 @@ def probe_windows(windows: Sequence[Window], tokens: int) -> list[Window]:
     return chosen
 
 
-def _with_float_cache(candidate: Candidate) -> Candidate:
+def _with_float_cache(candidate: Draft) -> Draft:
     return replace(candidate, recipe=replace(candidate.recipe, kv_cache="float32"))

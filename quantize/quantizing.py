@@ -10,19 +10,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from edgeseq.quantize.calibration import cache_peaks
-from edgeseq.quantize.candidate import Candidate, round_weights, weight_names
-from edgeseq.quantize.equalizing import equalize
-from edgeseq.quantize.gate import Gate
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.recipe import Recipe, find_recipe
-from edgeseq.quantize.texts import Texts, find_texts
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.errors import BundleError, OptionError
-from edgeseq.runtime.evaluation import Comparison
-from edgeseq.runtime.manifest import ROLES, CacheDtype, Manifest, Quality
+from ..runtime.bundle.manifest import ROLES, CacheDtype, Manifest, Quality
+from ..runtime.bundle.reading import Bundle, open_bundle
+from ..runtime.bundle.writing import BundleWriter
+from ..runtime.errors import BundleError, OptionError
+from ..runtime.evaluation.losses import Comparison
+from ..runtime.ort.engine import open_engine
+from .calibration import cache_peaks
+from .draft import Draft, round_weights, weight_names
+from .equalizing import equalize
+from .gate import Gate
+from .graph.network import Network
+from .recipes import Recipe, find_recipe
+from .texts import Texts, find_texts
 
 CACHES = ("float32", "int8")  # what one can hold by default; 16 bits are for CUDA
 FLOAT32 = "fp32"  # what an exported bundle calls its recipe
@@ -76,7 +76,7 @@ def quantize_bundle(
         rounded = round_weights(
             source, networks, chosen, texts.calibration, equalized.divided, progress
         )
-        candidate = Candidate(
+        candidate = Draft(
             source=source,
             networks=networks,
             recipe=chosen,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseq.runtime.errors import BundleError
+from ..runtime.errors import BundleError
 
 SHRINK = np.linspace(1.0, 0.72, 15)  # of the scale that just covers a group, tried in turn
 DAMPING = 0.01  # of the mean diagonal, added to it

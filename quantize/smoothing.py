@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.rounding import round_weight
+from .graph.network import Network
+from .rounding import round_weight
 
 Floats = NDArray[np.float32]
 NORMS = {

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.errors import PromptError
-from edgeseq.runtime.loading import open_tokenizer
-from edgeseq.runtime.model import Model
-from edgeseq.runtime.passages import read_passages
-from edgeseq.runtime.prompts import decoder_prompts
-from edgeseq.runtime.resolving import resolve_options
-from edgeseq.runtime.scoring import Window, pair_window
+from ..runtime.bundle.reading import Bundle
+from ..runtime.decoding.scoring import Window, pair_window
+from ..runtime.errors import PromptError
+from ..runtime.evaluation.passages import read_passages
+from ..runtime.loading import open_tokenizer
+from ..runtime.model import Model
+from ..runtime.ort.engine import open_engine
+from ..runtime.request.prompts import decoder_prompts
+from ..runtime.request.resolving import resolve_options
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # tokens of a window at most

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.errors import (
+    from .errors import (
         BundleError,
         DeviceError,
         EdgeseqError,
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         OptionError,
         PromptError,
     )
-    from edgeseq.runtime.loading import load
-    from edgeseq.runtime.model import Model
-    from edgeseq.runtime.pipelines import pipeline
-    from edgeseq.runtime.results import GenerationResult, Score, Timings
+    from .loading import load
+    from .model import Model
+    from .pipelines.pipeline import pipeline
+    from .results import GenerationResult, Score, Timings
 
 __all__ = [
     "BundleError",
@@ -47,7 +47,7 @@ _MODULES = {
     "Score": "results",
     "Timings": "results",
     "load": "loading",
-    "pipeline": "pipelines",
+    "pipeline": "pipelines.pipeline",
 }
 
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseq.runtime.background import Background
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.demo_bundles import DEMOS, demo_bundle
-from edgeseq.runtime.errors import BundleError, OptionError
-from edgeseq.runtime.manifest import MANIFEST_NAME, CacheDtype, Manifest
+from .bundle.demo_bundles import DEMOS, demo_bundle
+from .bundle.manifest import MANIFEST_NAME, CacheDtype, Manifest
+from .bundle.reading import Bundle, open_bundle
+from .concurrency.background import Background
+from .errors import BundleError, OptionError
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-    from edgeseq.runtime.engine import Opened
-    from edgeseq.runtime.model import Model
-    from edgeseq.runtime.tokenizer import Tokenizer
+    from .model import Model
+    from .ort.engine import Opened
+    from .text.byte_tokenizer import ByteTokenizer
+    from .text.tokenizer import Tokenizer
 
 
 def load(
@@ -64,7 +64,7 @@ def load(
     bundle = open_bundle(folder, verify=verify)
 
     def open_sessions() -> Opened:
-        from edgeseq.runtime.engine import open_engine_on
+        from .ort.engine import open_engine_on
 
         return open_engine_on(
             device,
@@ -80,8 +80,8 @@ def load(
 
     # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.
     with Background(open_sessions) as engine:
-        from edgeseq.runtime.loaded import MAX_CONCURRENT, Loaded
-        from edgeseq.runtime.model import Model
+        from .model import Model
+        from .ort.engine import MAX_CONCURRENT, Loaded
 
         _check_defaults(bundle.manifest)
         tokenizer = open_tokenizer(bundle)
@@ -95,7 +95,7 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
     """The tokenizer that a bundle names; ``BundleError`` where its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:
-        from edgeseq.runtime.byte_tokenizer import ByteTokenizer
+        from .text.byte_tokenizer import ByteTokenizer
 
         return ByteTokenizer(
             form.sentinels,
@@ -103,7 +103,7 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
             special_tokens_strip=form.special_tokens_strip,
             truncation_side=form.truncation_side,
         )
-    from edgeseq.runtime.tokenizer import Tokenizer
+    from .text.tokenizer import Tokenizer
 
     return Tokenizer(
         bundle.file(form.file),
@@ -114,7 +114,7 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
 
 def _check_defaults(manifest: Manifest) -> None:
     """Refuse generation defaults that every call would fail on."""
-    from edgeseq.runtime.resolving import resolve_options
+    from .request.resolving import resolve_options
 
     try:
         resolve_options(manifest.generation, {}, manifest.kind)

@@ -9,26 +9,27 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgeseq.runtime.arguments import Arguments
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-from edgeseq.runtime.calls import Call, checked_call
-from edgeseq.runtime.choices import choose
-from edgeseq.runtime.decoder import NewDecoder
-from edgeseq.runtime.errors import EdgeseqError, OptionError, PromptError
-from edgeseq.runtime.generating import Generation, Outputs, new_generation
-from edgeseq.runtime.loaded import Loaded
-from edgeseq.runtime.passages import scored
-from edgeseq.runtime.prompts import id_lists, listed
-from edgeseq.runtime.results import GenerationResult, Score, Timings
-from edgeseq.runtime.scoring import log_probabilities, window_logits
-from edgeseq.runtime.search import Found
-from edgeseq.runtime.session import Session, new_session
-from edgeseq.runtime.stop_strings import StopFilter, cut
-from edgeseq.runtime.tokenizer import Tokenizer
+from .bundle.reading import Bundle
+from .decoder import NewDecoder
+from .decoding.choices import choose
+from .decoding.generation import Generation, Outputs, new_generation
+from .decoding.loop import Found
+from .decoding.scoring import window_logits
+from .errors import EdgeseqError, OptionError, PromptError
+from .evaluation.passages import scored
+from .logits.softmax import log_probabilities
+from .ort.engine import Loaded
+from .request.controls import Controls
+from .request.prompts import id_lists, listed
+from .request.request import Request, checked_request
+from .results import GenerationResult, Score, Timings
+from .session import Session, new_session
+from .text.byte_tokenizer import ByteTokenizer
+from .text.stop_strings import StopFilter, cut
+from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.task_runs import TaskResult
+    from .tasks.runs import TaskResult
 
 Results = list[GenerationResult]
 Ids = Sequence[int]
@@ -131,10 +132,10 @@ class Model:
         (``aclose``) or cancelling the task that reads it ends the work within a token, or a chunk
         of a prompt.
         """
-        from edgeseq.runtime.async_stream import is_interpreter_ending, relay  # late: asyncio
+        from .concurrency.async_stream import is_interpreter_ending, relay  # late: asyncio
 
         stop = threading.Event()
-        given = Arguments(cancel=options.get("cancel"))
+        given = Controls(cancel=options.get("cancel"))
         options["cancel"] = lambda: stop.is_set() or is_interpreter_ending() or given.is_cancelled()
         self._check_stream(text, options)
         # The rest of the work before the first token is the thread's: what it reads, too.
@@ -153,7 +154,7 @@ class Model:
         ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for a task or an option,
         ``PromptError`` for an input that cannot be served.
         """
-        from edgeseq.runtime.task_runs import run  # late: most programs do without
+        from .tasks.runs import run  # late: most programs do without
 
         return run(self, task, text, **given)
 
@@ -212,7 +213,7 @@ class Model:
             if options.get(name) is not None and (name, options[name]) != ONE_TEXT:
                 raise OptionError(f"{name} has no effect with stream: use generate.")
 
-    def _pieces(self, call: Call, generation: Generation) -> Iterator[str]:
+    def _pieces(self, call: Request, generation: Generation) -> Iterator[str]:
         detokenizer = self._outputs.detokenizer(call.starts[0])
         stops = StopFilter(call.options.stops)
         with self._loaded.places.one(call.arguments.cancelled) as place:
@@ -233,7 +234,7 @@ class Model:
                 return self._choose(call, call.arguments.choices, began)
             return self._finish(call, began)
 
-    def _choose(self, call: Call, choices: Sequence[str], began: float) -> Results:
+    def _choose(self, call: Request, choices: Sequence[str], began: float) -> Results:
         cancelled = call.arguments.is_cancelled
         found = (
             choose(self._outputs, self._new_decoder, prompt, start, choices, began, cancelled)
@@ -241,7 +242,7 @@ class Model:
         )
         return [replace(result, prompt_index=index) for index, result in enumerate(found)]
 
-    def _finish(self, call: Call, began: float) -> Results:
+    def _finish(self, call: Request, began: float) -> Results:
         search, steps = self._generation(call, began)
         times: dict[int, _Times] = {}
         for new_tokens in steps:
@@ -255,7 +256,7 @@ class Model:
             for found in search.results()
         ]
 
-    def _result(self, call: Call, prompt: int, found: Found, times: _Times) -> GenerationResult:
+    def _result(self, call: Request, prompt: int, found: Found, times: _Times) -> GenerationResult:
         known = found.logprobs
         return GenerationResult(
             text=cut(self._outputs.text(call.starts[prompt], found.token_ids), call.options.stops),
@@ -270,11 +271,11 @@ class Model:
             top_logprobs=None if known is None else tuple(known.of_others),
         )
 
-    def _call(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Call:
+    def _call(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Request:
         self._loaded.check()
-        return checked_call(self.bundle.manifest, prompts, options)
+        return checked_request(self.bundle.manifest, prompts, options)
 
-    def _generation(self, call: Call, began: float) -> Generation:
+    def _generation(self, call: Request, began: float) -> Generation:
         return new_generation(
             self._outputs,
             self._new_decoder,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgeseq.runtime.errors import EdgeseqError, OptionError, PromptError
-from edgeseq.runtime.kept_decoder import CachePool, KeptDecoder
-from edgeseq.runtime.prompts import listed
-from edgeseq.runtime.results import GenerationResult
+from .errors import EdgeseqError, OptionError, PromptError
+from .prefix_cache import CachePool, PrefixCache
+from .request.prompts import listed
+from .results import GenerationResult
 
 if TYPE_CHECKING:
-    from edgeseq.runtime.model import Model
+    from .model import Model
 
 LONGEST = 2**30  # positions of a model that has no bound
 
@@ -30,8 +30,8 @@ class Session:
     sessions of their own, and may be used in other threads.
     """
 
-    def __init__(self, model: Model, kept: KeptDecoder, pool: CachePool) -> None:
-        self._kept: KeptDecoder | None = kept
+    def __init__(self, model: Model, kept: PrefixCache, pool: CachePool) -> None:
+        self._kept: PrefixCache | None = kept
         self._pool = pool
         self._model = model.with_decoders(kept.open)
 
@@ -88,7 +88,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> KeptDecoder:
+    def _check_open(self) -> PrefixCache:
         if self._kept is None:
             raise EdgeseqError("The session is closed: open another with model.session().")
         return self._kept
@@ -102,7 +102,7 @@ def new_session(model: Model, max_cache_bytes: int) -> Session:
         )
     manifest = model.bundle.manifest
     pool = CachePool(max_cache_bytes)
-    kept = KeptDecoder(
+    kept = PrefixCache(
         model.new_decoder,
         pool,
         has_encoder=manifest.kind == "encoder-decoder",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import OptionError
-from edgeseq.runtime.manifest import Kind
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.resolving import resolve_options
+from edgeseq.runtime.bundle.manifest import Kind
+from edgeseq.runtime.request.options import GenerationOptions
+from edgeseq.runtime.request.resolving import resolve_options
 
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "max_new_tokens": (7, 9),

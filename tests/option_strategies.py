@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from edgeseq.runtime import Model
-from edgeseq.runtime.manifest import Kind
+from edgeseq.runtime.bundle.manifest import Kind
 from tests.scripted_decoder import Ids
 from tests.scripted_model import START, Hashed, scripted_model
 

@@ -14,11 +14,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from edgeseq.runtime import Model
-from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.bundle.manifest import Kind, Manifest
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.decoder import Decoder, never
-from edgeseq.runtime.demo_bundles import demo_bundle
-from edgeseq.runtime.manifest import Kind, Manifest
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.text.tokenizer import Tokenizer
 from tests.scripted_decoder import Ids, Logits, ScriptedDecoder
 
 START = 0  # of an encoder's decoder, and a special token that no text shows

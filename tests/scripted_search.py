@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from edgeseq.runtime.decoder import Decoder
-from edgeseq.runtime.loop import decode
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.processors import Task, sampling_processors, text_processors
+from edgeseq.runtime.decoding.generation import new_search
+from edgeseq.runtime.decoding.loop import NewToken, Search, decode
+from edgeseq.runtime.decoding.stopping import Stopping
+from edgeseq.runtime.logits.processors import Prompt, sampling_processors, text_processors
+from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.results import FinishReason
-from edgeseq.runtime.search import NewToken, Search
-from edgeseq.runtime.searches import new_search
-from edgeseq.runtime.stopping import Stopping
 
 EOS = 7  # ends a text unless the options say otherwise
 Ids = list[int]
@@ -25,7 +24,7 @@ def search_for(
 ) -> Search:
     """The search for the options; one limit is that of all prompts."""
     limits = [limits] * len(prompts) if isinstance(limits, int) else limits
-    tasks = [Task(ids, ids, limit) for ids, limit in zip(prompts, limits, strict=True)]
+    tasks = [Prompt(ids, ids, limit) for ids, limit in zip(prompts, limits, strict=True)]
     processors = [*text_processors(options, tasks), *sampling_processors(options)]
     return new_search(tasks, options, processors, Stopping(frozenset(options.eos_token_ids)))
 

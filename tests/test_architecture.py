@@ -21,7 +21,7 @@ PACKAGES = ("export", "quantize", "runtime")
 FOLDERS = (*PACKAGES, ".ci", "benchmarks", "demos", "docs", "examples")
 MAX_LINES = 300
 
-COMMAND_LINE = "edgeseq.runtime.cli"
+COMMAND_LINE = "edgeseq.cli"
 """Joins the three packages by lazy import: the one module exempt from the import rules."""
 
 RUNTIME_MAY_IMPORT = {

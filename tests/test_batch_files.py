@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, batch_files, load
-from edgeseq.runtime.batch_files import Job, answer_file, read_inputs
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.file_lock import lock
-from edgeseq.runtime.task_templates import read_template
+from edgeseq.cli.command_line import main
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load
+from edgeseq.runtime.tasks import files
+from edgeseq.runtime.tasks.files import Job, answer_file, lock, read_inputs
+from edgeseq.runtime.tasks.templates import read_template
 
 TASK = "closed-book-question-answering"
 WORDS = ["fox", "algorithm", "a", "extraordinary", "house", "home", "clever", "night", "so", "go"]
@@ -74,7 +74,7 @@ def test_a_run_that_was_cut_off_anywhere_goes_on(
 def test_an_interruption_in_the_middle(
     model: Model, source: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_all, calls = batch_files.run_all, []
+    run_all, calls = files.run_all, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments[2])
@@ -82,8 +82,8 @@ def test_an_interruption_in_the_middle(
             raise KeyboardInterrupt
         return run_all(*arguments)
 
-    monkeypatch.setattr(batch_files, "WINDOW", 3)
-    monkeypatch.setattr(batch_files, "run_all", interrupted)
+    monkeypatch.setattr(files, "WINDOW", 3)
+    monkeypatch.setattr(files, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         answer(model, source, out)
@@ -259,7 +259,7 @@ def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Any) -> 
 
 
 def test_standard_input_and_output(source: Path, whole: bytes) -> None:
-    command = [sys.executable, "-m", "edgeseq.runtime.cli", "run", TASK, "--demo", "t5"]
+    command = [sys.executable, "-m", "edgeseq.cli", "run", TASK, "--demo", "t5"]
     done = subprocess.run(
         [*command, "--input", "-", "--output", "-"],
         check=True,

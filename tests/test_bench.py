@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from edgeseq.runtime import Model, bench_rounds
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.manifest import MANIFEST_NAME
+from edgeseq.cli.command_line import main
+from edgeseq.runtime import Model
+from edgeseq.runtime.bench import rounds
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
+from edgeseq.runtime.bundle.reading import open_bundle
 
 SMALL = ["--threads", "1", "--repeats", "1", "--new-tokens", "16"]
 LENGTHS = ["--prompt-lengths", "8,40", "--contexts", "8,60"]
@@ -211,7 +212,7 @@ def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Capture
 
 
 def test_process_that_dies(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_rounds, "WORKER", "edgeseq.runtime.nothing")
+    monkeypatch.setattr(rounds, "WORKER", "edgeseq.runtime.nothing")
     message = failure(capsys, str(bundle))
     assert message.startswith("The process that measured gpt2 ended with status 1 (")
     assert message.endswith(f"see whether `edgeseq generate --bundle {bundle}` works.")
@@ -219,7 +220,7 @@ def test_process_that_dies(bundle: Path, capsys: Captured, monkeypatch: pytest.M
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgeseq.runtime.cli", "bench", str(bundle), *SMALL]
+    command = [sys.executable, "-m", "edgeseq.cli", "bench", str(bundle), *SMALL]
     process = subprocess.Popen(
         [*command, "--repeats", "1000000"], stderr=subprocess.PIPE, start_new_session=True
     )
@@ -241,7 +242,7 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_a_worker_ends_when_its_parent_is_gone() -> None:
-    worker = "import sys, time; from edgeseq.runtime.bench_worker import end_with"
+    worker = "import sys, time; from edgeseq.runtime.bench.worker import end_with"
     worker += "; end_with(int(sys.argv[1])); time.sleep(600)"
     parent = "import os, subprocess, sys; command = [sys.executable, '-c', sys.argv[1]]"
     parent += "; print(subprocess.Popen([*command, str(os.getpid())]).pid)"

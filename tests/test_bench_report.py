@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime import machine, process_memory
-from edgeseq.runtime.bandwidth import read_bandwidth
-from edgeseq.runtime.bench_case import Case, Lengths, cases_of
-from edgeseq.runtime.bench_report import over, report, statistics_of
-from edgeseq.runtime.bench_rounds import Round, measure_rounds, turns
-from edgeseq.runtime.bench_table import lines
-from edgeseq.runtime.bench_worker import Run, gaps_of
-from edgeseq.runtime.demo_bundles import DEMO_BUNDLES
+from edgeseq.runtime.bench import machine
+from edgeseq.runtime.bench.case import Case, Lengths, cases_of
+from edgeseq.runtime.bench.machine import read_bandwidth
+from edgeseq.runtime.bench.report import over, report, statistics_of
+from edgeseq.runtime.bench.rounds import Round, measure_rounds, turns
+from edgeseq.runtime.bench.table import lines
+from edgeseq.runtime.bench.worker import Run, gaps_of
+from edgeseq.runtime.bundle.demo_bundles import DEMO_BUNDLES
 
 LENGTHS = Lengths(prompts=[32], contexts=[32, 64], new_tokens=16, fewest_new_tokens=16, repeats=1)
 VERSIONS = {"onnxruntime": "1.31.1", "numpy": "2.4.6"}
@@ -193,14 +193,14 @@ def test_share_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_memory_is_not_said_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_memory.sys, "platform", "win32")
-    assert process_memory.peak_bytes() is None
-    assert process_memory.resident_bytes() is None
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    assert machine.peak_bytes() is None
+    assert machine.resident_bytes() is None
 
 
-@pytest.mark.skipif(not process_memory.STATUS.is_file(), reason="needs Linux")
+@pytest.mark.skipif(not machine.STATUS.is_file(), reason="needs Linux")
 def test_peak_is_at_least_what_is_resident() -> None:
-    peak, resident = process_memory.peak_bytes(), process_memory.resident_bytes()
+    peak, resident = machine.peak_bytes(), machine.resident_bytes()
     assert peak is not None
     assert resident is not None
     assert 0 < resident <= peak

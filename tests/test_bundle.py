@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.runtime import BundleError, load
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.manifest import (
+from edgeseq.runtime.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     CacheFormat,
@@ -31,6 +30,7 @@ from edgeseq.runtime.manifest import (
     TokenizerFormat,
     Verification,
 )
+from edgeseq.runtime.bundle.reading import open_bundle
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
 FREE_FIELDS = (

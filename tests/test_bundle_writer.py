@@ -10,13 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgeseq.runtime import BundleError, load
-from edgeseq.runtime.bundle import file_entry, open_bundle
-from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.manifest import (
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-)
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from edgeseq.runtime.bundle.reading import file_entry, open_bundle
+from edgeseq.runtime.bundle.writing import BundleWriter
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
 

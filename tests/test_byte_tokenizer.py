@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from transformers import ByT5Tokenizer
 
-from edgeseq.runtime.byte_tokenizer import (
+from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.text.byte_tokenizer import (
     END_OF_TEXT,
     FIRST_BYTE,
     FIRST_SENTINEL,
@@ -19,8 +20,7 @@ from edgeseq.runtime.byte_tokenizer import (
     is_byte,
     sentinel,
 )
-from edgeseq.runtime.detokenizer import Detokenizer
-from edgeseq.runtime.errors import PromptError
+from edgeseq.runtime.text.detokenizer import Detokenizer
 
 # Transformers warns of every text that ends with </s>.
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has </s>")

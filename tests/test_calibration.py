@@ -12,11 +12,11 @@ from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.quantize import calibration
 from edgeseq.quantize.calibration import Observed, cache_peaks, observe
-from edgeseq.quantize.network import Network
+from edgeseq.quantize.graph.network import Network
 from edgeseq.runtime import Model
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.manifest import ROLES
-from edgeseq.runtime.scoring import Window
+from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.decoding.scoring import Window
 
 IDS = np.random.default_rng(0).integers(1, 320, (3, 40)).tolist()
 TEXTS = [Window((), ids, 1) for ids in IDS]

@@ -13,16 +13,17 @@ import pytest
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize.calibration import cache_peaks, observe
-from edgeseq.quantize.candidate import Candidate, linear_names, round_weights, table_names
+from edgeseq.quantize.draft import Draft, linear_names, round_weights, table_names
 from edgeseq.quantize.equalizing import equalize
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.recipe import Blocks, Recipe, Rows, find_recipe
-from edgeseq.quantize.rewriting import Rewriter
+from edgeseq.quantize.graph.network import Network
+from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.quantize.recipes import Recipe, find_recipe
 from edgeseq.quantize.rounding import Curvature, round_weight
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.manifest import ROLES
-from edgeseq.runtime.scoring import Window
-from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.quantize.storage import Blocks, Rows
+from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.decoding.scoring import Window
 
 IDS = np.random.default_rng(0).integers(1, 320, (6, 90)).tolist()
 WINDOWS = [Window(ids[:40], [0, *ids[40:]], 1) for ids in IDS]  # a decoder reads no source
@@ -41,13 +42,13 @@ def source(
     return export_checkpoint(checkpoint, tmp_path_factory.mktemp("bundle") / request.param)
 
 
-def candidate(source: Bundle, recipe: Recipe) -> Candidate:
+def candidate(source: Bundle, recipe: Recipe) -> Draft:
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     equalized = equalize(networks["decoder"], cache_peaks(source, WINDOWS))
     rounded = round_weights(
         source, networks, recipe, WINDOWS, equalized.divided, lambda message: None
     )
-    return Candidate(
+    return Draft(
         source=source,
         networks=networks,
         recipe=recipe,
@@ -56,7 +57,7 @@ def candidate(source: Bundle, recipe: Recipe) -> Candidate:
     )
 
 
-def in_float32(made: Candidate, folder: Path) -> Bundle:
+def in_float32(made: Draft, folder: Path) -> Bundle:
     """The candidate's changed model with nothing rounded."""
     manifest = made.source.manifest
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:

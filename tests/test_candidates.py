@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseq.runtime.candidates import SET, Candidate, best, draw, scan
-from edgeseq.runtime.limits import normalize
+from edgeseq.runtime.decoding.candidates import SET, Candidate, best, draw, scan
+from edgeseq.runtime.logits.softmax import normalize
 
 VOCABULARIES = [1, 5, SET - 1, SET, SET + 1, 3 * SET + 17, 50_257]
 

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 
-from edgeseq.export import CheckpointError, export_checkpoint, gpt2
+from edgeseq.cli.command_line import main
+from edgeseq.export import CheckpointError, export_checkpoint
+from edgeseq.export.families import gpt2
 from edgeseq.runtime import BundleError, Model, load
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.cli import main
+from edgeseq.runtime.bundle.reading import Bundle
 
 Weights = dict[str, torch.Tensor]
 Change = Callable[[Path], None]

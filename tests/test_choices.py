@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgeseq.runtime import Model, OptionError, PromptError, load
-from edgeseq.runtime.choices import choice_logprobs
-from edgeseq.runtime.scoring import log_softmax
+from edgeseq.runtime.decoding.choices import choice_logprobs
+from edgeseq.runtime.logits.softmax import log_softmax
 
 VOCABULARY = 9
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseq.runtime.chunks import chunk_ends, lone_tail
+from edgeseq.runtime.decoder import chunk_ends, lone_tail
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import GenerationResult, Model, load
-from edgeseq.runtime.cli import main
 
-COMMAND = [sys.executable, "-m", "edgeseq.runtime.cli"]
+COMMAND = [sys.executable, "-m", "edgeseq.cli"]
 PROMPT = "Once upon “a time”"
 RESULT_FIELDS = {
     "prompt",
@@ -609,7 +609,7 @@ class Blocker:
 
 blocked = sys.argv.pop(1).split(",")
 sys.meta_path.insert(0, Blocker())
-from edgeseq.runtime.cli import main
+from edgeseq.cli import main
 sys.exit(main())
 """
 

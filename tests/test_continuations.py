@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.continuations import agreement, answers
-from edgeseq.runtime.passages import Passages, pair_passages
+from edgeseq.runtime.evaluation.continuations import agreement, answers
+from edgeseq.runtime.evaluation.passages import Passages, pair_passages
 
 
 def test_answers_are_those_of_each_source_alone(t5_model: Model) -> None:

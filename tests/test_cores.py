@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeseq.runtime import cores, load
-from edgeseq.runtime.cores import physical_cores, usable_cores
+from edgeseq.runtime import load
+from edgeseq.runtime.ort import cpu
+from edgeseq.runtime.ort.cpu import physical_cores, usable_cores
 
 
 @pytest.fixture
@@ -17,16 +18,16 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     The cores have two numbers, as those of ARM's clusters do.
     """
-    for cpu in range(8):
-        topology = tmp_path / "cpus" / f"cpu{cpu}" / "topology"
+    for number in range(8):
+        topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
         topology.mkdir(parents=True)
         (topology / "core_id").write_text(f"{cpu % 2}\n")
         (topology / "physical_package_id").write_text("0\n")
         (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     (tmp_path / "cpus" / "cpufreq").mkdir()
-    monkeypatch.setattr(cores, "CPUS", tmp_path / "cpus")
-    monkeypatch.setattr(cores, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(cores, "GROUP_FILES", tmp_path / "groups")
+    monkeypatch.setattr(cpu, "CPUS", tmp_path / "cpus")
+    monkeypatch.setattr(cpu, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cpu, "GROUP_FILES", tmp_path / "groups")
     allow(monkeypatch, set(range(8)))
     return tmp_path
 
@@ -37,7 +38,7 @@ def allow(monkeypatch: pytest.MonkeyPatch, cpus: set[int]) -> None:
 
 def test_cores_are_counted_once(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (physical_cores(), usable_cores()) == (4, 4)
-    monkeypatch.setattr(cores, "CPUS", machine / "nothing")
+    monkeypatch.setattr(cpu, "CPUS", machine / "nothing")
     assert physical_cores() == os.cpu_count()
 
 
@@ -51,7 +52,7 @@ def test_those_that_the_process_is_kept_to(
 
 
 def test_without_a_topology_each_counts(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "CPUS", machine / "nothing")
+    monkeypatch.setattr(cpu, "CPUS", machine / "nothing")
     allow(monkeypatch, {1, 2, 5})
     assert usable_cores() == 3
 
@@ -111,7 +112,7 @@ def test_files_that_cannot_be_read_say_nothing(machine: Path) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_a_model_has_as_many_threads(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
-    from edgeseq.runtime.onnx_runtime import session_options
+    from edgeseq.runtime.ort.graph_session import session_options
 
     allow(monkeypatch, {0, 1, 2})
     assert session_options(None).intra_op_num_threads == 3

@@ -16,11 +16,11 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, PromptError
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.memory import Buffer, CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.bundle.manifest import Manifest
+from edgeseq.runtime.bundle.reading import open_bundle
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import Buffer, CpuMemory
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
 from tests.scripted_search import run, steps_of
 
 Logits = NDArray[np.float32]

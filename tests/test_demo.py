@@ -15,9 +15,9 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.demo_bundles import demo_bundle
-from edgeseq.runtime.evaluation import compare
-from edgeseq.runtime.scoring import text_windows
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.decoding.scoring import text_windows
+from edgeseq.runtime.evaluation.losses import compare
 
 ROOT = Path(__file__).parent.parent
 CALIBRATION = ROOT / "quantize" / "calibration.txt"

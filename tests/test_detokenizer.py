@@ -14,8 +14,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from transformers import PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-from edgeseq.runtime.detokenizer import Detokenizer
-from edgeseq.runtime.tokenizer import CLEAN_UPS, Tokenizer
+from edgeseq.runtime.text.detokenizer import Detokenizer
+from edgeseq.runtime.text.tokenizer import CLEAN_UPS, Tokenizer
 
 SPACES = [" .", " ?", "!", " ,", " '", "' ", " n", "'t", "'m", " 's", "'v", "e", " 're", "  ", "'"]
 SCRIPTS = "a\u00e9\u20ac\u4f60\U0001f469\u200d\U0001f4bb\ufe0f\u05e9\u0634\u202e\x00\x1b\n\t \ufffd"

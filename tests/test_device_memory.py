@@ -10,14 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseq.export.device_graphs import TYPES, copy_graph, top_graph
+from edgeseq.export.graphs.device_graphs import TYPES, copy_graph, top_graph
 from edgeseq.runtime import Model
-from edgeseq.runtime.device_logits import DeviceLogits
-from edgeseq.runtime.device_memory import GRAPHS, DeviceMemory
-from edgeseq.runtime.engine import engine
 from edgeseq.runtime.errors import DeviceError
-from edgeseq.runtime.memory import Buffer, CpuMemory
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import GRAPHS, Buffer, CpuMemory, DeviceLogits, DeviceMemory
 
 DEVICE_TENSORS = {"source", "target", "logits"}  # in the stand-in's memory, by address
 

@@ -8,16 +8,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from edgeseq.runtime import (
-    BundleError,
-    DeviceError,
-    OptionError,
-    devices,
-    engine,
-    load,
-    onnx_providers,
-)
-from edgeseq.runtime.devices import (
+from edgeseq.runtime import BundleError, DeviceError, OptionError, load
+from edgeseq.runtime.ort import devices, engine
+from edgeseq.runtime.ort import providers
+from edgeseq.runtime.ort.devices import (
     CPU,
     CUDA,
     Assigned,
@@ -28,7 +22,7 @@ from edgeseq.runtime.devices import (
     parse_device,
     why_not_opened,
 )
-from edgeseq.runtime.onnx_providers import check_opened, prepare
+from edgeseq.runtime.ort.providers import check_opened, prepare
 
 
 @pytest.mark.parametrize(
@@ -124,8 +118,8 @@ def test_what_is_missing_is_not_printed(
 ) -> None:
     """ONNX Runtime prints which of CUDA's libraries it does not find; other threads print on."""
     calls = "print('not found'); import builtins; builtins.print('the program')"
-    monkeypatch.setattr(onnx_providers, "check_driver", lambda _: None)
-    monkeypatch.setattr(onnx_providers, "_preloaded", False)
+    monkeypatch.setattr(providers, "check_driver", lambda _: None)
+    monkeypatch.setattr(providers, "_preloaded", False)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: exec(calls, vars(onnxruntime)))
     for _ in range(2):
         prepare(parse_device("cuda"))
@@ -289,7 +283,7 @@ def test_a_plug_in_s_devices_compute(
     seen: list[tuple[str, str]] = []
     register = lambda name, path: seen.append((name, path))  # noqa: E731
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", register)
-    monkeypatch.setattr(onnx_providers, "_plugged_in", {})
+    monkeypatch.setattr(providers, "_plugged_in", {})
     for _ in range(2):
         model = load(bundle, device=CPU, provider_library=library, threads=1)
         assert model.generate_ids([[1]], max_new_tokens=3)

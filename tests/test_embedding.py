@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
-from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load, turns
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load
+from edgeseq.runtime.concurrency import locks
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
 
 PROMPTS = [f"Once upon a time there was a {word}" for word in ("fox", "king", "girl", "bird", "so")]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
@@ -224,7 +225,7 @@ def test_a_prefix_of_a_decoder_alone_is_refused_at_once(demo: Model) -> None:
 def test_one_thread_may_not_begin_more_streams_than_there_are_places(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.2)
     model = load(demo="gpt2", max_concurrent=2)
     streams = [model.stream(prompt, **OPTIONS) for prompt in PROMPTS[:3]]
     first, second = next(streams[0]), next(streams[1])

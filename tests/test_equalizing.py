@@ -18,13 +18,13 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize.calibration import cache_peaks, observe
 from edgeseq.quantize.equalizing import Equalized, equalize
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.rewriting import Rewriter
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.manifest import ROLES
-from edgeseq.runtime.scoring import Window, window_logits
-from edgeseq.runtime.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.quantize.graph.network import Network
+from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
+from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.decoding.scoring import Window, window_logits
+from edgeseq.runtime.ort.engine import open_engine
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
 WINDOWS = [Window(ids[:30], [0, *ids[30:]], 1) for ids in IDS]  # a decoder reads no source

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseq.runtime import PromptError
-from edgeseq.runtime.error_rates import ErrorRates, edit_distance, error_rates
+from edgeseq.runtime.evaluation.error_rates import ErrorRates, edit_distance, error_rates
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.continuations import answers
-from edgeseq.runtime.error_rates import error_rates
-from edgeseq.runtime.evaluation import compare, measure
-from edgeseq.runtime.passages import pair_passages, text_passages
+from edgeseq.runtime.evaluation.continuations import answers
+from edgeseq.runtime.evaluation.error_rates import error_rates
+from edgeseq.runtime.evaluation.losses import compare, measure
+from edgeseq.runtime.evaluation.passages import pair_passages, text_passages
 
 Captured = pytest.CaptureFixture[str]
 Report = Callable[..., dict[str, Any]]

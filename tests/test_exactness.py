@@ -17,12 +17,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.recipe import BLOCK_SIZES, Blocks, Rows
-from edgeseq.quantize.rewriting import Rewriter
+from edgeseq.quantize.graph.network import Network
+from edgeseq.quantize.graph.rewriting import Rewriter
 from edgeseq.quantize.rounding import Codes
-from edgeseq.runtime.onnx_runtime import open_session
-from edgeseq.runtime.weights_file import WeightsFile
+from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Rows
+from edgeseq.runtime.bundle.weights_file import WeightsFile
+from edgeseq.runtime.ort.graph_session import open_session
 
 Array = NDArray[Any]
 Storage = Rows | Blocks

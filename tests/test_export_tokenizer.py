@@ -24,12 +24,13 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from edgeseq.export import CheckpointError, export_checkpoint, t5
-from edgeseq.export.tokenizer import write_tokenizer
+from edgeseq.export import CheckpointError, export_checkpoint
+from edgeseq.export.checkpoint.tokenizer import write_tokenizer
+from edgeseq.export.families import t5
 from edgeseq.runtime import load
-from edgeseq.runtime.byte_tokenizer import ByteTokenizer
-from edgeseq.runtime.manifest import TokenizerFormat
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.bundle.manifest import TokenizerFormat
+from edgeseq.runtime.text.byte_tokenizer import ByteTokenizer
+from edgeseq.runtime.text.tokenizer import Tokenizer
 
 # Transformers warns of every text that ends with </s>.
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has </s>")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.runtime import Model
-from edgeseq.runtime.cli import main
 
 PROMPT = "Once upon a time"
 Run = Callable[..., str]

@@ -18,9 +18,9 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.memory import CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import CpuMemory
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
 
 NEW_TOKENS = 64
 TOLERANCE = 1e-4

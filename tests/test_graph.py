@@ -16,11 +16,11 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.manifest import Dimensions
-from edgeseq.runtime.memory import Buffer, CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.bundle.manifest import Dimensions
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import Buffer, CpuMemory
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
 
 PAGE_BYTES = 4096
 INT32, INT64, FLOAT = onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import BundleError
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.graph_contract import (
+from edgeseq.runtime.bundle.graph_contract import (
     check_graph,
     decoder_inputs,
     decoder_outputs,
@@ -18,8 +17,9 @@ from edgeseq.runtime.graph_contract import (
     encoder_outputs,
     layer_names,
 )
-from edgeseq.runtime.manifest import Kind, Manifest
-from edgeseq.runtime.onnx_runtime import open_session
+from edgeseq.runtime.bundle.manifest import Kind, Manifest
+from edgeseq.runtime.bundle.reading import open_bundle
+from edgeseq.runtime.ort.graph_session import open_session
 
 ROLES: list[tuple[Kind, str]] = [
     ("decoder-only", "decoder"),

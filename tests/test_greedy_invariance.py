@@ -12,7 +12,7 @@ import pytest
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.manifest import CacheDtype
+from edgeseq.runtime.bundle.manifest import CacheDtype
 
 Ids = list[int]
 

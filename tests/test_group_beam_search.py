@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime.group_beam_search import GroupBeamSearch
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.processors import Diversity, Rows, Task, text_processors
-from edgeseq.runtime.search import Choice
-from edgeseq.runtime.stopping import Stopping
+from edgeseq.runtime.decoding.group_beam_search import GroupBeamSearch
+from edgeseq.runtime.decoding.loop import Choice
+from edgeseq.runtime.decoding.stopping import Stopping
+from edgeseq.runtime.logits.processors import Diversity, Prompt, Rows, text_processors
+from edgeseq.runtime.request.options import GenerationOptions
 
 EOS = 0
 VOCABULARY = 6
@@ -22,7 +22,7 @@ VOCABULARY = 6
 def new_search(limit: int = 9, **options: Any) -> GroupBeamSearch:
     settings: dict[str, Any] = {"diversity_penalty": 1.0, "eos_token_id": EOS, **options}
     resolved = GenerationOptions(**settings)
-    tasks = [Task([5], [5], limit)]
+    tasks = [Prompt([5], [5], limit)]
     diversity = Diversity(resolved.diversity_penalty)
     processors = text_processors(resolved, tasks, diversity=diversity)
     stopping = Stopping(frozenset(resolved.eos_token_ids))
@@ -91,7 +91,7 @@ def test_the_penalty_comes_before_the_repetition_penalty() -> None:
     diversity.chosen = [3, 3, 1]
     logits = np.full((1, VOCABULARY), -1.0, np.float32)
     tokens = np.array([3], np.int64)
-    for process in text_processors(options, [Task([3], [3], 4)], diversity=diversity):
+    for process in text_processors(options, [Prompt([3], [3], 4)], diversity=diversity):
         process(logits, Rows([tokens], [0]))
     assert logits.tolist() == [[-1.0, -2.0, -1.0, -6.0, -1.0, -1.0]]
 

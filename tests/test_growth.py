@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeseq.runtime import GenerationResult, Model, load, onnx_decoder, row_search
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.engine import engine
-from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.memory import Buffer, CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_runtime import open_session
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime import GenerationResult, Model, load
+from edgeseq.runtime.bundle.manifest import Manifest
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
+from edgeseq.runtime.decoding import greedy_and_sampling
+from edgeseq.runtime.ort import onnx_decoder
+from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.graph_session import open_session
+from edgeseq.runtime.ort.memory import Buffer, CpuMemory
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from edgeseq.runtime.request.options import GenerationOptions
 from tests.scripted_search import search_for
 
 Logits = NDArray[np.float32]
@@ -202,7 +204,7 @@ def test_rows_that_grow_choose_the_same(
 ) -> None:
     """By options that look at every id of the text so far."""
     expected = chosen(GenerationOptions(**options), 40)
-    monkeypatch.setattr(row_search, "FIRST_ROOM", room)
+    monkeypatch.setattr(greedy_and_sampling, "FIRST_ROOM", room)
     assert chosen(GenerationOptions(**options), 40) == expected
 
 

@@ -16,11 +16,11 @@ import tokenizers
 from tokenizers import decoders, models
 
 import edgeseq.runtime
-from edgeseq.runtime import guidance
-from edgeseq.runtime.byte_tokenizer import FIRST_BYTE, ByteTokenizer
 from edgeseq.runtime.errors import MissingPackageError, OptionError
-from edgeseq.runtime.guidance import Guide
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.logits import guidance
+from edgeseq.runtime.logits.guidance import Guide
+from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, ByteTokenizer
+from edgeseq.runtime.text.tokenizer import Tokenizer
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 END = 1

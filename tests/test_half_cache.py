@@ -14,9 +14,9 @@ from onnx import TensorProto
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import DeviceError, Model, load
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.devices import OF_POSITIONS, parse_device
-from edgeseq.runtime.engine import default_cache
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.ort.devices import OF_POSITIONS, parse_device
+from edgeseq.runtime.ort.engine import default_cache
 
 RECIPES = ("fp16", "int8-weights", "int4")
 # What ONNX Runtime's CUDA provider has kernels for (its sources, 1.28 to 1.32), of what is used.

@@ -25,7 +25,7 @@ import pytest
 from transformers import GPT2LMHeadModel
 
 from edgeseq.runtime import load
-from edgeseq.runtime.bundle import open_bundle
+from edgeseq.runtime.bundle.reading import open_bundle
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"  # commits
 TIME_LIMIT_S = 300
@@ -50,7 +50,7 @@ NOT_NEEDED = {
 }
 DRIVER = """
 import contextlib, io, json, sys, traceback
-from edgeseq.runtime.cli import main
+from edgeseq.cli import main
 for line in sys.stdin:
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):

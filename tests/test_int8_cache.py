@@ -11,14 +11,14 @@ import pytest
 from onnx import numpy_helper
 
 from edgeseq.quantize import quantize_bundle
-from edgeseq.quantize.cache import with_int8_cache
 from edgeseq.quantize.calibration import cache_peaks
-from edgeseq.quantize.network import Network
+from edgeseq.quantize.graph.int8_cache import with_int8_cache
+from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.texts import find_texts
 from edgeseq.runtime import Model
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.graph_contract import layer_names
-from edgeseq.runtime.onnx_runtime import Session
+from edgeseq.runtime.bundle.graph_contract import layer_names
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.ort.graph_session import GraphSession
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 IDS = np.random.default_rng(0).integers(1, 320, 40)
@@ -55,7 +55,7 @@ def presents(bundle: Bundle, graph: onnx.ModelProto, dtype: Any) -> list[Any]:
         cross = rng.normal(size=(1, sizes.heads, 16, sizes.head_size)).astype(np.float32)
         feeds |= {f"cross.{name}": cross for name in layer_names(sizes)}
         feeds["source_lengths"] = np.array([16], np.int32)
-    session = Session(graph.SerializeToString(), "cpu", 1, {}, bundle.folder)
+    session = GraphSession(graph.SerializeToString(), "cpu", 1, {}, bundle.folder)
     found: list[Any] = session.run([f"present.{n}" for n in layer_names(sizes)], feeds)
     return found
 

@@ -17,11 +17,13 @@ from typing import Any
 import onnx
 import pytest
 
-from edgeseq.export import export_checkpoint, exporting, graph
-from edgeseq.runtime import BundleError, bundle_writer, load
-from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.manifest import MANIFEST_NAME, Manifest
+from edgeseq.cli.command_line import main
+from edgeseq.export import export_checkpoint, exporting
+from edgeseq.export.graphs import tracing
+from edgeseq.runtime import BundleError, load
+from edgeseq.runtime.bundle import writing
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from edgeseq.runtime.bundle.writing import BundleWriter
 
 Action = Callable[[], None]
 
@@ -29,11 +31,11 @@ MOMENTS: dict[str, tuple[Any, str]] = {  # an export is stopped as it calls thes
     "start": (exporting, "find_checkpoint"),
     "tokenizer": (exporting, "write_tokenizer"),
     "model": (exporting, "load_model"),
-    "tracing": (graph, "optimum_export"),
-    "weights": (graph, "_external_tensor"),
+    "tracing": (tracing, "optimum_export"),
+    "weights": (tracing, "_external_tensor"),
     "graph": (onnx, "save"),
     "verification": (exporting, "verify"),
-    "hashing": (bundle_writer, "file_entry"),
+    "hashing": (writing, "file_entry"),
     "manifest": (Manifest, "to_json"),
     "half of the manifest": (Path, "write_text"),
     "moving": (BundleWriter, "_move_into_place"),
@@ -165,7 +167,7 @@ def test_old_bundle_loads_after_a_kill(
 
 
 def test_real_kill(checkpoint: Path, empty: Path) -> None:
-    kill_export("edgeseq.export.graph", "_inputs_to_initializers", str(checkpoint), str(empty))
+    kill_export("edgeseq.export.graphs.tracing", "_inputs_to_initializers", str(checkpoint), str(empty))
     assert partial_folders(empty) != []
     assert_nothing_loads(empty)
     export_checkpoint(checkpoint, empty)  # what is left is not in the next try's way

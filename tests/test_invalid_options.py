@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.runtime import Model, OptionError
-from edgeseq.runtime.arguments import NAMES as ARGUMENTS
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.request.controls import CONTROL_NAMES as ARGUMENTS
+from edgeseq.runtime.request.options import GenerationOptions
 from tests.option_cases import BEAMS, BESIDE, ENDING, EXAMPLES, GROUPS, SAMPLING
 from tests.scripted_model import Hashed, scripted_model
 

@@ -19,8 +19,9 @@ from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
-from edgeseq.runtime import Model, load, onnx_decoder
-from edgeseq.runtime.manifest import CacheDtype
+from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle.manifest import CacheDtype
+from edgeseq.runtime.ort import onnx_decoder
 
 Logits = NDArray[np.float32]
 Ids = list[int]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from edgeseq.runtime.kv_cache import KVCache
-from edgeseq.runtime.manifest import Dimensions
-from edgeseq.runtime.memory import Buffer, CpuMemory
+from edgeseq.runtime.bundle.manifest import Dimensions
+from edgeseq.runtime.ort.kv_cache import KVCache
+from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 
 LAYERS, HEADS, HEAD_SIZE = 2, 2, 3
 SIZES = Dimensions(

@@ -20,15 +20,15 @@ from transformers.generation.logits_process import (
     SuppressTokensLogitsProcessor,
 )
 
-from edgeseq.runtime.limits import (
+from edgeseq.runtime.logits.masks import (
     force_at,
     keep_allowed,
-    normalize,
     replace_invalid,
     suppress,
     suppress_at,
     suppress_before,
 )
+from edgeseq.runtime.logits.softmax import normalize
 
 INF = float("inf")
 HIGHEST = float(np.finfo(np.float32).max)

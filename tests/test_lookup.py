@@ -10,7 +10,7 @@ import pytest
 
 from edgeseq.runtime import Model, OptionError
 from edgeseq.runtime.decoder import Decoder
-from edgeseq.runtime.lookup import BORDER, LONGEST_PAUSE, NgramIndex, Pace
+from edgeseq.runtime.decoding.prompt_lookup import BORDER, LONGEST_PAUSE, NgramIndex, Pace
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from edgeseq.runtime.loop import decode
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.decoding.loop import Choice, Found, NewToken, decode
+from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.results import FinishReason
-from edgeseq.runtime.search import Choice, Found, NewToken
 from tests.scripted_decoder import Ids, Logits, ScriptedDecoder
 from tests.scripted_search import Finished, run, search_for, steps_of
 

@@ -16,17 +16,9 @@ import numpy as np
 import pytest
 from transformers import GPT2TokenizerFast
 
-from edgeseq.runtime import (
-    BundleError,
-    DeviceError,
-    Model,
-    OptionError,
-    PromptError,
-    Timings,
-    load,
-)
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.demo_bundles import demo_bundle
+from edgeseq.runtime import BundleError, DeviceError, Model, OptionError, PromptError, Timings, load
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.bundle.reading import Bundle
 
 TEXTS = ["Once upon a time", "a clever fox; he said", "“home”", "x"]
 END = 0  # <|endoftext|>: the start of an empty prompt, and the end of a text

@@ -63,7 +63,7 @@ async def main():
 asyncio.run(main())
 """,
     "the command": """
-from edgeseq.runtime.cli import main
+from edgeseq.cli import main
 assert main(["generate", "Once", "--max-new-tokens", "3", "--device", "auto"]) == 0
 assert main(["info", "--demo", "gpt2", "--verify"]) == 0
 assert main(["eval", "--demo", "gpt2", sys.argv[1], "--context", "32"]) == 0

@@ -11,20 +11,20 @@ import onnx
 import pytest
 import torch
 
-from edgeseq.export.attention import (
+from edgeseq.export.graphs.attention import (
     BLOCK,
     BLOCKED_SELF_ATTENTION,
     BlockedSelfAttention,
     CrossAttention,
     GroupQueryAttention,
 )
-from edgeseq.export.operators import (
+from edgeseq.export.graphs.operators import (
     FastGelu,
     SimplifiedLayerNormalization,
     SkipSimplifiedLayerNormalization,
     TransposedMatMul,
 )
-from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 
 INT32, INT64, FLOAT = onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
 
@@ -48,7 +48,7 @@ def session_of(
     path: Path,
     functions: Sequence[str] = (),
     axes: dict[str, dict[int, str]] | None = None,
-) -> tuple[Session, list[str]]:
+) -> tuple[GraphSession, list[str]]:
     """A session over what ``symbolic`` emits, and the names of its inputs.
 
     ``functions``: in ONNX's text form; ``axes``: names of each tensor's axes that may change.
@@ -144,7 +144,7 @@ def test_attention_computes_what_its_torch_form_does(
 
 
 def run_in_place(
-    session: Session, names: list[str], arrays: list[np.ndarray[Any, Any]], outputs: list[str]
+    session: GraphSession, names: list[str], arrays: list[np.ndarray[Any, Any]], outputs: list[str]
 ) -> list[np.ndarray[Any, Any]]:
     """Attended (rows, n, features) and the cache, whose presents are bound to its pasts."""
     rows, n, features = arrays[0].shape
@@ -160,7 +160,7 @@ def run_in_place(
 
 
 def run_one(
-    session: Session, names: Sequence[str], tensors: Sequence[torch.Tensor]
+    session: GraphSession, names: Sequence[str], tensors: Sequence[torch.Tensor]
 ) -> np.ndarray[Any, Any]:
     """The only output."""
     feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
@@ -198,7 +198,7 @@ LONG = 2 * BLOCK + 9
 
 
 @pytest.fixture(scope="module")
-def blocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Applied, Session, list[str]]:
+def blocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Applied, GraphSession, list[str]]:
     """The attention of encoders, exported from a short source and run on others."""
     module = Applied(BlockedSelfAttention, HEADS)
     tensors = blocked_inputs(3, [3, 2], reach=4)
@@ -236,7 +236,7 @@ def blocked_inputs(source: int, lengths: Sequence[int], reach: int) -> list[torc
     ],
 )
 def test_blocked_attention_computes_what_its_torch_form_does(
-    source: int, lengths: list[int], reach: int, blocked: tuple[Applied, Session, list[str]]
+    source: int, lengths: list[int], reach: int, blocked: tuple[Applied, GraphSession, list[str]]
 ) -> None:
     module, session, names = blocked
     tensors = blocked_inputs(source, lengths, reach)
@@ -247,7 +247,7 @@ def test_blocked_attention_computes_what_its_torch_form_does(
 
 @pytest.mark.parametrize("source", [12, LONG], ids=["one block", "three blocks"])
 def test_blocked_attention_does_not_read_padding(
-    source: int, blocked: tuple[Applied, Session, list[str]]
+    source: int, blocked: tuple[Applied, GraphSession, list[str]]
 ) -> None:
     _, session, names = blocked
     lengths = [source, source // 2, 1]

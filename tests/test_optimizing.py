@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseq.export.optimizing import optimize
+from edgeseq.export.graphs.optimizing import optimize
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.bundle import Bundle, open_bundle
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 
 ATTENTION = {"num_heads", "kv_num_heads", "scale"}
 INT8_CACHE = {"k_quant_type", "v_quant_type", "kv_cache_bit_width"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.request.options import GenerationOptions
 from tests.option_cases import BEAMS, BESIDE, ENDING, EXAMPLES, GROUPS, SAMPLING, refusal, resolve
 
 NAN, INF = float("nan"), float("inf")

@@ -10,9 +10,9 @@ import pytest
 from transformers import GenerationConfig
 
 from edgeseq.runtime import Model, OptionError
-from edgeseq.runtime.manifest import Kind
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.resolving import resolve_options
+from edgeseq.runtime.bundle.manifest import Kind
+from edgeseq.runtime.request.options import GenerationOptions
+from edgeseq.runtime.request.resolving import resolve_options
 from tests.option_cases import BEAMS, BESIDE, ENDING, EXAMPLES, GROUPS, SAMPLING, refusal, resolve
 
 OURS = {"seed", "logprobs"}  # options that Transformers does not have

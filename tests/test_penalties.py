@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeseq.runtime.penalties import (
+from edgeseq.runtime.logits.penalties import (
     SequenceBias,
     block_repeated_ngrams,
     block_source_ngrams,

@@ -19,7 +19,7 @@ from transformers.generation.logits_process import (
     SequenceBiasLogitsProcessor,
 )
 
-from edgeseq.runtime.penalties import (
+from edgeseq.runtime.logits.penalties import (
     SequenceBias,
     block_repeated_ngrams,
     block_source_ngrams,

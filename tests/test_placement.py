@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeseq.runtime.placement import Copy, in_order, place
+from edgeseq.runtime.ort.kv_cache import RowCopy, in_order, place_rows
 
 Row = list[int]
 thoroughly = settings(max_examples=200, derandomize=True, database=None, deadline=None)
@@ -49,7 +49,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(rows, sources, places)
 
 
-def moved(rows: Sequence[Row], copies: Sequence[Copy]) -> list[Row]:
+def moved(rows: Sequence[Row], copies: Sequence[RowCopy]) -> list[Row]:
     """The rows after the copies, one after the other."""
     rows = [list(row) for row in rows]
     for source, target, begin in copies:
@@ -57,7 +57,7 @@ def moved(rows: Sequence[Row], copies: Sequence[Copy]) -> list[Row]:
     return rows
 
 
-def all_at_once(rows: Sequence[Row], copies: Sequence[Copy]) -> list[Row]:
+def all_at_once(rows: Sequence[Row], copies: Sequence[RowCopy]) -> list[Row]:
     after = [list(row) for row in rows]
     for source, target, begin in copies:
         after[target][begin:] = rows[source][begin:]
@@ -67,7 +67,7 @@ def all_at_once(rows: Sequence[Row], copies: Sequence[Copy]) -> list[Row]:
 @thoroughly
 @given(cases())
 def test_each_text_gets_a_row_of_its_own_that_it_may_have(case: Case) -> None:
-    found, copies = place(case.sources, case.places, common_prefixes(case.rows))
+    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
     assert len(set(found)) == len(found) == len(case.sources)
     assert all(row in allowed for row, allowed in zip(found, case.places, strict=True))
     assert len({copy.target for copy in copies}) == len(copies)
@@ -77,7 +77,7 @@ def test_each_text_gets_a_row_of_its_own_that_it_may_have(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_the_copies_make_the_rows_what_their_parents_were(case: Case) -> None:
-    found, copies = place(case.sources, case.places, common_prefixes(case.rows))
+    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
     after = all_at_once(case.rows, copies)
     assert [after[row] for row in found] == [case.rows[source] for source in case.sources]
 
@@ -85,7 +85,7 @@ def test_the_copies_make_the_rows_what_their_parents_were(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_one_after_the_other_they_do_the_same(case: Case) -> None:
-    _, copies = place(case.sources, case.places, common_prefixes(case.rows))
+    _, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
     ordered = in_order(copies)
     if ordered is not None:
         assert sorted(ordered) == sorted(copies)
@@ -95,7 +95,7 @@ def test_one_after_the_other_they_do_the_same(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_a_text_stays_where_it_is_if_it_can(case: Case) -> None:
-    found, copies = place(case.sources, case.places, common_prefixes(case.rows))
+    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
     pairs = list(zip(case.sources, case.places, strict=True))
     # Of several texts of a row one stays there, and of the others each is copied once.
     staying = {source for source, allowed in pairs if source in allowed}
@@ -112,7 +112,7 @@ def test_within_a_group_they_can_always_be_ordered(case: Case) -> None:
     """Where texts go on only from rows of their own group, a row that is read stays as it is."""
     own = [i for i, source in enumerate(case.sources) if source in case.places[i]]
     sources, places = [case.sources[i] for i in own], [case.places[i] for i in own]
-    _, copies = place(sources, places, common_prefixes(case.rows))
+    _, copies = place_rows(sources, places, common_prefixes(case.rows))
     assert in_order(copies) is not None
     assert all(copy.target not in sources for copy in copies)
 
@@ -121,7 +121,7 @@ def test_within_a_group_they_can_always_be_ordered(case: Case) -> None:
 @given(cases())
 def test_only_what_follows_the_common_part_is_copied(case: Case) -> None:
     common = common_prefixes(case.rows)
-    found, copies = place(case.sources, case.places, common)
+    found, copies = place_rows(case.sources, case.places, common)
     for source, target, begin in copies:
         assert begin == common[source, target]
         # No row that nobody has in the end would have been better.
@@ -149,25 +149,27 @@ def test_rows_that_have_nothing_in_common(
     sources: list[int], count: int, rows: list[int], copies: list[tuple[int, int]]
 ) -> None:
     nothing = np.zeros((5, 5), np.int64)
-    found = place(sources, [range(count)] * len(sources), nothing)
-    assert found == (rows, [Copy(*pair, 0) for pair in copies])
+    found = place_rows(sources, [range(count)] * len(sources), nothing)
+    assert found == (rows, [RowCopy(*pair, 0) for pair in copies])
 
 
 def test_a_copy_goes_where_most_is_there_already() -> None:
     rows = [[1, 2, 3, 4], [9, 9, 9, 9], [1, 2, 9, 9], [1, 9, 9, 9]]
-    found = place([0, 0, 0], [range(4)] * 3, common_prefixes(rows))
-    assert found == ([0, 2, 3], [Copy(0, 2, 2), Copy(0, 3, 1)])
+    found = place_rows([0, 0, 0], [range(4)] * 3, common_prefixes(rows))
+    assert found == ([0, 2, 3], [RowCopy(0, 2, 2), RowCopy(0, 3, 1)])
 
 
 def test_what_is_read_later_is_not_overwritten_before() -> None:
-    copies = [Copy(1, 0, 0), Copy(2, 1, 0), Copy(3, 2, 0)]
+    copies = [RowCopy(1, 0, 0), RowCopy(2, 1, 0), RowCopy(3, 2, 0)]
     assert in_order(copies) == copies
     assert in_order(copies[::-1]) == copies
     assert in_order([]) == []
 
 
 def test_a_ring_has_no_order() -> None:
-    assert in_order([Copy(0, 1, 0), Copy(1, 0, 0)]) is None
-    assert in_order([Copy(0, 1, 0), Copy(1, 2, 0), Copy(2, 0, 0), Copy(0, 4, 0)]) is None
-    swapped = place([0, 2], [range(2, 4), range(2)], np.zeros((4, 4), np.int64))
-    assert swapped == ([2, 0], [Copy(0, 2, 0), Copy(2, 0, 0)])
+    assert in_order([RowCopy(0, 1, 0), RowCopy(1, 0, 0)]) is None
+    assert (
+        in_order([RowCopy(0, 1, 0), RowCopy(1, 2, 0), RowCopy(2, 0, 0), RowCopy(0, 4, 0)]) is None
+    )
+    swapped = place_rows([0, 2], [range(2, 4), range(2)], np.zeros((4, 4), np.int64))
+    assert swapped == ([2, 0], [RowCopy(0, 2, 0), RowCopy(2, 0, 0)])

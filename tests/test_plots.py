@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseq.cli.command_line import main
+from edgeseq.cli.plots import check_plot, plot_bench
 from edgeseq.runtime import Model
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.evaluation import compare, measure
-from edgeseq.runtime.plots import check_plot, plot_bench
-from edgeseq.runtime.position_loss import PositionLoss
-from edgeseq.runtime.scoring import text_windows
+from edgeseq.runtime.decoding.scoring import text_windows
+from edgeseq.runtime.evaluation.losses import PositionLoss, compare, measure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IDS = [(7 * i) % 300 for i in range(90)]

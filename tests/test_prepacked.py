@@ -12,8 +12,9 @@ import pytest
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
-from edgeseq.runtime import BundleError, Model, load, prepacked
-from edgeseq.runtime.user_cache import cache_folder
+from edgeseq.runtime import BundleError, Model, load
+from edgeseq.runtime.ort import prepacked
+from edgeseq.runtime.ort.prepacked import cache_folder
 
 TEXT = "Once upon a time there was a clever fox; he said: let us go home! " * 2
 IDS = [[5, 6, 7, 8]]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import load
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.manifest import MANIFEST_NAME, Quantization
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Quantization
+from edgeseq.runtime.bundle.reading import open_bundle
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 Captured = pytest.CaptureFixture[str]
@@ -29,7 +29,7 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-from edgeseq.runtime.cli import main
+from edgeseq.cli import main
 sys.exit(main(sys.argv[2:]))
 """
 

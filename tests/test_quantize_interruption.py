@@ -11,25 +11,27 @@ from typing import Any
 import onnx
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize import calibration, candidate, gate, quantizing
-from edgeseq.quantize.candidate import Candidate
-from edgeseq.runtime import bundle_writer, load
-from edgeseq.runtime.bundle_writer import BundleWriter
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.manifest import Manifest
+from edgeseq.quantize import calibration, gate, quantizing
+from edgeseq.quantize import draft
+from edgeseq.quantize.draft import Draft
+from edgeseq.runtime import load
+from edgeseq.runtime.bundle import writing
+from edgeseq.runtime.bundle.manifest import Manifest
+from edgeseq.runtime.bundle.writing import BundleWriter
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 MOMENTS: dict[str, tuple[Any, str]] = {  # quantizing is stopped as it calls these
     "reading the text": (quantizing, "find_texts"),
     "calibration": (quantizing, "cache_peaks"),
     "observing": (calibration, "_with_outputs"),
-    "rounding": (candidate, "round_weight"),
-    "writing weights": (candidate, "Rewriter"),
+    "rounding": (draft, "round_weight"),
+    "writing weights": (draft, "Rewriter"),
     "writing graphs": (onnx, "save"),
     "measuring": (gate, "compare"),
-    "writing": (Candidate, "write"),
-    "hashing": (bundle_writer, "file_entry"),
+    "writing": (Draft, "write"),
+    "hashing": (writing, "file_entry"),
     "manifest": (Manifest, "to_json"),
     "half of the manifest": (Path, "write_text"),
     "moving": (BundleWriter, "_move_into_place"),

@@ -17,11 +17,12 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import QuantizationError, quantize_bundle, quantizing
-from edgeseq.quantize.recipe import BLOCK_SIZES, find_recipe
+from edgeseq.quantize.recipes import find_recipe
+from edgeseq.quantize.storage import BLOCK_SIZES
 from edgeseq.quantize.texts import Texts
 from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, PromptError, load
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.scoring import Window
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.decoding.scoring import Window
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 LAYERS = [

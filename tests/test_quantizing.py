@@ -11,15 +11,16 @@ import onnx
 import pytest
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle, rewriting
-from edgeseq.quantize.network import Network
-from edgeseq.quantize.recipe import find_recipe
+from edgeseq.quantize import quantize_bundle
+from edgeseq.quantize.graph import rewriting
+from edgeseq.quantize.graph.network import Network
+from edgeseq.quantize.recipes import find_recipe
 from edgeseq.quantize.rounding import round_weight
 from edgeseq.quantize.texts import find_texts
 from edgeseq.runtime import load
-from edgeseq.runtime.bundle import Bundle, open_bundle
-from edgeseq.runtime.evaluation import compare
-from edgeseq.runtime.manifest import ROLES, Quality
+from edgeseq.runtime.bundle.manifest import ROLES, Quality
+from edgeseq.runtime.bundle.reading import Bundle, open_bundle
+from edgeseq.runtime.evaluation.losses import compare
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 SOURCES: dict[str, dict[str, Any]] = {

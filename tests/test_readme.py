@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeseq.runtime.task_templates import read_template
+from edgeseq.runtime.tasks.templates import read_template
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

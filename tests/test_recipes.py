@@ -7,23 +7,17 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli import command_line
 from edgeseq.quantize import RECIPES as EXPORTED
-from edgeseq.quantize.recipe import (
-    BLOCK_SIZES,
-    RECIPES,
-    Blocks,
-    Float16,
-    Float32,
-    Rows,
-    find_recipe,
-)
-from edgeseq.runtime import OptionError, cli
+from edgeseq.quantize.recipes import RECIPES, find_recipe
+from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Float16, Float32, Rows
+from edgeseq.runtime import OptionError
 
 WITH_BLOCKS = ("int4", "int8-weights")
 
 
 def test_the_command_line_knows_the_recipes() -> None:
-    assert tuple(RECIPES) == cli.RECIPES == ("int8", "int4", "int8-weights", "fp16")
+    assert tuple(RECIPES) == command_line.RECIPES == ("int8", "int4", "int8-weights", "fp16")
     assert EXPORTED is RECIPES
 
 

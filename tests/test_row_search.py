@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeseq.runtime.errors import BundleError, OptionError
-from edgeseq.runtime.options import GenerationOptions
+from edgeseq.runtime.request.options import GenerationOptions
 from tests.scripted_decoder import Ids, ScriptedDecoder
 from tests.scripted_search import Finished, run, search_for
 

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgeseq.runtime.decoding.greedy_and_sampling import sample
 from edgeseq.runtime.errors import BundleError, OptionError
-from edgeseq.runtime.sampling import sample
 
 INF = float("inf")
 

@@ -20,9 +20,10 @@ import pytest
 import torch
 from transformers import GenerationConfig, GPT2LMHeadModel
 
-from edgeseq.runtime import Model, candidates
-from edgeseq.runtime.options import GenerationOptions
-from edgeseq.runtime.processors import Rows, Task, sampling_processors, text_processors
+from edgeseq.runtime import Model
+from edgeseq.runtime.decoding import candidates
+from edgeseq.runtime.logits.processors import Prompt, Rows, sampling_processors, text_processors
+from edgeseq.runtime.request.options import GenerationOptions
 
 Case = dict[str, Any]
 Probabilities = npt.NDArray[np.floating[Any]]
@@ -92,7 +93,7 @@ def our_distribution(case: Case, tokens: torch.Tensor, logits: torch.Tensor) -> 
     }
     options = GenerationOptions(do_sample=True, **{**case, **plain})
     start = tokens[0, :-1].tolist()
-    processors = text_processors(options, [Task(start, start, 40)]) + sampling_processors(options)
+    processors = text_processors(options, [Prompt(start, start, 40)]) + sampling_processors(options)
     changed = logits.numpy().copy()
     for process in processors:
         process(changed, Rows(list(tokens.numpy()), [0] * ROWS))

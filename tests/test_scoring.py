@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.runtime import BundleError, Model, OptionError, PromptError, Score
-from edgeseq.runtime.scoring import (
-    CHUNK,
-    Window,
-    log_probabilities,
-    pair_window,
-    text_windows,
-    window_logits,
-)
+from edgeseq.runtime.decoding.scoring import CHUNK, Window, pair_window, text_windows, window_logits
+from edgeseq.runtime.logits.softmax import log_probabilities
 
 VOCABULARY = 8
 LONG_TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!” To 42 üs? " * 6

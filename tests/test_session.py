@@ -16,7 +16,7 @@ import pytest
 
 from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
 from edgeseq.runtime.decoder import Decoder
-from edgeseq.runtime.onnx_decoder import CHUNKS
+from edgeseq.runtime.ort.onnx_decoder import CHUNKS
 from edgeseq.runtime.session import Session
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None}

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeseq.runtime.onnx_runtime import Session, open_session
-from edgeseq.runtime.shared_sessions import shared_session
+from edgeseq.runtime.ort.graph_session import GraphSession, open_session, shared_session
 
 
 class Opener:
@@ -21,8 +20,8 @@ class Opener:
         self.files = (folder / "decoder.onnx", folder / "weights.bin")
         self.opened = 0
 
-    def __call__(self, threads: int = 1) -> Session:
-        def open_new() -> Session:
+    def __call__(self, threads: int = 1) -> GraphSession:
+        def open_new() -> GraphSession:
             self.opened += 1
             return open_session(self.files[0], "cpu", threads)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edgeseq.runtime import BundleError, Model
-from edgeseq.runtime.bundle import open_bundle
-from edgeseq.runtime.engine import open_engine
-from edgeseq.runtime.manifest import SharedWeight
-from edgeseq.runtime.onnx_runtime import map_shared_weights, open_session
+from edgeseq.runtime.bundle.manifest import SharedWeight
+from edgeseq.runtime.bundle.reading import open_bundle
+from edgeseq.runtime.ort.engine import open_engine
+from edgeseq.runtime.ort.graph_session import map_shared_weights, open_session
 
 
 @pytest.fixture

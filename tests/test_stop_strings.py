@@ -17,11 +17,11 @@ from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-from edgeseq.runtime.byte_tokenizer import FIRST_BYTE, ByteTokenizer
-from edgeseq.runtime.demo_bundles import demo_bundle
-from edgeseq.runtime.detokenizer import Detokenizer
-from edgeseq.runtime.stop_strings import StopFilter, StopMatcher, cut
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, ByteTokenizer
+from edgeseq.runtime.text.detokenizer import Detokenizer
+from edgeseq.runtime.text.stop_strings import StopFilter, StopMatcher, cut
+from edgeseq.runtime.text.tokenizer import Tokenizer
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 

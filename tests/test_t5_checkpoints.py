@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Model
 
-from edgeseq.export import CheckpointError, export_checkpoint, t5_decoder, t5_encoder, t5_stack
+from edgeseq.export import CheckpointError, export_checkpoint
+from edgeseq.export.families import t5_decoder, t5_encoder, t5_stack
 from edgeseq.runtime import Model, OptionError, load
 
 T5 = T5ForConditionalGeneration

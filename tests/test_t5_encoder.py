@@ -17,12 +17,12 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.kv_cache import KVCache
-from edgeseq.runtime.memory import CpuMemory
-from edgeseq.runtime.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.onnx_encoder import OnnxEncoder, Sources
-from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.ort.graph_session import GraphSession, open_session
+from edgeseq.runtime.ort.kv_cache import KVCache
+from edgeseq.runtime.ort.memory import CpuMemory
+from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from edgeseq.runtime.ort.onnx_encoder import OnnxEncoder, Sources
 
 Ids = list[list[int]]
 
@@ -53,7 +53,7 @@ class Exported:
 
     reference: T5ForConditionalGeneration
     bundle: Bundle
-    session: Session
+    session: GraphSession
 
     def encoder(self) -> OnnxEncoder:
         return OnnxEncoder(self.session, self.bundle.manifest, CpuMemory())

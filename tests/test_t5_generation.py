@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, OptionError, PromptError, load
-from edgeseq.runtime.engine import engine
-from edgeseq.runtime.onnx_runtime import Session, open_session
+from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 
 Ids = list[list[int]]
 T5 = T5ForConditionalGeneration
@@ -185,7 +185,7 @@ def test_streamed_pieces_make_up_the_text(text_model: tuple[Model, T5, Path]) ->
 class CountingSession:
     """A session that notes each run in ``runs`` under its role."""
 
-    def __init__(self, session: Session, role: str, runs: Counter[str]) -> None:
+    def __init__(self, session: GraphSession, role: str, runs: Counter[str]) -> None:
         self._session = session
         self._role = role
         self._runs = runs

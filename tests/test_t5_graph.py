@@ -14,8 +14,8 @@ import pytest
 from transformers import T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
-from edgeseq.runtime.bundle import Bundle
-from edgeseq.runtime.manifest import Dimensions
+from edgeseq.runtime.bundle.manifest import Dimensions
+from edgeseq.runtime.bundle.reading import Bundle
 
 PAGE_BYTES = 4096
 MEGABYTE = 1_000_000

@@ -13,7 +13,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from edgeseq.runtime import Model, OptionError, PromptError
-from edgeseq.runtime.bundle import Bundle
+from edgeseq.runtime.bundle.reading import Bundle
 
 Ids = list[list[int]]
 T5 = T5ForConditionalGeneration

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from edgeseq.cli.command_line import main
 from edgeseq.runtime import Model, OptionError, PromptError, load
-from edgeseq.runtime.cli import main
-from edgeseq.runtime.task_runs import BATCH_ROWS, BATCH_TOKENS, TaskResult, batches
-from edgeseq.runtime.task_templates import TEMPLATES, read_template, template_names
+from edgeseq.runtime.tasks.runs import BATCH_ROWS, BATCH_TOKENS, TaskResult, batches
+from edgeseq.runtime.tasks.templates import TEMPLATES, read_template, template_names
 
 INPUTS = {
     "anonymization": {"text": "Call Jane Roe at 555-0123."},

@@ -9,9 +9,9 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast, T5TokenizerFast
 
-from edgeseq.runtime.detokenizer import Detokenizer
 from edgeseq.runtime.errors import BundleError, PromptError
-from edgeseq.runtime.tokenizer import Tokenizer
+from edgeseq.runtime.text.detokenizer import Detokenizer
+from edgeseq.runtime.text.tokenizer import Tokenizer
 
 TEXTS = [
     "",

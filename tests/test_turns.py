@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import EdgeseqError
-from edgeseq.runtime.turns import Places, Turns
+from edgeseq.runtime.concurrency.locks import FairLock, Slots
 
 
 def never() -> bool:
@@ -31,7 +31,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def test_turns_are_taken_in_the_order_of_arrival() -> None:
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
 
     def take(number: int) -> None:
         with turns:
@@ -52,7 +52,7 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
 
 def test_one_who_comes_back_stands_behind_those_who_wait() -> None:
     """With Python's own lock, whoever is running takes it again at once."""
-    turns, taken = Turns(), []
+    turns, taken = FairLock(), []
 
     def other() -> None:
         with turns:
@@ -68,7 +68,7 @@ def test_one_who_comes_back_stands_behind_those_who_wait() -> None:
 
 
 def test_an_error_in_a_turn_passes_it_on() -> None:
-    turns = Turns()
+    turns = FairLock()
     with pytest.raises(ValueError), turns:
         raise ValueError
     with turns:
@@ -76,7 +76,7 @@ def test_an_error_in_a_turn_passes_it_on() -> None:
 
 
 def test_places_are_given_in_the_order_of_arrival() -> None:
-    places, order = Places(1), []
+    places, order = Slots(1), []
 
     def take(number: int) -> None:
         with places.one(never):
@@ -95,7 +95,7 @@ def test_places_are_given_in_the_order_of_arrival() -> None:
 
 
 def test_as_many_as_there_are_places() -> None:
-    places, inside = Places(3), []
+    places, inside = Slots(3), []
     go_on = threading.Event()
 
     def take() -> None:
@@ -112,7 +112,7 @@ def test_as_many_as_there_are_places() -> None:
 
 
 def test_what_waits_for_all_to_end() -> None:
-    places, ended = Places(1), []
+    places, ended = Slots(1), []
     with places.one():
         places.when_empty(lambda: ended.append(1))
         assert ended == []
@@ -122,7 +122,7 @@ def test_what_waits_for_all_to_end() -> None:
 
 
 def test_one_that_is_cancelled_waits_no_longer() -> None:
-    places, cancelled = Places(1), threading.Event()
+    places, cancelled = Slots(1), threading.Event()
     ran = []
 
     def take() -> None:
@@ -141,7 +141,7 @@ def test_one_that_is_cancelled_waits_no_longer() -> None:
 
 def test_a_stream_that_the_garbage_collector_ends() -> None:
     """It does so in any thread and anywhere: also where a place is just being taken."""
-    places, ended = Places(1), []
+    places, ended = Slots(1), []
 
     def end_inside() -> None:
         held = places.one(never)
@@ -160,8 +160,8 @@ def test_a_stream_that_ends_while_another_asks_for_its_place(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of looking who has a place, and who waits."""
-    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
-    places, served = Places(1), []
+    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
+    places, served = Slots(1), []
     held = places.one(never)
     held.__enter__()
 
@@ -193,8 +193,8 @@ def test_a_stream_that_ends_while_another_asks_for_its_place(
 
 
 def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
-    places = Places(2)
+    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
+    places = Slots(2)
     with places.one(never), places.one(never):
         with pytest.raises(EdgeseqError, match="2 streams are begun"), places.one(never):
             pass
@@ -204,8 +204,8 @@ def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyP
 
 
 def test_threads_that_would_wait_for_each_other_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 0.1)
-    places, both = Places(2), threading.Barrier(2)
+    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
+    places, both = Slots(2), threading.Barrier(2)
     told, done = [], []
 
     def take() -> None:
@@ -228,8 +228,8 @@ def test_streams_that_other_threads_go_on_with_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server may take each piece in another thread than the one before it."""
-    monkeypatch.setattr("edgeseq.runtime.turns.PATIENCE_S", 1)
-    places = Places(1)
+    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 1)
+    places = Slots(1)
     held = places.one()
     place = held.__enter__()  # begun in this thread, which waits below
     end = time.monotonic() + 2

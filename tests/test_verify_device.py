@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import DeviceError
-from edgeseq.runtime.devices import parse_device
+from edgeseq.runtime.ort.devices import parse_device
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

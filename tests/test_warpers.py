@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeseq.runtime.warpers import (
+from edgeseq.runtime.logits.warpers import (
     apply_temperature,
     keep_epsilon,
     keep_eta,

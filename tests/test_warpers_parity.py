@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from edgeseq.runtime.warpers import (
+from edgeseq.runtime.logits.warpers import (
     apply_temperature,
     keep_epsilon,
     keep_eta,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime.weights_file import WeightsFile
+from edgeseq.runtime.bundle.weights_file import WeightsFile
 
 Array = np.ndarray[Any, Any]
 GRID = np.arange(24, dtype=np.float32).reshape(4, 6)

@@ -16,8 +16,8 @@ from benchmarks.compare.environments import packages_of, python_of
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import Format, Peer
 from benchmarks.compare.workloads import VOCABULARY, Workload
-from edgeseq.runtime.cores import logical_cores
-from edgeseq.runtime.machine import OthersClock
+from edgeseq.runtime.bench.machine import OthersClock
+from edgeseq.runtime.ort.cpu import logical_cores
 
 HARNESS = Path(__file__).with_name("harness.py")
 TIMEOUT_S = 600

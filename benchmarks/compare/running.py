@@ -16,9 +16,8 @@ from benchmarks.compare.measuring import Entry, measure_once, measured
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
-from edgeseq.runtime.bandwidth import read_bandwidth
-from edgeseq.runtime.cores import logical_cores, physical_cores
-from edgeseq.runtime.machine import processor
+from edgeseq.runtime.bench.machine import read_bandwidth
+from edgeseq.runtime.ort.cpu import logical_cores, physical_cores, processor
 
 Turn = tuple[Workload, Bits, list[Entry]]
 

@@ -27,7 +27,7 @@ from demos.t5.dictionary import (
     without_stress,
 )
 from edgeseq.runtime import EdgeseqError, Model, load
-from edgeseq.runtime.error_rates import edit_distance
+from edgeseq.runtime.evaluation.error_rates import edit_distance
 
 BATCH = 64
 

@@ -1,0 +1,154 @@
+"""``edgeseq bench``: what bundles cost on this machine, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
+from .flags import add_provider, provider_of
+
+LARGEST = 1 << 20  # of any number given
+MAX_THREADS = 1024
+FEWEST_NEW_TOKENS = 16  # a speed wants some steps
+DESCRIPTION = """\
+Measure bundles beside each other: load time, time to the first token, decode speed, memory moved,
+peak memory. Every measurement is a process of its own with a warm-up that is thrown away; the
+bundles take turns. Close other programs first: what they use shows in the figures. The weights of
+a small model stay in the processor's caches, which may be read faster than memory.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's ``commands``."""
+    parser = commands.add_parser(
+        "bench", help="measure what bundles cost on this machine", description=DESCRIPTION
+    )
+    parser.add_argument("bundle", nargs="*", type=Path, help="folder of a bundle")
+    parser.add_argument(
+        "--demo", action="append", choices=DEMOS, default=[], help="edgeseq's own model, also"
+    )
+    parser.add_argument(
+        "--kv-cache",
+        action="append",
+        metavar="DTYPE",
+        help="measure each bundle with this cache, float32, int8 or float16; may be given several "
+        "times (default: the bundle's, float16 on CUDA)",
+    )
+    parser.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="measure each bundle on this device, cuda:1 say; may be given several times "
+        "(default: cpu). Memory is the machine's, not the device's",
+    )
+    add_provider(parser)
+    count = _whole(1)
+    parser.add_argument("--rounds", type=count, default=5, help="default: 5")
+    parser.add_argument(
+        "--repeats", type=count, default=3, help="of each first token in a round (default: 3)"
+    )
+    _add_lengths(parser)
+    parser.add_argument(
+        "--threads", type=_whole(1, MAX_THREADS), help="how many compute (default: usable cores)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw a token's time by context (extra 'bench')"
+    )
+    parser.set_defaults(run=_bench, wrong_usage=parser.error)
+
+
+def _add_lengths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompt-lengths",
+        type=_lengths,
+        default=[32, 128, 512],
+        metavar="N,N,...",
+        help="tokens before the first new one; a T5's encoder reads them (default: 32,128,512)",
+    )
+    parser.add_argument(
+        "--contexts",
+        type=_lengths,
+        default=[32, 900],
+        metavar="N,N,...",
+        help="tokens that the decoder has read as its speed is measured (default: 32,900)",
+    )
+    parser.add_argument(
+        "--new-tokens",
+        type=_whole(FEWEST_NEW_TOKENS),
+        default=128,
+        help="that follow a context, or as many as fit (default: 128)",
+    )
+
+
+def _whole(at_least: int, at_most: int = LARGEST) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if text.isascii() and text.isdigit() and at_least <= (value := int(text)) <= at_most:
+            return value
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {at_least} to {at_most}"
+        )
+
+    return whole
+
+
+def _lengths(text: str) -> list[int]:
+    """Numbers between commas, ascending, each once."""
+    return sorted(set(map(_whole(1), text.split(","))))
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    if not arguments.bundle and not arguments.demo:
+        arguments.wrong_usage("give the folder of a bundle, or --demo gpt2")
+    from ..runtime.bench.case import Lengths, cases_of
+    from ..runtime.bench.machine import read_bandwidth
+    from ..runtime.bench.report import report
+    from ..runtime.bench.rounds import measure_in_process, measure_rounds
+    from ..runtime.bench.table import lines
+    from ..runtime.ort.cpu import usable_cores
+    from .plots import check_plot, plot_bench
+
+    check_plot(arguments.plot)
+    lengths = Lengths(
+        prompts=arguments.prompt_lengths,
+        contexts=arguments.contexts,
+        new_tokens=arguments.new_tokens,
+        fewest_new_tokens=FEWEST_NEW_TOKENS,
+        repeats=arguments.repeats,
+    )
+    folders = [*arguments.bundle, *map(demo_bundle, arguments.demo)]
+    caches, machines = arguments.kv_cache or [None], _machines(arguments)
+    cases = cases_of(folders, caches, lengths, arguments.threads, machines)
+    threads = arguments.threads or usable_cores()
+    rounds = measure_rounds(
+        cases,
+        arguments.rounds,
+        bandwidth=partial(read_bandwidth, threads),
+        measure=measure_in_process,
+        progress=_show if sys.stderr.isatty() else lambda _: None,
+    )
+    result = report(cases, list(rounds), threads)
+    if arguments.plot is not None:
+        plot_bench(result, arguments.plot)
+    print(json.dumps(result) if arguments.json else "\n".join(lines(result)))
+    return 0
+
+
+def _machines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What ``load`` takes of each device; what is said of a provider is not of the CPU beside."""
+    names = list(dict.fromkeys(arguments.device or ["cpu"]))
+    provider = provider_of(arguments)
+    return [
+        {"device": name, **(provider if name != "cpu" or names == ["cpu"] else {})}
+        for name in names
+    ]
+
+
+def _show(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

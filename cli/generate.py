@@ -1,0 +1,165 @@
+"""``edgeseq generate``: text from a prompt, on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import OptionError, reason
+from .flags import (
+    LENGTH,
+    LOGITS,
+    NEW_TOKENS,
+    STRATEGY,
+    add_model,
+    add_options,
+    add_sampling,
+    machine_of,
+    read_prompt,
+    say_device,
+)
+
+if TYPE_CHECKING:
+    from ..runtime.model import Model
+    from ..runtime.results import GenerationResult
+
+EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
+GENERATE_EPILOG = """\
+Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
+prompt that starts with a dash goes after --.
+
+The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begins:
+  translation         translate English to German: The house is wonderful.
+  summarization       summarize: (the text)
+  question answering  question: Who wrote it? context: (the text)
+  classification      sst2 sentence: A charming and funny film.
+The demo T5 knows two of its own:
+  pronounce: algorithm
+  spell: F AH0 N EH1 T IH0 K
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's ``commands``."""
+    parser = commands.add_parser(
+        "generate",
+        help="generate text from a prompt",
+        description="Generate text with the model of a bundle, by default a demo model: a GPT-2 "
+        "continues the prompt, a T5 answers it.",
+        epilog=GENERATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
+    add_model(parser)
+    parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
+    parser.add_argument(
+        "--prepack",
+        action="store_true",
+        help="keep packed weights in your cache folder: later starts take less memory of their own",
+    )
+    parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
+    length = parser.add_argument_group("where a text ends")
+    add_options(length, LENGTH)
+    length.add_argument(
+        "--stop-string",
+        action="append",
+        dest="stop_strings",
+        metavar="TEXT",
+        help="end a text before this; may be given several times",
+    )
+    strategy = parser.add_argument_group("how tokens are chosen")
+    add_sampling(strategy)
+    add_options(strategy, STRATEGY)
+    strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="of beam search")
+    add_options(parser.add_argument_group("what changes their probabilities"), LOGITS)
+    _add_constraints(parser.add_argument_group("what the output has to be"))
+    parser.set_defaults(run=_generate)
+
+
+def _add_constraints(group: Any) -> None:
+    group.add_argument(
+        "--choice",
+        action="append",
+        dest="choices",
+        metavar="TEXT",
+        help="one of the only outputs there are; prints the probability of each",
+    )
+    group.add_argument("--regex", help="a regular expression of the whole output")
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help="a JSON Schema")
+    group.add_argument("--grammar", type=Path, metavar="FILE", help="a grammar, as for llguidance")
+    group.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: of tokens, and of N others each"
+    )
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from ..runtime.loading import load
+
+    options = _options(arguments)
+    model = load(
+        arguments.bundle,
+        demo=arguments.demo,
+        verify=arguments.verify,
+        prepack=arguments.prepack,
+        **machine_of(arguments),
+    )
+    say_device(model, arguments.device)
+    limits = {"max_length", "max_new_tokens", "choices"}
+    if not limits & {*options, *model.bundle.manifest.generation}:
+        options["max_new_tokens"] = NEW_TOKENS
+    prompt = arguments.prompt
+    if prompt is None or prompt == "-":
+        prompt = read_prompt(sys.stdin)
+    if arguments.json:
+        for result in model.generate(prompt, **options):
+            print(json.dumps({"prompt": prompt, **asdict(result)}))
+    elif "choices" in options or options.get("num_return_sequences", 1) > 1:
+        _print_several(model.generate(prompt, **options))
+    else:
+        _stream(model, prompt, options)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [*LENGTH, *STRATEGY, *LOGITS, "do_sample", "stop_strings", "choices", "regex"]
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.early_stopping is not None:
+        options["early_stopping"] = EARLY_STOPPING[arguments.early_stopping]
+    for name in ("json_schema", "grammar"):
+        if (path := getattr(arguments, name)) is not None:
+            options[name] = _read_text(path)
+    if arguments.logprobs is not None and not arguments.json:
+        raise OptionError("--logprobs has no effect without --json.")
+    options["logprobs"] = arguments.logprobs
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise OptionError(f"{path} is not text in UTF-8 ({reason(error)}).") from error
+
+
+def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
+    """Print the prompt's continuation as it comes."""
+    for piece in model.stream(prompt, **options):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _print_several(results: Sequence[GenerationResult]) -> None:
+    """Print choices with their probabilities, or texts one after the other."""
+    for number, result in enumerate(results, 1):
+        if result.choices is not None:
+            for choice in result.choices:
+                print(f"{choice.probability:.4f}  {choice.text}")
+        else:
+            score = result.sequence_score
+            print(f"--- {number}" if score is None else f"--- {number}, score {score:.4f}")
+            print(result.text)

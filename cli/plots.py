@@ -1,0 +1,93 @@
+"""Reports as pictures; needs matplotlib (the extra ``bench``), which is imported here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import MissingPackageError, OptionError
+
+COLOURS = ("#0b6e99", "#c2571a", "#5b8c3a", "#8a4f9e", "#b8860b", "#30353a")
+SIZE_INCHES, DPI = (7.2, 4.4), 150
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse, before anything is measured, what could not be drawn or written."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"{path} does not end in .png: a plot is written as PNG.")
+    if not path.parent.is_dir():
+        raise OptionError(f"There is no folder {path.parent} for the plot.")
+    _pyplot()
+
+
+def plot_bench(report: Mapping[str, Any], path: Path) -> None:
+    """The time of a token by how many the decoder has read, from ``edgeseq bench``'s report."""
+    figure, axes = _axes("tokens that the decoder has read", "ms a token")
+    for colour, bundle in zip(cycle(COLOURS), report["bundles"], strict=False):
+        speeds = bundle["tokens_per_s"]
+        lengths = sorted(map(int, speeds))
+        figures = [speeds[str(length)] for length in lengths]
+        low, high = (
+            [1e3 / found[name] for found in figures] for name in ("quartile_3", "quartile_1")
+        )
+        middle = [1e3 / found["median"] for found in figures]
+        axes.plot(lengths, middle, "o-", color=colour, label=bundle["name"])
+        axes.fill_between(lengths, low, high, color=colour, alpha=0.15, linewidth=0)
+    _finish(figure, axes, path, _of_rounds(report["rounds"]))
+
+
+def _of_rounds(count: int) -> str:
+    return f"Medians of {count} rounds, with quartiles" if count > 1 else "One round"
+
+
+def plot_eval(report: Mapping[str, Any], path: Path) -> None:
+    """Cross-entropy by how many tokens stand before the one that is predicted."""
+    figure, axes = _axes("tokens before the one that is predicted", "cross-entropy, nats")
+    measured = [report]
+    if reference := report.get("reference"):
+        measured.append(reference)
+    names = [Path(found["bundle"]).name for found in measured]
+    if len(set(names)) < len(names):
+        names = [f"{names[0]}, {report['kv_cache']} cache", f"{names[0]}, the reference"]
+    for colour, name, found in zip(COLOURS, names, measured, strict=False):
+        bins = found["loss_by_position"]
+        losses = [found["cross_entropy"] for found in bins]
+        axes.plot([found["first"] for found in bins], losses, "o-", color=colour, label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _finish(figure, axes, path, f"{Path(report['text']).name}, {report['tokens']:,} tokens")
+
+
+def _axes(x: str, y: str) -> tuple[Any, Any]:
+    figure, axes = _pyplot().subplots(figsize=SIZE_INCHES, dpi=DPI)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return figure, axes
+
+
+def _finish(figure: Any, axes: Any, path: Path, title: str) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False)
+    figure.savefig(path, bbox_inches="tight")
+    _pyplot().close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "A plot needs matplotlib: install the extra 'bench' "
+            '(python -m pip install "edgeseq[cpu,bench]").'
+        ) from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

@@ -1,0 +1,218 @@
+"""``edgeseq run`` and ``edgeseq tasks``: tasks by their templates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.errors import EdgeseqError, OptionError
+from .flags import (
+    LENGTH,
+    LOGITS,
+    STRATEGY,
+    OptionTypes,
+    add_model,
+    add_options,
+    add_sampling,
+    machine_of,
+    read_prompt,
+    say_device,
+)
+
+if TYPE_CHECKING:
+    from ..runtime.model import Model
+    from ..runtime.tasks.runs import TaskResult
+    from ..runtime.tasks.templates import Template
+
+OPTIONS: OptionTypes = {
+    name: found
+    for name, found in {**LENGTH, **STRATEGY, **LOGITS}.items()
+    if name != "num_return_sequences"
+}
+OPTIONS["max_new_tokens"] = (int, "new tokens at most")
+RUN_EPILOG = """\
+TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
+text a line, or in a .jsonl file an object a line with the task's fields. Given once more after an
+interruption, the command goes on where the output ends.
+"""
+
+
+def add_parsers(commands: Any) -> None:
+    """Add both commands to the parser's ``commands``."""
+    _add_run(commands)
+    parser = commands.add_parser(
+        "tasks",
+        help="list the task templates, show one or copy it",
+        description="List the task templates that come with edgeseq; show one, or copy it to "
+        "change it.",
+    )
+    parser.add_argument("task", nargs="?", help="show this template")
+    parser.add_argument("--copy", type=Path, metavar="FILE", help="write it to a file (.toml)")
+    parser.set_defaults(run=_tasks)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        usage="edgeseq run TASK [TEXT | --input FILE --output FILE] [options]",
+        help="do a task: summarize, translate, answer, classify",
+        description="Do a task with the model of a bundle, on a text or on the lines of a file.",
+        epilog=RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", help="its name, or a template's file")
+    text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
+    text.required = False  # options may stand between the two, which nargs="?" would not let
+    add_model(parser)
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="another field of the task, as context=...; may be given several times",
+    )
+    parser.add_argument(
+        "--input", type=Path, metavar="FILE", help="a file of inputs; - is standard input"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="its answers, JSON lines; - is standard output"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="begin the output anew")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    options = parser.add_argument_group("options, over the template's")
+    add_options(options, OPTIONS)
+    add_sampling(options)
+    parser.set_defaults(run=_run, usage_error=parser.error)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..runtime.loading import load
+    from ..runtime.tasks.runs import run_all
+    from ..runtime.tasks.templates import read_template
+
+    template = read_template(arguments.task)
+    fields = _fields(arguments.field, template)
+    options = {name: getattr(arguments, name) for name in (*OPTIONS, "do_sample")}
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_usage(arguments)
+
+    def loaded() -> Model:
+        model = load(arguments.bundle, demo=arguments.demo, **machine_of(arguments))
+        say_device(model, arguments.device)
+        return model
+
+    if arguments.input is not None:
+        return _answer_file(arguments, template, fields, options, loaded)
+    first = template.fields[0]
+    if first not in fields and (arguments.text is not None or first not in template.defaults):
+        given = arguments.text
+        fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
+    elif first in fields and arguments.text is not None:
+        raise OptionError(f"--field {first} has no effect beside the text: give one of them.")
+    _print(run_all(loaded(), template, [fields], options)[0], arguments.json)
+    return 0
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    if (arguments.input is None) != (arguments.output is None):
+        arguments.usage_error("--input and --output are given together")
+    if arguments.input is None and arguments.overwrite:
+        arguments.usage_error("--overwrite is for --output")
+    if arguments.input is not None and (arguments.text is not None or arguments.json):
+        arguments.usage_error("--input does not go with a text or --json")
+
+
+def _answer_file(
+    arguments: argparse.Namespace,
+    template: Template,
+    fields: dict[str, str],
+    options: dict[str, Any],
+    loaded: Any,
+) -> int:
+    from ..runtime.tasks.files import (
+        STANDARD,
+        Job,
+        answer_file,
+        check_files,
+        read_inputs,
+        write_answers,
+    )
+
+    first, out = template.fields[0], arguments.output
+    if first in fields:
+        raise OptionError(f"--field {first} has no effect beside --input, which gives it.")
+    inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
+    check_files(arguments.input, out)
+    model = loaded()
+    loading = {"kv_cache": arguments.kv_cache, "device": model.device}
+    others = {"kv_cache": None, "device": "cpu"}
+    job = Job(model, template, inputs, options, dict(loading.items() - others.items()))
+    if str(out) == STANDARD:
+        done = write_answers(job, sys.stdout.buffer)
+    else:
+        done = answer_file(job, out, overwrite=arguments.overwrite)
+    count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
+    there = f", {done.before} of them before" if done.before else ""
+    failed = f", {done.failed} of them an error" if done.failed else ""
+    where = "standard output" if str(out) == STANDARD else out
+    print(f"{where} has {count}{there}{failed}", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _fields(given: list[str], template: Template) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or name not in template.fields:
+            raise OptionError(
+                f"--field {item!r:.60} is none of {template.name}: give NAME=TEXT, where NAME is "
+                f"{' or '.join(template.fields)}."
+            )
+        if name in fields:
+            raise OptionError(f"--field {name} is given twice.")
+        fields[name] = text
+    return fields
+
+
+def _print(result: TaskResult, as_json: bool) -> None:
+    if as_json:
+        found = {"output": result.text, "probabilities": result.probabilities}
+        print(json.dumps({name: value for name, value in found.items() if value is not None}))
+    elif result.probabilities is None:
+        print(result.text)
+        if not result.text:
+            print("The answer is empty: is this model made for the task?", file=sys.stderr)
+    else:
+        for label, probability in result.probabilities.items():
+            print(f"{probability:.4f}  {label}")
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from ..runtime.tasks.templates import read_template, template_names, template_path
+
+    if arguments.task is None:
+        if arguments.copy is not None:
+            raise OptionError("--copy needs the name of a task.")
+        names = template_names()
+        width = max(map(len, names))
+        for name in names:
+            template = read_template(name)
+            kinds = "" if len(template.forms) > 1 else f" ({next(iter(template.forms))})"
+            print(f"{name:<{width}}  {template.title}{kinds}")
+        return 0
+    read_template(arguments.task)  # it is one
+    text = template_path(arguments.task).read_text(encoding="utf-8")
+    if arguments.copy is None:
+        print(text, end="")
+        return 0
+    if arguments.copy.suffix != ".toml":
+        raise OptionError(f"{arguments.copy} must end in .toml, which tells a file from a name.")
+    try:
+        with arguments.copy.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise EdgeseqError(f"{arguments.copy} is there already.") from error
+    return 0

@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: finding one, loading its model, converting its tokenizer."""

@@ -1,0 +1,161 @@
+"""Where a checkpoint is: a folder of Hugging Face files, or an id on the Hub, fetched first."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import requests
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoSibling
+
+from ...runtime.bundle.manifest import Source
+from ...runtime.errors import CheckpointError, reason
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
+WEIGHT_FILES = (  # the first kind that is there
+    ("model.safetensors", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of Hugging Face files and where they came from."""
+
+    folder: Path
+    source: Source
+
+
+def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
+    """The folder ``name``, or the files of the Hub id ``name`` at ``revision``.
+
+    The Hub's files go to its own cache; an interrupted download goes on where it stopped, and
+    with ``HF_HUB_OFFLINE`` only the cache is read. Raises ``CheckpointError``.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError("--revision belongs to a Hub id; a folder has no revisions.")
+        return Checkpoint(folder, Source(id=folder.resolve().name, revision=None))
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise CheckpointError(f"There is no folder {name}, and it is no Hub id (like org/model).")
+    try:
+        folder = _fetch(name, revision)
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and the Hub cannot be reached and its cache on this "
+            "machine does not hold it."
+        ) from error
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{name} is gated on the Hub: accept its terms there and log in with `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and the Hub has no model of that name that you may read."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"The model {name} on the Hub has no revision {revision!r}."
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(
+            f"{name} could not be fetched from the Hub: {reason(error)}."
+        ) from error
+    except requests.RequestException as error:
+        raise CheckpointError(
+            f"Fetching {name} from the Hub broke off ({type(error).__name__}): run the same "
+            "command again, it goes on where it stopped."
+        ) from error
+    return Checkpoint(folder, Source(id=name, revision=folder.name))
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """The snapshot of the one commit that ``revision`` names now: its folder is the commit.
+
+    Its files are those that the Hub has, by their hashes.
+    """
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+    except (OfflineModeIsEnabled, requests.ConnectionError, requests.Timeout):
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        check_files(folder, hashes_in_cache(folder))
+        return folder
+    files = [file for file in info.siblings or [] if "/" not in file.rfilename]
+    needed = needed_files([file.rfilename for file in files])
+    # By the name that the caller used, so that the cache knows it by that name too.
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=needed))
+    if folder.name != info.sha:  # the branch has moved on meanwhile
+        info = HfApi().model_info(name, revision=folder.name, files_metadata=True)
+        files = info.siblings or []
+    check_files(folder, hashes_of(files))
+    return folder
+
+
+def needed_files(names: list[str]) -> list[str]:
+    """Those of a checkpoint's files that an export reads."""
+    side_files = matching(names, SIDE_FILES)
+    kinds = (matching(names, patterns) for patterns in WEIGHT_FILES)
+    return side_files + next((weights for weights in kinds if weights), [])
+
+
+def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    """The names that match one of the patterns."""
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+
+
+def hashes_of(siblings: Iterable[RepoSibling]) -> dict[str, str]:
+    """By name, the hashes of the files that the Hub gives one for: of a repository's metadata.
+
+    Large files have the SHA-256 of their bytes, others the SHA-1 that Git names them by.
+    """
+    known = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in siblings}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def hashes_in_cache(folder: Path) -> dict[str, str]:
+    """The same of a snapshot in the Hub's cache, whose links lead to files named by their hash.
+
+    Empty where the system has no links.
+    """
+    names = {path.name: path.resolve().name for path in folder.iterdir() if path.is_symlink()}
+    return {name: value for name, value in names.items() if HASH.fullmatch(value)}
+
+
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raise ``CheckpointError`` for a file in ``folder`` whose bytes have another hash."""
+    for name, expected in hashes.items():
+        path = folder / name
+        if path.is_file() and _digest(path, len(expected)) != expected:
+            raise CheckpointError(
+                f"{path.resolve()} is damaged, it is not the file that the Hub has: delete it and "
+                "run the same command again."
+            )
+
+
+def _digest(path: Path, length: int) -> str:
+    if length == 64:
+        digest = hashlib.sha256()
+    else:  # as Git does
+        header = f"blob {path.stat().st_size}\0".encode()
+        digest = hashlib.sha1(header, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()

@@ -1,0 +1,114 @@
+"""Reading the JSON files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ...runtime.errors import CheckpointError, reason
+from ..families.family import Family
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in ``path``; ``CheckpointError`` where it is damaged or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object.")
+    return content
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Errors alone are logged inside; the caller's verbosity is back afterwards."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+Progress = Callable[[str], None]  # is told each step in a line
+LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+)
+
+
+def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedModel:
+    """The checkpoint's model in float32, with eager attention and every weight loaded.
+
+    Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
+    ``scale_attn_by_inverse_layer_idx``.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            family.check(config)
+            model, report = family.MODEL_CLASSES[config.model_type].from_pretrained(
+                folder,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
+            )
+    except LOAD_ERRORS as error:
+        raise CheckpointError(f"Transformers cannot load {folder}: {reason(error)}.") from error
+    if mismatched := sorted(map(str, report["mismatched_keys"])):
+        raise CheckpointError(
+            f"The weight {mismatched[0]} in {folder} does not have the shape that config.json "
+            "asks for."
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"The checkpoint in {folder} lacks weights: {missing[0]}"
+            + (f" and {len(missing) - 1} more." if len(missing) > 1 else ".")
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        progress(f"leaving out weights that the configuration does not use: {', '.join(unused)}")
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
+    """What the checkpoint's generation configuration says beyond Transformers' own defaults."""
+    assert model.generation_config is not None
+    defaults: dict[str, Any] = model.generation_config.to_diff_dict()
+    if model.generation_config.top_k is None:
+        defaults["top_k"] = 0  # both say: draw from all tokens
+    return {
+        name: value
+        for name, value in defaults.items()
+        if not name.startswith("_") and name != "transformers_version" and value is not None
+    }
+
+
+def task_specific_params(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
+    """By task, what the checkpoint wants pipelines to do: a prefix, and generation defaults."""
+    found: Any = config.task_specific_params or {}
+    sound = isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
+    if not sound:
+        raise CheckpointError(
+            f"The configuration's task_specific_params is {found!r:.60}; it must be an object of "
+            "objects."
+        )
+    return {str(task): dict(params) for task, params in found.items()}

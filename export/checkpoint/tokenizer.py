@@ -1,0 +1,130 @@
+"""The tokenizer of a checkpoint as the one ``tokenizer.json`` that the runtime reads.
+
+ByT5 has no file: its tokens are bytes, which the runtime knows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers.tokenization_utils_base import LARGE_INTEGER
+
+from ...runtime.bundle.manifest import Side, TokenizerFormat
+from ...runtime.errors import CheckpointError, reason
+from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
+from .loading import Progress, quiet_transformers, read_json
+
+TOKENIZER_FILE = "tokenizer.json"
+BYTES_CLASS = "ByT5Tokenizer"
+LONGEST_REASON = 300  # characters
+
+
+def write_tokenizer(
+    checkpoint: Path,
+    folder: Path,
+    slow_files: tuple[str, ...],
+    progress: Progress = lambda message: None,
+) -> TokenizerFormat:
+    """Write ``folder/tokenizer.json``: Transformers' fast tokenizer, converted from a slow one of
+    ``slow_files`` where the checkpoint has no fast file; nothing for ByT5's bytes. Raises
+    ``CheckpointError`` where there is no tokenizer.
+    """
+    has_fast_file = (checkpoint / TOKENIZER_FILE).is_file()
+    has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
+    if not (_names_bytes(checkpoint) or has_fast_file or has_slow_files):
+        raise CheckpointError(
+            f"{checkpoint} has no tokenizer: neither {TOKENIZER_FILE} nor "
+            f"{' and '.join(slow_files)}."
+        )
+    tokenizer = _load(checkpoint)
+    clean_up = bool(tokenizer.clean_up_tokenization_spaces)
+    longest = tokenizer.model_max_length
+    side: Side = "left" if tokenizer.truncation_side == "left" else "right"
+    longest = None if longest > LARGE_INTEGER else int(longest)
+    if isinstance(tokenizer, ByT5Tokenizer):
+        return TokenizerFormat(
+            file=None,
+            sentinels=_sentinels(tokenizer),
+            special_tokens_strip=_special_tokens_strip(tokenizer),
+            clean_up_tokenization_spaces=clean_up,
+            model_max_length=longest,
+            truncation_side=side,
+        )
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast form."
+        )
+    if not has_fast_file and tokenizer.convert_tokens_to_ids("<0x00>") != tokenizer.unk_token_id:
+        progress(
+            "the tokenizer spells unknown characters in bytes, which Transformers' fast form of it "
+            "does not: they become its unknown token here as there"
+        )
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / TOKENIZER_FILE))
+    return TokenizerFormat(
+        file=TOKENIZER_FILE,
+        sentinels=0,
+        special_tokens_strip=False,
+        clean_up_tokenization_spaces=clean_up,
+        model_max_length=longest,
+        truncation_side=side,
+    )
+
+
+def _load(checkpoint: Path) -> Any:
+    """Transformers' tokenizer of the checkpoint, the fast one where there is one."""
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is said by `write_tokenizer`
+            return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
+    except Exception as error:  # a damaged file: tokenizers raises nothing more special
+        why = reason(error)
+        if len(why) > LONGEST_REASON:  # advice on other files than the one that is damaged
+            files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
+            why = f"{files or 'its files'} cannot be read as a tokenizer"
+        raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
+
+
+def _names_bytes(checkpoint: Path) -> bool:
+    """Whether the checkpoint's configuration says that its tokens are ByT5's bytes."""
+    files = (checkpoint / name for name in ("tokenizer_config.json", "config.json"))
+    settings = [read_json(path) for path in files if path.is_file()]
+    return any(setting.get("tokenizer_class") == BYTES_CLASS for setting in settings)
+
+
+def _sentinels(tokenizer: Any) -> int:
+    """How many sentinels follow the bytes; ``CheckpointError`` where anything else was added."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    sentinels = len(added) - len(SPECIAL_TOKENS)
+    expected = {
+        **{token: number for number, token in enumerate(SPECIAL_TOKENS)},
+        **{sentinel(number): FIRST_SENTINEL + number for number in range(sentinels)},
+    }
+    if added != expected:
+        odd = sorted(added.items() - expected.items())[:1] or sorted(
+            expected.items() - added.items()
+        )
+        raise CheckpointError(
+            f"The ByT5 tokenizer has the added token {odd[0][0]!r} with the id {odd[0][1]}, which "
+            "cannot be exported: only its own special tokens and sentinels can."
+        )
+    return sentinels
+
+
+def _special_tokens_strip(tokenizer: Any) -> bool:
+    """Whether ByT5's first special tokens take the whitespace around them; they all do or none."""
+    tokens = tokenizer.added_tokens_decoder
+    flags = {tokens[i].lstrip for i in range(len(SPECIAL_TOKENS))}
+    flags |= {tokens[i].rstrip for i in range(len(SPECIAL_TOKENS))}
+    others = [token for i, token in tokens.items() if i >= len(SPECIAL_TOKENS)]
+    if len(flags) > 1 or any(token.lstrip or token.rstrip for token in others):
+        raise CheckpointError(
+            "The ByT5 tokenizer's special tokens differ in the whitespace they take with them, "
+            "which cannot be exported."
+        )
+    return bool(flags.pop())

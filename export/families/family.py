@@ -1,0 +1,70 @@
+"""The model families that can be exported, and loading a checkpoint as one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...runtime.bundle.manifest import Dimensions, Kind
+from ...runtime.errors import CheckpointError
+from ..checkpoint.loading import read_json
+from ..graphs.tracing import Graph
+from . import gpt2, t5
+
+
+class Family(Protocol):
+    """What a family's module offers."""
+
+    @property
+    def KIND(self) -> Kind: ...  # noqa: N802
+    @property
+    def MODEL_CLASSES(self) -> dict[str, Any]: ...  # noqa: N802  # by `model_type`
+    @property
+    def ARCHITECTURES(self) -> frozenset[str]: ...  # noqa: N802
+    @property
+    def SLOW_TOKENIZER_FILES(self) -> tuple[str, ...]: ...  # noqa: N802
+
+    def check(self, config: Any) -> None:
+        """Raise ``CheckpointError`` for a configuration that cannot be exported."""
+
+    def dimensions(self, config: Any) -> Dimensions:
+        """The sizes that the runtime allocates by."""
+
+    def graphs(self, model: Any) -> list[Graph]:
+        """The graphs of ``model``, with their weights."""
+
+
+FAMILIES: tuple[Family, ...] = (gpt2, t5)
+
+
+def find_family(folder: Path) -> Family:
+    """The family of the checkpoint in ``folder``; ``CheckpointError`` names what is supported."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no config.json: it is not a checkpoint.")
+    config = read_json(path)
+    model_type = config.get("model_type")
+    for family in FAMILIES:
+        if str(model_type) in family.MODEL_CLASSES:
+            if "quantization_config" in config:
+                raise CheckpointError(
+                    "The checkpoint is quantized (quantization_config): export the original "
+                    "checkpoint instead."
+                )
+            _check_architectures(family, config)
+            return family
+    supported = ", ".join(name for family in FAMILIES for name in family.MODEL_CLASSES)
+    raise CheckpointError(
+        f"The model type {model_type!r} is not supported; supported: {supported}."
+    )
+
+
+def _check_architectures(family: Family, config: dict[str, Any]) -> None:
+    architectures = config.get("architectures")
+    names = [architectures] if isinstance(architectures, str) else architectures
+    for architecture in names or ():
+        if architecture not in family.ARCHITECTURES:
+            raise CheckpointError(
+                f"The architecture {architecture!r} does not generate text; supported for "
+                f"{config['model_type']}: {', '.join(sorted(family.ARCHITECTURES))}."
+            )

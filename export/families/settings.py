@@ -1,0 +1,39 @@
+"""Checks of a checkpoint's configuration that the families share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.activations import ACT2FN
+
+from ...runtime.errors import CheckpointError
+
+
+def check_sizes(config: Any, names: Sequence[str]) -> None:
+    """Refuse sizes that are no positive integers."""
+    for name in names:
+        if type(size := getattr(config, name)) is not int or size < 1:
+            raise CheckpointError(
+                f"The configuration's {name} is {size!r}; it must be a positive integer."
+            )
+
+
+def check_number(config: Any, name: str) -> None:
+    """Refuse a setting that is no positive floating-point number."""
+    value = getattr(config, name)
+    if type(value) is not float or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"The configuration's {name} is {value!r}; it must be a positive floating-point number."
+        )
+
+
+def check_activation(name: Any) -> None:
+    """Refuse an activation that Transformers does not know, or that has weights of its own."""
+    if str(name) not in ACT2FN:
+        raise CheckpointError(f"The activation {name!r} is not one that Transformers knows.")
+    if next(ACT2FN[name].parameters(), None) is not None:
+        raise CheckpointError(
+            f"The activation {name!r} has weights of its own, which cannot be exported."
+        )

@@ -1,0 +1,78 @@
+"""The T5 family: T5, T5 v1.1, Flan-T5, T0, mT5 and ByT5; which checkpoints belong to it and what
+the runtime has to know of them. Its two graphs are in ``t5_encoder.py`` and ``t5_decoder.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+
+from ...runtime.bundle.manifest import Dimensions, Kind
+from ...runtime.errors import CheckpointError
+from ..graphs.attention import padded_head_size
+from ..graphs.tracing import Graph
+from .settings import check_activation, check_number, check_sizes
+from .t5_decoder import decoder_graph
+from .t5_encoder import encoder_graph
+
+KIND: Kind = "encoder-decoder"
+MODEL_CLASSES = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
+# T5WithLMHeadModel is an old name; a bare T5Model has all weights where the lm_head is tied.
+ARCHITECTURES = frozenset(
+    {
+        "T5ForConditionalGeneration",
+        "T5WithLMHeadModel",
+        "T5Model",
+        "MT5ForConditionalGeneration",
+        "MT5Model",
+    }
+)
+SLOW_TOKENIZER_FILES = ("spiece.model",)
+FARTHEST = 1_000_000  # the tables of biases have an entry for each distance
+SIZES = (
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_heads",
+    "num_layers",
+    "num_decoder_layers",
+    "vocab_size",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)
+
+
+def check(config: Any) -> None:
+    """Refuse what is not T5 or what its formulas have no meaning for."""
+    check_sizes(config, SIZES)
+    check_number(config, "layer_norm_epsilon")
+    check_activation(config.dense_act_fn)
+    buckets, distance = (
+        config.relative_attention_num_buckets,
+        config.relative_attention_max_distance,
+    )
+    if buckets < 4 or not buckets // 2 < distance <= FARTHEST:
+        raise CheckpointError(
+            f"The configuration has relative_attention_num_buckets {buckets} and "
+            f"relative_attention_max_distance {distance}: there must be at least 4 buckets, and "
+            f"the distance must be greater than half of them and at most {FARTHEST}."
+        )
+
+
+def dimensions(config: Any) -> Dimensions:
+    """The sizes that the runtime allocates by."""
+    return Dimensions(
+        layers=config.num_decoder_layers,
+        heads=config.num_heads,
+        head_size=config.d_kv,
+        stored_head_size=padded_head_size(config.d_kv),
+        vocabulary=config.vocab_size,
+        max_positions=None,
+    )
+
+
+def graphs(model: Any) -> list[Graph]:
+    """Encoder and decoder of ``model``, in the graph contract of ``docs/graph.md``."""
+    sizes = dimensions(model.config)
+    return [encoder_graph(model, sizes), decoder_graph(model, sizes)]

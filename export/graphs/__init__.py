@@ -1,0 +1,1 @@
+"""ONNX graphs: tracing torch modules, operators and attentions, optimizing."""

@@ -1,0 +1,185 @@
+"""From a torch module to an ONNX file whose weights lie in the bundle's weights file.
+
+The modules that are exported own no parameters: their weights are inputs like all others. Tracing
+therefore copies none of them, however large the model is, and the ONNX file is small. Afterwards
+the weight inputs become initializers that point into the weights file, under the names the family
+gave them. A tensor that two graphs use is stored once.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import torch
+from optimum.exporters.onnx import OnnxConfig
+from optimum.exporters.onnx import export as optimum_export
+from optimum.utils import NormalizedConfig
+from torch.jit._trace import TracerWarning
+from transformers import PretrainedConfig
+
+from ...runtime.bundle.graph_contract import Shapes
+from ...runtime.bundle.manifest import Dimensions
+from ...runtime.bundle.weights_file import WeightsFile
+
+OPSET = 18
+WEIGHT_PREFIX = "weights."
+Axes = dict[str, dict[int, str]]  # of each tensor: the dynamic dimensions' names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A graph to export.
+
+    ``module.forward`` takes the inputs by name; a name ``"a.b"`` is an item of the list ``a``.
+    Its parameter ``weights`` receives the tensors of ``weights`` in order.
+    """
+
+    role: str  # what the runtime knows it by
+    file_name: str
+    module: torch.nn.Module
+    config: PretrainedConfig
+    inputs: Shapes
+    outputs: Shapes
+    example: Mapping[str, Any]  # forward's arguments but for the weights
+    weights: Mapping[str, torch.Tensor]
+    functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
+
+
+def decoder_example(sizes: Dimensions) -> dict[str, object]:
+    """Arguments for tracing a decoder: two rows of three tokens, nothing cached."""
+    rows, n, capacity = 2, 3, 4
+    cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
+    return {
+        "input_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "position_ids": torch.zeros(rows, n, dtype=torch.int64),
+        "seqlens_k": torch.full((rows,), n - 1, dtype=torch.int32),
+        "total_sequence_length": torch.tensor(n, dtype=torch.int32),
+        "logits_at": torch.tensor([n - 1, 2 * n - 1]),
+        "past_key_values": [torch.zeros(cache) for _ in range(2 * sizes.layers)],
+    }
+
+
+class _TracedGraph(OnnxConfig):
+    """What Optimum has to know of a graph."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.config, task="text-generation")
+        self._graph = graph
+
+    @property
+    def inputs(self) -> Axes:
+        weights: Axes = {WEIGHT_PREFIX + name: {} for name in self._graph.weights}
+        return {**_axes(self._graph.inputs), **weights}
+
+    @property
+    def outputs(self) -> Axes:
+        return _axes(self._graph.outputs)
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        return {**self._graph.example, "weights": list(self._graph.weights.values())}
+
+
+def _axes(shapes: Shapes) -> Axes:
+    return {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in shapes.items()
+    }
+
+
+def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> dict[str, int]:
+    """Trace ``graph`` into ``folder`` and append its weights to ``weights_file``.
+
+    Returns where each weight lies there: its offset in bytes.
+    """
+    path = folder / graph.file_name
+    with warnings.catch_warnings():
+        # torch announces the end of this exporter, and tracing a reference with a Python loop is
+        # meant: only the node that `symbolic` emits reaches the graph.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
+        warnings.filterwarnings("ignore", message=".*onnx.*", category=UserWarning)
+        optimum_export(
+            graph.module, _TracedGraph(graph), path, opset=OPSET, disable_dynamic_axes_fix=True
+        )
+    model = onnx.load(path)
+    offsets = _inputs_to_initializers(model.graph, graph.weights, weights_file)
+    _drop_unused_outputs(model.graph)
+    _declare_outputs(model.graph, graph.outputs)
+    model.functions.extend(map(onnx.parser.parse_function, graph.functions))
+    onnx.save(model, path)
+    return offsets
+
+
+def weights_per_run_bytes(path: Path) -> int:
+    """Bytes of the weights that every run of the graph at ``path`` reads: all but the tables."""
+    proto = onnx.load(path, load_external_data=False).graph
+    read = {name for node in proto.node if node.op_type != "Gather" for name in node.input}
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in proto.initializer
+        if tensor.name in read
+    )
+
+
+def _inputs_to_initializers(
+    proto: onnx.GraphProto, weights: Mapping[str, torch.Tensor], weights_file: WeightsFile
+) -> dict[str, int]:
+    offsets = {}
+    used = {name for node in proto.node for name in node.input}
+    for value in [v for v in proto.input if v.name.startswith(WEIGHT_PREFIX)]:
+        proto.input.remove(value)
+        name = value.name.removeprefix(WEIGHT_PREFIX)
+        if value.name not in used:
+            raise ValueError(f"The graph does not use the weight {name!r}.")
+        array = weights[name].detach().contiguous().numpy()
+        offsets[name], length = weights_file.add(array)
+        location = (weights_file.path.name, offsets[name], length)
+        proto.initializer.append(_external_tensor(name, array, location))
+    for node in proto.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = name.removeprefix(WEIGHT_PREFIX)
+    return offsets
+
+
+def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
+    """Leave out the optional outputs that nothing reads, so that they are not computed."""
+    read = {name for node in proto.node for name in node.input}
+    read |= {output.name for output in proto.output}
+    for node in proto.node:
+        for i, name in enumerate(node.output):
+            if name not in read:
+                node.output[i] = ""
+
+
+def _declare_outputs(proto: onnx.GraphProto, shapes: Shapes) -> None:
+    """State the shapes that torch loses behind an operator it does not know."""
+    for output in proto.output:
+        dtype = output.type.tensor_type.elem_type
+        shape = list(shapes[output.name])
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
+    del proto.value_info[:]  # what is left of the intermediate ones: incomplete, and of no use
+
+
+def _external_tensor(
+    name: str, array: np.ndarray[Any, Any], location: tuple[str, int, int]
+) -> onnx.TensorProto:
+    """A tensor that lies in the file, and at the offset and of the length, of ``location``."""
+    proto = onnx.TensorProto(
+        name=name,
+        data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+        dims=array.shape,
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    for key, value in zip(("location", "offset", "length"), location, strict=True):
+        proto.external_data.add(key=key, value=str(value))
+    return proto

@@ -1,0 +1,196 @@
+"""A quantized bundle in the making: which weights are rounded to what, and its files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantization
+from ..runtime.bundle.reading import Bundle
+from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from ..runtime.decoding.scoring import Window
+from .calibration import Observed, observe
+from .graph.cuda import for_cuda
+from .graph.float16_cache import with_float16_cache
+from .graph.int8_cache import with_int8_cache
+from .graph.network import Network
+from .graph.rewriting import Rewriter, Rounded
+from .recipes import Recipe
+from .rounding import Curvature, round_weight
+from .smoothing import smooth
+from .storage import Blocks, Float16, Rows, Storage
+
+INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
+HALF_CACHE_DECODER = "decoder_float16_cache.onnx"
+ROW_BITS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A source bundle and what becomes of its weights."""
+
+    source: Bundle
+    networks: Mapping[str, Network]
+    recipe: Recipe
+    rounded: Mapping[str, Rounded]
+    cache_peaks: Mapping[str, float]  # by "0.key": the largest magnitude
+
+    def keeping(self, layers: Sequence[str]) -> Draft:
+        """The same with further layers stored as the recipe stores sensitive ones."""
+        recipe = replace(self.recipe, kept_layers=self.recipe.kept_layers | {*layers})
+        rounded = dict(self.rounded)
+        tables = table_names(self.networks)
+        for name in layers:
+            weight = next(n.weights[name] for n in self.networks.values() if name in n.weights)
+            del rounded[name]
+            storage = recipe.storage(name, is_table=name in tables)
+            if found := _rounded(weight.T if name in tables else weight, storage, None):
+                rounded[name] = found
+        return replace(self, recipe=recipe, rounded=rounded)
+
+    @property
+    def keepable(self) -> list[str]:
+        """What may yet be kept in more bits: the weights of linear layers, and the tables."""
+        names = weight_names(self.networks)
+        return [name for name in names if name not in self.recipe.kept_layers]
+
+    def write(self, folder: Path) -> Manifest:
+        """Write everything but the manifest into ``folder``."""
+        manifest = self.source.manifest
+        graphs = {role: manifest.graphs[role] for role in self.networks}
+        with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+            for role, network in self.networks.items():
+                rewriter = Rewriter(network, self.rounded, weights_file)
+                model = rewriter.model()
+                if role == "encoder" and self._runs_on_cuda:
+                    for_cuda(model)
+                onnx.save(model, folder / graphs[role])
+                if role == "decoder":
+                    per_token = rewriter.weights_per_run_bytes
+                    cached = with_int8_cache(model, self.cache_peaks)
+                    onnx.save(cached, folder / INT8_CACHE_DECODER)
+                    if self._runs_on_cuda:
+                        half = with_float16_cache(model)
+                        for_cuda(half)
+                        onnx.save(half, folder / HALF_CACHE_DECODER)
+                        graphs[DECODERS["float16"]] = HALF_CACHE_DECODER
+        if manifest.tokenizer.file is not None:
+            shutil.copyfile(
+                self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
+            )
+        return replace(
+            manifest,
+            graphs={**graphs, DECODERS["int8"]: INT8_CACHE_DECODER},
+            kv_cache=CacheFormat(dtype=self.recipe.kv_cache),
+            shared_weights={},
+            weights_per_token_bytes=per_token,
+            quantization=Quantization(
+                recipe=self.recipe.name,
+                block_size=self.recipe.block_size,
+                kept=self._kept(),
+                quality=None,
+            ),
+            producers={**manifest.producers, **{n: version(n) for n in ("edgeseq", "onnx")}},
+        )
+
+    @property
+    def _runs_on_cuda(self) -> bool:
+        """Whether CUDA has kernels for the products: not for those of integers."""
+        return not any(isinstance(storage, Rows) for storage, _ in self.rounded.values())
+
+    def _kept(self) -> dict[str, str]:
+        tables = table_names(self.networks)
+        return {
+            name: str(self.recipe.storage(name, is_table=name in tables))
+            for name in sorted(self.recipe.kept_layers)
+        }
+
+
+def round_weights(
+    source: Bundle,
+    networks: Mapping[str, Network],
+    recipe: Recipe,
+    windows: Sequence[Window],
+    divided: Mapping[str, NDArray[np.float32]],
+    progress: Callable[[str], None],
+) -> dict[str, Rounded]:
+    """Every weight of the layers and tables, rounded as the recipe says.
+
+    ``divided``: inputs of the decoder's layers whose channels are the source's divided by these.
+    """
+    rounded: dict[str, Rounded] = {}
+    for role, observed in observe(source, networks, windows, progress):
+        network, in_steps = networks[role], role == "decoder" and "encoder" in networks
+        progress(f"rounding the layers of the {role}")
+        for name, seen in observed.items():
+            if role == "decoder" and name in divided:
+                seen.divide(divided[name])
+            if isinstance(recipe.step_layer if in_steps else recipe.layer, Rows):
+                _smooth(network, name, seen)
+        for layer in network.layers.values():
+            if layer.input in observed and not layer.is_table:
+                storage = recipe.storage(layer.weight, in_steps=in_steps)
+                curvature = observed[layer.input].curvature
+                if found := _rounded(network.weights[layer.weight], storage, curvature):
+                    rounded[layer.weight] = found
+    for network in networks.values():
+        for name in table_names({"": network}) - rounded.keys():
+            storage = recipe.storage(name, is_table=True)
+            if found := _rounded(network.weights[name].T, storage, None):
+                rounded[name] = found
+    return rounded
+
+
+def weight_names(networks: Mapping[str, Network]) -> list[str]:
+    """All that a recipe rounds: the weights of the linear layers, then the tables."""
+    return [*linear_names(networks), *sorted(table_names(networks))]
+
+
+def linear_names(networks: Mapping[str, Network]) -> list[str]:
+    """The weights of the linear layers, lm_heads apart."""
+    return [
+        layer.weight
+        for network in networks.values()
+        for layer in network.layers.values()
+        if not layer.is_table
+    ]
+
+
+def table_names(networks: Mapping[str, Network]) -> set[str]:
+    """The embeddings and lm_heads."""
+    names: set[str] = set()
+    for network in networks.values():
+        names.update(layer.weight for layer in network.layers.values() if layer.is_table)
+        names.update(network.tables.values())
+    return names
+
+
+def _smooth(network: Network, name: str, seen: Observed) -> None:
+    """Smooth an input of layers that are stored by rows: blocks have scales of their own."""
+    factors = smooth(network, name, seen.peaks, seen.rows, bits=ROW_BITS)
+    if factors is not None:
+        seen.divide(factors)
+
+
+def _rounded(
+    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
+) -> Rounded | None:
+    """A weight, (inputs, outputs), as it is stored; None where it stays as it is."""
+    if isinstance(storage, Float16):
+        return storage, None
+    if not isinstance(storage, Rows | Blocks):
+        return None
+    weight = np.asarray(weight)
+    if isinstance(storage, Rows):
+        bits, group_size = ROW_BITS, len(weight)
+    else:
+        bits, group_size = storage.bits, storage.block_size
+    codes = round_weight(weight, bits=bits, group_size=group_size, curvature=curvature)
+    return storage, codes

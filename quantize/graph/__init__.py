@@ -1,0 +1,1 @@
+"""Graphs of a bundle as the quantizer reads and rewrites them."""

@@ -1,0 +1,73 @@
+"""What graphs need that CUDA runs, and the CPU does not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from ...runtime.ort.devices import OF_POSITIONS
+
+INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+ZERO_POINTS = 3  # an input of GatherBlockQuantized
+ZEROS = {4: 0x88, 8: 0x80}  # by bits: a byte of codes that stand for zero
+
+
+def for_cuda(model: onnx.ModelProto) -> None:
+    """Change ``model`` in place, so that CUDA computes of it what the CPU does.
+
+    Tables get zero points: without, ONNX Runtime's CUDA kernel took them for 0 and not for the
+    middle of the codes, until after 1.28. Nodes that work out shapes and positions get names that
+    say so: where CUDA leaves them to the CPU, whose numbers these are, nothing is amiss.
+    """
+    _add_zero_points(model.graph)
+    _Positions(model).name(model.graph)
+
+
+def _add_zero_points(graph: onnx.GraphProto) -> None:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "GatherBlockQuantized" or len(node.input) > ZERO_POINTS:
+            continue
+        scales = node.input[2]
+        name = f"{scales}.zero_points"
+        if name not in shapes:
+            bits = {found.name: found.i for found in node.attribute}["bits"]
+            rows, blocks = shapes[scales]
+            zeros = np.full((rows, -(-blocks * bits // 8)), ZEROS[bits], np.uint8)
+            graph.initializer.append(numpy_helper.from_array(zeros, name))
+            shapes[name] = zeros.shape
+        node.input.append(name)
+
+
+class _Positions:
+    """Tells nodes that work out shapes and positions from those that compute with numbers."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        numbers = [*inferred.value_info, *inferred.input, *inferred.output]
+        self._types = {value.name: value.type.tensor_type.elem_type for value in numbers}
+        self._numbers = {
+            *(v.name for v in model.graph.input if v.type.tensor_type.elem_type not in INTEGERS),
+            *(t.name for t in model.graph.initializer if _is_weight(t)),
+        }
+
+    def name(self, graph: onnx.GraphProto, prefix: str = "") -> bool:
+        """Name those nodes of ``graph``; whether it has others."""
+        others = False
+        for number, node in enumerate(graph.node):
+            bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+            within = [self.name(body, f"{prefix}{number}.") for body in bodies]
+            computes = any(within) or not self._numbers.isdisjoint(node.input)
+            if computes and not all(self._types.get(name) in INTEGERS for name in node.output):
+                self._numbers.update(node.output)
+                others = True
+            else:
+                node.name = f"{OF_POSITIONS}{prefix}{number}"
+        return others
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type not in INTEGERS and math.prod(tensor.dims) > 1

@@ -1,0 +1,133 @@
+"""What of a bundle is to be measured: the lengths that its model has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle.manifest import Manifest
+from ..bundle.reading import Bundle, open_bundle
+from ..errors import DeviceError, OptionError
+from ..ort.devices import AUTO, CPU, Device, parse_device
+from ..ort.engine import with_cache_on
+from ..ort.providers import check_build
+from .worker import Workload
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """What was asked for, in tokens."""
+
+    prompts: Sequence[int]  # before a first token
+    contexts: Sequence[int]  # what the decoder has read as its speed is measured
+    new_tokens: int  # that follow a context, or as many as fit
+    fewest_new_tokens: int  # a context after which fewer fit is left out
+    repeats: int  # of each first token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A bundle as it is to be measured."""
+
+    name: str
+    manifest: Manifest  # with the cache that is measured
+    device: Device
+    task: Workload
+    left_out: Sequence[str]  # a sentence for each length that the model has no room for
+
+
+def cases_of(
+    folders: Sequence[Path],
+    kv_caches: Sequence[Any],
+    lengths: Lengths,
+    threads: int | None,
+    machines: Sequence[Mapping[str, Any]] = ({"device": "cpu"},),
+) -> list[Case]:
+    """Every bundle on every machine with every cache (None: the default there), all checked.
+
+    ``machines``: what ``load`` takes of a device. The files are read once, so that no first load
+    waits for a disk. Raises ``BundleError`` for a folder that is no sound bundle, ``DeviceError``
+    for a name that is no device, ``OptionError`` for a cache that a bundle does not have.
+    """
+    bundles = [open_bundle(folder) for folder in folders]
+    cases = [
+        _case(name, bundle, {**machine, "threads": threads, "kv_cache": dtype}, lengths)
+        for name, bundle in zip(_names(bundles), bundles, strict=True)
+        for machine in machines
+        for dtype in dict.fromkeys(kv_caches)
+    ]
+    for bundle in bundles:
+        _read_once(bundle)
+    return cases
+
+
+def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths) -> Case:
+    device, dtype = _device(asked), asked["kv_cache"]
+    try:
+        check_build(device)
+        manifest = with_cache_on(device, bundle.manifest, dtype)
+    except (DeviceError, OptionError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    words = [device.name] * (device.provider != CPU) + [f"{dtype} cache"] * (dtype is not None)
+    name += f" ({', '.join(words)})" if words else ""
+    positions = manifest.dimensions.max_positions
+    pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]
+    task = Workload(
+        folder=str(bundle.folder),
+        load_options={option: value for option, value in asked.items() if value is not None},
+        # Where positions are bound, the prompt has them; an encoder reads any number of tokens.
+        prompt_lengths=[n for n in lengths.prompts if positions is None or n <= positions],
+        new_tokens=[pair for pair in pairs if pair[1] >= lengths.fewest_new_tokens],
+        repeats=lengths.repeats,
+    )
+    left_out = [] if positions is None else list(_left_out(name, task, lengths, positions))
+    return Case(name=name, manifest=manifest, device=device, task=task, left_out=left_out)
+
+
+def _device(asked: Mapping[str, Any]) -> Device:
+    if asked["device"] == AUTO:
+        raise OptionError("The device 'auto' may be one or another: name those to measure.")
+    return parse_device(
+        asked["device"], asked.get("provider_options"), asked.get("provider_library")
+    )
+
+
+def _new_tokens(context: int, wanted: int, max_positions: int | None) -> int:
+    """How many of the ``wanted`` fit after ``context``; the last one is never read."""
+    return wanted if max_positions is None else min(wanted, max_positions - context + 1)
+
+
+def _left_out(name: str, task: Workload, lengths: Lengths, max_positions: int) -> Iterator[str]:
+    for length in lengths.prompts:
+        if length not in task.prompt_lengths:
+            yield (
+                f"{name} reads at most {max_positions} tokens, so that none comes after {length}: "
+                "give smaller --prompt-lengths."
+            )
+    measured, fewest = dict(task.new_tokens), lengths.fewest_new_tokens
+    for context in lengths.contexts:
+        if context not in measured:
+            yield (
+                f"{name} has {max_positions} positions, too few for {fewest} new tokens after "
+                f"{context} of context: give --contexts up to {max_positions + 1 - fewest}."
+            )
+
+
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    """The folders' names, numbered where several are equal."""
+    names = [bundle.folder.absolute().name for bundle in bundles]
+    return [
+        f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
+
+
+def _read_once(bundle: Bundle) -> None:
+    for name in bundle.manifest.files:
+        with bundle.file(name).open("rb") as file:
+            while file.read(CHUNK_BYTES):
+                pass

@@ -1,0 +1,105 @@
+"""Measuring bundles in turns, each time in a process of its own.
+
+What disturbs a machine lasts longer than one measurement. So the bundles take turns, in one order
+and the next time in the other, and figures of one round may be compared with each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import EdgeseqError
+from .case import Case
+from .machine import OthersClock
+
+WORKER = "edgeseq.runtime.bench.worker"
+
+Measurement = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round measured."""
+
+    read_bytes_per_s: float  # of the machine
+    other_cpu_share: float | None  # of all processors, what other programs used meanwhile
+    measurements: Sequence[Measurement]  # in the order of the cases
+
+
+def measure_rounds(
+    cases: Sequence[Case],
+    count: int,
+    *,
+    bandwidth: Callable[[], float],
+    measure: Callable[[Case], Measurement],
+    progress: Callable[[str], None],
+) -> Iterator[Round]:
+    """``count`` rounds; in each first the ``bandwidth`` and then every case once."""
+    for number in range(count):
+        others = OthersClock()
+        progress(f"round {number + 1} of {count}: read bandwidth")
+        read_bytes_per_s = bandwidth()
+        measurements: dict[int, Measurement] = {}
+        for index in turns(len(cases), number):
+            progress(f"round {number + 1} of {count}: {cases[index].name}")
+            measurements[index] = measure(cases[index])
+        yield Round(
+            read_bytes_per_s=read_bytes_per_s,
+            other_cpu_share=others.share(),
+            measurements=[measurements[index] for index in range(len(cases))],
+        )
+
+
+def turns(cases: int, round_number: int) -> list[int]:
+    """The order in which a round takes the cases: every other round backwards."""
+    return list(range(cases))[:: -1 if round_number % 2 else 1]
+
+
+def measure_in_process(case: Case) -> Measurement:
+    """Measure a case in a fresh process, which ends with this one's call.
+
+    Raises ``EdgeseqError`` with the process's own sentence, or with its last words.
+    """
+    # -P: as the `edgeseq` command, it imports nothing from the current folder.
+    command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.task))]
+    command.append(str(os.getpid()))
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    *_, last = out.splitlines() or [""]
+    result = _object(last)
+    if "error" in result:
+        raise EdgeseqError(f"{case.name}: {result['error']}")
+    if process.returncode != 0 or not result:
+        *_, words = err.strip().splitlines() or ["it said nothing"]
+        raise EdgeseqError(
+            f"The process that measured {case.name} ended with status {process.returncode} "
+            f"({words}): see whether `edgeseq generate --bundle {case.task.folder}` works."
+        )
+    return result
+
+
+def _object(line: str) -> dict[str, Any]:
+    """The JSON object of ``line``, empty if it is none."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,196 @@
+"""One measurement of one bundle, in a process of its own.
+
+    python -m edgeseq.runtime.bench.worker JSON PARENT
+
+``JSON`` is a ``Task``, ``PARENT`` the process that asks for it. The last line of standard output is
+one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1. Nothing of edgeseq
+but its errors is imported before the clock runs.
+
+Generation is greedy, one prompt of seeded random ids, no token ends it and no penalty changes it,
+so that bundles with other defaults compare. What comes first is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import EdgeseqError
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..results import GenerationResult
+
+OPTIONS: dict[str, Any] = {
+    "eos_token_id": None,
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+SOURCE_TOKENS = 32  # what an encoder reads while the decoder's speed is measured
+WARM_UP_TOKENS = 8  # of prompt and of output
+WATCH_S = 1.0  # between two looks at whether the parent is still there
+
+
+class Run(NamedTuple):
+    """A run of a session."""
+
+    session: int  # its identity
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What to measure. All prompts and contexts fit the model."""
+
+    folder: str
+    load_options: Mapping[str, Any]  # keyword arguments of ``load``
+    prompt_lengths: Sequence[int]  # for the first token; after an encoder lengths of sources
+    new_tokens: Sequence[tuple[int, int]]  # pairs: tokens of context, and how many follow it
+    repeats: int  # of a first token
+
+
+def measure(task: Workload) -> dict[str, Any]:
+    """Load the bundle once and measure it.
+
+    Keys name their units; what depends on a length is by it, as text. None: the system does not
+    say. ``versions`` are those of what computed.
+    """
+    started = time.perf_counter()
+    from ..loading import load
+    from ..ort.engine import open_engine  # noqa: F401  # what ``load`` imports late
+    from .machine import peak_bytes, resident_bytes
+
+    imported = time.perf_counter()
+    model = load(task.folder, **task.load_options)
+    loaded = time.perf_counter()
+    resident = resident_bytes()
+    _generate(model, WARM_UP_TOKENS, WARM_UP_TOKENS)
+    first_token_ms = {
+        str(length): median(
+            1e3 * _generate(model, length, 1).timings.first_token_s for _ in range(task.repeats)
+        )
+        for length in task.prompt_lengths
+    }
+    decodes = {str(context): _decode(model, context, count) for context, count in task.new_tokens}
+    return {
+        "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
+        "import_ms": 1e3 * (imported - started),
+        "load_s": loaded - imported,
+        "first_token_ms": first_token_ms,
+        "tokens_per_s": {context: decode[0] for context, decode in decodes.items()},
+        "loop_overhead_ms": {context: decode[1] for context, decode in decodes.items()},
+        "peak_memory_mb": _megabytes(peak_bytes()),
+        "resident_after_load_mb": _megabytes(resident),
+    }
+
+
+def _decode(model: Model, context: int, new_tokens: int) -> tuple[float, float]:
+    """Tokens a second after the first one, and median ms of a step in which no session runs."""
+    with _timed_runs() as runs:
+        timings = _generate(model, context, new_tokens, after_encoder=True).timings
+    gaps_s = gaps_of(runs)[2 - new_tokens :]  # not before the second step
+    return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps_s)
+
+
+def gaps_of(runs: Sequence[Run]) -> list[float]:
+    """Before each run of the decoder but the first of all, the seconds in which nothing ran.
+
+    The decoder is what ran most often, and first of those: on a device a graph that finds the best
+    logits may run after it.
+    """
+    sessions = [run.session for run in runs]
+    decoder = max(dict.fromkeys(sessions), key=sessions.count)
+    gaps_s, gap_s = [], 0.0
+    for before, run in pairwise(runs):
+        gap_s += run.start_s - before.end_s
+        if run.session == decoder:
+            gaps_s.append(gap_s)
+            gap_s = 0.0
+    return gaps_s
+
+
+def _generate(
+    model: Model, length: int, new_tokens: int, *, after_encoder: bool = False
+) -> GenerationResult:
+    """Generate after a prompt of ``length``, with ``after_encoder`` what the decoder reads."""
+    options = {**OPTIONS, "max_new_tokens": new_tokens}
+    manifest = model.bundle.manifest
+    if after_encoder and manifest.kind == "encoder-decoder":
+        from ..request.resolving import resolve_options
+
+        start = resolve_options(manifest.generation, {}, manifest.kind).decoder_start
+        options["decoder_input_ids"] = [start, *_ids(model, length - 1)]
+        length = SOURCE_TOKENS
+    return model.generate_ids([_ids(model, length)], **options)[0]
+
+
+def _ids(model: Model, count: int) -> list[int]:
+    import numpy as np
+
+    vocabulary = model.bundle.manifest.dimensions.vocabulary
+    ids: list[int] = np.random.default_rng(0).integers(vocabulary, size=count).tolist()
+    return ids
+
+
+@contextmanager
+def _timed_runs() -> Iterator[list[Run]]:
+    """The runs of any session of this process."""
+    from ..ort.graph_session import GraphSession
+
+    runs: list[Run] = []
+    run_untimed = GraphSession.run_with_iobinding
+
+    def run(session: GraphSession, *arguments: Any) -> None:
+        started = time.perf_counter()
+        run_untimed(session, *arguments)
+        runs.append(Run(id(session), started, time.perf_counter()))
+
+    GraphSession.run_with_iobinding = run  # type: ignore[method-assign, assignment]
+    try:
+        yield runs
+    finally:
+        GraphSession.run_with_iobinding = run_untimed  # type: ignore[method-assign]
+
+
+def _megabytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 1e6
+
+
+def end_with(parent: int) -> None:
+    """End this process when ``parent`` is gone, as a start that is interrupted may leave it.
+
+    Where processes keep the number of a parent that is gone, as on Windows, it never does.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Measure and print the JSON object; returns the exit status."""
+    end_with(int(sys.argv[2]))
+    try:
+        print(json.dumps(measure(Workload(**json.loads(sys.argv[1])))))
+    except (EdgeseqError, OSError) as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Names and shapes of what the graphs take and give: ``docs/graph.md`` as code.
+
+Export makes graphs by it and loading checks them by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import BundleError
+from .manifest import MANIFEST_NAME, Dimensions, Kind, Manifest
+
+PARTS = ("key", "value")  # of a layer's cache and of its cross-attention
+Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
+Shapes = Mapping[str, Shape]
+CACHE_TYPES = {"float32": "tensor(float)", "int8": "tensor(int8)", "float16": "tensor(float16)"}
+
+
+def layer_names(sizes: Dimensions) -> list[str]:
+    """``0.key``, ``0.value``, ``1.key`` and so on: the order of all lists of such tensors."""
+    return [f"{layer}.{part}" for layer in range(sizes.layers) for part in PARTS]
+
+
+def decoder_inputs(sizes: Dimensions, kind: Kind) -> Shapes:
+    """What the decoder takes; after an encoder also the source's keys and values."""
+    return {
+        "input_ids": ("rows", "n"),
+        "position_ids": ("rows", "n"),
+        "seqlens_k": ("rows",),
+        "total_sequence_length": (),
+        "logits_at": ("m",),
+        **({"source_lengths": ("batch",)} if kind == "encoder-decoder" else {}),
+        **(encoder_outputs(sizes) if kind == "encoder-decoder" else {}),
+        **{f"past_key_values.{name}": _cache(sizes) for name in layer_names(sizes)},
+    }
+
+
+def decoder_outputs(sizes: Dimensions) -> Shapes:
+    """What the decoder gives."""
+    return {
+        "logits": ("m", sizes.vocabulary),
+        **{f"present.{name}": _cache(sizes) for name in layer_names(sizes)},
+    }
+
+
+def encoder_inputs() -> Shapes:
+    """What the encoder takes."""
+    return {"input_ids": ("batch", "source"), "source_lengths": ("batch",)}
+
+
+def encoder_outputs(sizes: Dimensions) -> Shapes:
+    """What the encoder gives, and the decoder takes."""
+    shape = ("batch", sizes.heads, "source", sizes.head_size)
+    return {f"cross.{name}": shape for name in layer_names(sizes)}
+
+
+def check_graph(session: Any, role: str, manifest: Manifest) -> None:
+    """Raise ``BundleError`` where a session's graph is not the one that the manifest describes."""
+    sizes = manifest.dimensions
+    if role == "encoder":
+        expected = {**encoder_inputs(), **encoder_outputs(sizes)}
+    else:
+        expected = {**decoder_inputs(sizes, manifest.kind), **decoder_outputs(sizes)}
+    try:
+        values = (*session.get_inputs(), *session.get_outputs())
+        found = {value.name: tuple(value.shape) for value in values}
+    except UnicodeDecodeError as error:
+        raise BundleError(f"The {role} graph is damaged: export the bundle again.") from error
+    if role == "decoder":
+        _check_cache_dtype(session, manifest)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise BundleError(
+                f"The {role} graph and {MANIFEST_NAME} disagree: {name} has the shape "
+                f"{_written(found.get(name))} where {_written(expected.get(name))} was expected; "
+                "export the bundle again."
+            )
+
+
+def _check_cache_dtype(session: Any, manifest: Manifest) -> None:
+    dtype = CACHE_TYPES[manifest.kv_cache.dtype]
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        if value.name.startswith(("past_key_values.", "present.")) and value.type != dtype:
+            raise BundleError(
+                f"The decoder graph and {MANIFEST_NAME} disagree: {value.name} is a {value.type} "
+                f"where {dtype} was expected; export the bundle again."
+            )
+
+
+def _cache(sizes: Dimensions) -> Shape:
+    return ("rows", sizes.heads, "capacity", sizes.stored_head_size)
+
+
+def _written(shape: Shape | None) -> str:
+    return "none" if shape is None else str(list(shape))

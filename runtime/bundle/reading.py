@@ -1,0 +1,80 @@
+"""A bundle on disk: a folder with a manifest and the files that it lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BundleError
+from .manifest import MANIFEST_NAME, FileEntry, Manifest
+
+CHUNK_BYTES = 1 << 20
+PARTIAL = ".partial-"  # in the name of a folder that is being written
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose manifest is sound and whose files have the sizes it says."""
+
+    folder: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the manifest lists."""
+        return self.folder / name
+
+
+def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
+    """Read and check a bundle; with ``verify`` the hash of every file too.
+
+    Raises ``BundleError`` for a folder that is no bundle, is damaged, has a newer schema, or names
+    files outside itself.
+    """
+    manifest_path = folder / MANIFEST_NAME
+    if folder.is_file():
+        raise BundleError(f"{folder} is a file: give the folder of a bundle.")
+    if not folder.is_dir():
+        raise BundleError(f"There is no folder {folder}: give the path of a bundle.")
+    name = folder.absolute().name
+    if name.startswith(".") and PARTIAL in name:
+        raise BundleError(f"{folder} is an export that was interrupted: delete it, export again.")
+    if not manifest_path.is_file():
+        hint = "; make one with `edgeseq export`" if (folder / "config.json").is_file() else ""
+        raise BundleError(f"{folder} holds no {MANIFEST_NAME}: it is not a bundle{hint}.")
+    try:
+        text = manifest_path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{manifest_path} is not UTF-8: export the bundle again.") from error
+    bundle = Bundle(folder, Manifest.from_json(text))
+    for name, entry in bundle.manifest.files.items():
+        _check_file(bundle.file(name), entry, verify)
+    if verify:
+        bundle.manifest.check_seal(text)
+    return bundle
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and hash of a file."""
+    import hashlib  # late: it loads OpenSSL, which only this needs
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return FileEntry(size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
+    if not path.is_file():
+        raise BundleError(f"The bundle lacks {path.name!r}: copy or export it again.")
+    size = path.stat().st_size
+    if size != entry.size_bytes:
+        raise BundleError(
+            f"{path} has {size} bytes, the manifest says {entry.size_bytes}: the file is damaged "
+            "or cut off, copy or export the bundle again."
+        )
+    if verify and file_entry(path).sha256 != entry.sha256:
+        raise BundleError(
+            f"{path} does not have the hash that the manifest says: the file is damaged, copy or "
+            "export the bundle again."
+        )

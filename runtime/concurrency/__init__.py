@@ -1,0 +1,1 @@
+"""Locks, slots and threads that calls from several threads or event loops share."""

@@ -1,0 +1,1 @@
+"""Decoding strategies in numpy: the loop, greedy search and sampling, beams, prompt lookup."""

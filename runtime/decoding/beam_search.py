@@ -1,0 +1,170 @@
+"""Beam search and beam sampling, as in Transformers since 4.50.
+
+The most probable ``num_beams`` continuations of a prompt go on; those that end become hypotheses,
+ranked by their log-probability over their length to the power of ``length_penalty``. Source:
+``GenerationMixin._beam_search`` (4.57.6).
+
+One difference: Transformers fills up with copies of score -1e9 where fewer than ``num_beams``
+continuations are possible at all; here there are fewer beams then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ..decoder import Logits
+from ..logits.processors import Processor, Prompt, Rows
+from ..logits.softmax import DeadEndError, check_finite, normalize
+from ..request.options import GenerationOptions
+from ..results import FinishReason
+from . import candidates
+from .beams import Beams, CertainPrefix, Hypothesis, best_attainable
+from .candidates import Scan
+from .loop import Choice, Found, NewToken
+from .stopping import Stopping
+
+
+class BeamSearch:
+    """Beams of several prompts, whose rows stand prompt after prompt."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Prompt],
+        options: GenerationOptions,
+        processors: Sequence[Processor],
+        stopping: Stopping,
+    ) -> None:
+        self._options = options
+        self._processors = processors
+        self._prompts = [
+            _PromptBeams(prompt, task, options, stopping) for prompt, task in enumerate(tasks)
+        ]
+        self._live = list(self._prompts)
+        self._scratch: Logits | None = None  # for one row
+
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+        """Decide on the continuations of every prompt's beams."""
+        scan, known = self._prepare(logits)
+        next_tokens: list[int] = []
+        parent_rows: list[int] = []
+        new_tokens: list[NewToken] = []
+        begin = 0
+        for prompt in self._live:
+            end = begin + len(prompt.beams.scores)
+            part = None if scan is None else scan.rows(begin, end)
+            new_tokens += prompt.advance(logits[begin:end], part, known[begin:end], interrupt)
+            if not prompt.is_done:
+                next_tokens += prompt.beams.last_tokens
+                parent_rows += [begin + parent for parent in prompt.beams.parents]
+            begin = end
+        self._live = [prompt for prompt in self._live if not prompt.is_done]
+        return Choice(next_tokens, parent_rows, new_tokens)
+
+    def _prepare(self, logits: Logits) -> tuple[Scan | None, Logits]:
+        """What makes log-probabilities of logits, None if they are; and the model's own of those.
+
+        Where nothing looks at all log-probabilities they are not made, but for the few that count.
+        """
+        options = self._options
+        if self._scratch is None:
+            self._scratch = np.empty_like(logits[:1])
+        scan = candidates.scan(logits, self._scratch)
+        if not options.remove_invalid_values:
+            for peak in scan.sums.peaks:
+                check_finite(peak)
+        if not self._processors and options.logprobs is None and not options.do_sample:
+            return scan, logits
+        normalize(logits, scan.sums)
+        known = logits if options.logprobs is None else logits.copy()
+        rows = Rows(
+            [tokens for prompt in self._live for tokens in prompt.beams.texts()],
+            [prompt.index for prompt in self._live for _ in prompt.beams.scores],
+        )
+        for process in self._processors:
+            process(logits, rows)
+        return None, known
+
+    def results(self) -> Sequence[Found]:
+        """Each prompt's best hypotheses, the best first."""
+        count = self._options.num_return_sequences
+        return [found for prompt in self._prompts for found in prompt.found(count)]
+
+
+class _PromptBeams:
+    """The beams and the hypotheses of one prompt."""
+
+    def __init__(
+        self, prompt: int, task: Prompt, options: GenerationOptions, stopping: Stopping
+    ) -> None:
+        self.index = prompt
+        self.is_done = False
+        self.beams = Beams(task.start, options.logprobs, stopping.matcher(prompt))
+        self._limit = task.limit
+        self._options = options
+        self._stopping = stopping
+        self._hypotheses: list[Hypothesis] = []  # the best first
+        self._text = prompt * options.num_return_sequences
+        self._agreement = CertainPrefix(self._text)
+        # Enough that num_beams go on even if each beam's best continuations are ends.
+        self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self._options.seed)
+
+    def advance(
+        self, logits: Logits, scan: Scan | None, known: Logits, interrupt: FinishReason | None
+    ) -> list[NewToken]:
+        """Go a step on; the tokens that are final now.
+
+        ``logits: (beams, vocab)``, log-probabilities unless there is a ``scan`` of them;
+        ``known``: the model's own.
+        """
+        beams, options = self.beams, self._options
+        if options.do_sample:
+            found = candidates.draw(logits, beams.scores, self._kept, self._generator)
+        else:
+            found = candidates.best(logits, beams.scores, self._kept, scan)
+        if not found and not self._hypotheses:
+            raise DeadEndError
+        branches = beams.branches(found, known)
+        running: list[int] = []
+        for place, branch in enumerate(branches):
+            reason = self._stopping.reason(
+                branch.token, beams.length + 1, self._limit, branch.matcher, interrupt
+            )
+            if reason is None:
+                running.append(place)
+            elif place < options.num_beams:
+                self._finish(branch.ended(reason, options.length_penalty))
+        if options.do_sample:
+            running.sort(key=lambda place: -found[place].score)
+        beams.go_on([branches[place] for place in running[: options.num_beams]])
+        self.is_done = not running or self._is_settled()
+        best = self._hypotheses[0] if self._hypotheses else None
+        return self._agreement.advance([] if self.is_done else [beams], best)
+
+    def found(self, count: int) -> list[Found]:
+        """The ``count`` best hypotheses."""
+        if not self._hypotheses and not self.is_done:  # nothing was decided
+            return [Found(self._text, (), "cancelled", None, self.beams.logprobs[0])] * count
+        return [hypothesis.found(self._text) for hypothesis in self._hypotheses[:count]]
+
+    def _finish(self, hypothesis: Hypothesis) -> None:
+        """Take a hypothesis among the ``num_beams`` best; of equals the older one is better."""
+        self._hypotheses.append(hypothesis)
+        self._hypotheses.sort(key=lambda kept: -kept.score)
+        del self._hypotheses[self._options.num_beams :]
+
+    def _is_settled(self) -> bool:
+        """Whether no running beam is taken to become one of the best."""
+        options = self._options
+        if len(self._hypotheses) < options.num_beams:
+            return False
+        if options.early_stopping is True:
+            return True
+        best = best_attainable(self.beams.scores[0], self.beams.length, self._limit, options)
+        return best <= self._hypotheses[-1].score

@@ -1,0 +1,164 @@
+"""The texts that a beam search follows, and those that it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..decoder import Logits, TokenIds
+from ..request.options import GenerationOptions
+from ..results import FinishReason
+from .candidates import Candidate
+from .loop import Found, NewToken
+from .scoring import Logprobs
+from .stopping import Matcher
+
+FIRST_ROOM = 1024  # new tokens that a beam has room for before it grows
+
+
+class Hypothesis(NamedTuple):
+    """A text that has ended."""
+
+    token_ids: list[int]  # new ones
+    score: float
+    finish_reason: FinishReason
+    logprobs: Logprobs | None
+
+    def found(self, text: int) -> Found:
+        """As a result."""
+        return Found(text, self.token_ids, self.finish_reason, self.score, self.logprobs)
+
+
+class Branch(NamedTuple):
+    """A continuation of a beam by one token."""
+
+    beams: Beams
+    parent: int
+    token: int
+    score: float
+    matcher: Matcher | None
+    known: Logits | None  # the model's log-probabilities, where those of tokens are kept
+
+    def ended(self, reason: FinishReason, length_penalty: float) -> Hypothesis:
+        """As a hypothesis."""
+        token_ids = [*self.beams.new_tokens(self.parent), self.token]
+        score = self.score / len(token_ids) ** length_penalty
+        return Hypothesis(token_ids, score, reason, self.logprobs())
+
+    def logprobs(self) -> Logprobs | None:
+        """Those of the text with this token."""
+        kept = self.beams.logprobs[self.parent]
+        if kept is None or self.known is None:
+            return None
+        kept = kept.fork()
+        kept.record(self.known, self.token)
+        return kept
+
+
+class Beams:
+    """The running texts of a prompt: one at first, then up to ``num_beams``, the best first."""
+
+    def __init__(self, start: Sequence[int], logprobs: int | None, matcher: Matcher | None) -> None:
+        self.scores = [0.0]  # sums of log-probabilities
+        self.parents: list[int] = [0]  # the beams before the last step that they go on from
+        self.last_tokens: list[int] = []
+        self.logprobs = [None if logprobs is None else Logprobs(logprobs)]
+        self.length = 0  # new tokens
+        self._matchers = [matcher]
+        self._begin = len(start)
+        self._ids = np.array([[*start, *[0] * FIRST_ROOM]], np.int64)
+
+    def texts(self) -> Iterator[TokenIds]:
+        """All ids of each beam."""
+        return iter(self._ids[: len(self.scores), : self._begin + self.length])
+
+    def new_tokens(self, beam: int) -> list[int]:
+        """The new ids of a beam."""
+        ids: list[int] = self._ids[beam, self._begin : self._begin + self.length].tolist()
+        return ids
+
+    def branches(self, found: Sequence[Candidate], known: Logits) -> list[Branch]:
+        """Candidates as continuations; ``known``: the model's log-probabilities by beam."""
+        keeps = self.logprobs[0] is not None
+        branches = []
+        for score, beam, token in found:
+            matcher = self._matchers[beam]
+            branches.append(
+                Branch(
+                    self,
+                    beam,
+                    token,
+                    score,
+                    None if matcher is None else matcher.fork(),
+                    known[beam] if keeps else None,
+                )
+            )
+        return branches
+
+    def go_on(self, branches: Sequence[Branch]) -> None:
+        """Become ``branches``, which are of these beams."""
+        parents = [branch.parent for branch in branches]
+        at = self._begin + self.length
+        room = self._ids.shape[1]
+        if at == room or len(branches) > len(self._ids):
+            ids = np.empty((max(len(branches), len(self._ids)), room + self.length), np.int64)
+            ids[: len(branches), :at] = self._ids[parents, :at]
+            self._ids = ids
+        elif parents != list(range(len(parents))):
+            self._ids[: len(branches), :at] = self._ids[parents, :at]
+        self.last_tokens = [branch.token for branch in branches]
+        self._ids[: len(branches), at] = self.last_tokens
+        self.logprobs = [branch.logprobs() for branch in branches]
+        self._matchers = [branch.matcher for branch in branches]
+        self.scores = [branch.score for branch in branches]
+        self.parents = parents
+        self.length += 1
+
+    def since(self, count: int) -> list[list[int]]:
+        """The new ids of each beam but the first ``count``."""
+        begin, end = self._begin + count, self._begin + self.length
+        ids: list[list[int]] = self._ids[: len(self.scores), begin:end].tolist()
+        return ids
+
+
+def best_attainable(score: float, length: int, limit: int, options: GenerationOptions) -> float:
+    """What a running text of ``length`` new tokens and ``score`` is taken to come to at best.
+
+    A guess, as Transformers makes it, but for ``early_stopping="never"``.
+    """
+    if options.early_stopping == "never" and options.length_penalty > 0.0:
+        length = limit
+    return float(score / length**options.length_penalty)
+
+
+class CertainPrefix:
+    """The tokens of a prompt's best text that are certain, given out once each.
+
+    The best text is the best hypothesis so far, or a continuation of a running beam: what they all
+    begin with is certain.
+    """
+
+    def __init__(self, text: int) -> None:
+        self._text = text
+        self._count = 0  # tokens that are given out
+
+    def advance(self, running: Sequence[Beams], best: Hypothesis | None) -> list[NewToken]:
+        """What has become certain; all of ``best``, and why it ended, once no beam is running."""
+        if not running:
+            if best is None:
+                return []
+            tokens = best.token_ids[self._count :]
+            reasons = [*[None] * (len(tokens) - 1), best.finish_reason]
+            return [NewToken(self._text, *new) for new in zip(tokens, reasons, strict=True)]
+        texts = [text for beams in running for text in beams.since(self._count)]
+        if best is not None:
+            texts.append(best.token_ids[self._count :])
+        found = []
+        for tokens_at in zip(*texts, strict=False):
+            if len(set(tokens_at)) > 1:
+                break
+            found.append(NewToken(self._text, tokens_at[0], None))
+        self._count += len(found)
+        return found

@@ -1,0 +1,165 @@
+"""The continuations of a prompt's beams that are worth keeping, out of beams × vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..decoder import Logits
+from ..logits.softmax import LogSums, exponentials
+
+SET = 256
+# What is no better cannot come: Transformers' score of beams that are not there. Values of -inf
+# that `remove_invalid_values` made finite are below it.
+IMPOSSIBLE = -1e9
+DEEP = 40.0  # so far below 0, exponentials are not precise any more, and soon nothing
+SLACK = 1e-3  # what is not known of maxima that were found through exponentials, and much more
+
+
+class Candidate(NamedTuple):
+    """A continuation of a beam by one token."""
+
+    score: float  # the sum of its log-probabilities, as precise as float32
+    beam: int  # the beam that it goes on from
+    token: int
+
+
+class Scan(NamedTuple):
+    """What one look at all logits of some rows shows.
+
+    The vocabulary is divided into sets of ``SET`` tokens, so far apart that the maxima of all sets
+    are found in few passes; the last tokens, fewer than ``SET``, are left over. Maxima are right to
+    ``SLACK``.
+    """
+
+    maxima: Logits  # (rows, sets)
+    rest: Sequence[float]  # of each row, the highest of the tokens that are left over
+    sums: LogSums
+
+    def rows(self, begin: int, end: int) -> Scan:
+        """That of a part of the rows."""
+        peaks, logs = self.sums
+        sums = LogSums(peaks[begin:end], logs[begin:end])
+        return Scan(self.maxima[begin:end], self.rest[begin:end], sums)
+
+
+@np.errstate(all="ignore")
+def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
+    """Look at ``logits`` (rows, vocabulary). ``scratch``: memory for one row, (1, vocabulary).
+
+    Row by row, so that a row is still in the processor's cache, and through the exponentials: they
+    have to be made for the sum, and are as good as the logits to find the highest.
+    """
+    scratch = np.empty_like(logits[:1]) if scratch is None else scratch
+    sets = _sets(scratch)[0]
+    left = scratch[0, sets.size :]
+    maxima = np.empty((len(logits), sets.shape[1]), np.float32)
+    rest, peaks, logs = [], [], []
+    for row, highest in zip(logits, maxima, strict=True):
+        peak, log = exponentials(row, scratch[0])
+        np.maximum.reduce(sets, axis=0, out=highest)
+        rest.append(float(np.log(np.maximum.reduce(left, initial=0.0))) + peak)
+        peaks.append(peak)
+        logs.append(log)
+    np.log(maxima, out=maxima)
+    maxima += np.array(peaks, np.float32)[:, None]
+    return Scan(maxima, rest, LogSums(peaks, logs))
+
+
+def _sets(logits: Logits) -> Logits:
+    """(rows, SET, sets): the token ``i * sets + j`` is the ``i``-th of set ``j``."""
+    sets = logits.shape[1] // SET
+    return logits[:, : sets * SET].reshape(len(logits), SET, sets)
+
+
+def _maxima(logits: Logits) -> tuple[Logits, list[float]]:
+    sets = _sets(logits)
+    return np.maximum.reduce(sets, axis=1), _highest(logits[:, sets.shape[2] * SET :])
+
+
+def _highest(values: Logits) -> list[float]:
+    """The highest of each row; -inf where there is none."""
+    highest: list[float] = np.maximum.reduce(values, axis=1, initial=-np.inf).tolist()
+    return highest
+
+
+@np.errstate(over="ignore")  # the lowest float32 and a little less
+def best(
+    logits: Logits, scores: Sequence[float], count: int, scanned: Scan | None = None
+) -> list[Candidate]:
+    """The ``count`` best continuations, the best first; of equals that of the lower beam, then id.
+
+    ``logits: (beams, vocab) float32`` of the next token, ``scores`` of the beams so far. The logits
+    are log-probabilities, or become them by what was ``scanned``. What is among the best lies in a
+    set whose highest value is among the ``count`` highest of all sets: only those are looked into.
+    All runs with cold caches, so that it is few calls of numpy and plain Python on what is left.
+    """
+    peaks, logs = ([0.0] * len(scores),) * 2 if scanned is None else scanned.sums
+    maxima, rest = _maxima(logits) if scanned is None else scanned[:2]
+    shifts = np.array(
+        [[score - peak - log] for score, peak, log in zip(scores, peaks, logs, strict=True)],
+        np.float32,
+    )
+    highest = (maxima + shifts).ravel()
+    border = _border(highest, count)
+    if scanned is not None:
+        if border < max(scores) - DEEP:
+            maxima, rest = _maxima(logits)
+            highest = (maxima + shifts).ravel()
+            border = _border(highest, count)
+        border -= SLACK
+    stride = maxima.shape[1]
+    found: list[tuple[int, int, float]] = []  # beam, token and logit
+    at = (highest >= border).nonzero()[0].tolist()
+    if at:
+        beams = [place // stride for place in at]
+        sets = [place % stride for place in at]
+        inside = _sets(logits)[beams, :, sets]
+        summed = (inside + shifts[beams]).ravel()
+        for place in (summed >= border).nonzero()[0].tolist():
+            which, number = divmod(place, SET)
+            found.append(
+                (beams[which], number * stride + sets[which], float(inside[which, number]))
+            )
+    for beam, top in enumerate(rest):
+        if top + shifts[beam, 0] >= border:
+            tokens = enumerate(logits[beam, stride * SET :].tolist(), stride * SET)
+            found += [(beam, token, logit) for token, logit in tokens]
+    ordered = sorted(
+        (-(logit - peaks[beam] - logs[beam] + scores[beam]), beam, token)
+        for beam, token, logit in found
+    )
+    kept = ordered[:count]
+    return [Candidate(-low, beam, token) for low, beam, token in kept if -low > IMPOSSIBLE]
+
+
+def _border(values: Logits, count: int) -> float:
+    """What the ``count`` highest of ``values`` (n,) are not below."""
+    if values.size <= count:
+        return IMPOSSIBLE
+    place = values.size - count
+    return max(IMPOSSIBLE, float(np.partition(values, place)[place]))
+
+
+def draw(
+    log_probs: Logits, scores: Sequence[float], count: int, generator: np.random.Generator
+) -> list[Candidate]:
+    """``count`` different continuations, drawn one after the other by their probability.
+
+    ``log_probs: (beams, vocab) float32``, ``scores`` of the beams so far. Adding Gumbel noise to
+    logarithms and taking the highest draws without replacement, in order. Source: "Stochastic Beams
+    and Where to Find Them", https://arxiv.org/abs/1903.06059.
+    """
+    places = np.flatnonzero(log_probs > IMPOSSIBLE)
+    beams, tokens = np.divmod(places, log_probs.shape[1])
+    sums = log_probs[beams, tokens] + np.array(scores, np.float64)[beams]
+    noisy = sums + generator.gumbel(size=sums.size)
+    if sums.size > count:
+        drawn = np.argpartition(noisy, sums.size - count)[sums.size - count :]
+    else:
+        drawn = np.arange(sums.size)
+    drawn = drawn[np.argsort(-noisy[drawn], kind="stable")]
+    columns = sums[drawn].tolist(), beams[drawn].tolist(), tokens[drawn].tolist()
+    return [Candidate(*row) for row in zip(*columns, strict=True)]

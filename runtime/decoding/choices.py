@@ -1,0 +1,151 @@
+"""How probable each of a few given outputs is, the tokens that they share read only once.
+
+A choice is as probable as its tokens after the prompt, its end-of-sequence token included where
+the tokenizer gives it one, as T5's does. Without one, a choice that another begins with is at
+least as probable as the other.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoder import CancelledError, Decoder, Logits, NewDecoder, never
+from ..errors import OptionError, PromptError
+from ..logits.softmax import log_softmax
+from ..results import ChoiceProbability, GenerationResult, Timings
+from .generation import Outputs
+
+Logprobs = NDArray[np.float64]
+
+
+def choose(
+    outputs: Outputs,
+    new_decoder: NewDecoder,
+    prompt: Sequence[int],
+    start: Sequence[int],
+    choices: Sequence[str],
+    began: float,
+    cancelled: Callable[[], bool] = never,
+) -> GenerationResult:
+    """The most probable of ``choices`` after ``prompt``, with all their probabilities.
+
+    ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
+    ``time.perf_counter``. ``cancelled`` is asked before the prompt and between its parts: where it
+    says so there is no choice. Raises ``OptionError`` for a choice that the tokenizer cannot spell,
+    ``PromptError`` where one does not fit behind the prompt.
+    """
+    choices = [str(choice) for choice in choices]
+    token_ids = _spelled(outputs, start, choices)
+    if cancelled():
+        return _result((), (), prompt, began, began)
+    decoder = new_decoder([prompt], len(start) + max(map(len, token_ids)))
+    try:
+        logits = decoder.prefill([start], cancelled)
+        first = time.perf_counter()
+        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+    except CancelledError:
+        return _result((), (), prompt, began, time.perf_counter())
+    finally:
+        decoder.close()
+    shares = np.exp(np.array(logprobs) - max(logprobs))
+    shares /= shares.sum()
+    ranked = sorted(range(len(choices)), key=lambda i: -logprobs[i])
+    found = tuple(
+        ChoiceProbability(text=choices[i], probability=float(shares[i]), logprob=logprobs[i])
+        for i in ranked
+    )
+    return _result(found, token_ids[ranked[0]], prompt, began, first)
+
+
+def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> list[list[int]]:
+    """The token ids of each choice."""
+    token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
+    positions = outputs.manifest.dimensions.max_positions
+    for choice, ids in zip(choices, token_ids, strict=True):
+        if not ids or _letters(outputs.tokenizer.decode(ids)) != _letters(choice):
+            raise OptionError(f"The model's vocabulary cannot spell the choice {choice!r:.60}.")
+        if token_ids.count(ids) > 1:
+            raise OptionError(f"Another choice has the same tokens as {choice!r:.60}.")
+        if positions is not None and len(start) + len(ids) - 1 > positions:
+            raise PromptError(
+                f"The choice {choice!r:.60} ends after the model's {positions} positions: shorten "
+                "the prompt."
+            )
+    return token_ids
+
+
+def _result(
+    found: Sequence[ChoiceProbability],
+    token_ids: Sequence[int],
+    prompt: Sequence[int],
+    began: float,
+    first: float,
+) -> GenerationResult:
+    """``found``: the choices, the most probable first; none where the call was cancelled."""
+    return GenerationResult(
+        text=found[0].text if found else "",
+        token_ids=tuple(token_ids),
+        finish_reason="stop" if found else "cancelled",
+        prompt_tokens=len(prompt),
+        generated_tokens=len(token_ids),
+        timings=Timings(first_token_s=first - began, total_s=time.perf_counter() - began),
+        choices=tuple(found),
+    )
+
+
+def _letters(text: str) -> str:
+    """What a tokenizer may not lose of a text: all but spaces and the forms of characters."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def choice_logprobs(
+    decoder: Decoder, logits: Logits, choices: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """The natural logs of the probability of each token of each choice.
+
+    ``decoder`` has read, in its only row, what the choices follow, and ``logits`` (1, vocabulary)
+    are those after it. It has not read more in the end.
+    """
+    after: dict[tuple[int, ...], Logprobs] = {(): log_softmax(logits[0])}
+    _read_branches(decoder, (), choices, after)
+    return [[float(after[tuple(ids[:i])][token]) for i, token in enumerate(ids)] for ids in choices]
+
+
+def _read_branches(
+    decoder: Decoder,
+    prefix: tuple[int, ...],
+    choices: Sequence[Sequence[int]],
+    after: dict[tuple[int, ...], Logprobs],
+) -> None:
+    """Note the log-probabilities after every prefix of ``choices``, which all start with one."""
+    for group in _by_next_token(len(prefix), choices).values():
+        shared = _common_prefix(group)
+        # What follows the last token of a choice does not matter: it need not be read.
+        end = len(shared) if any(len(ids) > len(shared) for ids in group) else len(shared) - 1
+        read = shared[len(prefix) : end]
+        if read:
+            for i, row in enumerate(decoder.read(read), len(prefix) + 1):
+                after[shared[:i]] = log_softmax(row)
+        _read_branches(decoder, shared, [ids for ids in group if len(ids) > len(shared)], after)
+        if read:
+            decoder.forget(len(read))
+
+
+def _by_next_token(at: int, choices: Sequence[Sequence[int]]) -> Mapping[int, list[Sequence[int]]]:
+    groups: dict[int, list[Sequence[int]]] = {}
+    for ids in choices:
+        groups.setdefault(ids[at], []).append(ids)
+    return groups
+
+
+def _common_prefix(choices: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    shortest = min(choices, key=len)
+    for i, token in enumerate(shortest):
+        if any(ids[i] != token for ids in choices):
+            return tuple(shortest[:i])
+    return tuple(shortest)

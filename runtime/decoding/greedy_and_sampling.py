@@ -1,0 +1,182 @@
+"""Greedy search and sampling: one row a text, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ..decoder import Logits, TokenIds
+from ..logits.processors import Processor, Prompt, Rows
+from ..logits.softmax import check_highest
+from ..request.options import GenerationOptions
+from ..results import FinishReason
+from .loop import Choice, Found, NewToken
+from .scoring import Logprobs
+from .stopping import Stopping
+
+FIRST_ROOM = 1024  # new tokens that a row has room for before it grows
+
+
+class RowSearch:
+    """``num_return_sequences`` texts a prompt, which are rows of their own after the first step."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Prompt],
+        options: GenerationOptions,
+        processors: Sequence[Processor],
+        stopping: Stopping,
+    ) -> None:
+        self._options = options
+        self._stopping = stopping
+        self._processors = processors
+        self._count = options.num_return_sequences
+        self._texts = [
+            Text(prompt, prompt * self._count + number, task, options, stopping, number)
+            for prompt, task in enumerate(tasks)
+            for number in range(self._count)
+        ]
+        self._rows = self._texts[:: self._count]  # until the first step, one for all of a prompt
+
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+        """Decide on one token a row."""
+        raw = None if self._options.logprobs is None else logits.copy()
+        if self._processors:
+            rows = Rows([row.tokens for row in self._rows], [row.prompt for row in self._rows])
+            for process in self._processors:
+                process(logits, rows)
+        parents = list(range(len(self._rows)))
+        if self._count > 1 and not self._texts[0].new_tokens:
+            parents = [row for row in parents for _ in range(self._count)]
+            self._rows, logits = self._texts, logits[parents]
+        tokens = self._pick(logits).tolist()
+        if raw is not None:
+            for row, parent, token in zip(self._rows, parents, tokens, strict=True):
+                row.record(raw[parent], token)
+        new_tokens = [
+            row.append(token, self._stopping, interrupt)
+            for row, token in zip(self._rows, tokens, strict=True)
+        ]
+        live = [i for i, new in enumerate(new_tokens) if new.finish_reason is None]
+        if len(live) < len(new_tokens):
+            self._rows = [self._rows[i] for i in live]
+            tokens = [tokens[i] for i in live]
+            parents = [parents[i] for i in live]
+        return Choice(tokens, parents, new_tokens)
+
+    def results(self) -> Sequence[Found]:
+        """The texts, in the order of their prompts."""
+        return [text.found() for text in self._texts]
+
+    def _pick(self, logits: Logits) -> TokenIds:
+        if self._options.do_sample:
+            return sample(logits, [row.generator for row in self._rows])
+        return most_probable(logits)
+
+
+def most_probable(logits: Logits) -> TokenIds:
+    """The token of the highest logit of each row, (rows,); of equals the first."""
+    tokens: TokenIds = logits.argmax(axis=1)
+    for row, token in enumerate(tokens.tolist()):
+        check_highest(float(logits[row, token]))
+    return tokens
+
+
+class Text:
+    """The ids of a text so far, those that the decoder started from included."""
+
+    def __init__(
+        self,
+        prompt: int,
+        text: int,
+        task: Prompt,
+        options: GenerationOptions,
+        stopping: Stopping,
+        number: int = 0,
+    ) -> None:
+        self.prompt = prompt
+        # The first text of a prompt is the same however many are asked for.
+        seed = [options.seed, number] if number and options.seed is not None else options.seed
+        self._seed = seed
+        self._text = text
+        self._limit = task.limit
+        self._matcher = stopping.matcher(prompt)
+        self._reason: FinishReason | None = None
+        self._logprobs = None if options.logprobs is None else Logprobs(options.logprobs)
+        self._begin = self._length = len(task.start)
+        self._ids = np.empty(self._begin + min(task.limit, FIRST_ROOM), np.int64)
+        self._ids[: self._begin] = task.start
+        self._items = self._ids.data
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """What tokens are drawn with; greedy search never loads numpy's module for it."""
+        return np.random.default_rng(self._seed)
+
+    @property
+    def tokens(self) -> TokenIds:
+        """All ids so far."""
+        return self._ids[: self._length]
+
+    @property
+    def new_tokens(self) -> int:
+        """How many are new."""
+        return self._length - self._begin
+
+    @property
+    def limit(self) -> int:
+        """How many may be new."""
+        return self._limit
+
+    def record(self, logits: Logits, token: int) -> None:
+        """Keep the log-probability of ``token``, which is chosen, by the model's ``logits``."""
+        if self._logprobs is not None:
+            self._logprobs.record(logits, token)
+
+    def append(
+        self, token: int, stopping: Stopping, interrupt: FinishReason | None = None
+    ) -> NewToken:
+        """Go on with ``token``."""
+        if self._length == len(self._items):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+            self._items = self._ids.data
+        self._items[self._length] = token
+        self._length += 1
+        self._reason = stopping.reason(
+            token, self._length - self._begin, self._limit, self._matcher, interrupt
+        )
+        return NewToken(self._text, token, self._reason)
+
+    def found(self) -> Found:
+        """The text as a result; one that nothing ended was cancelled."""
+        token_ids = self.tokens[self._begin :].tolist()
+        return Found(self._text, token_ids, self._reason or "cancelled", None, self._logprobs)
+
+
+def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
+    """Draw one token a row from softmax(logits) and return them, (rows,) int64.
+
+    `logits: (rows, vocab) float32`, where -inf is probability 0; one generator a row, from which
+    exactly one uniform number is taken, so a row does not depend on its neighbours. Sums are
+    float64. Source: inverse of the cumulative distribution.
+
+    Raises `BundleError` if a row holds NaN or +inf, `OptionError` if nothing but -inf.
+    """
+    drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
+    return np.array(drawn, dtype=np.int64)
+
+
+def _draw(row: Logits, generator: np.random.Generator) -> int:
+    """Draw one token from `row: (vocab,) float32`."""
+    kept = np.flatnonzero(row != -np.inf)
+    logits = row[kept].astype(np.float64)
+    peak = logits.max(initial=-np.inf)
+    check_highest(float(peak))
+    cumulative = np.exp(logits - peak).cumsum()
+    # The first sum above the point is always that of a token with a probability above 0. The
+    # product can round up to the total, which no sum is above.
+    total = cumulative[-1]
+    point = min(generator.random() * total, np.nextafter(total, 0.0))
+    return int(kept[np.searchsorted(cumulative, point, side="right")])

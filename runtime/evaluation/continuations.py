@@ -1,0 +1,96 @@
+"""What models write by plain greedy search: answers to sources, and whether two go on alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ..model import Model
+from ..results import GenerationResult
+from .passages import Passages
+
+BATCH = 32  # texts that are generated at once
+PROMPTS = 32  # that continuations are compared for, at most
+PROMPT_TOKENS = 32  # of a text, that a prompt takes
+NEW_TOKENS = 64  # that are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuationAgreement:
+    """How many continuations two models agree on."""
+
+    continuations: int  # how many were compared
+    tokens: int  # length of each
+    identical: float  # share of them that are the same in all tokens
+
+
+def answers(
+    model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
+) -> list[str]:
+    """The greedy text for the source of each pair.
+
+    Sources of like length share a batch. A text has as many tokens at most as the bundle says, or
+    twice those of the longest target. ``progress`` is told how many more texts are done.
+    """
+    windows = passages.windows
+    limit = 2 * max(window.predicted for window in windows)
+    bundle_says = {"max_length", "max_new_tokens"} & model.bundle.manifest.generation.keys()
+    options = {} if bundle_says else {"max_new_tokens": max(limit, 1)}
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i].source))
+    texts = [""] * len(windows)
+    for begin, end in pairwise([*range(0, len(order), BATCH), len(order)]):
+        chosen = order[begin:end]
+        sources = [windows[i].source for i in chosen]
+        results = model.generate_ids(sources, do_sample=False, **options)
+        for i, result in zip(chosen, results, strict=True):
+            texts[i] = result.text
+        progress(len(chosen))
+    return texts
+
+
+def agreement(model: Model, reference: Model, passages: Passages) -> ContinuationAgreement:
+    """Whether two models with the same tokens continue prompts from ``passages`` alike.
+
+    Prompts are evenly spaced stretches of a text, or evenly spaced sources. Nothing ends a
+    continuation early but a table of positions.
+    """
+    prompts = _prompts(passages, model.bundle.manifest.dimensions.max_positions)
+    texts, expected = ([r.token_ids for r in _continue(m, prompts)] for m in (model, reference))
+    same = sum(ids == others for ids, others in zip(texts, expected, strict=True))
+    return ContinuationAgreement(
+        continuations=len(prompts),
+        tokens=min(map(len, expected)),
+        identical=same / len(prompts),
+    )
+
+
+def _continue(model: Model, prompts: Sequence[Sequence[int]]) -> list[GenerationResult]:
+    return model.generate_ids(
+        prompts,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=None,
+    )
+
+
+def _prompts(passages: Passages, positions: int | None) -> list[Sequence[int]]:
+    if passages.pairs:
+        sources = [window.source for window in passages.windows]
+        return [sources[i] for i in _evenly(len(sources) - 1, min(PROMPTS, len(sources)))]
+    # The last new token is never read, so that it needs no position.
+    room = PROMPT_TOKENS if positions is None else positions + 1 - NEW_TOKENS
+    length = max(min(PROMPT_TOKENS, room, len(passages.ids)), 1)
+    count = min(PROMPTS, len(passages.ids) // length)
+    starts = _evenly(len(passages.ids) - length, count)
+    return [passages.ids[start : start + length] for start in starts]
+
+
+def _evenly(last: int, count: int) -> list[int]:
+    """``count`` whole numbers from 0 to ``last``, about equally far from each other."""
+    numbers: list[int] = np.linspace(0, last, count).astype(int).tolist()
+    return numbers

@@ -1,0 +1,183 @@
+"""How well a model predicts given windows, alone or beside a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..decoder import Logits, NewDecoder, TokenIds
+from ..decoding.scoring import Window, window_logits
+from ..logits.softmax import log_probabilities, log_softmax
+
+ReportProgress = Callable[[int], object]  # is told how many more tokens were predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What predicting some tokens cost."""
+
+    tokens: int  # how many were predicted
+    nats: float  # the negative log-probabilities of all of them
+
+    @property
+    def cross_entropy(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(cross-entropy); infinite where that is beyond all floats."""
+        try:
+            return math.exp(self.cross_entropy)
+        except OverflowError:
+            return math.inf
+
+    def bits_per_byte(self, size_bytes: int) -> float:
+        """Bits for each of the ``size_bytes`` that the tokens stand for."""
+        return self.nats / math.log(2) / size_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A candidate beside a reference that reads the same."""
+
+    reference: Loss
+    candidate: Loss
+    kl_divergence: float  # nats: mean over the positions of KL(reference || candidate)
+    top1_agreement: float  # share of the positions where both find the same token most probable
+
+    @property
+    def perplexity_rise(self) -> float:
+        """How much higher the candidate's perplexity is, as a share of the reference's.
+
+        Where both are beyond all floats too; infinite where the rise itself is.
+        """
+        try:
+            return math.expm1(self.candidate.cross_entropy - self.reference.cross_entropy)
+        except OverflowError:
+            return math.inf
+
+
+def measure(
+    new_decoder: NewDecoder,
+    windows: Iterable[Window],
+    progress: ReportProgress = lambda tokens: None,
+    by_position: PositionLoss | None = None,
+) -> Loss:
+    """Predict what ``windows`` ask for. Raises ``BundleError`` if a logit is not finite.
+
+    ``by_position``: what each token costs is added to it.
+    """
+    tokens, nats = 0, 0.0
+    for window in windows:
+        position = window.first
+        for targets, logits in window_logits(new_decoder, window):
+            found = log_probabilities(logits, targets)
+            nats -= float(found.sum())
+            tokens += len(targets)
+            if by_position is not None:
+                by_position.add(position, found)
+            position += len(targets)
+            progress(len(targets))
+    return Loss(tokens=tokens, nats=nats)
+
+
+def compare(
+    reference: NewDecoder,
+    candidate: NewDecoder,
+    windows: Iterable[Window],
+    progress: ReportProgress = lambda tokens: None,
+    by_position: tuple[PositionLoss, PositionLoss] | None = None,
+) -> Comparison:
+    """Predict what ``windows``, of at least one token, ask for with both models in step.
+
+    ``by_position``: what each token costs the reference and the candidate is added to them. Raises
+    ``BundleError`` if a logit is not finite.
+    """
+    sums, tokens = _Sums(), 0
+    for window in windows:
+        position = window.first
+        blocks = zip(
+            window_logits(reference, window), window_logits(candidate, window), strict=True
+        )
+        for (targets, expected), (_, found) in blocks:
+            costs = sums.add(targets, expected, found)
+            for losses, values in zip(by_position or (), costs, strict=False):
+                losses.add(position, values)
+            position += len(targets)
+            tokens += len(targets)
+            progress(len(targets))
+    return Comparison(
+        reference=Loss(tokens=tokens, nats=sums.reference_nats),
+        candidate=Loss(tokens=tokens, nats=sums.candidate_nats),
+        kl_divergence=max(sums.divergence / tokens, 0.0),  # below 0 only by rounding
+        top1_agreement=sums.agreeing / tokens,
+    )
+
+
+@dataclass
+class _Sums:
+    """Totals over positions."""
+
+    reference_nats: float = 0.0
+    candidate_nats: float = 0.0
+    divergence: float = 0.0
+    agreeing: int = 0
+
+    def add(
+        self, targets: TokenIds, expected: Logits, found: Logits
+    ) -> tuple[list[float], list[float]]:
+        """Count (k,) ``targets`` under the logits of both models, (k, vocabulary) each.
+
+        Returns the log-probabilities of the targets, the reference's and the candidate's.
+        """
+        known: tuple[list[float], list[float]] = ([], [])
+        self.agreeing += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+        for target, expected_row, found_row in zip(targets, expected, found, strict=True):
+            p, q = log_softmax(expected_row), log_softmax(found_row)
+            self.reference_nats -= float(p[target])
+            self.candidate_nats -= float(q[target])
+            self.divergence += float(np.exp(p) @ (p - q))
+            known[0].append(float(p[target]))
+            known[1].append(float(q[target]))
+        return known
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The tokens that ``first`` to ``last`` others stand before."""
+
+    first: int
+    last: int
+    tokens: int
+    cross_entropy: float  # nats a token
+
+
+class PositionLoss:
+    """Sums by position, in bins that double: 1, 2 to 3, 4 to 7, 8 to 15 and on."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, tuple[int, float]] = {}
+
+    def add(self, first: int, log_probabilities: ArrayLike) -> None:
+        """Count tokens that stand one behind the other; ``first`` others stand before the first.
+
+        ``log_probabilities``: natural, (k,).
+        """
+        values = np.asarray(log_probabilities, np.float64)
+        bins = np.frexp(np.arange(first, first + len(values)))[1] - 1  # of whole numbers: exact
+        for number in np.unique(bins).tolist():
+            tokens, nats = self._sums.get(number, (0, 0.0))
+            found = values[bins == number]
+            self._sums[number] = tokens + len(found), nats - float(found.sum())
+
+    def bins(self) -> list[Bin]:
+        """What was counted, by position."""
+        return [
+            Bin(2**number, 2 ** (number + 1) - 1, tokens, nats / tokens)
+            for number, (tokens, nats) in sorted(self._sums.items())
+        ]

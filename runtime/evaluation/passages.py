@@ -1,0 +1,191 @@
+"""What a model is evaluated on: a text, or pairs of source and target, as windows of token ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle.manifest import Manifest
+from ..decoding.scoring import Window, pair_window, text_windows
+from ..errors import OptionError, PromptError, reason
+from ..request.prompts import check_ids, check_prompt, decoder_prompts
+from ..request.resolving import resolve_options
+from ..text.byte_tokenizer import ByteTokenizer
+from ..text.tokenizer import Tokenizer
+
+AnyTokenizer = Tokenizer | ByteTokenizer
+Pair = tuple[str, str]  # source, target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """Windows of a text, or one for each pair."""
+
+    windows: Sequence[Window]
+    size_bytes: int  # in UTF-8, of the text after its first token, or of the targets
+    ids: Sequence[int] = ()  # of the text
+    context: int | None = None  # tokens of the text that are read at once; None with pairs
+    stride: int | None = None  # tokens of the text from one window to the next; None with pairs
+    pairs: Sequence[Pair] = ()
+
+    @property
+    def tokens(self) -> int:
+        """How many are predicted."""
+        return sum(window.predicted for window in self.windows)
+
+
+def read_passages(
+    path: Path,
+    manifest: Manifest,
+    tokenizer: AnyTokenizer,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+) -> Passages:
+    """Read a file in UTF-8 for the model of ``manifest``.
+
+    A decoder-only model gets it as one text: see ``text_passages``. A model with an encoder gets a
+    pair from each line: ``{"source": …, "target": …}`` in a ``.jsonl`` file, else the source, a tab
+    and the target. Raises ``PromptError`` for a file that is none of this, ``OptionError`` for a
+    ``context`` or ``stride`` that cannot be.
+    """
+    if not path.is_file():
+        raise PromptError(f"There is no file {path}: give the text to read.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not text in UTF-8: byte {error.start} is wrong.") from error
+    if not text.strip():
+        raise PromptError(f"{path} holds no text: give a file that does.")
+    if manifest.kind == "decoder-only":
+        passages = text_passages(
+            text, manifest, tokenizer, context=context, stride=stride, name=path
+        )
+        if not passages.size_bytes:
+            raise PromptError(f"{path} holds nothing after its first token: give a longer text.")
+        return passages
+    for name, value in (("context", context), ("stride", stride)):
+        if value is not None:
+            raise OptionError(f"{name} has no effect with this model: a target is read whole.")
+    return pair_passages(_read_pairs(path, text), manifest, tokenizer)
+
+
+def text_passages(
+    text: str,
+    manifest: Manifest,
+    tokenizer: AnyTokenizer,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    name: object = "The text",
+) -> Passages:
+    """A text as it is, with nothing before its first token, which is not predicted.
+
+    ``context`` is as many positions as the model has unless it is less; ``stride`` is half of it
+    unless it is given. The bytes of the first token are not counted, unless it ends within a
+    character. Raises ``PromptError``, with the text's ``name``, where there is nothing to predict.
+    """
+    positions = manifest.dimensions.max_positions
+    if context is not None and positions is not None and context > positions:
+        raise OptionError(f"context is {context}; this model reads 1 to {positions} tokens.")
+    ids = tokenizer.encode(text)
+    if len(ids) < 2:
+        raise PromptError(
+            f"{name} has {len(ids)} token{'s' * (len(ids) != 1)}, and the first is not predicted: "
+            "give at least two."
+        )
+    check_ids(str(name), ids, manifest)
+    if context is None:
+        context = len(ids) if positions is None else positions
+    if stride is None:
+        stride = max(context // 2, 1)
+    start = tokenizer.decode(ids[:1])
+    return Passages(
+        windows=text_windows(ids, context, stride),
+        size_bytes=len(text.removeprefix(start).encode()),
+        ids=ids,
+        context=context,
+        stride=stride,
+    )
+
+
+def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyTokenizer) -> Passages:
+    """Pairs tokenized as for training: what the tokenizer puts at the end of a text, as a rule the
+    end-of-sequence token, is read after a source and predicted after a target.
+
+    That token is no byte of a target.
+    """
+    options = resolve_options(manifest.generation, {}, manifest.kind)
+    sources = [tokenizer.encode(source) for source, _ in pairs]
+    targets = [tokenizer.encode(target) for _, target in pairs]
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        check_prompt(f"Prompt {number}", source, options, manifest)
+        check_ids(f"Target {number}", target, manifest)
+    starts = decoder_prompts(sources, None, options, manifest)
+    return Passages(
+        windows=list(map(pair_window, sources, targets, starts)),
+        size_bytes=sum(len(target.encode()) for _, target in pairs),
+        pairs=pairs,
+    )
+
+
+def scored(
+    text: str, target: str | None, manifest: Manifest, tokenizer: AnyTokenizer
+) -> tuple[Sequence[Window], Sequence[int]]:
+    """The windows that predict ``text``, or ``target`` after an encoder, and the ids of its tokens.
+
+    Raises ``OptionError`` for a target that is missing or has no effect.
+    """
+    if manifest.kind == "decoder-only":
+        if target is not None:
+            raise OptionError(
+                "target has no effect with this model, which is decoder-only: pass one text."
+            )
+        passages = text_passages(text, manifest, tokenizer)
+        return passages.windows, passages.ids
+    if target is None:
+        raise OptionError("This model has an encoder: pass a text and the target to score.")
+    [window] = windows = pair_passages([(text, target)], manifest, tokenizer).windows
+    return windows, window.tokens[window.first :]
+
+
+def _read_pairs(path: Path, text: str) -> list[Pair]:
+    read: Callable[[str, str], Pair] = _json_pair if path.suffix == ".jsonl" else _tab_pair
+    lines = text.removesuffix("\n").split("\n")
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        source, target = pair = read(line.removesuffix("\r"), where)
+        for name, part in (("source", source), ("target", target)):
+            if not part.strip():
+                raise PromptError(f"{where}: the {name} is empty; a pair needs both.")
+        pairs.append(pair)
+    return pairs
+
+
+def _tab_pair(line: str, where: str) -> Pair:
+    parts = line.split("\t")
+    if len(parts) != 2:
+        raise PromptError(
+            f"{where} has {len(parts) - 1} tabs: write a source, one tab and its target, or give a "
+            ".jsonl file."
+        )
+    return parts[0], parts[1]
+
+
+def _json_pair(line: str, where: str) -> Pair:
+    expected = 'write {"source": "…", "target": "…"}'
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{where} is not valid JSON ({reason(error)}): {expected}.") from error
+    if not isinstance(data, dict):
+        raise PromptError(f"{where} is no JSON object: {expected}.")
+    for name in ("source", "target"):
+        if not isinstance(data.get(name), str):
+            raise PromptError(f"{where} has no text {name!r}: {expected}.")
+        if any("\ud800" <= character <= "\udfff" for character in data[name]):
+            raise PromptError(f"{where}: the {name} has half a character, a lone surrogate.")
+    return data["source"], data["target"]

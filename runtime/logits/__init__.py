@@ -1,0 +1,1 @@
+"""Logits processors in numpy: penalties, masks, warpers, constraints, and softmax."""

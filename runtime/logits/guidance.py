@@ -1,0 +1,239 @@
+"""Texts that obey a JSON Schema, a regular expression or a grammar: which tokens may come next.
+
+The package `llguidance` says what a text so far can go on with, given the bytes that each token
+adds to it (`spelling.py`). This module knows nothing of models, search or the rest of the options.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoder import Logits, TokenIds
+from ..errors import MissingPackageError, OptionError, reason
+from ..text.token_bytes import AnyTokenizer, spelling_of
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MOST_MATCHERS: Final = 256
+"""How many texts' states are kept; a text whose state is gone is read again from its start."""
+
+# Without it llguidance asks for the tokenizer's own spelling of what must come, and no other.
+_ANY_SPELLING: Final = '\n%llguidance {"no_forcing": true}\n'
+# One layout, that of `json.dumps`: where any whitespace is allowed, a weak model writes no end.
+_JSON_LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_FORMS: Final = {
+    "json_schema": "a JSON Schema (an object) of keywords that llguidance supports",
+    "regex": "a regular expression without look-around, word boundaries and back-references",
+    "grammar": "a grammar in llguidance's Lark dialect",
+}
+
+_VOCABULARIES: Final[WeakKeyDictionary[AnyTokenizer, _Vocabulary]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What each token id adds to a text, as llguidance takes it.
+
+    llguidance knows tokens as symbols. First come the ids themselves; then, at `size`, the end;
+    then what stands for all ids that add nothing as a text's first token; then one symbol for each
+    id that adds something there, but not what it adds after another token.
+    """
+
+    size: int  # of the model's vocabulary
+    first: NDArray[np.intp]  # (size,): the symbol of each id as a text's first token
+    symbols: LLTokenizer
+
+
+class Guide:
+    """What tokens may come next, for one generation.
+
+    Exactly one of these is given:
+
+    - `json_schema`, a dict or its JSON text: texts are laid out as by `json.dumps`, unless the
+      schema has another layout at the key "x-guidance".
+    - `regex`: all of the text matches it; the syntax is that of Rust, and `\\d` is 0 to 9.
+    - `grammar`: in llguidance's dialect of Lark.
+
+    Texts are constrained as they are before clean-up of spaces, and may be spelled with any tokens
+    but special ones. Raises `OptionError` for what cannot be followed, without end-of-text ids, for
+    a tokenizer whose decoder is not known here and where the vocabulary cannot spell the start of
+    any text; `MissingPackageError` without llguidance.
+    """
+
+    def __init__(
+        self,
+        tokenizer: AnyTokenizer,
+        vocabulary: int,
+        eos_token_ids: Sequence[int],
+        *,
+        json_schema: Any = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+    ) -> None:
+        self._option, lark = _lark(json_schema, regex, grammar)
+        self._ends = [token for token in set(eos_token_ids) if 0 <= token < vocabulary]
+        if not self._ends:
+            raise OptionError(f"{self._option} needs a model with an end-of-text token to stop at.")
+        self._vocabulary = _vocabulary_of(tokenizer, vocabulary)
+        self._first = self._vocabulary.first.copy()
+        self._first[self._ends] = self._ends
+        self._start = _start(self._vocabulary.symbols, self._option, lark)
+        self._matchers: OrderedDict[tuple[bool, bytes], LLMatcher] = OrderedDict()
+        self._dead_end: list[int] | None = None
+        if np.all([self._blocked(self._start.deep_copy(), first) for first in (False, True)]):
+            raise OptionError(self._describe([]))
+
+    def filter(self, row: Logits, new_tokens: Sequence[int] | TokenIds, *, at_start: bool) -> None:
+        """Set the logits to -inf of the tokens that the text cannot go on with: all, at a dead end.
+
+        `row`: (vocabulary,), changed in place. `new_tokens`: the text so far. `at_start`: whether
+        its first token is the first that is decoded, whose leading space T5's decoder takes off.
+        """
+        tokens = np.asarray(new_tokens, np.int64)
+        blocked = self._blocked(self._matcher(tokens, at_start), at_start and not tokens.size)
+        np.putmask(row, blocked, -np.inf)
+        if self._dead_end is None and blocked.all():
+            self._dead_end = self._symbols(tokens, at_start)
+
+    def describe_dead_end(self) -> str:
+        """Why nothing could follow the first text that came to a dead end; "" if none did."""
+        return "" if self._dead_end is None else self._describe(self._dead_end)
+
+    def _matcher(self, tokens: TokenIds, at_start: bool) -> LLMatcher:
+        """The state after `tokens`: a copy of the one before the last token, and a step on."""
+        key = (at_start, tokens.tobytes())
+        matcher = self._matchers.get(key)
+        if matcher is None:
+            parent = self._matchers.get((at_start, tokens[:-1].tobytes()))
+            added = tokens if parent is None else tokens[-1:]
+            matcher = (self._start if parent is None else parent).deep_copy()
+            matcher.consume_tokens(self._symbols(added, at_start and added.size == tokens.size))
+            self._matchers[key] = matcher
+            if len(self._matchers) > MOST_MATCHERS:
+                self._matchers.popitem(last=False)
+        self._matchers.move_to_end(key)
+        return matcher
+
+    def _symbols(self, tokens: TokenIds, at_start: bool) -> list[int]:
+        """What llguidance is to take for `tokens`."""
+        symbols: list[int] = tokens.tolist()
+        if at_start and symbols:
+            symbols[0] = int(self._first[symbols[0]])
+        end = self._vocabulary.size
+        return [end if symbol in self._ends else symbol for symbol in symbols if symbol != end + 1]
+
+    def _blocked(self, matcher: LLMatcher, is_first: bool) -> NDArray[np.bool_]:
+        """(vocabulary,): the ids that may not come next, of all or of those that come first."""
+        bits = ~np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        symbols = np.unpackbits(bits, bitorder="little").view(np.bool_)
+        blocked = symbols[: self._vocabulary.size]
+        # Not the bit of the end: where nothing may follow, llguidance sets it all the same.
+        blocked[self._ends] = not matcher.is_accepting()
+        if not is_first:
+            return blocked
+        symbols[self._vocabulary.size + 1] = blocked.all()
+        return symbols[self._first]
+
+    def _describe(self, symbols: list[int]) -> str:
+        """Say why nothing comes after `symbols`."""
+        text = self._vocabulary.symbols.decode_str(symbols)
+        place = f"after {text[-40:]!r}" if text else "at the start"
+        matcher = self._start.deep_copy()
+        matcher.consume_tokens(symbols)
+        matcher.compute_bitmask()
+        cause = _cause(matcher.get_error())
+        if cause not in ("", "NoExtensionBias"):
+            return f"{self._option} cannot be followed {place} of the text: {cause}."
+        matcher = self._start.deep_copy()
+        matcher.consume_tokens(symbols)
+        forced = matcher.compute_ff_bytes().decode(errors="replace")
+        wanted = f"{forced[:40]!r}, which" if forced else "what"
+        return (
+            f"The model's vocabulary cannot spell {wanted} {self._option} asks for {place}: ask "
+            "for a text that it can spell, or use a model whose vocabulary has all characters."
+        )
+
+
+def _lark(json_schema: Any, regex: str | None, grammar: str | None) -> tuple[str, str]:
+    """The name of the option that is given, and its Lark grammar."""
+    try:
+        from llguidance import regex_to_lark
+    except ImportError as error:
+        raise MissingPackageError(
+            "json_schema, regex and grammar need llguidance: install the extra 'guidance' "
+            '(python -m pip install "edgeseq[guidance]").'
+        ) from error
+    if regex is not None:
+        return "regex", f"start: /{regex_to_lark(regex, 'd')}/"
+    if grammar is not None:
+        return "grammar", grammar
+    return "json_schema", f"start: %json {_schema_text(json_schema)}"
+
+
+def _start(symbols: LLTokenizer, option: str, lark: str) -> LLMatcher:
+    """The state before the first token."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(symbols, lark + _ANY_SPELLING, log_level=0)
+    if matcher.is_error():
+        cause = _cause(matcher.get_error())
+        if option != "grammar":  # where in a Lark text that the caller has never seen
+            cause = re.sub(r"^(at )?\d+\(\d+\): ", "", cause)
+        raise OptionError(f"{option} must be {_FORMS[option]}: {cause}.")
+    return matcher
+
+
+def _schema_text(schema: Any) -> str:
+    """The JSON text of a schema, its layout added."""
+    try:
+        if isinstance(schema, str):
+            schema = json.loads(schema)
+        if isinstance(schema, dict):
+            schema = {"x-guidance": _JSON_LAYOUT, **schema}
+        return json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        form = _FORMS["json_schema"]
+        raise OptionError(f"json_schema must be {form}: {reason(error)}.") from error
+
+
+def _cause(message: str) -> str:
+    """What llguidance's message says, as a part of one sentence."""
+    first, *rest = message.splitlines() or [""]
+    # Of a regular expression's error, a later line tells what is wrong.
+    details = [line.removeprefix("error: ") for line in rest if line.startswith("error: ")]
+    return (first.removesuffix("regex parse error:") + "".join(details)).strip().rstrip(".")
+
+
+def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
+    """A tokenizer's vocabulary, read in a fraction of a second and kept as long as it is."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    known = _VOCABULARIES.get(tokenizer)
+    if known is not None and known.size == size:
+        return known
+    spelling = spelling_of(tokenizer)
+    tokens = map(tokenizer.token, range(size))
+    # llguidance never asks for a symbol without bytes.
+    pairs = [(b"", b"") if token is None else spelling(token) for token in tokens]
+    spellings = [after for _, after in pairs] + [b"<|end|>", b""]
+    first = np.arange(size, dtype=np.intp)
+    for token_id, (at_start, after) in enumerate(pairs):
+        if at_start != after:
+            first[token_id] = len(spellings) if at_start else size + 1
+            spellings += [at_start] if at_start else []
+    form = SimpleNamespace(tokens=spellings, eos_token_id=size, bos_token_id=None)
+    form.special_token_ids = [size]
+    vocabulary = _Vocabulary(size, first, LLTokenizer(TokenizerWrapper(form)))
+    _VOCABULARIES[tokenizer] = vocabulary
+    return vocabulary

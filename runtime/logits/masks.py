@@ -1,0 +1,86 @@
+"""What is forbidden or forced at a place of the text, and logits made fit for what comes next.
+
+`logits: (rows, vocab) float32` are changed in place; an id that is forbidden becomes -inf.
+`tokens` holds, for each row, all its ids so far, the prompt's included, and `lengths`, for each
+row, how many ids it has at the place that is meant. Values are those of the processors in
+`transformers.generation.logits_process` (4.57.6). Parameters are taken as valid: the options
+check them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..decoder import Logits, TokenIds
+
+Ids = Sequence[int] | TokenIds
+
+
+def suppress(logits: Logits, ids: Ids) -> None:
+    """Forbid `ids` in every row.
+
+    Source: `SuppressTokensLogitsProcessor`.
+    """
+    logits[:, np.asarray(ids, dtype=np.intp)] = -np.inf
+
+
+def suppress_before(
+    logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
+) -> None:
+    """Forbid `ids` in the rows that are shorter than their length.
+
+    Source: `MinLengthLogitsProcessor` and, with lengths counted from the end of the prompt,
+    `MinNewTokensLengthLogitsProcessor`.
+    """
+    columns = np.asarray(ids, dtype=np.intp)
+    for row, seen, length in zip(logits, tokens, lengths, strict=True):
+        if seen.size < length:
+            row[columns] = -np.inf
+
+
+def suppress_at(
+    logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
+) -> None:
+    """Forbid `ids` in the rows that have exactly their length.
+
+    Source: `SuppressTokensAtBeginLogitsProcessor`.
+    """
+    columns = np.asarray(ids, dtype=np.intp)
+    for row, seen, length in zip(logits, tokens, lengths, strict=True):
+        if seen.size == length:
+            row[columns] = -np.inf
+
+
+def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids) -> None:
+    """Allow only `ids`, with logit 0 each, in the rows that have exactly their length.
+
+    They are allowed again where they had been forbidden. Source: `ForcedBOSTokenLogitsProcessor`
+    (length 1) and `ForcedEOSTokenLogitsProcessor` (one less than the longest text).
+    """
+    columns = np.asarray(ids, dtype=np.intp)
+    for row, seen, length in zip(logits, tokens, lengths, strict=True):
+        if seen.size == length:
+            row.fill(-np.inf)
+            row[columns] = 0.0
+
+
+def keep_allowed(row: Logits, ids: Ids) -> None:
+    """Forbid all but `ids` in `row: (vocab,) float32`; without ids nothing is left.
+
+    Source: `PrefixConstrainedLogitsProcessor`.
+    """
+    columns = np.asarray(ids, dtype=np.intp)
+    allowed = row[columns]
+    row.fill(-np.inf)
+    row[columns] = allowed
+
+
+def replace_invalid(logits: Logits) -> None:
+    """Turn NaN into 0 and infinities into the highest and the lowest float32.
+
+    What had been forbidden before then has a number, if one without a probability. Source:
+    `InfNanRemoveLogitsProcessor`.
+    """
+    np.nan_to_num(logits, copy=False)

@@ -1,0 +1,133 @@
+"""Changes to the logits of the next token by the ids that are there already.
+
+`logits: (rows, vocab) float32` are changed in place; an id that is forbidden becomes -inf.
+`tokens` holds, for each row, all its ids so far, the prompt's included, and `sources`, for each
+row, the ids that the encoder has read or else the prompt's. Values are those of the processors in
+`transformers.generation.logits_process` (4.57.6). Parameters are taken as valid: the options
+check them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..decoder import Logits, TokenIds
+from .masks import Ids
+
+HIGHEST = float(np.finfo(np.float32).max)
+
+
+@np.errstate(over="ignore")  # of the side that is not taken, too
+def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
+    """Make the ids in `tokens` less likely: divide by `penalty` > 0, or multiply if negative.
+
+    A penalty below 1 makes them more likely. An id counts once, however often it occurs.
+    Source: `RepetitionPenaltyLogitsProcessor`, after CTRL, https://arxiv.org/abs/1909.05858.
+    """
+    for row, ids in zip(logits, tokens, strict=True):
+        seen = row[ids]
+        row[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
+
+
+def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) -> None:
+    """Make the ids in `sources` more likely: multiply by `penalty` > 0, or divide if negative.
+
+    Source: `EncoderRepetitionPenaltyLogitsProcessor`.
+    """
+    penalize_repetition(logits, sources, 1.0 / penalty)
+
+
+def block_repeated_ngrams(logits: Logits, tokens: Sequence[TokenIds], size: int) -> None:
+    """Forbid each id that would complete an n-gram of `size` >= 1 ids a second time.
+
+    Source: `NoRepeatNGramLogitsProcessor`.
+    """
+    block_source_ngrams(logits, tokens, tokens, size)
+
+
+def block_source_ngrams(
+    logits: Logits, tokens: Sequence[TokenIds], sources: Sequence[TokenIds], size: int
+) -> None:
+    """Forbid each id that would complete an n-gram of `size` >= 1 ids of the row's source.
+
+    Source: `EncoderNoRepeatNGramLogitsProcessor`.
+    """
+    for row, ids, source in zip(logits, tokens, sources, strict=True):
+        if source.size < size or ids.size < size - 1:
+            continue
+        ngrams = np.lib.stride_tricks.sliding_window_view(source, size)
+        last_ids = ids[ids.size - (size - 1) :]
+        is_repeated = (ngrams[:, :-1] == last_ids).all(axis=1)
+        row[ngrams[is_repeated, -1]] = -np.inf
+
+
+class SequenceBias:
+    """Adds a number to the logit of each id that would complete one of some sequences.
+
+    Biases of sequences with the same last id add up; -inf forbids to complete a sequence. A
+    sequence of several ids counts only in a text at least as long as itself, so that two ids are
+    not looked for after a prompt of one. Source: `SequenceBiasLogitsProcessor`, and with -inf
+    `NoBadWordsLogitsProcessor`.
+    """
+
+    def __init__(self, biases: Sequence[tuple[tuple[int, ...], float]]) -> None:
+        """Take sequences of at least one id, each with its bias; of equal ones the last counts."""
+        self._alone: dict[int, float] = {}
+        self._after: dict[tuple[int, ...], list[tuple[int, float]]] = {}
+        for (*prefix, last_id), bias in dict(biases).items():
+            if prefix:
+                self._after.setdefault(tuple(prefix), []).append((last_id, bias))
+            else:
+                self._alone[last_id] = bias
+        self._prefix_sizes = sorted({len(prefix) for prefix in self._after})
+        self._alone_ids = np.array(list(self._alone), dtype=np.intp)
+        self._alone_biases = np.array(list(self._alone.values()), dtype=np.float64)
+
+    @np.errstate(over="ignore", invalid="ignore")  # as torch: too much is inf, inf - inf is NaN
+    def __call__(self, logits: Logits, tokens: Sequence[TokenIds]) -> None:
+        """Change `logits` in place."""
+        for row, ids in zip(logits, tokens, strict=True):
+            sums = self._sums_after(ids)
+            sum_ids = np.array(list(sums), dtype=np.intp)
+            summed = row[sum_ids] + np.array(list(sums.values()), dtype=np.float64)
+            row[self._alone_ids] += self._alone_biases
+            row[sum_ids] = summed
+
+    def _sums_after(self, ids: TokenIds) -> dict[int, float]:
+        """The whole bias of each id that would complete a sequence of several ids after `ids`."""
+        sums: dict[int, float] = {}
+        for size in self._prefix_sizes:
+            if size >= ids.size:
+                break
+            for last_id, bias in self._after.get(tuple(ids[-size:].tolist()), ()):
+                sums[last_id] = sums.get(last_id, self._alone.get(last_id, 0.0)) + bias
+        return sums
+
+
+def decay_length(
+    logits: Logits,
+    tokens: Sequence[TokenIds],
+    prompt_lengths: Sequence[int],
+    start: int,
+    factor: float,
+    eos_token_ids: Ids,
+) -> None:
+    """Raise `eos_token_ids` more and more once a row has over `start` ids after its prompt.
+
+    With n ids more than that, a logit x becomes x + abs(x) * (`factor`**n - 1). Source:
+    `ExponentialDecayLengthPenalty`. Where that gets NaN or stops, here an id that had been
+    forbidden stays so, and what is too large becomes the highest float32.
+    """
+    columns = np.asarray(eos_token_ids, dtype=np.intp)
+    for row, ids, prompt_length in zip(logits, tokens, prompt_lengths, strict=True):
+        late = ids.size - prompt_length - start
+        if late <= 0:
+            continue
+        with np.errstate(over="ignore"):
+            growth = min(float(np.float64(factor) ** late), HIGHEST)
+        before = row[columns].astype(np.float64)
+        finite = np.isfinite(before)
+        raised = before[finite] + np.abs(before[finite]) * (growth - 1.0)
+        row[columns[finite]] = raised.clip(-HIGHEST, HIGHEST)

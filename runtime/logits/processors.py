@@ -1,0 +1,259 @@
+"""The processors of one generation, put together in Transformers' order.
+
+``penalties.py``, ``limits.py`` and ``warpers.py`` say what each does. First come those that look at
+the text so far, then the caller's own and the constraint, then, when sampling, the warpers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoder import Logits, TokenIds
+from ..errors import OptionError
+from ..request.controls import Controls, LogitsProcessor, PrefixAllowedTokens
+from ..request.options import GenerationOptions
+from . import masks as limits
+from . import penalties, warpers
+
+
+class Rows(NamedTuple):
+    """The texts whose next tokens the logits are of."""
+
+    tokens: Sequence[
+        TokenIds
+    ]  # all ids of each so far, those that the decoder started from included
+    prompts: Sequence[int]  # the index of each row's prompt
+
+
+class Prompt(NamedTuple):
+    """What a prompt asks for."""
+
+    start: Sequence[int]  # what the decoder reads first
+    source: Sequence[int]  # the prompt: what an encoder reads, else the start
+    limit: int  # new tokens at most
+
+
+class Constraint(Protocol):
+    """What a text may go on with (``guidance.py``)."""
+
+    def filter(self, row: Logits, new_tokens: TokenIds, *, at_start: bool) -> None:
+        """Take away from ``row`` (vocabulary,) what may not follow ``new_tokens``."""
+
+
+Processor = Callable[[Logits, Rows], None]  # changes logits (rows, vocabulary) in place
+
+
+class Diversity:
+    """Takes ``penalty`` off tokens as often as other groups of beams have ``chosen`` them.
+
+    Source: ``HammingDiversityLogitsProcessor`` of Transformers.
+    """
+
+    def __init__(self, penalty: float) -> None:
+        self.chosen: list[int] = []  # by the groups before, in this step
+        self._penalty = penalty
+
+    def __call__(self, logits: Logits, rows: Rows) -> None:
+        for token, count in Counter(self.chosen).items():
+            if token < logits.shape[1]:  # a padding token may be none of the vocabulary's
+                logits[:, token] -= np.float32(self._penalty * count)
+
+
+def text_processors(
+    options: GenerationOptions,
+    tasks: Sequence[Prompt],
+    arguments: Controls | None = None,
+    constraint: Processor | None = None,
+    diversity: Diversity | None = None,
+) -> list[Processor]:
+    """What is done for every strategy; ``diversity``: between groups of beams."""
+    bias = _of_tokens(penalties.SequenceBias(options.biases)) if options.biases else None
+    return [
+        *([bias] if bias else []),
+        *([diversity] if diversity else []),
+        *_penalties(options, tasks),
+        *_limits(options, tasks, arguments.prefix_allowed_tokens_fn if arguments else None),
+        *(partial(_call, function) for function in (arguments.processors if arguments else ())),
+        *([constraint] if constraint else []),
+    ]
+
+
+def sampling_processors(options: GenerationOptions) -> list[Processor]:
+    """What comes after them: the warpers, where tokens are drawn, and the last normalization."""
+    return [*(_warpers(options) if options.do_sample else ()), *_normalization(options)]
+
+
+def constrained(
+    constraint: Constraint, tasks: Sequence[Prompt], at_start: Sequence[bool]
+) -> Processor:
+    """``constraint`` as a processor; ``at_start``: whether a task's output begins with its text."""
+    begins = [len(task.start) for task in tasks]
+
+    def process(logits: Logits, rows: Rows) -> None:
+        for row, tokens, prompt in zip(logits, *rows, strict=True):
+            constraint.filter(row, tokens[begins[prompt] :], at_start=at_start[prompt])
+
+    return process
+
+
+def _penalties(options: GenerationOptions, tasks: Sequence[Prompt]) -> list[Processor]:
+    sources = [np.array(task.source, np.int64) for task in tasks]
+    found: list[Processor] = []
+    if (reward := options.encoder_repetition_penalty) != 1.0:
+        found.append(
+            lambda logits, rows: penalties.reward_sources(
+                logits, [sources[prompt] for prompt in rows.prompts], reward
+            )
+        )
+    if (penalty := options.repetition_penalty) != 1.0:
+        found.append(
+            lambda logits, rows: penalties.penalize_repetition(logits, rows.tokens, penalty)
+        )
+    if (size := options.no_repeat_ngram_size) > 0:
+        found.append(
+            lambda logits, rows: penalties.block_repeated_ngrams(logits, rows.tokens, size)
+        )
+    if (source_size := options.encoder_no_repeat_ngram_size) > 0:
+        found.append(
+            lambda logits, rows: penalties.block_source_ngrams(
+                logits, rows.tokens, [sources[prompt] for prompt in rows.prompts], source_size
+            )
+        )
+    ends = {(token,) for token in options.eos_token_ids}
+    bad = [(word, -np.inf) for word in options.bad_words_ids or () if word not in ends]
+    if bad:
+        found.append(_of_tokens(penalties.SequenceBias(bad)))
+    return found
+
+
+def _limits(
+    options: GenerationOptions, tasks: Sequence[Prompt], allowed: PrefixAllowedTokens | None
+) -> list[Processor]:
+    begins = [len(task.start) for task in tasks]
+    ends = np.array(options.eos_token_ids, np.int64)
+    found: list[Processor] = []
+    shortest = [max(options.min_length, begin + (options.min_new_tokens or 0)) for begin in begins]
+    if ends.size and (options.min_length or options.min_new_tokens):
+        found.append(_at(limits.suppress_before, shortest, ends))
+    if allowed is not None:
+        found.append(partial(_keep_allowed, allowed))
+    bos = options.forced_bos_token_id
+    if bos is not None:
+        found.append(_at(limits.force_at, [1] * len(tasks), np.array([bos])))
+    if options.forced_eos_token_ids:
+        lasts = [begin + task.limit - 1 for begin, task in zip(begins, tasks, strict=True)]
+        found.append(_at(limits.force_at, lasts, np.array(options.forced_eos_token_ids)))
+    if options.remove_invalid_values:
+        found.append(lambda logits, rows: limits.replace_invalid(logits))
+    if options.exponential_decay_length_penalty is not None and ends.size:
+        start, factor = options.exponential_decay_length_penalty
+        found.append(
+            lambda logits, rows: penalties.decay_length(
+                logits,
+                rows.tokens,
+                [begins[prompt] for prompt in rows.prompts],
+                start,
+                factor,
+                ends.tolist(),
+            )
+        )
+    if options.suppress_tokens is not None:
+        never = np.array(options.suppress_tokens, np.int64)
+        found.append(lambda logits, rows: limits.suppress(logits, never))
+    if options.begin_suppress_tokens is not None:
+        # After a forced first token the text begins with the second one.
+        firsts = [begin + (begin == 1 and bos is not None) for begin in begins]
+        found.append(_at(limits.suppress_at, firsts, np.array(options.begin_suppress_tokens)))
+    return found
+
+
+def _warpers(options: GenerationOptions) -> list[Processor]:
+    # Of beams one must be able to go on beside those that end.
+    least = 1 if options.num_beams == 1 else max(len(options.eos_token_ids), 1) + 1
+    found: list[Callable[[Logits], None]] = []
+    if options.temperature != 1.0:
+        found.append(partial(warpers.apply_temperature, temperature=options.temperature))
+    if options.top_k:
+        found.append(partial(warpers.keep_top_k, top_k=options.top_k, min_tokens_to_keep=least))
+    if options.top_p < 1.0:
+        found.append(partial(warpers.keep_top_p, top_p=options.top_p, min_tokens_to_keep=least))
+    if options.min_p is not None:
+        found.append(partial(warpers.keep_min_p, min_p=options.min_p, min_tokens_to_keep=least))
+    if options.typical_p < 1.0:
+        found.append(
+            partial(warpers.keep_typical_p, typical_p=options.typical_p, min_tokens_to_keep=least)
+        )
+    if (cutoff := options.epsilon_cutoff) > 0.0:
+        found.append(partial(warpers.keep_epsilon, epsilon_cutoff=cutoff, min_tokens_to_keep=least))
+    if (cutoff := options.eta_cutoff) > 0.0:
+        found.append(partial(warpers.keep_eta, eta_cutoff=cutoff, min_tokens_to_keep=least))
+    return [_of_logits(warper) for warper in found]
+
+
+def _normalization(options: GenerationOptions) -> list[Processor]:
+    return [_of_logits(limits.normalize)] if options.renormalize_logits else []
+
+
+def _of_logits(process: Callable[[Logits], None]) -> Processor:
+    return lambda logits, rows: process(logits)
+
+
+def _of_tokens(process: Callable[[Logits, Sequence[TokenIds]], None]) -> Processor:
+    return lambda logits, rows: process(logits, rows.tokens)
+
+
+def _at(
+    process: Callable[[Logits, Sequence[TokenIds], Sequence[int], TokenIds], None],
+    lengths: Sequence[int],
+    ids: TokenIds,
+) -> Processor:
+    """``process`` for ``ids`` at a length of the text that is another for each prompt."""
+    return lambda logits, rows: process(
+        logits, rows.tokens, [lengths[prompt] for prompt in rows.prompts], ids
+    )
+
+
+def _keep_allowed(allowed: PrefixAllowedTokens, logits: Logits, rows: Rows) -> None:
+    for row, tokens, prompt in zip(logits, *rows, strict=True):
+        ids = _array("prefix_allowed_tokens_fn", allowed(prompt, tokens.copy()))
+        if ids.ndim != 1 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+            raise OptionError(
+                f"prefix_allowed_tokens_fn gave {ids.tolist()!r:.60} for prompt {prompt}; it must "
+                "give a list of at least one token id."
+            )
+        if ids.min() < 0 or ids.max() >= row.size:
+            raise OptionError(
+                f"prefix_allowed_tokens_fn gave ids from {ids.min()} to {ids.max()} for prompt "
+                f"{prompt}; token ids are integers from 0 to {row.size - 1}."
+            )
+        limits.keep_allowed(row, ids)
+
+
+def _call(function: LogitsProcessor, logits: Logits, rows: Rows) -> None:
+    for row, tokens in zip(logits, rows.tokens, strict=True):
+        changed = _array("logits_processor", function(tokens.copy(), row))
+        if changed.shape != row.shape or changed.dtype.kind not in "fiu":
+            raise OptionError(
+                f"The logits_processor gave {changed.dtype} of shape {changed.shape}; it must give "
+                f"the logits, numbers of shape {row.shape}."
+            )
+        with np.errstate(over="ignore"):
+            row[:] = changed
+        if not row.max() < np.inf:
+            raise OptionError(
+                "The logits_processor gave NaN, infinity or numbers that float32 does not hold; "
+                "-inf is for what may not come."
+            )
+
+
+def _array(name: str, given: object) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise OptionError(f"{name} gave {given!r:.60}, which is no list of numbers.") from error

@@ -1,0 +1,187 @@
+"""Changes to the logits of the next token that shape the distribution it is drawn from.
+
+`logits: (rows, vocab) float32` are changed in place; an id that is left out becomes -inf, and
+what was left out before costs little. Left in are those that the warpers in
+`transformers.generation.logits_process` (4.57.6) keep, at least `min_tokens_to_keep` >= 1 of
+those with a probability. Where torch's unstable sort chooses among equals, the lowest ids stay.
+A row without probabilities is left alone: what draws from it will say so. Parameters are taken as
+valid: the options check them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoder import Logits
+from .softmax import normalize
+
+BLOCK = 64
+
+
+@np.errstate(over="ignore")
+def apply_temperature(logits: Logits, temperature: float) -> None:
+    """Divide by `temperature` > 0: below 1 sharpens, above 1 flattens.
+
+    Source: `TemperatureLogitsWarper`.
+    """
+    logits /= temperature
+
+
+def keep_top_k(logits: Logits, top_k: int, min_tokens_to_keep: int = 1) -> None:
+    """Keep the `top_k` >= 1 highest of each row and whatever equals the lowest of them.
+
+    Source: `TopKLogitsWarper`.
+    """
+    top_k = max(top_k, min_tokens_to_keep)
+    if top_k >= logits.shape[1]:
+        return
+    for row in logits:
+        row[row < _kth_highest(row, top_k)] = -np.inf
+
+
+def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> None:
+    """Keep the fewest most probable tokens of each row that reach probability `top_p`.
+
+    `top_p` is in [0, 1]. Source: `TopPLogitsWarper`, after "The Curious Case of Neural Text
+    Degeneration", https://arxiv.org/abs/1904.09751.
+    """
+    # float32 as in Transformers, so that sums which meet the border exactly fall on its side.
+    may_go = np.float32(1.0 - top_p)
+    for row, ids, values in _possible(logits):
+        probabilities = _probabilities(values)
+        # All tokens below this add up to half of `may_go` at most: they go without being sorted.
+        is_candidate = probabilities > may_go / (2 * values.size)
+        below = probabilities[~is_candidate].sum(dtype=np.float64)
+        ascending = np.sort(probabilities[is_candidate])
+        cumulative = (below + ascending.cumsum(dtype=np.float64)).astype(np.float32)
+        count = int((cumulative > may_go).sum())
+        _keep(row, ids, values, _highest(values, max(count, min_tokens_to_keep)))
+
+
+def keep_min_p(logits: Logits, min_p: float, min_tokens_to_keep: int = 1) -> None:
+    """Keep the tokens at least `min_p` times as probable as the row's most probable one.
+
+    `min_p` is in [0, 1]. Source: `MinPLogitsWarper`, after https://arxiv.org/abs/2407.01082.
+    """
+    for row, ids, values in _possible(logits):
+        probabilities = _probabilities(values)
+        stays = probabilities >= np.float32(min_p) * probabilities.max()
+        if np.count_nonzero(stays) < min_tokens_to_keep:
+            stays[_highest(values, min_tokens_to_keep)] = True
+        _keep(row, ids, values, stays)
+
+
+def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1) -> None:
+    """Keep the most typical tokens of each row that reach probability `typical_p`.
+
+    A token is the more typical, the nearer its surprise, -log p, is to the row's entropy, so that
+    the most probable one may go. `min_tokens_to_keep` are the most typical ones, too. `typical_p`
+    is between 0 and 1. Source: `TypicalLogitsWarper`, after "Locally Typical Sampling",
+    https://arxiv.org/abs/2202.00666.
+    """
+    for row, ids, values in _possible(logits):
+        probabilities = _probabilities(values)
+        logarithms = _log_probabilities(values)
+        distances = np.abs(-logarithms - _entropy(probabilities, logarithms))
+        # Without those below this there is enough left, so none is kept that is farther off.
+        likely = probabilities > (1.0 - typical_p) / (2 * values.size)
+        candidates = np.flatnonzero(distances <= distances[likely].max())
+        candidates = candidates[np.argsort(distances[candidates])]
+        cumulative = probabilities[candidates].cumsum(dtype=np.float64).astype(np.float32)
+        place = int((cumulative < np.float32(typical_p)).sum())
+        stays = distances <= distances[candidates[min(place, candidates.size - 1)]]
+        if np.count_nonzero(stays) < min_tokens_to_keep:
+            stays[_highest(-distances, min_tokens_to_keep)] = True
+        _keep(row, ids, values, stays)
+
+
+def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int = 1) -> None:
+    """Keep the tokens with a probability of at least `epsilon_cutoff`, between 0 and 1.
+
+    Of equals at the border of `min_tokens_to_keep` all are kept. Source: `EpsilonLogitsWarper`,
+    after "Truncation Sampling as Language Model Desmoothing", https://arxiv.org/abs/2210.15191.
+    """
+    for row, ids, values in _possible(logits):
+        stays = _probabilities(values) >= np.float32(epsilon_cutoff)
+        stays |= values >= _kth_highest(values, min_tokens_to_keep)
+        _keep(row, ids, values, stays)
+
+
+def keep_eta(logits: Logits, eta_cutoff: float, min_tokens_to_keep: int = 1) -> None:
+    """Keep the tokens that are probable enough for the entropy of their row.
+
+    At least min(`eta_cutoff`, sqrt(`eta_cutoff`) * exp(-entropy)), with `eta_cutoff` between 0
+    and 1. Equals and source are those of `keep_epsilon`, and `EtaLogitsWarper`.
+    """
+    epsilon = np.float32(eta_cutoff)
+    for row, ids, values in _possible(logits):
+        probabilities = _probabilities(values)
+        entropy = _entropy(probabilities, _log_probabilities(values))
+        stays = probabilities >= min(epsilon, np.sqrt(epsilon) * np.exp(-entropy))
+        stays |= values >= _kth_highest(values, min_tokens_to_keep)
+        _keep(row, ids, values, stays)
+
+
+def _possible(logits: Logits) -> Iterator[tuple[Logits, NDArray[np.intp], Logits]]:
+    """Each row that has probabilities, its ids that are not left out yet, and their logits."""
+    for row in logits:
+        ids = np.flatnonzero(row != -np.inf)
+        values = row[ids]
+        if np.isfinite(values.max(initial=-np.inf)):
+            yield row, ids, values
+
+
+def _keep(
+    row: Logits, ids: NDArray[np.intp], values: Logits, stays: NDArray[np.intp] | NDArray[np.bool_]
+) -> None:
+    """Leave out all of `row: (vocab,)` but those of `ids` and their `values` that stay."""
+    row.fill(-np.inf)
+    row[ids[stays]] = values[stays]
+
+
+@np.errstate(over="ignore")  # the lowest float32 minus the highest
+def _probabilities(values: Logits) -> Logits:
+    probabilities: Logits = values - values.max()
+    np.exp(probabilities, out=probabilities)
+    probabilities /= np.float32(probabilities.sum(dtype=np.float64))
+    return probabilities
+
+
+def _log_probabilities(values: Logits) -> Logits:
+    """The logarithms of the probabilities, all of them finite."""
+    logarithms = values.copy()
+    normalize(logarithms[np.newaxis])
+    np.maximum(logarithms, np.finfo(np.float32).min, out=logarithms)
+    return logarithms
+
+
+def _entropy(probabilities: Logits, logarithms: Logits) -> np.float32:
+    return np.float32(-(probabilities * logarithms).sum(dtype=np.float64))
+
+
+def _highest(values: Logits, count: int) -> NDArray[np.intp]:
+    """The places of the `count` highest of `values`, of equals the first, or of all if fewer."""
+    lowest = _kth_highest(values, count)
+    above = np.flatnonzero(values > lowest)
+    return np.concatenate([above, np.flatnonzero(values == lowest)[: count - above.size]])
+
+
+def _kth_highest(row: Logits, k: int) -> np.float32:
+    """The `k`-th highest value of `row: (vocab,)`, -inf if no `k` are above that.
+
+    The k-th highest of the maxima of blocks is no higher than it, so that only the few values from
+    there on have to be sorted (0.10 ms instead of 0.34 for 50 of GPT-2's 50,257).
+    """
+    maxima = row[: row.size // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)
+    bound = _partitioned(maxima, k) if maxima.size > k else np.float32(-np.inf)
+    # Many values of -inf would take partition 4 ms.
+    candidates = row[row >= bound] if bound > -np.inf else row[row != -np.inf]
+    return _partitioned(candidates, k) if candidates.size >= k else np.float32(-np.inf)
+
+
+def _partitioned(values: Logits, k: int) -> np.float32:
+    value: np.float32 = np.partition(values, values.size - k)[values.size - k]
+    return value

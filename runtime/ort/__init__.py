@@ -1,0 +1,1 @@
+"""The ONNX Runtime side: the engine, sessions, decoder, encoder, KV cache, devices."""

@@ -1,0 +1,1 @@
+"""Pipelines with the names, arguments and results of Transformers 4.57."""

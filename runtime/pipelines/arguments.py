@@ -1,0 +1,105 @@
+"""What pipelines take beside the options of ``generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from ..bundle.manifest import Kind
+from ..errors import OptionError
+
+ReturnType = Literal["full_text", "new_text", "text", "tensors"]
+BATCH_SIZE = 8
+COMMON = frozenset(
+    {
+        "batch_size",
+        "clean_up_tokenization_spaces",
+        "prefix",
+        "return_tensors",
+        "return_text",
+        "stop_sequence",
+        "truncation",
+    }
+)
+RETURNS = {"return_full_text", "return_tensors", "return_text"}
+FLAGS = (
+    "clean_up_tokenization_spaces",
+    "return_full_text",
+    "return_tensors",
+    "return_text",
+    "truncation",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineArguments:
+    """Checked by ``split``."""
+
+    return_type: ReturnType
+    batch_size: int = BATCH_SIZE  # texts that are generated from at once
+    clean_up_tokenization_spaces: bool | None = None  # None: as the pipeline does
+    prefix: str | None = None  # None: the checkpoint's
+    truncation: bool = False
+    handle_long_generation: str | None = None
+    stop_sequence: str | None = None
+    task: str | None = None  # None: the pipeline's
+
+
+def read_arguments(
+    options: Mapping[str, Any], names: frozenset[str], kind: Kind
+) -> tuple[PipelineArguments, dict[str, Any]]:
+    """The arguments ``names`` of a pipeline, and options of ``generate``.
+
+    Raises ``OptionError`` for bad ones; None is as if it was not passed.
+    """
+    given = {name: options[name] for name in sorted(names) if options.get(name) is not None}
+    rest = {name: value for name, value in options.items() if name not in names}
+    for name in FLAGS:
+        if not isinstance(given.get(name, False), bool):
+            raise OptionError(f"{name} is {given[name]!r:.60}; it must be true or false.")
+    size = given.get("batch_size", BATCH_SIZE)
+    if type(size) is not int or size < 1:
+        raise OptionError(f"batch_size is {size!r:.60}; it must be an integer of at least 1.")
+    for name in ("prefix", "stop_sequence"):
+        if not isinstance(given.get(name, ""), str):
+            raise OptionError(f"{name} is {given[name]!r:.60}; it must be a text.")
+    if given.get("stop_sequence") == "":
+        raise OptionError("stop_sequence is empty: there is nothing to stop at.")
+    if given.get("handle_long_generation", "hole") != "hole":
+        raise OptionError(
+            f"handle_long_generation is {given['handle_long_generation']!r:.60}; it must be 'hole'."
+        )
+    own = {item.name for item in fields(PipelineArguments)} - {"return_type", "batch_size", "task"}
+    arguments = PipelineArguments(
+        return_type=_return_type(given, kind),
+        batch_size=size,
+        task=_pair(given),
+        **{name: value for name, value in given.items() if name in own},
+    )
+    return arguments, rest
+
+
+def _return_type(given: Mapping[str, Any], kind: Kind) -> ReturnType:
+    if "return_full_text" in given:
+        for other in ("return_text", "return_tensors"):
+            if other in given:
+                raise OptionError(f"{other} has no effect beside return_full_text: pass one.")
+        return "full_text" if given["return_full_text"] else "new_text"
+    if given.get("return_tensors"):
+        if given.get("return_text"):
+            raise OptionError("return_text has no effect beside return_tensors: pass one.")
+        return "tensors"
+    if given.get("return_text") is False:
+        raise OptionError("return_text is false: pass return_tensors for token ids instead.")
+    return "full_text" if kind == "decoder-only" else "text"
+
+
+def _pair(given: Mapping[str, Any]) -> str | None:
+    """The task that two languages name."""
+    source, target = given.get("src_lang"), given.get("tgt_lang")
+    if source is None and target is None:
+        return None
+    if not isinstance(source, str) or not isinstance(target, str):
+        raise OptionError('src_lang and tgt_lang are given together, as "en" and "fr".')
+    return f"translation_{source}_to_{target}"

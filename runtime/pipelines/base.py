@@ -1,0 +1,226 @@
+"""What all pipelines do: prompts with the task's prefix and defaults, records of what comes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import Any, ClassVar
+
+from ..bundle.manifest import Kind, Manifest
+from ..errors import OptionError, PromptError
+from ..model import Model
+from ..request.controls import split_controls
+from ..request.prompts import check_one_each, lists_by_prompt
+from ..request.request import check_id
+from ..request.resolving import INSTEAD, resolve_options
+from .arguments import COMMON, RETURNS, PipelineArguments, read_arguments
+
+Record = dict[str, Any]
+Records = list[Record]
+Ids = Sequence[int]
+GLOBAL_MAX_LENGTH = 20  # of a checkpoint that says nothing
+WITHOUT_EFFECT = {"choices", "logprobs"}  # records have no place for what they give
+
+
+class Pipeline(ABC):
+    """A task of a model; ``pipeline`` makes one. Calling it gives records, dictionaries.
+
+    One text gives a list with a record for each sequence that is asked for. Several texts give a
+    list of these; where each has one record only, pipelines of encoder-decoder models give a flat
+    list of the records. An iterator gives an iterator, which reads it as it goes.
+    """
+
+    kind: ClassVar[Kind]
+    return_name: ClassVar[str] = "generated"
+    defaults: ClassVar[Mapping[str, Any]]  # under the checkpoint's for the task
+    cleans_up: ClassVar[bool]
+    arguments: ClassVar[frozenset[str]] = COMMON  # beside the options of ``generate``
+
+    def __init__(self, model: Model, task: str, **options: Any) -> None:
+        manifest = model.bundle.manifest
+        if manifest.kind != self.kind:
+            raise OptionError(f"{task} is for {self.kind} models; this one is {manifest.kind}.")
+        self.model = model
+        self.task = task
+        arguments, generation = read_arguments(
+            options, self.arguments, self.kind
+        )  # bad ones raise now
+        _check_effects(generation)
+        padding, generation = _padding(generation, manifest)
+        _, self._defaults = split_controls(generation)
+        if arguments.truncation and self._defaults.get("max_length") is not None:
+            raise OptionError("max_length beside truncation belongs to a call: pass it there.")
+        defaults = self._for_task(None)[1].bundle.manifest.generation
+        resolve_options({**defaults, **padding}, self._defaults, self.kind)
+        self._own = {name: options[name] for name in options if name not in self._defaults}
+
+    def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
+        """Records of one text, of several, or of as many as an iterator gives.
+
+        Arguments are those of Transformers' pipeline of this task, and options of ``generate``.
+        Raises ``PromptError`` for what is no text, ``OptionError`` for an option that is unknown or
+        has no effect.
+        """
+        own = self._own
+        if RETURNS & options.keys():
+            own = {name: value for name, value in own.items() if name not in RETURNS}
+        arguments, generation = read_arguments({**own, **options}, self.arguments, self.kind)
+        if isinstance(text_inputs, str):
+            _check_starts(generation, 1)
+            return self._records([text_inputs], arguments, generation)[0]
+        if isinstance(text_inputs, Iterator):
+            return self._iterate(text_inputs, arguments, generation)
+        if not isinstance(text_inputs, list | tuple):
+            raise PromptError(
+                f"A pipeline takes a text or a list of them, not {text_inputs!r:.60}."
+            )
+        _check_starts(generation, len(text_inputs))
+        return self._joined(self._records(text_inputs, arguments, generation))
+
+    def _joined(self, found: list[Records]) -> list[Any]:
+        return found
+
+    def _iterate(
+        self, texts: Iterator[str], arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> Iterator[Records]:
+        batch, before = [], 0
+        for text in texts:
+            batch.append(text)
+            if len(batch) == arguments.batch_size:
+                yield from self._records(batch, arguments, options, before)
+                before += len(batch)
+                batch = []
+        yield from self._records(batch, arguments, options, before)
+
+    def _records(
+        self,
+        texts: Sequence[str],
+        arguments: PipelineArguments,
+        options: Mapping[str, Any],
+        before: int = 0,
+    ) -> list[Records]:
+        """By text its records, generated ``batch_size`` texts at a time; ``before`` went others."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise PromptError(f"A pipeline takes texts, not {text!r:.60}.")
+        _check_effects(options)
+        prefix, model = self._for_task(arguments.task)
+        padding, options = _padding(options, model.bundle.manifest)
+        model = model.with_defaults({**model.bundle.manifest.generation, **padding})
+        prefix = prefix if arguments.prefix is None else arguments.prefix
+        prompts = [self._prompt(prefix + text, model, arguments, options) for text in texts]
+        options = self._generation_options(prefix, model, arguments, options)
+        found: list[Records] = [[] for _ in texts]
+        for first in range(0, len(texts), arguments.batch_size):
+            part = prompts[first : first + arguments.batch_size]
+            for result in model.generate_ids(part, **_of_batch(options, before + first, len(part))):
+                i = first + result.prompt_index
+                record = self._record(texts[i], prompts[i], result.token_ids, arguments)
+                found[i].append(record)
+        return found
+
+    def _for_task(self, task: str | None) -> tuple[str, Model]:
+        """The prefix of a task, None: the pipeline's, and the model with its defaults."""
+        manifest = self.model.bundle.manifest
+        params = dict(manifest.task_specific_params.get(task or self.task, {}))
+        prefix = params.pop("prefix", manifest.prefix)
+        generation = _generation(manifest, self.defaults, params)
+        for pair in INSTEAD.items():
+            if not self._defaults.keys().isdisjoint(pair):
+                generation = {n: value for n, value in generation.items() if n not in pair}
+        return prefix or "", self.model.with_defaults({**generation, **self._defaults})
+
+    def _prompt(
+        self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> list[int]:
+        longest = self.longest("truncation") if arguments.truncation else None
+        return self.model.tokenizer.encode(text, max_length=longest)
+
+    def longest(self, name: str) -> int:
+        """The tokenizer's bound; ``OptionError`` about ``name`` where it has none."""
+        longest = self.model.bundle.manifest.tokenizer.model_max_length
+        if longest is None:
+            raise OptionError(f"{name} has no effect: the tokenizer has no bound.")
+        return longest
+
+    def _generation_options(
+        self, prefix: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """``options`` with the tokens that ``stop_sequence`` stands for, as Transformers reads it:
+        any of them ends a text, with an encoder the first one.
+        """
+        if arguments.stop_sequence is None:
+            return options
+        if "eos_token_id" in options:
+            raise OptionError("stop_sequence has no effect beside eos_token_id: pass one.")
+        ids = self.model.tokenizer.encode(arguments.stop_sequence)
+        first = self.kind == "encoder-decoder"
+        return {**options, "eos_token_id": ids[:1] if first else ids}
+
+    @abstractmethod
+    def _record(
+        self, text: str, prompt: Ids, token_ids: Ids, arguments: PipelineArguments
+    ) -> Record:
+        """What is given back of one generated sequence."""
+
+    def _decode(self, ids: Ids, arguments: PipelineArguments) -> str:
+        given = arguments.clean_up_tokenization_spaces
+        clean_up = self.cleans_up if given is None else given
+        return self.model.tokenizer.decode(ids, clean_up_tokenization_spaces=clean_up)
+
+
+def _check_effects(options: Mapping[str, Any]) -> None:
+    for name in WITHOUT_EFFECT & {n for n, value in options.items() if value is not None}:
+        raise OptionError(f"{name} has no effect with a pipeline: use generate.")
+
+
+def _padding(
+    options: Mapping[str, Any], manifest: Manifest
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``pad_token_id`` as a default, and the other options.
+
+    Nearly every call of Transformers' pipelines has it. Here nothing is padded, and only groups of
+    beams have a use for it, as a default has.
+    """
+    rest = dict(options)
+    token = rest.pop("pad_token_id", None)
+    if isinstance(token, Integral):
+        check_id("pad_token_id", int(token), manifest.dimensions.vocabulary)
+    return {} if token is None else {"pad_token_id": token}, rest
+
+
+def _check_starts(options: Mapping[str, Any], count: int) -> None:
+    """Refuse other than ``count`` lists of ``decoder_input_ids``, whatever a batch has of them."""
+    starts = lists_by_prompt(options.get("decoder_input_ids"))
+    if starts is not None:
+        check_one_each(starts, count, "texts")
+
+
+def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
+    """``options`` for the texts from ``first`` on: some are given by text."""
+    changed = dict(options)
+    function = options.get("prefix_allowed_tokens_fn")
+    starts = lists_by_prompt(options.get("decoder_input_ids"))
+    if callable(function):
+        changed["prefix_allowed_tokens_fn"] = lambda i, ids: function(first + i, ids)
+    if starts is not None:
+        if len(starts) < first + count:  # an iterator gave more texts
+            check_one_each(starts, first + count, "texts")
+        changed["decoder_input_ids"] = starts[first : first + count]
+    return changed
+
+
+def _generation(
+    manifest: Manifest, defaults: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Generation defaults as Transformers' pipelines find them.
+
+    The checkpoint's for the task, over the pipeline's, over the checkpoint's; but a ``max_length``
+    of the checkpoint takes the place of the pipeline's ``max_new_tokens``.
+    """
+    own = manifest.generation
+    merged = {**own, **defaults}
+    if own.get("max_length") not in (None, GLOBAL_MAX_LENGTH):
+        merged["max_new_tokens"] = own.get("max_new_tokens")
+    return {**merged, **params}

@@ -1,0 +1,200 @@
+"""Pipelines with the names, arguments and return shapes of Transformers 4.57's, without torch.
+
+    from edgeseq.runtime import pipeline
+
+    summarizer = pipeline("summarization", "my-t5-bundle")
+    print(summarizer("A long text.")[0]["summary_text"])
+
+What a call generates is what Transformers' pipeline of the same checkpoint does; docs/pipelines.md
+says where they differ, and why.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..bundle.manifest import Kind
+from ..errors import OptionError
+from ..loading import load
+from ..model import Model
+from ..request.controls import split_controls
+from ..request.options import GenerationOptions
+from ..request.resolving import INSTEAD, resolve_options
+from .arguments import COMMON, PipelineArguments
+from .base import Ids, Pipeline, Record, Records
+
+LOADING = (
+    "device",
+    "provider_options",
+    "provider_library",
+    "threads",
+    "verify",
+    "kv_cache",
+    "prepack",
+    "max_concurrent",
+)  # what ``load`` takes
+DEMO_OF: Mapping[Kind, str] = {"decoder-only": "gpt2", "encoder-decoder": "t5"}
+
+
+class TextGenerationPipeline(Pipeline):
+    """``"text-generation"``: what comes after a text, by default with the text before it.
+
+    Where neither the checkpoint nor the call says anything else: 256 new tokens, drawn at a
+    temperature of 0.7.
+    """
+
+    kind = "decoder-only"
+    arguments = COMMON | {"return_full_text", "handle_long_generation"}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "max_new_tokens": 256,
+        "do_sample": True,
+        "temperature": 0.7,
+    }
+    cleans_up = True
+
+    def _prompt(
+        self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> list[int]:
+        if arguments.truncation and options.get("max_length") is not None:
+            longest = GenerationOptions(max_length=options["max_length"]).max_length
+            return self.model.tokenizer.encode(text, max_length=longest)
+        ids = super()._prompt(text, model, arguments, options)
+        if arguments.handle_long_generation is None:
+            return ids
+        longest = self.longest("handle_long_generation")
+        if options.get("max_length") is not None:
+            raise OptionError("handle_long_generation needs max_new_tokens, not max_length.")
+        _, given = split_controls(options)
+        resolved = resolve_options(model.bundle.manifest.generation, given, self.kind)
+        left = longest - resolved.new_tokens(len(ids))
+        if left < 1:
+            raise OptionError(
+                f"handle_long_generation leaves no place for the text: {longest - left} new tokens "
+                f"are asked for, and the tokenizer's bound is {longest}."
+            )
+        return ids[-left:]
+
+    def _generation_options(
+        self, prefix: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The same. Lengths do not count the prefix; with ``truncation`` a ``max_length`` is the
+        prompt's, as in Transformers.
+        """
+        changed = dict(super()._generation_options(prefix, model, arguments, options))
+        if arguments.truncation:
+            changed.pop("max_length", None)
+        defaults = model.bundle.manifest.generation
+        added = len(self.model.tokenizer.encode(prefix)) if prefix else 0
+        for name, instead in INSTEAD.items():
+            if changed.get(instead) is None:
+                bounded = defaults.get(instead) is not None
+                length = changed.get(name, None if bounded else defaults.get(name))
+                if type(length) is int and added:
+                    changed[name] = length + added
+        return changed
+
+    def _record(
+        self, text: str, prompt: Ids, token_ids: Ids, arguments: PipelineArguments
+    ) -> Record:
+        if arguments.return_type == "tensors":
+            start = self.model.bundle.manifest.generation.get("bos_token_id")
+            begin = [start] if start is not None and not prompt else prompt
+            return {"generated_token_ids": [*begin, *token_ids]}
+        read = len(self._decode(prompt, arguments))
+        new = self._decode([*prompt, *token_ids], arguments)[read:]
+        return {"generated_text": text + new if arguments.return_type == "full_text" else new}
+
+
+class Text2TextGenerationPipeline(Pipeline):
+    """``"text2text-generation"``: what an encoder-decoder model makes of a text.
+
+    Where neither the checkpoint nor the call says anything else: 256 new tokens, four beams.
+    """
+
+    kind = "encoder-decoder"
+    defaults: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "num_beams": 4}
+    cleans_up = False
+
+    def _joined(self, found: list[Records]) -> list[Any]:
+        single = all(len(records) == 1 for records in found)
+        return [records[0] for records in found] if single else found
+
+    def _record(
+        self, text: str, prompt: Ids, token_ids: Ids, arguments: PipelineArguments
+    ) -> Record:
+        if arguments.return_type == "tensors":
+            return {f"{self.return_name}_token_ids": list(token_ids)}
+        return {f"{self.return_name}_text": self._decode(token_ids, arguments)}
+
+
+class SummarizationPipeline(Text2TextGenerationPipeline):
+    """``"summarization"``, with the checkpoint's prefix and defaults for it."""
+
+    return_name = "summary"
+
+
+class TranslationPipeline(Text2TextGenerationPipeline):
+    """``"translation_en_to_fr"`` and others, with the checkpoint's prefix and defaults for it.
+
+    ``"translation"`` alone is the first of the checkpoint's; ``src_lang`` and ``tgt_lang``, "en"
+    and "fr", choose another in a call.
+    """
+
+    return_name = "translation"
+    arguments = COMMON | {"src_lang", "tgt_lang"}
+
+    def _for_task(self, task: str | None) -> tuple[str, Model]:
+        known = [*self.model.bundle.manifest.task_specific_params]
+        pairs = [name for name in known if name.startswith("translation")]
+        if task is not None and task not in pairs:
+            known_are = f"known are {', '.join(pairs)}." if pairs else "or of another translation."
+            raise OptionError(f"The checkpoint says nothing of {task!r}: {known_are}")
+        if task is None and self.task == "translation" and pairs:
+            task = pairs[0]  # as Transformers does
+        return super()._for_task(task)
+
+
+TASKS: dict[str, type[Pipeline]] = {
+    "text-generation": TextGenerationPipeline,
+    "text2text-generation": Text2TextGenerationPipeline,
+    "summarization": SummarizationPipeline,
+    "translation": TranslationPipeline,
+}
+PAIR = re.compile(r"translation_[^_]+_to_[^_]+")
+
+
+def pipeline(
+    task: str,
+    model: Model | str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Pipeline:
+    """The pipeline of a task: "text-generation", "text2text-generation", "summarization",
+    "translation", or "translation_en_to_fr" and the like.
+
+    ``model``: a bundle's folder, or a model that ``load`` gave; None: a demo model. ``options``:
+    those of ``load`` where it is no loaded model, and what calls take, for all of them. Raises
+    ``OptionError`` for an unknown task, or one that the model is not for, and what ``load`` does.
+    """
+    given: Any = task  # it need not be what the types say
+    name = given if isinstance(given, str) else ""
+    made = TASKS.get("translation" if PAIR.fullmatch(name) else name)
+    if made is None:
+        raise OptionError(
+            f"There is no task {task!r}: known are {', '.join(TASKS)} and translation_en_to_fr "
+            "with any two languages."
+        )
+    loading = {name: options.pop(name) for name in LOADING if name in options}
+    if type(number := loading.get("device")) is int:  # as in Transformers: of a GPU, or -1
+        loading["device"] = "cpu" if number == -1 else f"cuda:{number}"
+    if isinstance(model, Model):
+        if loading:
+            raise OptionError(f"{next(iter(loading))} has no effect on a model that is loaded.")
+        loaded = model
+    elif model is None:
+        loaded = load(demo=DEMO_OF[made.kind], **loading)
+    else:
+        loaded = load(model, **loading)
+    return made(loaded, task, **options)

@@ -1,0 +1,273 @@
+"""A decoder that is kept from one call to the next, and reads only what is new.
+
+What its cache holds of a text holds for every text that starts in the same way: what comes after
+the longest common prefix is forgotten, and the rest of the new text is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from threading import Lock, RLock
+from weakref import WeakSet
+
+from .decoder import CancelledError, Decoder, Logits, NewDecoder, never
+from .errors import EdgeseqError, PromptError
+
+LEAST_READ = 2  # a single token may be computed in another order than within a prompt
+
+
+class PrefixCache:
+    """What a session keeps: a decoder of one row, and the tokens that the row holds."""
+
+    def __init__(
+        self, new_decoder: NewDecoder, pool: CachePool, *, has_encoder: bool, longest: int
+    ) -> None:
+        self.tokens: list[int] = []
+        self.used = 0  # when, as the pool counts
+        self._new_decoder = new_decoder
+        self._pool = pool
+        self._has_encoder = has_encoder
+        self._longest = longest
+        self._source: Sequence[int] = ()
+        self._decoder: Decoder | None = None
+        self._positions = 0  # that have been written, whether they count still or not
+        self._turn: _Turn | None = None
+        self._is_whole = True  # the row holds the tokens, and no others
+        self._is_closed = False
+        # Held while the cache is used: forks may be used in other threads, and drop caches.
+        self.lock = RLock()
+        # The garbage collector may end a call in any thread, which must not wait for the other.
+        self._turn_lock = RLock()
+        pool.add(self)
+
+    def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
+        """A decoder for one call, a ``NewDecoder``; that of the call before ends with it."""
+        if self._is_closed:
+            raise EdgeseqError("The session is closed: open another with model.session().")
+        if len(sources) != 1:
+            raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
+        turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
+        with self._turn_lock:
+            self._turn = turn
+        return turn
+
+    def end(self, turn: _Turn) -> None:
+        """A call is over."""
+        with self._turn_lock:
+            if turn is self._turn:
+                self._turn = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a call is going on."""
+        return self._turn is not None
+
+    def fork(self) -> PrefixCache:
+        """Another one that holds the same text, in memory of its own."""
+        other = PrefixCache(
+            self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
+        )
+        with self.lock:
+            if self._decoder is not None and self._is_whole:
+                other._decoder, other._source = self._decoder.fork(), self._source
+                other.tokens, other._positions = list(self.tokens), len(self.tokens)
+        self._pool.make_room(other, other.size_bytes)  # may drop this one's
+        return other
+
+    def close(self) -> None:
+        """Give the memory back for good; a call that is going on ends with it."""
+        with self.lock:
+            self._is_closed = True
+            with self._turn_lock:
+                self._turn = None
+            self.drop()
+
+    def drop(self) -> None:
+        """Give the memory back; the next call reads its text from the start."""
+        self._decoder, self._positions, self.tokens = None, 0, []
+        self._is_whole = True
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that is kept."""
+        decoder = self._decoder  # another thread may drop it
+        return 0 if decoder is None else decoder.cache_bytes(self._positions)
+
+    def read_prompt(
+        self,
+        turn: _Turn,
+        source: Sequence[int],
+        start: Sequence[int],
+        capacity: int,
+        cancelled: Callable[[], bool],
+    ) -> tuple[Decoder, Logits]:
+        """The decoder after ``start``, of which it reads what it does not hold; its logits."""
+        with self.lock:
+            self.check(turn)
+            decoder = self._start(source, start, capacity)
+            decoder.keep_best(turn.best)
+            rest = list(start[len(self.tokens) :])
+            with self.reading(turn, rest):
+                return decoder, decoder.prefill([rest], cancelled)
+
+    def forget(self, turn: _Turn, decoder: Decoder, count: int) -> None:
+        """The text is shorter by ``count`` tokens."""
+        with self.lock:
+            self.check(turn)
+            self._is_whole = False
+            decoder.forget(count)
+            del self.tokens[len(self.tokens) - count :]
+            self._is_whole = True
+
+    def _start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
+        """The decoder, holding as much of ``start`` as it need not read."""
+        decoder = self._decoder
+        if decoder is None or not self._is_whole or list(source) != list(self._source):
+            self.drop()
+            decoder = self._new_decoder([source if self._has_encoder else start], self._longest)
+            self._decoder, self._source = decoder, source
+        self._pool.make_room(self, decoder.cache_bytes(max(capacity, self._positions)))
+        pairs = zip(self.tokens, start, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        shared = max(min(shared, len(start) - LEAST_READ), 0)
+        if shared < len(self.tokens):
+            self._is_whole = False
+            decoder.forget(len(self.tokens) - shared)
+            del self.tokens[shared:]
+            self._is_whole = True
+        return decoder
+
+    @contextmanager
+    def reading(self, turn: _Turn, tokens: Sequence[int]) -> Iterator[None]:
+        """While ``tokens`` are read. What was read when they were cancelled is kept.
+
+        What is half done when something fails is not.
+        """
+        with self.lock:
+            self.check(turn)
+            self._is_whole = False  # until the end: an interrupt may come at any point
+            try:
+                yield
+            except CancelledError as stopped:
+                self._remember(tokens[: stopped.read])
+                raise
+            except BaseException:
+                self.drop()
+                raise
+            self._remember(tokens)
+
+    def _remember(self, tokens: Sequence[int]) -> None:
+        self.tokens += tokens
+        self._positions = max(self._positions, len(self.tokens))
+        self._is_whole = True
+
+    def check(self, turn: _Turn) -> None:
+        """Raise ``EdgeseqError`` if another call has begun since."""
+        if turn is not self._turn:
+            raise EdgeseqError(
+                "The session has gone on to another text: take a stream's pieces before the next "
+                "call, or fork the session."
+            )
+
+
+class _Turn:
+    """The decoder of one call: the kept one, or a copy where there are several rows."""
+
+    def __init__(self, kept: PrefixCache, source: Sequence[int], capacity: int) -> None:
+        self._kept = kept
+        self._source = source
+        self._capacity = capacity
+        self._decoder: Decoder | None = None
+        self._is_kept = True
+        self.best: int | None = None
+
+    def keep_best(self, count: int | None) -> None:
+        self.best = count
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
+    ) -> Logits:
+        [prompt] = prompts
+        self._decoder, logits = self._kept.read_prompt(
+            self, self._source, prompt, self._capacity, cancelled
+        )
+        return logits
+
+    def decode(self, tokens: Sequence[int]) -> Logits:
+        if not self._is_kept:
+            return self._inner.decode(tokens)
+        with self._kept.reading(self, tokens):
+            return self._inner.decode(tokens)
+
+    def read(self, tokens: Sequence[int]) -> Logits:
+        with self._kept.reading(self, tokens):
+            return self._inner.read(tokens)
+
+    def forget(self, count: int) -> None:
+        self._kept.forget(self, self._inner, count)
+
+    def select_rows(self, parent_rows: Sequence[int]) -> None:
+        if self._is_kept and len(parent_rows) > 1:
+            self._decoder, self._is_kept = self._inner.fork(), False
+        self._inner.select_rows(parent_rows)
+
+    def close(self) -> None:
+        self._kept.end(self)
+        self._decoder = None
+
+    def fork(self) -> Decoder:
+        return self._inner.fork()
+
+    def cache_bytes(self, positions: int) -> int:
+        return self._inner.cache_bytes(positions)
+
+    @property
+    def _inner(self) -> Decoder:
+        assert self._decoder is not None  # a call begins with its prompt
+        return self._decoder
+
+
+class CachePool:
+    """The kept decoders of a session and its forks, which share ``limit_bytes``.
+
+    Where a call needs more, those that were used least recently give theirs back. The one that is
+    in use keeps its own, whatever the limit.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._members: WeakSet[PrefixCache] = WeakSet()
+        self._limit_bytes = limit_bytes
+        self._clock = 0
+        self._lock = Lock()
+
+    def add(self, member: PrefixCache) -> None:
+        """Count ``member`` in."""
+        with self._lock:
+            self._members.add(member)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that all of them keep."""
+        with self._lock:
+            return sum(member.size_bytes for member in self._members)
+
+    def make_room(self, user: PrefixCache, size_bytes: int) -> None:
+        """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``.
+
+        Those that a call is going on with are left alone.
+        """
+        with self._lock:
+            self._clock += 1
+            user.used = self._clock
+            others = sorted(self._members - {user}, key=lambda member: member.used)
+            kept = sum(member.size_bytes for member in others)
+            for member in others:
+                if kept + size_bytes <= self._limit_bytes:
+                    return
+                if member.lock.acquire(blocking=False):  # else another thread is using it just now
+                    if not member.is_in_use:
+                        kept -= member.size_bytes
+                        member.drop()
+                    member.lock.release()

@@ -1,0 +1,1 @@
+"""Tasks: templates (the `.toml` files), running one on texts, and on files of inputs."""

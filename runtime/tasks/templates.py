@@ -1,0 +1,165 @@
+"""Task templates: how a model is asked, as plain files that users can read, copy and change.
+
+A template is a TOML file. It names the ``fields`` that the prompt is made of, and, by kind of
+model, the ``prompt``, ``options`` of ``generate``, or ``labels`` to choose between. docs/tasks.md
+says what each key means.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from ..bundle.manifest import Kind
+from ..errors import OptionError, PromptError, reason
+
+TEMPLATES = Path(__file__).parent
+SUFFIX = ".toml"
+FIELD = re.compile(r"\{(\w+)\}")
+HEAD_KEYS = {"title", "fields", "defaults"}
+FORM_KEYS = {"prompt", "labels", "strip", "options"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a model of one kind is asked."""
+
+    prompt: str  # with fields in braces
+    options: Mapping[str, Any]
+    labels: Mapping[str, str]  # what is written for each; none: text is generated
+    strip: bool  # whether white space around an answer goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A task, read from a file."""
+
+    name: str
+    title: str
+    fields: Sequence[str]
+    defaults: Mapping[str, str]
+    forms: Mapping[Kind, Form]
+
+    def form(self, kind: Kind) -> Form:
+        """How a model of ``kind`` is asked; ``OptionError`` where the template does not say."""
+        if kind not in self.forms:
+            raise OptionError(
+                f"The task {self.name} is for {' and '.join(self.forms)} models; this one is "
+                f"{kind}."
+            )
+        return self.forms[kind]
+
+    def prompt(self, kind: Kind, values: Mapping[str, str]) -> str:
+        """The prompt of a model of ``kind``; ``PromptError`` where a field is missing."""
+        filled = {**self.defaults, **values}
+        for name in self.fields:
+            if not isinstance(filled.get(name), str):
+                what = f"has {name} {filled[name]!r:.60}" if name in filled else f"lacks {name}"
+                raise PromptError(
+                    f"The task {self.name} takes texts for {', '.join(self.fields)}; the input "
+                    f"{what}."
+                )
+            check_characters(name, filled[name])
+        return FIELD.sub(lambda found: filled[found[1]], self.form(kind).prompt)
+
+
+def check_characters(name: str, text: str) -> None:
+    """Raise ``PromptError`` for a text that no file could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{name} has a lone surrogate: {text!r:.60}.") from error
+
+
+def template_names() -> list[str]:
+    """The templates that come with edgeseq."""
+    return sorted(path.stem for path in TEMPLATES.glob(f"*{SUFFIX}"))
+
+
+def template_path(task: str | os.PathLike[str]) -> Path:
+    """The file of a template: of a name, or of a path that ends in ``.toml``.
+
+    Raises ``OptionError`` where there is none.
+    """
+    given: Any = task
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    if text.endswith(SUFFIX):
+        if Path(text).is_file():
+            return Path(text)
+        raise OptionError(f"There is no template {text}.")
+    if text not in template_names():
+        raise OptionError(
+            f"There is no task {task!r:.60}: known are {', '.join(template_names())}, and files "
+            f"of your own (NAME{SUFFIX})."
+        )
+    return TEMPLATES / f"{text}{SUFFIX}"
+
+
+def read_template(task: str | os.PathLike[str]) -> Template:
+    """The template of a name, or of a file of the user's; ``OptionError`` for a wrong one."""
+    path = template_path(task)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
+        raise OptionError(f"{path} cannot be read as a template: {reason(error)}.") from error
+    kinds = {name: content.pop(name) for name in get_args(Kind) if name in content}
+    _check_keys(path, content, HEAD_KEYS)
+    names = content.get("fields", ["text"])
+    defaults = content.get("defaults", {})
+    if not isinstance(names, list) or not names or not all(map(_is_field, names)):
+        raise OptionError(f"{path}: fields is {names!r:.60}; it must be a list of words.")
+    if not _is_texts(defaults) or not defaults.keys() <= set(names):
+        raise OptionError(f"{path}: defaults must give texts for some of fields.")
+    if not kinds:
+        raise OptionError(f"{path} has neither of {' and '.join(get_args(Kind))}.")
+    return Template(
+        name=path.stem,
+        title=str(content.get("title", path.stem)),
+        fields=names,
+        defaults=defaults,
+        forms={kind: _form(path, kind, found, names) for kind, found in kinds.items()},
+    )
+
+
+def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: {kind} must be a table.")
+    _check_keys(path, content, FORM_KEYS, f"{kind}.")
+    prompt, options = content.get("prompt"), content.get("options", {})
+    labels, strip = content.get("labels", {}), content.get("strip", True)
+    if not isinstance(prompt, str):
+        raise OptionError(f"{path}: {kind}.prompt must be a text.")
+    for name in FIELD.findall(prompt):
+        if name not in names:
+            raise OptionError(f"{path}: {kind}.prompt has {{{name}}}, which is none of fields.")
+    if not isinstance(options, dict):
+        raise OptionError(f"{path}: {kind}.options must be a table.")
+    if not _is_texts(labels) or ("labels" in content and len(labels) < 2):
+        raise OptionError(f"{path}: {kind}.labels must give texts for two labels or more.")
+    if "" in labels.values() or len({*labels.values()}) < len(labels):
+        raise OptionError(f"{path}: {kind}.labels must give each label a text of its own.")
+    if "choices" in options:
+        raise OptionError(f"{path}: {kind}.options has choices: use {kind}.labels.")
+    if labels and options:
+        raise OptionError(f"{path}: {kind}.options have no effect beside labels.")
+    if not isinstance(strip, bool):
+        raise OptionError(f"{path}: {kind}.strip must be true or false.")
+    return Form(prompt=prompt, options=options, labels=labels, strip=strip)
+
+
+def _check_keys(path: Path, content: Mapping[str, Any], known: set[str], where: str = "") -> None:
+    if unknown := sorted(content.keys() - known):
+        raise OptionError(f"{path} has {where}{unknown[0]}; known are {', '.join(sorted(known))}.")
+
+
+def _is_field(value: Any) -> bool:
+    return isinstance(value, str) and FIELD.fullmatch(f"{{{value}}}") is not None
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

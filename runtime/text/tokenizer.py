@@ -1,0 +1,119 @@
+"""Text to token ids and back, as the checkpoint's own Transformers tokenizer does it.
+
+The work is done by the `tokenizers` package on the bundle's tokenizer.json. This module knows
+nothing of models, sessions or generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import tokenizers
+from tokenizers.decoders import Decoder
+
+from ..bundle.manifest import Side
+from ..errors import BundleError, PromptError
+
+# Applied one after the other, each over the whole text: the table of
+# `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
+CLEAN_UPS: Final = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+def clean_up(text: str) -> str:
+    """Take out the spaces that English tokenization leaves before punctuation."""
+    for old, new in CLEAN_UPS:
+        text = text.replace(old, new)
+    return text
+
+
+class Tokenizer:
+    """The tokenizer of one bundle.
+
+    `clean_up_tokenization_spaces` is the checkpoint's setting of that name: whether `decode`
+    takes out the spaces that English tokenization leaves before punctuation.
+
+    Raises `BundleError` if `path` is not a tokenizer.json that `tokenizers` can read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clean_up_tokenization_spaces: bool,
+        *,
+        truncation_side: Side = "right",
+    ) -> None:
+        try:
+            self._backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the only class that tokenizers raises here
+            raise BundleError(
+                f"{path} is not a tokenizer that can be read ({error}); "
+                "export the checkpoint again or restore the file."
+            ) from error
+        # Transformers leaves both to the caller, whatever the file says.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self._truncation_side = truncation_side
+        added = self._backend.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The part that joins token strings to text; None joins them with spaces."""
+        decoder: Decoder | None = self._backend.decoder
+        return decoder
+
+    def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
+        """Return the token ids of `text`, special tokens added as by `tokenizer(text)`.
+
+        `max_length`: how many they may be; the text is cut off at `truncation_side`, special tokens
+        stay, as with Transformers' `truncation=True`. Raises `PromptError` if `text` is not a
+        string of whole Unicode characters.
+        """
+        backend = self._backend
+        try:
+            if max_length is None:
+                ids: list[int] = backend.encode(text).ids
+                return ids
+            encoding = backend.encode(text, add_special_tokens=False)
+        except TypeError as error:
+            raise PromptError(
+                f"Text to encode must be a str without lone surrogates, not {text!r:.60}; "
+                "decode its bytes with errors='replace' first."
+            ) from error
+        room = max(0, max_length - backend.num_special_tokens_to_add(False))
+        encoding.truncate(room, direction=self._truncation_side)
+        left: list[int] = backend.post_process(encoding).ids
+        return left
+
+    def decode(
+        self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
+        """Return the text of `ids` without special tokens and ids outside the vocabulary.
+
+        Equal to Transformers' `decode(ids, skip_special_tokens=True)`. None: as the checkpoint
+        says.
+        """
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        cleans = self.clean_up_tokenization_spaces
+        if clean_up_tokenization_spaces is not None:
+            cleans = clean_up_tokenization_spaces
+        return clean_up(text) if cleans else text
+
+    def token(self, token_id: int) -> str | None:
+        """Return the vocabulary's string for `token_id`, or None where `decode` leaves it out."""
+        token: str | None = self._backend.id_to_token(token_id)
+        return None if token in self._special else token
