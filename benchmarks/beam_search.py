@@ -34,7 +34,7 @@ from loop_overhead import TimedSession
 from edgeseq.runtime import EdgeseqError, Model
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.loading import open_tokenizer
-from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 
@@ -83,12 +83,12 @@ def counted_model(bundle: Bundle, threads: int | None) -> tuple[Model, CountedSe
     """A model whose decoder notes times and copies."""
     memory = CountingMemory()
     sessions: dict[str, Any] = {
-        role: open_session(bundle.file(name), "cpu", threads)
+        role: open_session(bundle.file(name), threads=threads)
         for role, name in bundle.manifest.graphs.items()
     }
     sessions["decoder"] = CountedSession(sessions["decoder"], memory)
-    decoders = engine(bundle.manifest, sessions, memory)
-    return Model(bundle, open_tokenizer(bundle), decoders), sessions["decoder"]
+    engine = Engine(bundle.manifest, sessions, memory=memory)
+    return Model(bundle, open_tokenizer(bundle), engine), sessions["decoder"]
 
 
 def timed(

@@ -21,7 +21,7 @@ from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import reason
 from edgeseq.runtime.ort.devices import Device, hidden_nodes
-from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 from edgeseq.runtime.ort.library import status
 from edgeseq.runtime.ort.memory import DeviceMemory
@@ -98,11 +98,11 @@ class Target:
         model = load(folder, kv_cache=CACHE)
         manifest = with_cache(model.bundle.manifest, CACHE)
         sessions = {
-            role: open_session(folder / manifest.graphs[role], "cpu", None)
+            role: open_session(folder / manifest.graphs[role], threads=None)
             for role in ROLES[manifest.kind]
         }
-        memory = DeviceMemory("cpu", 0, _HostTensor, lambda graph: open_session(graph, "cpu", 1))
-        return model.with_decoders(engine(manifest, sessions, memory))
+        memory = DeviceMemory("cpu", 0, _HostTensor, lambda graph: open_session(graph, threads=1))
+        return model.with_decoders(Engine(manifest, sessions, memory=memory).decoder)
 
 
 def verify(report: Report, name: str, folder: Path, source: Path, target: Target) -> None:
@@ -133,7 +133,7 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
     manifest = with_cache(open_bundle(folder).manifest, CACHE)
     for role in ROLES[manifest.kind]:
         # Not by `open_session`, which refuses what leaves nodes to the CPU: they are told here.
-        session = GraphSession(folder / manifest.graphs[role], target.device, 1, {})
+        session = GraphSession(folder / manifest.graphs[role], target.device, 1)
         assigned = session.assigned_nodes()
         hidden = hidden_nodes(assigned)
         count = Counter(node.provider for node in assigned)

@@ -25,74 +25,70 @@ import numpy as np
 import onnx
 
 from edgeseq.quantize.graph.network import Layer, Network
-from edgeseq.quantize.graph.rewriting import MICROSOFT, Rewriter, Rounded
-from edgeseq.quantize.rounding import Codes, round_weight
-from edgeseq.quantize.storage import Blocks, Rows
+from edgeseq.quantize.graph.rewriting import rewrite
+from edgeseq.quantize.graph.writer import GraphWriter
+from edgeseq.quantize.rounding import Codes
+from edgeseq.quantize.storage import MICROSOFT, Blocks, Rounded, Rows, Storage
 from edgeseq.runtime import EdgeseqError
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.ort import onnx_decoder
-from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.engine import Engine
 from edgeseq.runtime.ort.graph_session import open_session
 
 CONTEXT, PROMPT = 32, 512
 DECODED = 64
 
 
-class Dynamic(Rewriter):
+class Dynamic(Rows):
     """Rows as one `DynamicQuantizeMatMul`."""
 
-    def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
-        self._external(f"{layer.weight}.int8", codes.codes)
-        self._external(f"{layer.weight}.scales", codes.scales[0])
+    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
+        graph.external(f"{layer.weight}.int8", codes.codes)
+        graph.external(f"{layer.weight}.scales", codes.scales[0])
         inputs = [layer.input, f"{layer.weight}.int8", f"{layer.weight}.scales"]
-        self._node("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
+        graph.node("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
 
 
-class FusedScales(Rewriter):
+class FusedScales(Rows):
     """Rows with the columns' scales inside `MatMulIntegerToFloat`, the tokens' after it."""
 
-    def _multiply_rows(self, layer: Layer, codes: Codes, output: str) -> None:
-        activations, scale = self._quantized(layer.input)
-        self._external(f"{layer.weight}.int8", codes.codes)
-        self._external(f"{layer.weight}.scales", codes.scales[0])
-        zero = self._constant("activation_zero_point", np.uint8(128))
-        one = self._constant("unit_scale", np.float32(1))
+    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
+        activations, scale = self._quantized(graph, layer.input)
+        graph.external(f"{layer.weight}.int8", codes.codes)
+        graph.external(f"{layer.weight}.scales", codes.scales[0])
+        zero = graph.constant("activation_zero_point", np.uint8(128))
+        one = graph.constant("unit_scale", np.float32(1))
         weight = [f"{layer.weight}.int8", one, f"{layer.weight}.scales", zero]
         by_column, column = f"{output}.by_column", f"{output}.scale_column"
-        self._node("MatMulIntegerToFloat", [activations, *weight], by_column, domain=MICROSOFT)
-        self._node("Unsqueeze", [scale, self._constant("feature_axis", np.array([1]))], column)
-        self._node("Mul", [by_column, column], output)
+        graph.node("MatMulIntegerToFloat", [activations, *weight], by_column, domain=MICROSOFT)
+        graph.node("Unsqueeze", [scale, graph.constant("feature_axis", np.array([1]))], column)
+        graph.node("Mul", [by_column, column], output)
 
 
-FORMS: dict[str, tuple[type[Rewriter], Rows | Blocks]] = {
-    "int8 rows": (Rewriter, Rows()),
-    "int8 rows, fused scales": (FusedScales, Rows()),
-    "dynamic": (Dynamic, Rows()),
-    "int8 blocks of 64": (Rewriter, Blocks(8, 64)),
-    "int8 blocks of 128": (Rewriter, Blocks(8, 128)),
-    "int4 blocks of 32": (Rewriter, Blocks(4, 32)),
-    "int4 blocks of 64": (Rewriter, Blocks(4, 64)),
-    "int4 blocks of 128": (Rewriter, Blocks(4, 128)),
+FORMS: dict[str, Storage] = {
+    "int8 rows": Rows(),
+    "int8 rows, fused scales": FusedScales(),
+    "dynamic": Dynamic(),
+    "int8 blocks of 64": Blocks(8, 64),
+    "int8 blocks of 128": Blocks(8, 128),
+    "int4 blocks of 32": Blocks(4, 32),
+    "int4 blocks of 64": Blocks(4, 64),
+    "int4 blocks of 128": Blocks(4, 128),
 }
 
 
-def rounded(network: Network, storage: Rows | Blocks) -> dict[str, Rounded]:
+def rounded(network: Network, storage: Storage) -> dict[str, Rounded]:
     """Every weight, to the nearest."""
     found: dict[str, Rounded] = {}
-    for layer in network.layers.values():
-        weight = np.asarray(network.weights[layer.weight])
-        kind: Rows | Blocks = Blocks(8, 64) if layer.is_table else storage
-        weight = weight.T if layer.is_table else weight
-        if isinstance(kind, Rows):
-            codes = round_weight(weight, bits=7, group_size=len(weight))
-        else:
-            codes = round_weight(weight, bits=kind.bits, group_size=kind.block_size)
-        found[layer.weight] = (kind, codes)
-    for table in set(network.tables.values()) - found.keys():
-        weight = np.asarray(network.weights[table]).T
-        found[table] = (Blocks(8, 64), round_weight(weight, bits=8, group_size=64))
+    tables = set(network.tables.values())
+    tables |= {layer.weight for layer in network.layers.values() if layer.is_table}
+    for name in [layer.weight for layer in network.layers.values()] + sorted(tables):
+        weight = np.asarray(network.weights[name])
+        kind = Blocks(8, 64) if name in tables else storage
+        codes = kind.round(weight.T if name in tables else weight, None)
+        found[name] = Rounded(kind, codes)
     return found
 
 
@@ -100,15 +96,19 @@ def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, New
     """By form, what makes decoders."""
     network = Network(bundle, "decoder")
     graph = bundle.file(bundle.manifest.graphs["decoder"])
-    made = {"float32": engine(bundle.manifest, {"decoder": open_session(graph, "cpu", threads)})}
-    for name, (rewriter, storage) in FORMS.items():
+    made: dict[str, NewDecoder] = {
+        "float32": Engine(
+            bundle.manifest, {"decoder": open_session(graph, threads=threads)}
+        ).decoder
+    }
+    for name, storage in FORMS.items():
         place = folder / name
         place.mkdir()
         with WeightsFile(place / WEIGHTS_FILE_NAME) as weights_file:
-            model = rewriter(network, rounded(network, storage), weights_file).model()
+            model = rewrite(network, rounded(network, storage), weights_file).model()
         onnx.save(model, place / graph.name)
-        session = open_session(place / graph.name, "cpu", threads)
-        made[name] = engine(bundle.manifest, {"decoder": session})
+        session = open_session(place / graph.name, threads=threads)
+        made[name] = Engine(bundle.manifest, {"decoder": session}).decoder
     return made
 
 

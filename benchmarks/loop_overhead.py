@@ -28,7 +28,7 @@ import onnxruntime
 from edgeseq.runtime import EdgeseqError, Model
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.loading import open_tokenizer
-from edgeseq.runtime.ort.engine import engine, with_cache
+from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import open_session, session_options
 
 WARM_UP_STEPS = 10
@@ -62,12 +62,12 @@ class TimedSession:
 def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSession]:
     """A model over a decoder session that notes its times."""
     sessions = {
-        role: open_session(bundle.file(name), "cpu", threads)
+        role: open_session(bundle.file(name), threads=threads)
         for role, name in bundle.manifest.graphs.items()
     }
     timed = TimedSession(sessions["decoder"])
-    decoders = engine(bundle.manifest, {**sessions, "decoder": timed})
-    return Model(bundle, open_tokenizer(bundle), decoders), timed
+    engine = Engine(bundle.manifest, {**sessions, "decoder": timed})
+    return Model(bundle, open_tokenizer(bundle), engine), timed
 
 
 def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float]:
@@ -94,9 +94,9 @@ def profiled_steps(
     prompts = [[1] * PROMPT_TOKENS]
     starts = prompts
     if manifest.kind == "encoder-decoder":
-        sessions["encoder"] = open_session(bundle.file(manifest.graphs["encoder"]), "cpu", threads)
+        sessions["encoder"] = open_session(bundle.file(manifest.graphs["encoder"]), threads=threads)
         starts = [[0]]
-    decoder = engine(manifest, sessions)(prompts, len(starts[0]) + tokens)
+    decoder = Engine(manifest, sessions).decoder(prompts, len(starts[0]) + tokens)
     logits = decoder.prefill(starts)
     for _ in range(tokens - 1):
         logits = decoder.decode(logits.argmax(axis=1).tolist())

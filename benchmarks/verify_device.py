@@ -43,7 +43,7 @@ def find_target(name: str) -> tuple[Target, str]:
     if device.provider == CPU:
         return Target(device, is_stand_in=True), "The CPU is what others are verified by."
     try:
-        open_session(ROOT / "runtime/graphs/copy_float16.onnx", device, 1)
+        open_session(ROOT / "runtime/ort/graphs/copy_float16.onnx", device, 1)
     except DeviceError as error:
         return Target(parse_device("cpu"), is_stand_in=True), str(error)
     return Target(device, is_stand_in=False), ""

@@ -24,11 +24,9 @@ a small model stay in the processor's caches, which may be read faster than memo
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the parser's ``commands``."""
-    parser = commands.add_parser(
-        "bench", help="measure what bundles cost on this machine", description=DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = DESCRIPTION
     parser.add_argument("bundle", nargs="*", type=Path, help="folder of a bundle")
     parser.add_argument(
         "--demo", action="append", choices=DEMOS, default=[], help="edgeseq's own model, also"

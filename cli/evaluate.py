@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..runtime.bundle.demo_bundles import DEMOS
 from ..runtime.errors import OptionError
@@ -24,16 +24,12 @@ greedily.
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the parser's ``commands``."""
-    parser = commands.add_parser(
-        "eval",
-        help="measure how well a bundle predicts a text",
-        usage="edgeseq eval (BUNDLE | --demo NAME) TEXT [options]",
-        description="Measure how well a bundle predicts a text, or the targets of pairs.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.usage = "edgeseq eval (BUNDLE | --demo NAME) TEXT [options]"
+    parser.description = "Measure how well a bundle predicts a text, or the targets of pairs."
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     text = parser.add_argument("text", type=Path, metavar="TEXT", help="file to predict")
     # With --demo there is one path; options may stand between two, which nargs="?" would not let.

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import OptionError, reason
 from .flags import (
-    LENGTH,
-    LOGITS,
+    FLAGS,
     NEW_TOKENS,
-    STRATEGY,
     add_model,
     add_options,
     add_sampling,
+    flags_of,
     machine_of,
     read_prompt,
     say_device,
@@ -44,16 +43,14 @@ The demo T5 knows two of its own:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the parser's ``commands``."""
-    parser = commands.add_parser(
-        "generate",
-        help="generate text from a prompt",
-        description="Generate text with the model of a bundle, by default a demo model: a GPT-2 "
-        "continues the prompt, a T5 answers it.",
-        epilog=GENERATE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Generate text with the model of a bundle, by default a demo model: a GPT-2 continues the "
+        "prompt, a T5 answers it."
     )
+    parser.epilog = GENERATE_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
     add_model(parser)
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
@@ -64,7 +61,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
     length = parser.add_argument_group("where a text ends")
-    add_options(length, LENGTH)
+    add_options(
+        length,
+        flags_of("length"),
+        max_new_tokens=f"new tokens at most (default {NEW_TOKENS}, or the bundle's)",
+    )
     length.add_argument(
         "--stop-string",
         action="append",
@@ -74,9 +75,9 @@ def add_parser(commands: Any) -> None:
     )
     strategy = parser.add_argument_group("how tokens are chosen")
     add_sampling(strategy)
-    add_options(strategy, STRATEGY)
+    add_options(strategy, flags_of("strategy"))
     strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="of beam search")
-    add_options(parser.add_argument_group("what changes their probabilities"), LOGITS)
+    add_options(parser.add_argument_group("what changes their probabilities"), flags_of("logits"))
     _add_constraints(parser.add_argument_group("what the output has to be"))
     parser.set_defaults(run=_generate)
 
@@ -126,7 +127,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = [*LENGTH, *STRATEGY, *LOGITS, "do_sample", "stop_strings", "choices", "regex"]
+    names = [*FLAGS, "do_sample", "stop_strings", "choices", "regex"]
     options = {name: getattr(arguments, name) for name in names}
     if arguments.early_stopping is not None:
         options["early_stopping"] = EARLY_STOPPING[arguments.early_stopping]

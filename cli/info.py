@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from ..runtime.bundle.reading import Bundle
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the parser's ``commands``."""
-    parser = commands.add_parser(
-        "info", help="show what a bundle is", description="Show what a bundle is, and check it."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Show what a bundle is, and check it."
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle")
     which.add_argument("--demo", choices=DEMOS, help="edgeseq's own model")

@@ -1,4 +1,4 @@
-"""``edgeseq run`` and ``edgeseq tasks``: tasks by their templates."""
+"""``edgeseq run``: a task on a text, or on the lines of a file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import EdgeseqError, OptionError
+from ..runtime.errors import OptionError
 from .flags import (
-    LENGTH,
-    LOGITS,
-    STRATEGY,
-    OptionTypes,
+    FLAGS,
     add_model,
     add_options,
     add_sampling,
@@ -27,12 +24,7 @@ if TYPE_CHECKING:
     from ..runtime.tasks.runs import TaskResult
     from ..runtime.tasks.templates import Template
 
-OPTIONS: OptionTypes = {
-    name: found
-    for name, found in {**LENGTH, **STRATEGY, **LOGITS}.items()
-    if name != "num_return_sequences"
-}
-OPTIONS["max_new_tokens"] = (int, "new tokens at most")
+OPTIONS = [name for name in FLAGS if name != "num_return_sequences"]  # a task has one answer
 RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
 text a line, or in a .jsonl file an object a line with the task's fields. Given once more after an
@@ -40,29 +32,14 @@ interruption, the command goes on where the output ends.
 """
 
 
-def add_parsers(commands: Any) -> None:
-    """Add both commands to the parser's ``commands``."""
-    _add_run(commands)
-    parser = commands.add_parser(
-        "tasks",
-        help="list the task templates, show one or copy it",
-        description="List the task templates that come with edgeseq; show one, or copy it to "
-        "change it.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.usage = "edgeseq run TASK [TEXT | --input FILE --output FILE] [options]"
+    parser.description = (
+        "Do a task with the model of a bundle, on a text or on the lines of a file."
     )
-    parser.add_argument("task", nargs="?", help="show this template")
-    parser.add_argument("--copy", type=Path, metavar="FILE", help="write it to a file (.toml)")
-    parser.set_defaults(run=_tasks)
-
-
-def _add_run(commands: Any) -> None:
-    parser = commands.add_parser(
-        "run",
-        usage="edgeseq run TASK [TEXT | --input FILE --output FILE] [options]",
-        help="do a task: summarize, translate, answer, classify",
-        description="Do a task with the model of a bundle, on a text or on the lines of a file.",
-        epilog=RUN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser.epilog = RUN_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("task", help="its name, or a template's file")
     text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
     text.required = False  # options may stand between the two, which nargs="?" would not let
@@ -188,31 +165,3 @@ def _print(result: TaskResult, as_json: bool) -> None:
     else:
         for label, probability in result.probabilities.items():
             print(f"{probability:.4f}  {label}")
-
-
-def _tasks(arguments: argparse.Namespace) -> int:
-    from ..runtime.tasks.templates import read_template, template_names, template_path
-
-    if arguments.task is None:
-        if arguments.copy is not None:
-            raise OptionError("--copy needs the name of a task.")
-        names = template_names()
-        width = max(map(len, names))
-        for name in names:
-            template = read_template(name)
-            kinds = "" if len(template.forms) > 1 else f" ({next(iter(template.forms))})"
-            print(f"{name:<{width}}  {template.title}{kinds}")
-        return 0
-    read_template(arguments.task)  # it is one
-    text = template_path(arguments.task).read_text(encoding="utf-8")
-    if arguments.copy is None:
-        print(text, end="")
-        return 0
-    if arguments.copy.suffix != ".toml":
-        raise OptionError(f"{arguments.copy} must end in .toml, which tells a file from a name.")
-    try:
-        with arguments.copy.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise EdgeseqError(f"{arguments.copy} is there already.") from error
-    return 0

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from transformers import PreTrainedModel
 
+from ..runtime.bundle.initializers import weights_per_run_bytes
 from ..runtime.bundle.manifest import (
     SCHEMA,
     CacheFormat,
@@ -29,11 +31,12 @@ from ..runtime.ort.graph_session import runtime_version
 from ..runtime.request.options import GenerationOptions
 from ..runtime.request.resolving import resolve_options
 from .checkpoint.hub import Checkpoint, find_checkpoint
-from .checkpoint.loading import Progress, generation_defaults, load_model, task_specific_params
+from .checkpoint.loading import generation_defaults, load_model, task_specific_params
+from .checkpoint.reading import Progress
 from .checkpoint.tokenizer import write_tokenizer
 from .families.family import Family, find_family
 from .graphs.optimizing import optimize
-from .graphs.tracing import Graph, weights_per_run_bytes, write_graph
+from .graphs.tracing import Graph, write_graph
 from .verification import Reference, make_reference, verify
 
 PRODUCERS = ("edgeseq", "optimum-onnx", "torch", "transformers", "onnx")
@@ -78,8 +81,9 @@ def _write_files(
     graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
     manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
-    decoder = folder / manifest.graphs["decoder"]
-    manifest = replace(manifest, weights_per_token_bytes=weights_per_run_bytes(decoder))
+    decoder = onnx.load(folder / manifest.graphs["decoder"], load_external_data=False).graph
+    per_token = weights_per_run_bytes(decoder.node, decoder.initializer)
+    manifest = replace(manifest, weights_per_token_bytes=per_token)
     del model, graphs  # a large model and its session may not fit into memory together
     progress("comparing with PyTorch")
     verification = verify(
@@ -133,7 +137,7 @@ def _check_defaults(
             f"The checkpoint's decoder_start_token_id is {start}; its vocabulary ends at "
             f"{vocabulary - 1}."
         )
-    known = {option.name for option in fields(GenerationOptions)} | {"pad_token_id"}
+    known = {option.name for option in fields(GenerationOptions)}
     if ignored := sorted(defaults.keys() - known):
         progress(f"generation defaults that edgeseq does not know yet: {', '.join(ignored)}")
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ..runtime.bundle.manifest import Dimensions, Kind, Manifest, Verification
+from ..runtime.bundle.manifest import ROLES, Dimensions, Kind, Manifest, Verification
 from ..runtime.errors import CheckpointError
 from ..runtime.ort.engine import open_engine
 
@@ -51,7 +51,7 @@ def make_reference(
         for length in PROMPT_LENGTHS
     ]
     sources = []
-    if kind == "encoder-decoder":
+    if "encoder" in ROLES[kind]:
         lengths = reversed(PROMPT_LENGTHS)
         sources = [rng.integers(dimensions.vocabulary, size=n).tolist() for n in lengths]
     logits = [
@@ -122,8 +122,8 @@ def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[n
     """
     steps = reference.logits.shape[1] - 1
     prompts = [text[: len(text) - steps] for text in reference.texts]
-    new_decoder = open_engine(manifest, folder)
-    decoder = new_decoder(reference.sources or prompts, max(map(len, reference.texts)))
+    engine = open_engine(manifest, folder)
+    decoder = engine.decoder(reference.sources or prompts, max(map(len, reference.texts)))
     logits = [decoder.prefill(prompts).copy()]
     for i in range(-steps, 0):
         logits.append(decoder.decode([text[i] for text in reference.texts]).copy())

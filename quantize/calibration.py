@@ -65,7 +65,7 @@ def observe(
         groups = list(_groups(network))
         for number, group in enumerate(groups):
             progress(f"reading the text with the {role} ({number + 1} of {len(groups)})")
-            session = GraphSession(_with_outputs(network, group), "cpu", None, {}, bundle.folder)
+            session = GraphSession(_with_outputs(network, group), folder=bundle.folder)
             observed = {name: Observed(size) for name, size in group.items()}
             for feed in feeds:
                 for name, rows in zip(group, session.run(list(group), feed), strict=True):
@@ -88,12 +88,12 @@ def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[
 
 
 def _open(bundle: Bundle, role: str) -> GraphSession:
-    return open_session(bundle.file(bundle.manifest.graphs[role]), "cpu", None)
+    return open_session(bundle.file(bundle.manifest.graphs[role]))
 
 
 def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Feeds]]:
     """Each window with the keys and values of its source, if there is an encoder."""
-    if bundle.manifest.kind == "decoder-only":
+    if not bundle.manifest.has_encoder:
         return [(window, {}) for window in windows]
     names = list(encoder_outputs(bundle.manifest.dimensions))
     session = _open(bundle, "encoder")

@@ -21,15 +21,13 @@ from .graph.cuda import for_cuda
 from .graph.float16_cache import with_float16_cache
 from .graph.int8_cache import with_int8_cache
 from .graph.network import Network
-from .graph.rewriting import Rewriter, Rounded
+from .graph.rewriting import rewrite
 from .recipes import Recipe
-from .rounding import Curvature, round_weight
 from .smoothing import smooth
-from .storage import Blocks, Float16, Rows, Storage
+from .storage import Rounded, RoundedWeights, Rows, round_to
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
-HALF_CACHE_DECODER = "decoder_float16_cache.onnx"
-ROW_BITS = 7
+FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Draft:
     source: Bundle
     networks: Mapping[str, Network]
     recipe: Recipe
-    rounded: Mapping[str, Rounded]
+    rounded: RoundedWeights
     cache_peaks: Mapping[str, float]  # by "0.key": the largest magnitude
 
     def keeping(self, layers: Sequence[str]) -> Draft:
@@ -51,7 +49,7 @@ class Draft:
             weight = next(n.weights[name] for n in self.networks.values() if name in n.weights)
             del rounded[name]
             storage = recipe.storage(name, is_table=name in tables)
-            if found := _rounded(weight.T if name in tables else weight, storage, None):
+            if found := round_to(weight.T if name in tables else weight, storage, None):
                 rounded[name] = found
         return replace(self, recipe=recipe, rounded=rounded)
 
@@ -67,20 +65,20 @@ class Draft:
         graphs = {role: manifest.graphs[role] for role in self.networks}
         with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
             for role, network in self.networks.items():
-                rewriter = Rewriter(network, self.rounded, weights_file)
-                model = rewriter.model()
+                graph = rewrite(network, self.rounded, weights_file)
+                model = graph.model()
                 if role == "encoder" and self._runs_on_cuda:
                     for_cuda(model)
                 onnx.save(model, folder / graphs[role])
                 if role == "decoder":
-                    per_token = rewriter.weights_per_run_bytes
+                    per_token = graph.weights_per_run_bytes
                     cached = with_int8_cache(model, self.cache_peaks)
                     onnx.save(cached, folder / INT8_CACHE_DECODER)
                     if self._runs_on_cuda:
                         half = with_float16_cache(model)
                         for_cuda(half)
-                        onnx.save(half, folder / HALF_CACHE_DECODER)
-                        graphs[DECODERS["float16"]] = HALF_CACHE_DECODER
+                        onnx.save(half, folder / FLOAT16_CACHE_DECODER)
+                        graphs[DECODERS["float16"]] = FLOAT16_CACHE_DECODER
         if manifest.tokenizer.file is not None:
             shutil.copyfile(
                 self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
@@ -103,7 +101,7 @@ class Draft:
     @property
     def _runs_on_cuda(self) -> bool:
         """Whether CUDA has kernels for the products: not for those of integers."""
-        return not any(isinstance(storage, Rows) for storage, _ in self.rounded.values())
+        return all(found.storage.runs_on_cuda for found in self.rounded.values())
 
     def _kept(self) -> dict[str, str]:
         tables = table_names(self.networks)
@@ -132,18 +130,18 @@ def round_weights(
         for name, seen in observed.items():
             if role == "decoder" and name in divided:
                 seen.divide(divided[name])
-            if isinstance(recipe.step_layer if in_steps else recipe.layer, Rows):
+            if (recipe.step_layer if in_steps else recipe.layer).smooths_inputs:
                 _smooth(network, name, seen)
         for layer in network.layers.values():
             if layer.input in observed and not layer.is_table:
                 storage = recipe.storage(layer.weight, in_steps=in_steps)
                 curvature = observed[layer.input].curvature
-                if found := _rounded(network.weights[layer.weight], storage, curvature):
+                if found := round_to(network.weights[layer.weight], storage, curvature):
                     rounded[layer.weight] = found
     for network in networks.values():
         for name in table_names({"": network}) - rounded.keys():
             storage = recipe.storage(name, is_table=True)
-            if found := _rounded(network.weights[name].T, storage, None):
+            if found := round_to(network.weights[name].T, storage, None):
                 rounded[name] = found
     return rounded
 
@@ -174,23 +172,6 @@ def table_names(networks: Mapping[str, Network]) -> set[str]:
 
 def _smooth(network: Network, name: str, seen: Observed) -> None:
     """Smooth an input of layers that are stored by rows: blocks have scales of their own."""
-    factors = smooth(network, name, seen.peaks, seen.rows, bits=ROW_BITS)
+    factors = smooth(network, name, seen.peaks, seen.rows, bits=Rows.bits)
     if factors is not None:
         seen.divide(factors)
-
-
-def _rounded(
-    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
-) -> Rounded | None:
-    """A weight, (inputs, outputs), as it is stored; None where it stays as it is."""
-    if isinstance(storage, Float16):
-        return storage, None
-    if not isinstance(storage, Rows | Blocks):
-        return None
-    weight = np.asarray(weight)
-    if isinstance(storage, Rows):
-        bits, group_size = ROW_BITS, len(weight)
-    else:
-        bits, group_size = storage.bits, storage.block_size
-    codes = round_weight(weight, bits=bits, group_size=group_size, curvature=curvature)
-    return storage, codes

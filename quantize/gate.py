@@ -35,7 +35,7 @@ class Gate:
         """The candidate, with its own default cache, beside the source."""
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             manifest = candidate.write(Path(name))
-            return compare(self.reference, open_engine(manifest, Path(name)), windows)
+            return compare(self.reference, open_engine(manifest, Path(name)).decoder, windows)
 
     def admit(
         self, candidate: Draft, *, other_cache: bool, allow_loss: bool

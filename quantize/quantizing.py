@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle.manifest import ROLES, CacheDtype, Manifest, Quality
+from ..runtime.bundle.manifest import CacheDtype, Manifest, Quality
 from ..runtime.bundle.reading import Bundle, open_bundle
 from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import BundleError, OptionError
@@ -68,7 +68,7 @@ def quantize_bundle(
             f"{source.folder} is quantized already ({source.manifest.quantization.recipe}): "
             "quantize the float32 bundle."
         )
-    networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
+    networks = {role: Network(source, role) for role in source.manifest.roles}
     chosen = _keeping(chosen, keep, networks)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         texts = find_texts(source, None if text is None else Path(text))
@@ -83,7 +83,7 @@ def quantize_bundle(
             rounded=rounded,
             cache_peaks=equalized.peaks,
         )
-        reference = open_engine(source.manifest, source.folder)
+        reference = open_engine(source.manifest, source.folder).decoder
         gate = Gate(reference, texts.judged, limit, writer.folder, progress)
         candidate, measured = gate.admit(
             candidate, other_cache=kv_cache is None, allow_loss=allow_loss

@@ -44,16 +44,16 @@ class Recipe:
     @property
     def block_size(self) -> int | None:
         """Weights that share a scale in the layers, where they are stored in blocks."""
-        return self.layer.block_size if isinstance(self.layer, Blocks) else None
+        return self.layer.block_size
 
     def with_block_size(self, block_size: Any) -> Recipe:
         """The same with other blocks; ``OptionError`` where there are none, or for a bad size."""
         if type(block_size) is not int or block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
-        if not isinstance(self.layer, Blocks):
+        blocks = self.layer.with_block_size(block_size)
+        if blocks is None:
             raise OptionError(f"A block size has no effect with the recipe {self.name!r}.")
-        blocks = replace(self.layer, block_size=block_size)
         return replace(self, layer=blocks, step_layer=blocks)
 
 

@@ -1,27 +1,144 @@
-"""The recipes: what each kind of weight is stored and multiplied as."""
+"""Storages: how a weight is stored, rounded and multiplied.
+
+A storage declares all that the quantizer does with a weight. To add one, write its class here and
+name it in a recipe (``recipes.py``).
+
+    x, W                      ->  y         Rows: 8-bit activations, one scale a token
+    Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
+    QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
+    MatMulInteger, DequantizeLinear, Mul -> y
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rounding import Codes, Curvature, round_weight
+
+if TYPE_CHECKING:
+    from .graph.network import Layer
+    from .graph.writer import GraphWriter
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
+MICROSOFT = "com.microsoft"
+ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
+LARGEST_CODE = 127
+INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
+LARGEST_PART_BYTES = 10 * 2**20
+PART_MULTIPLE = 64  # outputs; kernels work on several at once
+
+
+class Storage(ABC):
+    """How a weight is stored."""
+
+    smooths_inputs: ClassVar[bool] = False  # whether the layers' inputs are smoothed before
+    runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
+    keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay as they are
+    block_size: int | None = None  # weights that share a scale, if they are stored in blocks
+
+    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes | None:
+        """Round a weight, (inputs, outputs), to codes; None if the storage has none."""
+        return None
+
+    def with_block_size(self, size: int) -> Storage | None:
+        """Return the same storage with other blocks; None if it has no blocks."""
+        return None
+
+    @abstractmethod
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        """Write to ``graph`` the nodes that multiply with the weight of ``layer``.
+
+        ``node``: the product that they replace.
+        """
+
+    @abstractmethod
+    def look_up(
+        self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
+    ) -> None:
+        """Write to ``graph`` the nodes that look rows of ``table`` up by ``ids``."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Storage):
     """8-bit activations, one scale a token, times 7-bit weights, one scale a column.
 
-    Sums of u8 x s8 products in 16 bits, as CPUs without VNNI make them, cannot overflow with
+    Sums of u8 x s8 products in 16 bits, as CPUs without VNNI compute them, cannot overflow with
     weights from -64 to 63: the integers are the same on every CPU.
+
+    Layers that read the same tensor share its codes; the output of Relu needs no Abs. A row of
+    zeros has the scale 0, and whatever integer 0 / 0 becomes, times that scale it is 0 again: a
+    floor under the scale would be one more node for nothing.
     """
+
+    bits: ClassVar[int] = 7
+    smooths_inputs: ClassVar[bool] = True
+    runs_on_cuda: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "int8 by rows"
 
+    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes:
+        return round_weight(weight, bits=self.bits, group_size=len(weight), curvature=curvature)
+
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        assert codes is not None
+        output = node.output[0]
+        if not layer.bias:
+            self._product(graph, layer, codes, output)
+            return
+        self._product(graph, layer, codes, f"{output}.product")
+        graph.node("Add", [f"{output}.product", layer.bias], output)
+
+    def look_up(
+        self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
+    ) -> None:
+        raise TypeError(f"A table is stored in blocks or float16, not as {self}.")
+
+    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
+        activations, scale = self._quantized(graph, layer.input)
+        weight, columns = f"{layer.weight}.int8", f"{layer.weight}.scales"
+        graph.external(weight, codes.codes)
+        graph.external(columns, codes.scales[0])
+        zero = graph.constant("activation_zero_point", np.uint8(ZERO_POINT))
+        graph.node("MatMulInteger", [activations, weight, zero], f"{output}.int32")
+        graph.node("DequantizeLinear", [f"{output}.int32", scale], f"{output}.by_token", axis=0)
+        graph.node("Mul", [f"{output}.by_token", columns], output)
+
+    def _quantized(self, graph: GraphWriter, name: str) -> tuple[str, str]:
+        """Return the codes and the scales, one a token, of a tensor; they are computed once."""
+        codes, scale = f"{name}.uint8", f"{name}.scale"
+        if graph.is_first(codes):
+            axes = graph.constant("feature_axis", np.array([1]))
+            step = graph.constant("code_step", np.float32(1 / LARGEST_CODE))
+            magnitude = name
+            if name not in graph.network.rectified:
+                magnitude = f"{name}.abs"
+                graph.node("Abs", [name], magnitude)
+            graph.node("ReduceMax", [magnitude, axes], f"{name}.peak", keepdims=0)
+            graph.node("Mul", [f"{name}.peak", step], scale)
+            zeros = self._zero_points(graph, name)
+            graph.node("QuantizeLinear", [name, scale, zeros], codes, axis=0)
+        return codes, scale
+
+    def _zero_points(self, graph: GraphWriter, name: str) -> str:
+        """Return (tokens,) zero points for a tensor; made once for all with as many tokens."""
+        which = "chosen" if name in graph.network.chosen else "all"
+        zeros = f"zero_points.{which}"
+        if graph.is_first(zeros):
+            zero = graph.constant("zero_point_vector", np.array([ZERO_POINT], np.uint8))
+            graph.node("Shape", [name], f"{zeros}.count", start=0, end=1)
+            graph.node("Expand", [zero, f"{zeros}.count"], zeros)
+        return zeros
+
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(Storage):
     """Weights of ``bits`` in blocks along the input, each with a scale (``MatMulNBits``)."""
 
     bits: Literal[4, 8]
@@ -30,21 +147,164 @@ class Blocks:
     def __str__(self) -> str:
         return f"int{self.bits} in blocks of {self.block_size}"
 
+    def with_block_size(self, size: int) -> Blocks:
+        return replace(self, block_size=size)
+
+    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes:
+        return round_weight(weight, bits=self.bits, group_size=self.block_size, curvature=curvature)
+
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        """Write one product, or several that share the outputs; they add the bias themselves."""
+        assert codes is not None
+        output = node.output[0]
+        inputs, outputs = codes.codes.shape
+        data, scales = _packed(codes, self), _scales(codes)
+        data_at, scales_at = graph.store(data), graph.store(scales)
+        ends = _part_ends(outputs, data.nbytes)
+        parts = [output] if len(ends) == 1 else [f"{output}.to_{end}" for end in ends]
+        for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
+            which = part.removeprefix(output)
+            weight = f"{layer.weight}.int{self.bits}{which}"
+            steps = f"{layer.weight}.scales{which}"
+            graph.refer(weight, data[begin:end], data_at + data[:begin].nbytes)
+            graph.refer(steps, scales[begin:end].reshape(-1), scales_at + scales[:begin].nbytes)
+            graph.node(
+                "MatMulNBits",
+                [layer.input, weight, steps, *self._bias(graph, layer, which, begin, end)],
+                part,
+                domain=MICROSOFT,
+                K=inputs,
+                N=end - begin,
+                bits=self.bits,
+                block_size=self.block_size,
+                accuracy_level=INTEGER_COMPUTE,
+            )
+        if len(parts) > 1:
+            graph.node("Concat", parts, output, axis=1)
+
+    def look_up(
+        self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
+    ) -> None:
+        assert codes is not None
+        inputs, outputs = codes.codes.shape
+        rows, row_scales = f"{table}.rows", f"{table}.row_scales"
+        graph.external(rows, _packed(codes, self).reshape(outputs, -1))
+        graph.external(row_scales, _scales(codes))
+        padded = len(codes.scales) * self.block_size != inputs
+        graph.node(
+            "GatherBlockQuantized",
+            [rows, ids, row_scales],
+            f"{output}.padded" if padded else output,
+            domain=MICROSOFT,
+            gather_axis=0,
+            quantize_axis=1,
+            bits=self.bits,
+            block_size=self.block_size,
+        )
+        if padded:
+            bounds = [
+                graph.constant(f"{table}.{name}", np.array([value]))
+                for name, value in (("first", 0), ("end", inputs), ("axis", 1))
+            ]
+            graph.node("Slice", [f"{output}.padded", *bounds], output)
+
+    def _bias(self, graph: GraphWriter, layer: Layer, part: str, begin: int, end: int) -> list[str]:
+        """Return MatMulNBits' last inputs: a part of the layer's bias, or none."""
+        if not layer.bias:
+            return []
+        name, bias = f"{layer.bias}{part}", graph.network.weights[layer.bias]
+        graph.refer(name, bias[begin:end], graph.store(bias) + bias[:begin].nbytes)
+        return ["", "", name]
+
 
 @dataclass(frozen=True)
-class Float16:
-    """Weights and products in 16-bit floats."""
+class Float16(Storage):
+    """Weights and products in 16-bit floats, between activations of 32."""
 
     def __str__(self) -> str:
         return "float16"
 
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        activations, output = node.input[0], node.output[0]
+        if graph.is_first(f"{activations}.half"):
+            graph.node("Cast", [activations], f"{activations}.half", to=graph.FLOAT16)
+        weights = [self._weight(graph, name) for name in node.input[1:]]
+        graph.copy_node(node, [f"{activations}.half", *weights], f"{output}.product")
+        graph.node("Cast", [f"{output}.product"], output, to=graph.FLOAT)
+
+    def look_up(
+        self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
+    ) -> None:
+        graph.node("Gather", [self._weight(graph, table), ids], f"{output}.half")
+        graph.node("Cast", [f"{output}.half"], output, to=graph.FLOAT)
+
+    def _weight(self, graph: GraphWriter, name: str) -> str:
+        graph.external(f"{name}.half", np.asarray(graph.network.weights[name], np.float16))
+        return f"{name}.half"
+
 
 @dataclass(frozen=True)
-class Float32:
-    """As it is."""
+class Float32(Storage):
+    """Weights and products as they are."""
+
+    keeps_float32: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "float32"
 
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        graph.keep(node)
 
-Storage = Rows | Blocks | Float16 | Float32
+    def look_up(
+        self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
+    ) -> None:
+        graph.node("Gather", [table, ids], output)
+
+
+class Rounded(NamedTuple):
+    """A weight as it is stored; ``codes``: None if the storage has none."""
+
+    storage: Storage
+    codes: Codes | None
+
+
+def round_to(
+    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
+) -> Rounded | None:
+    """Return a weight, (inputs, outputs), as it is stored; None if it stays as it is."""
+    if storage.keeps_float32:
+        return None
+    return Rounded(storage, storage.round(np.asarray(weight), curvature))
+
+
+RoundedWeights = Mapping[str, Rounded]  # by the weights' names
+
+
+def _part_ends(outputs: int, size_bytes: int) -> list[int]:
+    """Return where the parts end in which a layer's outputs are computed.
+
+    While ONNX Runtime packs a weight it holds it twice. An lm_head is by far the largest, and it is
+    packed last: in one piece it would set the peak of the whole program's memory.
+    """
+    count = -(-size_bytes // LARGEST_PART_BYTES)
+    size = -(-outputs // count)
+    size += -size % PART_MULTIPLE
+    return [*range(size, outputs, size), outputs]
+
+
+def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:
+    """Return (outputs, blocks, bytes of a block), as MatMulNBits reads it, the last block padded."""
+    inputs, outputs = codes.codes.shape
+    blocks = len(codes.scales)
+    zero = 1 << (storage.bits - 1)
+    unsigned = np.full((outputs, blocks * storage.block_size), zero, np.uint8)
+    unsigned[:, :inputs] = (codes.codes.T.astype(np.int16) + zero).astype(np.uint8)
+    if storage.bits == 8:
+        return unsigned.reshape(outputs, blocks, -1)
+    pairs = unsigned[:, 0::2] | np.left_shift(unsigned[:, 1::2], 4, dtype=np.uint8)
+    return pairs.reshape(outputs, blocks, -1)
+
+
+def _scales(codes: Codes) -> NDArray[np.float32]:
+    """Return (outputs, blocks)."""
+    return np.ascontiguousarray(codes.scales.T)

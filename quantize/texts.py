@@ -14,6 +14,7 @@ from ..runtime.evaluation.passages import read_passages
 from ..runtime.loading import open_tokenizer
 from ..runtime.model import Model
 from ..runtime.ort.engine import open_engine
+from ..runtime.request.batching import batches
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 
@@ -21,7 +22,6 @@ BUILT_IN = "calibration.txt"
 CONTEXT = 512  # tokens of a window at most
 TOKENS = 8192  # of a longer text that are used, up to twice as many, half of them to judge
 ANSWER_TOKENS = 64  # of a target that the model has to make up itself
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
     """
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
     context = None
-    if manifest.kind == "decoder-only":
+    if not manifest.has_encoder:
         context = min(CONTEXT, manifest.dimensions.max_positions or CONTEXT)
         source = built_in() if path is None else path
         passages = read_passages(source, manifest, tokenizer, context=context, stride=context)
     elif path is not None:
         passages = read_passages(path, manifest, tokenizer)
     else:
-        engine = open_engine(manifest, bundle.folder)
-        return _halves(BUILT_IN, _made_up(Model(bundle, tokenizer, engine)), None)
+        model = Model(bundle, tokenizer, open_engine(manifest, bundle.folder))
+        return _halves(BUILT_IN, _made_up(model), None)
     if len(passages.windows) < 2:
         raise PromptError(
             f"{path} is too short to calibrate on one half and judge by the other: give at least "
@@ -78,11 +78,12 @@ def _made_up(model: Model) -> list[Window]:
     sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
     manifest = model.bundle.manifest
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
-    windows = []
-    for first in range(0, len(sources), BATCH):
-        batch = sources[first : first + BATCH]
-        results = model.generate_ids(batch, do_sample=False, max_new_tokens=ANSWER_TOKENS)
-        starts = decoder_prompts(batch, None, defaults, manifest)
-        for source, result, start in zip(batch, results, starts, strict=True):
-            windows.append(pair_window(source, result.token_ids, start))
-    return windows
+    starts = decoder_prompts(sources, None, defaults, manifest)
+    windows: dict[int, Window] = {}
+    for batch in batches(list(map(len, sources))):
+        results = model.generate_ids(
+            [sources[i] for i in batch], do_sample=False, max_new_tokens=ANSWER_TOKENS
+        )
+        for i, result in zip(batch, results, strict=True):
+            windows[i] = pair_window(sources[i], result.token_ids, starts[i])
+    return [windows[i] for i in range(len(sources))]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .pipelines.pipeline import pipeline
     from .results import GenerationResult, Score, Timings
 
+    __version__: str
+
 __all__ = [
     "BundleError",
     "DeviceError",
@@ -52,6 +54,12 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # late: it searches through what is installed
+
+        value: object = version("edgeseq")
+        globals()[name] = value
+        return value
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
@@ -60,4 +68,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

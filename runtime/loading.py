@@ -15,7 +15,7 @@ from .errors import BundleError, OptionError
 
 if TYPE_CHECKING:
     from .model import Model
-    from .ort.engine import Opened
+    from .ort.engine import Engine
     from .text.byte_tokenizer import ByteTokenizer
     from .text.tokenizer import Tokenizer
 
@@ -35,21 +35,21 @@ def load(
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
-    ``device``: "cpu"; "cuda", "cuda:1"; "auto": CUDA where the bundle opens there, else the CPU
-    (``Model.device`` says which, ``Model.device_reason`` why); or another execution provider of
-    ONNX Runtime's, "directml", "coreml", "openvino" or its own name. ``provider_options``: that
-    provider's, as {"gpu_mem_limit": 2**31}. ``provider_library``: the file of a plug-in that has
-    the provider. ``threads``: how many compute; None: one a physical core that the process may use.
-    ``verify``: check the hash of every file first. ``kv_cache``: what the cache of keys and values
-    holds, "float32", "int8" or "float16" (which quantized bundles have too, the last for CUDA);
-    None: the bundle's default. ``prepack``: keep the weights as this machine's ONNX Runtime lays
-    them out in the user's cache folder, where they take up to two and a half times the bundle's
-    size; the first load writes them, later ones map them, and processes share the memory.
-    ``max_concurrent``: how many generations may be under way in all threads, each with a cache of
-    its own (None: 16); those beyond wait in order of arrival. Raises ``BundleError`` for a bundle
-    that is missing, damaged or too new, or where the cache folder cannot be written,
-    ``DeviceError`` for a device that is not there, ``OptionError`` for a cache that the bundle has
-    no graph for, ``MissingPackageError`` without ONNX Runtime.
+    ``device``: "cpu"; "cuda", "cuda:1"; "auto": CUDA if the bundle opens there, else the CPU
+    (``Model.device`` says which, ``Model.device_reason`` why); or the name of another execution
+    provider of ONNX Runtime, such as "DmlExecutionProvider". ``provider_options``: options of that
+    provider, as {"gpu_mem_limit": 2**31}. ``provider_library``: the file of a plug-in library that
+    has the provider. ``threads``: how many compute; None: one for each physical core that the
+    process may use. ``verify``: check the hash of every file first. ``kv_cache``: dtype of the KV
+    cache, "float32", "int8" or "float16" (which quantized bundles have too, the last for CUDA);
+    None: the bundle's default. ``prepack``: keep the weights as this machine's ONNX Runtime packs
+    them in the user's cache folder, where they take up to two and a half times the bundle's size;
+    the first load writes them, later loads map them, and processes share the memory.
+    ``max_concurrent``: how many generations may be under way in all threads, each with a KV cache
+    of its own (None: 16); further ones wait in order of arrival. Raises ``BundleError`` for a
+    bundle that is missing, damaged or too new, or if the cache folder cannot be written,
+    ``DeviceError`` for a device that is not available, ``OptionError`` for a cache that the bundle
+    has no graph for, ``MissingPackageError`` without ONNX Runtime.
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
@@ -63,36 +63,33 @@ def load(
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
 
-    def open_sessions() -> Opened:
-        from .ort.engine import open_engine_on
+    def open_sessions() -> Engine:
+        from .ort.engine import MAX_CONCURRENT, open_engine
 
-        return open_engine_on(
-            device,
-            provider_options,
-            provider_library,
+        return open_engine(
             bundle.manifest,
             bundle.folder,
+            device=device,
+            provider_options=provider_options,
+            provider_library=provider_library,
             threads=threads,
             kv_cache=kv_cache,
             prepack=prepack,
             verify=verify,
+            max_concurrent=max_concurrent or MAX_CONCURRENT,
         )
 
     # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.
-    with Background(open_sessions) as engine:
+    with Background(open_sessions) as opening:
         from .model import Model
-        from .ort.engine import MAX_CONCURRENT, Loaded
 
         _check_defaults(bundle.manifest)
         tokenizer = open_tokenizer(bundle)
-        opened = engine.result()
-        loaded = Loaded(opened.new_decoder, max_concurrent or MAX_CONCURRENT)
-        loaded.device, loaded.device_reason = opened.device, opened.why
-        return Model(bundle, tokenizer, loaded, loaded)
+        return Model(bundle, tokenizer, opening.result())
 
 
 def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
-    """The tokenizer that a bundle names; ``BundleError`` where its file is damaged."""
+    """Open the tokenizer that a bundle names; ``BundleError`` if its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:
         from .text.byte_tokenizer import ByteTokenizer
@@ -113,7 +110,7 @@ def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
 
 
 def _check_defaults(manifest: Manifest) -> None:
-    """Refuse generation defaults that every call would fail on."""
+    """Refuse generation defaults that would fail every call."""
     from .request.resolving import resolve_options
 
     try:

@@ -18,86 +18,96 @@ from .decoding.scoring import window_logits
 from .errors import EdgeseqError, OptionError, PromptError
 from .evaluation.passages import scored
 from .logits.softmax import log_probabilities
-from .ort.engine import Loaded
+from .prefix_cache import CachePool, PrefixCache
 from .request.controls import Controls
 from .request.prompts import id_lists, listed
 from .request.request import Request, checked_request
+from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
-from .session import Session, new_session
+from .session import Session
 from .text.byte_tokenizer import ByteTokenizer
 from .text.stop_strings import StopFilter, cut
 from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from .ort.engine import Engine
     from .tasks.runs import TaskResult
 
 Results = list[GenerationResult]
 Ids = Sequence[int]
-CACHE_BYTES = 256 * 2**20  # of a session
-ONE_TEXT = ("num_return_sequences", 1)  # what a stream gives anyway
+CACHE_BYTES = 256 * 2**20  # of a session's prefix caches
+NO_BOUND = 2**30  # positions of a model without a bound
+ONE_SEQUENCE = ("num_return_sequences", 1)  # what a stream generates anyway
 
 
 class Model:
     """A bundle that is ready to generate; ``edgeseq.runtime.load`` makes one.
 
-    Calls may come from several threads: they share the weights, and each has its own cache.
+    Calls may come from several threads: they share the weights, and each has its own KV cache.
     Options are those of Transformers' ``GenerationConfig``: see ``GenerationOptions``. An unknown
-    option, or one that has no effect, raises ``OptionError``. Calls take besides:
+    option, or one that has no effect, raises ``OptionError``. Calls also take:
 
-    - ``choices``: the only outputs there are, of which the most probable is given and each scored;
+    - ``choices``: restricts the output to a list of strings and scores each of them;
     - ``json_schema``, ``regex`` or ``grammar``: what the output has to match (extra ``guidance``);
-    - ``prefix_allowed_tokens_fn``: from a prompt's index and all ids so far to the ids that may
-      come next, as in Transformers;
+    - ``prefix_allowed_tokens_fn``: a function from a prompt's index and all ids so far to the ids
+      that may come next, as in Transformers;
     - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
-      (vocabulary,), to the logits that count;
+      (vocabulary,), to the changed logits;
     - ``cancel``: a function, or an event with ``is_set``, asked at every step and between chunks of
-      a prompt: once it is true, what has been generated is returned, of ``choices`` none;
-    - ``decoder_input_ids``, after an encoder: tokens that the output goes on from, a list of ids
-      for all texts or a list of such lists. Results hold what comes after them.
+      a prompt: once it is true, the call returns what it has generated, without any ``choices``;
+    - ``decoder_input_ids``, after an encoder: tokens that the output continues, one list of ids for
+      all texts or one for each. Results hold the tokens after them.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         tokenizer: Tokenizer | ByteTokenizer,
-        new_decoder: NewDecoder,
-        loaded: Loaded | None = None,
+        engine: Engine,
+        new_decoder: NewDecoder | None = None,
     ) -> None:
         self.bundle = bundle
         self.tokenizer = tokenizer
-        self._loaded = Loaded(new_decoder) if loaded is None else loaded
-        self._new_decoder = self._loaded if loaded is None else new_decoder
+        self._engine = engine
+        self._new_decoder = engine.decoder if new_decoder is None else new_decoder
+
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        return (
+            f"Model({str(self.bundle.folder)!r}, architecture={manifest.architecture!r}, "
+            f"recipe={manifest.quantization.recipe!r}, device={self.device!r})"
+        )
 
     @property
     def device(self) -> str:
-        """What computes: "cpu", "cuda:1"; where "auto" was asked for, what was taken."""
-        return self._loaded.device
+        """The device that computes: "cpu", "cuda:1"; the one that "auto" chose."""
+        return self._engine.device
 
     @property
     def device_reason(self) -> str:
-        """Why that device: a sentence where "auto" did not take a better one."""
-        return self._loaded.device_reason
+        """Why that device: a sentence if "auto" did not choose a better one."""
+        return self._engine.device_reason
 
     @property
     def new_decoder(self) -> NewDecoder:
-        """What makes decoders over the bundle's graphs, for those who read logits."""
+        """Makes decoders over the bundle's graphs, for callers that read logits."""
         return self._new_decoder
 
     def with_decoders(self, new_decoder: NewDecoder) -> Model:
-        """The same model, whose calls get their decoders from ``new_decoder``."""
-        return Model(self.bundle, self.tokenizer, new_decoder, self._loaded)
+        """Return the same model with decoders from ``new_decoder``."""
+        return Model(self.bundle, self.tokenizer, self._engine, new_decoder)
 
     def with_defaults(self, generation: Mapping[str, Any]) -> Model:
-        """The same model with other defaults than the bundle's."""
+        """Return the same model with other generation defaults than the bundle's."""
         manifest = replace(self.bundle.manifest, generation=dict(generation))
         bundle = replace(self.bundle, manifest=manifest)
-        return Model(bundle, self.tokenizer, self._new_decoder, self._loaded)
+        return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
 
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
-        """Generate from one text or several at once; the results come in the texts' order.
+        """Generate from one text or several at once; return results in the texts' order.
 
-        ``num_return_sequences`` of each text stand together, the best first. Raises ``OptionError``
-        for an option and ``PromptError`` for a text that cannot be served.
+        The ``num_return_sequences`` results of a text stand together, the best first. Raises
+        ``OptionError`` for a bad option and ``PromptError`` for a text that cannot be served.
         """
         began = time.perf_counter()
         texts = [text] if isinstance(text, str) else listed(text)
@@ -106,31 +116,32 @@ class Model:
         return self._run([self.tokenizer.encode(item) for item in texts], options, began)
 
     def generate_ids(self, prompts: Sequence[Ids], **options: Any) -> Results:
-        """Generate from lists of token ids; the results come in their order.
+        """Generate from lists of token ids; return results in their order.
 
-        Raises ``OptionError`` for an option and ``PromptError`` for ids that cannot be served.
+        Raises ``OptionError`` for a bad option and ``PromptError`` for ids that cannot be served.
         """
         began = time.perf_counter()
         return self._run(id_lists(prompts, "generate_ids"), options, began)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
-        """Pieces of the generated text, each as soon as it is certain.
+        """Yield pieces of the generated text, each as soon as it is certain.
 
-        Joined they are the text that ``generate`` gives. With beams a piece is certain once all of
-        them agree on it. Bad options and prompts raise at once, not at the first piece. Closing the
-        iterator ends the work.
+        Joined they are the text that ``generate`` returns. With beams a piece is certain once all
+        of them agree on it. Bad options and prompts raise at once, not at the first piece. Closing
+        the iterator ends the work.
         """
         self._check_stream(text, options)
-        call = self._call([self.tokenizer.encode(text)], options)
-        call = call._replace(options=replace(call.options, num_return_sequences=1, logprobs=None))
-        return self._pieces(call, self._generation(call, time.perf_counter()))
+        request = self._request([self.tokenizer.encode(text)], options)
+        single = replace(request.options, num_return_sequences=1, logprobs=None)
+        request = request._replace(options=single)
+        return self._pieces(request, self._generation(request, time.perf_counter()))
 
     def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
-        """As ``stream``, for an event loop, which is never kept waiting by the work.
+        """Stream as ``stream`` does, for an event loop, which the work never blocks.
 
-        Bad options raise at once, a text that cannot be served at the first piece. Closing it
-        (``aclose``) or cancelling the task that reads it ends the work within a token, or a chunk
-        of a prompt.
+        Bad options raise at once, a text that cannot be served at the first piece. Closing the
+        iterator (``aclose``) or cancelling the task that reads it ends the work within a token, or
+        a chunk of a prompt.
         """
         from .concurrency.async_stream import is_interpreter_ending, relay  # late: asyncio
 
@@ -138,35 +149,50 @@ class Model:
         given = Controls(cancel=options.get("cancel"))
         options["cancel"] = lambda: stop.is_set() or is_interpreter_ending() or given.is_cancelled()
         self._check_stream(text, options)
-        # The rest of the work before the first token is the thread's: what it reads, too.
-        is_t5 = self.bundle.manifest.kind == "encoder-decoder"
-        of_prompts = {"decoder_input_ids"} if is_t5 else set()
-        self._call([], {name: options[name] for name in options.keys() - of_prompts})
+        # The thread does the rest of the work before the first token, such as reading prefixes.
+        of_prompts = {"decoder_input_ids"} if self.bundle.manifest.has_encoder else set()
+        self._request([], {name: options[name] for name in options.keys() - of_prompts})
         return relay(lambda: self.stream(text, **options), stop)
 
     def run(
         self, task: str | os.PathLike[str], text: str | Sequence[str] | None = None, /, **given: Any
     ) -> TaskResult | list[TaskResult]:
-        """The answer to a task: "summarization", "translation", a template of your own (.toml).
+        """Do a task: "summarization", "translation", or a template of your own (.toml).
 
-        ``text``: what its first field is; a list gives a list of answers. ``given``: its other
-        fields, as ``question="..."``, and options of ``generate``, over the template's.
-        ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for a task or an option,
-        ``PromptError`` for an input that cannot be served.
+        ``text``: the task's first field; a list gives a list of answers. ``given``: its other
+        fields, as ``question="..."``, and options of ``generate``, which override the template's.
+        ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for an unknown task or a bad
+        option, ``PromptError`` for an input that cannot be served.
         """
-        from .tasks.runs import run  # late: most programs do without
+        from .tasks.runs import run_all  # late: most programs do without
+        from .tasks.templates import read_template
 
-        return run(self, task, text, **given)
+        template = read_template(task)
+        values = {name: given.pop(name) for name in template.fields if name in given}
+        first = template.fields[0]
+        if text is not None:
+            if first in values:
+                raise OptionError(f"{first} has no effect beside the text: pass one of them.")
+            values[first] = text
+        texts = values.get(first, template.defaults.get(first))
+        if isinstance(texts, str):
+            return run_all(self, template, [values], given)[0]
+        if not isinstance(texts, list | tuple):
+            raise PromptError(
+                f"The task {template.name} takes texts for {', '.join(template.fields)}; {first} "
+                f"is {texts!r:.60}."
+            )
+        return run_all(self, template, [{**values, first: item} for item in texts], given)
 
     def close(self) -> None:
-        """Give the memory back, once calls that have begun have ended, and sessions are closed.
+        """Free the memory once calls under way have ended and sessions are closed.
 
-        Calls raise ``EdgeseqError`` from then on, of all that was made of this model.
+        All calls after that raise ``EdgeseqError``, also those of sessions of this model.
         """
-        self._loaded.close()
+        self._engine.close()
 
     def __enter__(self) -> Model:
-        self._loaded.check()
+        self._engine.check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,24 +205,36 @@ class Model:
         )
 
     def session(self, *, max_cache_bytes: int = CACHE_BYTES) -> Session:
-        """Calls that go on from each other's texts, so that only what is new is read."""
-        self._loaded.check()
-        return new_session(self, max_cache_bytes)
+        """Open a session: calls on texts that continue each other read only the new tokens.
+
+        ``max_cache_bytes``: memory for the KV caches of the session and its forks.
+        """
+        self._engine.check_open()
+        check_integer("max_cache_bytes", max_cache_bytes, at_least=0)
+        manifest = self.bundle.manifest
+        pool = CachePool(max_cache_bytes)
+        cache = PrefixCache(
+            self._new_decoder,
+            pool,
+            has_encoder=manifest.has_encoder,
+            longest=manifest.dimensions.max_positions or NO_BOUND,
+        )
+        return Session(self.with_decoders, cache, pool)
 
     def score(self, text: str, target: str | None = None) -> Score:
-        """The log-probability of each token of ``text``, given all that stands before it.
+        """Return the log-probability of each token of ``text``, given the tokens before it.
 
-        Nothing predicts its first token. A text beyond the model's positions is read in windows
-        that overlap by half. A model with an encoder reads ``text``, and the tokens are those of
-        ``target``, with its end-of-sequence token. Raises ``PromptError`` for a text that cannot be
-        served, ``OptionError`` for a target that is missing or has no effect.
+        Nothing predicts its first token. A text longer than the model's positions is read in
+        windows that overlap by half. A model with an encoder reads ``text`` and scores ``target``,
+        its end-of-sequence token included. Raises ``PromptError`` for a text that cannot be served,
+        ``OptionError`` for a target that is missing or has no effect.
         """
         for item in (text, "" if target is None else target):
             if not isinstance(item, str):
                 raise PromptError(f"score takes one text, not {item!r:.60}.")
-        self._loaded.check()
+        self._engine.check_open()
         windows, ids = scored(text, target, self.bundle.manifest, self.tokenizer)
-        with self._loaded.places.one():
+        with self._engine.slots.one():
             known = [
                 float(value)
                 for window in windows
@@ -210,15 +248,15 @@ class Model:
         if not isinstance(text, str):
             raise PromptError("stream takes one text; several at once: generate.")
         for name in ("num_return_sequences", "logprobs", "choices"):
-            if options.get(name) is not None and (name, options[name]) != ONE_TEXT:
+            if options.get(name) is not None and (name, options[name]) != ONE_SEQUENCE:
                 raise OptionError(f"{name} has no effect with stream: use generate.")
 
-    def _pieces(self, call: Request, generation: Generation) -> Iterator[str]:
-        detokenizer = self._outputs.detokenizer(call.starts[0])
-        stops = StopFilter(call.options.stops)
-        with self._loaded.places.one(call.arguments.cancelled) as place:
+    def _pieces(self, request: Request, generation: Generation) -> Iterator[str]:
+        detokenizer = self._outputs.detokenizer(request.starts[0])
+        stops = StopFilter(request.options.stops)
+        with self._engine.slots.one(request.controls.cancelled) as slot:
             for new_tokens in generation.steps:
-                place.step()
+                slot.step()
                 for new in new_tokens:
                     if piece := stops.push(detokenizer.push(new.token)):
                         yield piece
@@ -226,43 +264,34 @@ class Model:
             yield piece
 
     def _run(self, prompts: list[list[int]], options: Mapping[str, Any], began: float) -> Results:
-        call = self._call(prompts, options)
+        """Generate from all prompts; ``began``: ``time.perf_counter()`` at the call's start."""
+        request = self._request(prompts, options)
         if not prompts:
             return []
-        with self._loaded.places.one(call.arguments.cancelled):
-            if call.arguments.choices is not None:
-                return self._choose(call, call.arguments.choices, began)
-            return self._finish(call, began)
-
-    def _choose(self, call: Request, choices: Sequence[str], began: float) -> Results:
-        cancelled = call.arguments.is_cancelled
-        found = (
-            choose(self._outputs, self._new_decoder, prompt, start, choices, began, cancelled)
-            for prompt, start in zip(call.prompts, call.starts, strict=True)
-        )
-        return [replace(result, prompt_index=index) for index, result in enumerate(found)]
-
-    def _finish(self, call: Request, began: float) -> Results:
-        search, steps = self._generation(call, began)
-        times: dict[int, _Times] = {}
-        for new_tokens in steps:
+        with self._engine.slots.one(request.controls.cancelled):
+            if request.controls.choices is not None:
+                return choose(self._outputs, self._new_decoder, request, began)
+            search, steps = self._generation(request, began)
+            times: dict[int, _Times] = {}
+            for new_tokens in steps:
+                now = time.perf_counter() - began
+                for new in new_tokens:
+                    times.setdefault(new.text, _Times(now)).last_s = now
             now = time.perf_counter() - began
-            for new in new_tokens:
-                times.setdefault(new.text, _Times(now)).last_s = now
-        now = time.perf_counter() - began
-        count = call.options.num_return_sequences
-        return [
-            self._result(call, found.text // count, found, times.get(found.text, _Times(now, now)))
-            for found in search.results()
-        ]
+            return [
+                self._result(request, found, times.get(found.text, _Times(now, now)))
+                for found in search.results()
+            ]
 
-    def _result(self, call: Request, prompt: int, found: Found, times: _Times) -> GenerationResult:
+    def _result(self, request: Request, found: Found, times: _Times) -> GenerationResult:
+        prompt = found.text // request.options.num_return_sequences
         known = found.logprobs
+        text = self._outputs.text(request.starts[prompt], found.token_ids)
         return GenerationResult(
-            text=cut(self._outputs.text(call.starts[prompt], found.token_ids), call.options.stops),
+            text=cut(text, request.options.stops),
             token_ids=tuple(found.token_ids),
             finish_reason=found.finish_reason,
-            prompt_tokens=len(call.prompts[prompt]),
+            prompt_tokens=len(request.prompts[prompt]),
             generated_tokens=len(found.token_ids),
             timings=Timings(first_token_s=times.first_s, total_s=times.last_s),
             prompt_index=prompt,
@@ -271,20 +300,12 @@ class Model:
             top_logprobs=None if known is None else tuple(known.of_others),
         )
 
-    def _call(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Request:
-        self._loaded.check()
+    def _request(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Request:
+        self._engine.check_open()
         return checked_request(self.bundle.manifest, prompts, options)
 
-    def _generation(self, call: Request, began: float) -> Generation:
-        return new_generation(
-            self._outputs,
-            self._new_decoder,
-            call.prompts,
-            call.starts,
-            call.options,
-            call.arguments,
-            began,
-        )
+    def _generation(self, request: Request, began: float) -> Generation:
+        return new_generation(self._outputs, self._new_decoder, request, began)
 
     @property
     def _outputs(self) -> Outputs:
@@ -293,7 +314,7 @@ class Model:
 
 @dataclass
 class _Times:
-    """When the first and the last token of a text were known, in seconds."""
+    """Seconds until the first and the last token of a sequence were known."""
 
     first_s: float
     last_s: float = 0.0

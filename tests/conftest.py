@@ -10,6 +10,12 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # A core each: threads that wait for each other while they spin would slow all of them down.
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -20,6 +20,7 @@ from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.decoder import Decoder, never
 from edgeseq.runtime.text.tokenizer import Tokenizer
 from tests.scripted_decoder import Ids, Logits, ScriptedDecoder
+from tests.scripted_engine import model_with
 
 START = 0  # of an encoder's decoder, and a special token that no text shows
 BORDER = 255  # between a source and what the decoder reads
@@ -101,4 +102,4 @@ def scripted_model(rule: Hashed, kind: Kind, max_positions: int | None = None) -
         return Encoded(rule, capacity + 1 + max(map(len, sources)), sources=sources)
 
     bundle = Bundle(Path(), replace(of_kind, dimensions=sizes, generation=generation))
-    return Model(bundle, tokenizer(), new_decoder)
+    return model_with(bundle, tokenizer(), new_decoder)

@@ -227,11 +227,11 @@ def test_objects_a_line(tmp_path: Path) -> None:
     source.write_bytes('\ufeff{"question": "Who?", "context": "He."}\n'.encode())
     assert read_inputs(source, template) == [{"question": "Who?", "context": "He."}]
     for line, message in (
-        ("3", "line 1, is no object with question, context"),
-        ("{", "line 1, is not JSON"),
-        ("\n", "line 1, is empty"),
-        ("[" * 100_000, "line 1, is not JSON"),
-        ('{"text": "a"}', "line 1, has 'text'; fields are"),
+        ("3", "line 1 is no JSON object: write an object with question, context"),
+        ("{", "line 1 is not valid JSON"),
+        ("\n", "line 1 is not valid JSON"),
+        ("[" * 100_000, "line 1 is not valid JSON"),
+        ('{"text": "a"}', "line 1 has 'text'; fields are"),
     ):
         source.write_text(line)
         with pytest.raises(PromptError, match=message):

@@ -192,8 +192,14 @@ def test_devices(bundle: Path, capsys: Captured) -> None:
         (["--device", "auto"], "The device 'auto' may be one or another"),
         (["--device", "cuda"], "gpt2: The device 'cuda' is not available, because the ONNX"),
         (["--provider-option", "a=1"], "provider_options have no effect on the CPU"),
-        (["--device", "xnnpack", "--provider-option", "a"], "--provider-option 'a': give NAME="),
-        (["--device", "cpu", "--device", "coreml"], "gpt2: The device 'coreml' is not"),
+        (
+            ["--device", "XnnpackExecutionProvider", "--provider-option", "a"],
+            "--provider-option 'a': give NAME=",
+        ),
+        (
+            ["--device", "cpu", "--device", "CoreMLExecutionProvider"],
+            "gpt2: The device 'CoreMLExecutionProvider' is not",
+        ),
     ],
 )
 def test_devices_that_are_not_there(
@@ -229,7 +235,7 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
     while worker is None:
         assert process.poll() is None
         for child in children.read_text().split():
-            started = "bench_worker" in Path(f"/proc/{child}/cmdline").read_text()
+            started = "bench.worker" in Path(f"/proc/{child}/cmdline").read_text()
             if started and "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
                 worker = Path(f"/proc/{child}")  # well on its way
         time.sleep(0.01)

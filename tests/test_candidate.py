@@ -16,7 +16,7 @@ from edgeseq.quantize.calibration import cache_peaks, observe
 from edgeseq.quantize.draft import Draft, linear_names, round_weights, table_names
 from edgeseq.quantize.equalizing import equalize
 from edgeseq.quantize.graph.network import Network
-from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.recipes import Recipe, find_recipe
 from edgeseq.quantize.rounding import Curvature, round_weight
 from edgeseq.quantize.storage import Blocks, Rows
@@ -62,7 +62,7 @@ def in_float32(made: Draft, folder: Path) -> Bundle:
     manifest = made.source.manifest
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in made.networks.items():
-            onnx.save(Rewriter(network, {}, weights_file).model(), folder / manifest.graphs[role])
+            onnx.save(rewrite(network, {}, weights_file).model(), folder / manifest.graphs[role])
     return Bundle(folder, replace(manifest, shared_weights={}))
 
 

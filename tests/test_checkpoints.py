@@ -574,7 +574,9 @@ MISTAKES: list[tuple[Any, str, Callable[..., Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("where", "name", "mistake"), MISTAKES, ids=lambda item: str(item)[:30])
+@pytest.mark.parametrize(
+    ("where", "name", "mistake"), MISTAKES, ids=[name for _, name, _ in MISTAKES]
+)
 def test_wrong_graph_is_refused(
     where: Any,
     name: str,

@@ -621,6 +621,7 @@ sys.exit(main())
         ("optimum", ["export", "checkpoint", "out"], "export"),
         ("torch,transformers,optimum,onnx", ["export", "checkpoint", "out"], "export"),
         ("onnxruntime", ["generate", "a", "-b", "BUNDLE"], "cpu"),
+        ("psutil", ["bench", "BUNDLE"], "bench"),
     ],
     ids=lambda item: item if isinstance(item, str) else "",
 )

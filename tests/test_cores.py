@@ -21,9 +21,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(8):
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
         topology.mkdir(parents=True)
-        (topology / "core_id").write_text(f"{cpu % 2}\n")
+        (topology / "core_id").write_text(f"{number % 2}\n")
         (topology / "physical_package_id").write_text("0\n")
-        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+        (topology / "thread_siblings_list").write_text(f"{number % 4},{number % 4 + 4}\n")
     (tmp_path / "cpus" / "cpufreq").mkdir()
     monkeypatch.setattr(cpu, "CPUS", tmp_path / "cpus")
     monkeypatch.setattr(cpu, "GROUPS", tmp_path / "cgroup")

@@ -21,6 +21,7 @@ from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from tests.scripted_engine import model_with
 from tests.scripted_search import run, steps_of
 
 Logits = NDArray[np.float32]
@@ -61,7 +62,7 @@ class Graph:
 
 def open_graph(folder: Path) -> Graph:
     manifest = open_bundle(folder).manifest
-    return Graph(open_session(folder / manifest.graphs["decoder"], "cpu", 1), manifest)
+    return Graph(open_session(folder / manifest.graphs["decoder"], threads=1), manifest)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_a_model_asks_for_the_memory_it_needs(model: Model, graph: Graph) -> Non
         asked.append((len(prompts), capacity))
         return graph.decoder(len(prompts), capacity)
 
-    spied = Model(model.bundle, model.tokenizer, new_decoder)
+    spied = model_with(model.bundle, model.tokenizer, new_decoder)
     spied.generate_ids(PROMPTS, max_new_tokens=10, eos_token_id=None)
     spied.generate_ids([[1] * 90], max_new_tokens=10**9, eos_token_id=None)
     spied.generate_ids([[1]], max_new_tokens=1)

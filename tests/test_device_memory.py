@@ -13,9 +13,16 @@ import pytest
 from edgeseq.export.graphs.device_graphs import TYPES, copy_graph, top_graph
 from edgeseq.runtime import Model
 from edgeseq.runtime.errors import DeviceError
-from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.engine import Engine
 from edgeseq.runtime.ort.graph_session import open_session
-from edgeseq.runtime.ort.memory import GRAPHS, Buffer, CpuMemory, DeviceLogits, DeviceMemory
+from edgeseq.runtime.ort.memory import (
+    GRAPHS,
+    Buffer,
+    CpuMemory,
+    DeviceLogits,
+    DeviceMemory,
+    address_of,
+)
 
 DEVICE_TENSORS = {"source", "target", "logits"}  # in the stand-in's memory, by address
 
@@ -74,7 +81,7 @@ class StandIn(DeviceMemory):
     """Counts the copies; the owner of a buffer is no array, so that a copy by the host fails."""
 
     def __init__(self) -> None:
-        super().__init__("cpu", 0, Tensor, lambda graph: open_session(graph, "cpu", 1))
+        super().__init__("cpu", 0, Tensor, lambda graph: open_session(graph, threads=1))
         self.copied = 0
 
     def _copy(self, *arguments: Any) -> None:
@@ -132,7 +139,7 @@ def test_only_the_best_logits_come_back() -> None:
     rng = np.random.default_rng(0)
     for rows, count in ((3, 4), (2, 1), (3, 60), (1, 2)):
         values = rng.normal(size=(rows, 50)).astype(np.float32)
-        place = logits.place(rows)
+        place = address_of(memory, logits.buffer, rows)
         device, number, dtype, shape, address = place
         assert (device, number, tuple(shape)) == ("cpu", 0, (rows, 50))
         contents(Buffer(address, (rows, 50), dtype, None))[:] = values
@@ -176,12 +183,12 @@ def test_texts_are_those_of_main_memory(
     model = model if family == "gpt2" else t5_model
     manifest = model.bundle.manifest
     sessions = {
-        role: CopyingSession(open_session(model.bundle.file(file), "cpu", 1))
+        role: CopyingSession(open_session(model.bundle.file(file), threads=1))
         for role, file in manifest.graphs.items()
         if role in ("encoder", "decoder")
     }
     memory = StandIn()
-    there = model.with_decoders(engine(manifest, sessions, memory))
+    there = model.with_decoders(Engine(manifest, sessions, memory=memory).decoder)
     prompts = [[5, 6, 7, 5, 6, 7], [9, 8]][: 1 if "prompt_lookup_num_tokens" in options else 2]
     given: dict[str, Any] = {"max_new_tokens": 20, "eos_token_id": None, **options}
     expected = model.generate_ids(prompts, **given)
@@ -195,8 +202,8 @@ def test_texts_are_those_of_main_memory(
 
 def test_a_session_s_cache_is_there_too(model: Model) -> None:
     manifest = model.bundle.manifest
-    sessions = {"decoder": open_session(model.bundle.file("decoder.onnx"), "cpu", 1)}
-    there = model.with_decoders(engine(manifest, sessions, StandIn()))
+    sessions = {"decoder": open_session(model.bundle.file("decoder.onnx"), threads=1)}
+    there = model.with_decoders(Engine(manifest, sessions, memory=StandIn()).decoder)
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": None}
     with there.session() as session:
         session.generate_ids([5, 6, 7, 8], **options)

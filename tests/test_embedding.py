@@ -120,7 +120,7 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
 
     asyncio.run(run())
     assert stream_threads() == 0
-    assert not demo._loaded.places._held
+    assert not demo._engine.slots._held
 
 
 def test_closing_ends_the_work_within_a_token(demo: Model) -> None:

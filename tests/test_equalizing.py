@@ -19,7 +19,7 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize.calibration import cache_peaks, observe
 from edgeseq.quantize.equalizing import Equalized, equalize
 from edgeseq.quantize.graph.network import Network
-from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -69,13 +69,13 @@ def equalized(source: Bundle, folder: Path) -> tuple[Bundle, Equalized]:
     result = equalize(networks["decoder"], cache_peaks(source, WINDOWS))
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in networks.items():
-            model = Rewriter(network, {}, weights_file).model()
+            model = rewrite(network, {}, weights_file).model()
             onnx.save(model, folder / source.manifest.graphs[role])
     return Bundle(folder, replace(source.manifest, shared_weights={})), result
 
 
 def logits(bundle: Bundle) -> NDArray[np.float32]:
-    engine = open_engine(bundle.manifest, bundle.folder, threads=1)
+    engine = open_engine(bundle.manifest, bundle.folder, threads=1).decoder
     return np.concatenate(
         [block for window in WINDOWS for _, block in window_logits(engine, window)]
     )

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseq.quantize.graph.network import Network
-from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Rows
+from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Rounded, Rows
 from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.ort.graph_session import open_session
 
@@ -72,8 +72,8 @@ def compiled(
     )
     with WeightsFile(folder / "weights.bin") as weights_file:
         network = Network(bundle, "decoder")
-        onnx.save(Rewriter(network, {"w": (storage, codes)}, weights_file).model(), path)
-    session = open_session(path, "cpu", 1)
+        onnx.save(rewrite(network, {"w": Rounded(storage, codes)}, weights_file).model(), path)
+    session = open_session(path, threads=1)
     return lambda x: session.run(["y"], {"x": x})[0]
 
 

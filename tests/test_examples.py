@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import load
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-T5 = str(Path(load.__code__.co_filename).parent / "demos" / "t5")
+T5 = str(demo_bundle("t5"))
 ARGUMENTS = {
     "anonymize.py": ["Call Anna."],
     "answer.py": ["Who came?", "The fox came.", T5],

@@ -166,7 +166,7 @@ def test_logits_are_those_of_pytorch(case: Case) -> None:
     manifest = case.model.bundle.manifest
     graph = case.model.bundle.file(manifest.graphs["decoder"])
     rows, capacity = len(case.prompts), max(PROMPT_LENGTHS) + NEW_TOKENS
-    session = open_session(graph, "cpu", 1)
+    session = open_session(graph, threads=1)
     decoder = OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=capacity)
     logits = [decoder.prefill(case.prompts).copy()]
     for tokens in np.array(case.texts).T[:-1].tolist():

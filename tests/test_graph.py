@@ -338,7 +338,7 @@ def reference_logits(reference: GPT2LMHeadModel, ids: Sequence[int]) -> np.ndarr
 @pytest.mark.usefixtures("undefined_memory")
 def test_memory_that_was_not_written_is_not_read(exported: Exported) -> None:
     """Neither past a row's end in a ragged batch, nor in what is left of the capacity."""
-    session = open_session(exported.path, "cpu", 1)
+    session = open_session(exported.path, threads=1)
     decoder = OnnxDecoder(session, exported.bundle.manifest, CpuMemory(), rows=3, capacity=40)
     prompts = [[5, 6, 7, 8, 9], [11], [12, 13, 14]]
     steps = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
@@ -372,7 +372,7 @@ def test_logits_are_given_only_where_asked(exported: Exported, logits_at: list[i
     """At any of the rows * n positions, in any order, also several of a row or none."""
     vocabulary = exported.reference.config.vocab_size
     ids = np.random.default_rng(0).integers(vocabulary, size=(2, 7))
-    session = open_session(exported.path, "cpu", 1)
+    session = open_session(exported.path, threads=1)
     (logits,) = session.run(["logits"], feeds(exported, ids, logits_at))
     expected = np.concatenate([reference_logits(exported.reference, row) for row in ids.tolist()])
     assert logits.shape == (len(logits_at), vocabulary)
@@ -380,7 +380,7 @@ def test_logits_are_given_only_where_asked(exported: Exported, logits_at: list[i
 
 
 def test_padding_of_the_heads_stays_zero_in_the_cache(exported: Exported) -> None:
-    session = open_session(exported.path, "cpu", 1)
+    session = open_session(exported.path, threads=1)
     names = [f"present.{name}" for name in cache_names(exported.sizes)]
     for present in session.run(names, feeds(exported, np.full((1, 4), 9), [3])):
         real, padding = np.split(present, [exported.sizes.head_size], axis=-1)

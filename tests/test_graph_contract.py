@@ -58,7 +58,7 @@ def declared(manifest: Manifest, role: str) -> DeclaredSession:
     sizes = manifest.dimensions
     if role == "encoder":
         return DeclaredSession(dict(encoder_inputs()), dict(encoder_outputs(sizes)))
-    inputs = decoder_inputs(sizes, manifest.kind)
+    inputs = decoder_inputs(sizes, after_encoder=manifest.has_encoder)
     return DeclaredSession(dict(inputs), dict(decoder_outputs(sizes)))
 
 
@@ -78,7 +78,7 @@ def test_layers_are_named_in_one_order(manifest: Manifest) -> None:
 
 
 def test_an_exported_graph_keeps_to_it(bundle: Path, manifest: Manifest) -> None:
-    session = open_session(bundle / manifest.graphs["decoder"], "cpu", 1)
+    session = open_session(bundle / manifest.graphs["decoder"], threads=1)
     check_graph(session, "decoder", manifest)
     refusal(session, "encoder", manifest)
 
@@ -113,7 +113,7 @@ def test_no_tensor_may_be_there_besides(kind: Kind, role: str, manifest: Manifes
 def test_sizes_of_the_manifest_have_to_be_the_graphs(
     name: str, bundle: Path, manifest: Manifest
 ) -> None:
-    session = open_session(bundle / manifest.graphs["decoder"], "cpu", 1)
+    session = open_session(bundle / manifest.graphs["decoder"], threads=1)
     sizes = manifest.dimensions
     for change in (-1, 1):
         other = replace(sizes, **{name: getattr(sizes, name) + change})

@@ -16,7 +16,7 @@ from edgeseq.runtime.bundle.manifest import Manifest
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.decoding import greedy_and_sampling
 from edgeseq.runtime.ort import onnx_decoder
-from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.engine import Engine
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
@@ -57,7 +57,7 @@ class Graph:
 @pytest.fixture(scope="module")
 def graph(bundle: Path) -> Graph:
     manifest = open_bundle(bundle).manifest
-    return Graph(open_session(bundle / manifest.graphs["decoder"], "cpu", 1), manifest)
+    return Graph(open_session(bundle / manifest.graphs["decoder"], threads=1), manifest)
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ def unbounded(graph: Graph, model: Model, monkeypatch: pytest.MonkeyPatch) -> Mo
         return allocate(self, shape, dtype)
 
     monkeypatch.setattr(CpuMemory, "allocate", allocate_little)
-    new_decoder = engine(manifest, {"decoder": graph.session})
-    return Model(Bundle(model.bundle.folder, manifest), model.tokenizer, new_decoder)
+    engine = Engine(manifest, {"decoder": graph.session})
+    return Model(Bundle(model.bundle.folder, manifest), model.tokenizer, engine)
 
 
 @pytest.mark.parametrize("limit", ["max_new_tokens", "max_length"])

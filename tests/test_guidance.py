@@ -24,7 +24,7 @@ from edgeseq.runtime.text.tokenizer import Tokenizer
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 END = 1
-DEMOS = Path(edgeseq.runtime.__file__).parent / "demos"
+DEMOS = Path(edgeseq.runtime.__file__).parent / "bundle" / "demos"
 TINY = ["</s>", "a", "b", "ab", "\u2581", "\u2581a", "\u2581\u2581b", "\u00e9", "a", "ba", "c"]
 
 

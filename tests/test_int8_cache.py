@@ -55,7 +55,7 @@ def presents(bundle: Bundle, graph: onnx.ModelProto, dtype: Any) -> list[Any]:
         cross = rng.normal(size=(1, sizes.heads, 16, sizes.head_size)).astype(np.float32)
         feeds |= {f"cross.{name}": cross for name in layer_names(sizes)}
         feeds["source_lengths"] = np.array([16], np.int32)
-    session = GraphSession(graph.SerializeToString(), "cpu", 1, {}, bundle.folder)
+    session = GraphSession(graph.SerializeToString(), threads=1, folder=bundle.folder)
     found: list[Any] = session.run([f"present.{n}" for n in layer_names(sizes)], feeds)
     return found
 

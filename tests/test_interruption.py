@@ -32,7 +32,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {  # an export is stopped as it calls thes
     "tokenizer": (exporting, "write_tokenizer"),
     "model": (exporting, "load_model"),
     "tracing": (tracing, "optimum_export"),
-    "weights": (tracing, "_external_tensor"),
+    "weights": (tracing, "external_tensor"),
     "graph": (onnx, "save"),
     "verification": (exporting, "verify"),
     "hashing": (writing, "file_entry"),
@@ -167,7 +167,9 @@ def test_old_bundle_loads_after_a_kill(
 
 
 def test_real_kill(checkpoint: Path, empty: Path) -> None:
-    kill_export("edgeseq.export.graphs.tracing", "_inputs_to_initializers", str(checkpoint), str(empty))
+    kill_export(
+        "edgeseq.export.graphs.tracing", "_inputs_to_initializers", str(checkpoint), str(empty)
+    )
     assert partial_folders(empty) != []
     assert_nothing_loads(empty)
     export_checkpoint(checkpoint, empty)  # what is left is not in the next try's way

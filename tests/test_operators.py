@@ -68,7 +68,7 @@ def session_of(
         model = onnx.load(path)
         model.functions.append(onnx.parser.parse_function(function))
         onnx.save(model, path)
-    return open_session(path, "cpu", 1), names
+    return open_session(path, threads=1), names
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:

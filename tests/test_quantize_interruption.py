@@ -13,8 +13,7 @@ import pytest
 
 from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize import calibration, gate, quantizing
-from edgeseq.quantize import draft
+from edgeseq.quantize import calibration, draft, gate, quantizing
 from edgeseq.quantize.draft import Draft
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle import writing
@@ -26,8 +25,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {  # quantizing is stopped as it calls the
     "reading the text": (quantizing, "find_texts"),
     "calibration": (quantizing, "cache_peaks"),
     "observing": (calibration, "_with_outputs"),
-    "rounding": (draft, "round_weight"),
-    "writing weights": (draft, "Rewriter"),
+    "rounding": (draft, "round_to"),
+    "writing weights": (draft, "rewrite"),
     "writing graphs": (onnx, "save"),
     "measuring": (gate, "compare"),
     "writing": (Draft, "write"),

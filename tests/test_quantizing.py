@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle
-from edgeseq.quantize.graph import rewriting
+from edgeseq.quantize import quantize_bundle, storage
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.recipes import find_recipe
 from edgeseq.quantize.rounding import round_weight
@@ -292,7 +291,7 @@ def test_an_lm_head_in_parts_gives_the_same_logits(
         return quantize_bundle(bundle, tmp_path / name, **options)
 
     whole = quantize("whole")
-    monkeypatch.setattr(rewriting, "LARGEST_PART_BYTES", 1)
+    monkeypatch.setattr(storage, "LARGEST_PART_BYTES", 1)
     parts = quantize("parts")
     outputs = [
         {a.name: a.i for a in node.attribute}["N"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeseq.cli import command_line
+from edgeseq.cli import main
 from edgeseq.quantize import RECIPES as EXPORTED
 from edgeseq.quantize.recipes import RECIPES, find_recipe
 from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Float16, Float32, Rows
@@ -16,9 +16,21 @@ from edgeseq.runtime import OptionError
 WITH_BLOCKS = ("int4", "int8-weights")
 
 
-def test_the_command_line_knows_the_recipes() -> None:
-    assert tuple(RECIPES) == command_line.RECIPES == ("int8", "int4", "int8-weights", "fp16")
+@pytest.mark.parametrize(
+    ("command", "known"),
+    [
+        ("quantize", "{int8,int4,int8-weights,fp16}"),
+        ("export", "{fp32,int8,int4,int8-weights,fp16}"),
+    ],
+)
+def test_the_command_line_knows_the_recipes(
+    command: str, known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuple(RECIPES) == ("int8", "int4", "int8-weights", "fp16")
     assert EXPORTED is RECIPES
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert known in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

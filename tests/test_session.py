@@ -144,7 +144,7 @@ def test_a_call_may_end_while_another_thread_uses_the_cache(model: Model) -> Non
     with model.session() as session:
         stream = session.stream("Once upon", max_new_tokens=4)
         next(stream)
-        kept = session._kept
+        kept = session._cache
         assert kept is not None
         ended = threading.Event()
 
@@ -329,9 +329,9 @@ def test_closing_and_dropping_give_the_memory_back(model: Model) -> None:
     for beams in (1, 3):
         session = model.session()
         session.generate_ids(PROMPT, **OPTIONS, num_beams=beams)
-        assert session._kept is not None
-        decoder = weakref.ref(session._kept._decoder)
-        assert not session._kept.is_in_use
+        assert session._cache is not None
+        decoder = weakref.ref(session._cache._decoder)
+        assert not session._cache.is_in_use
         session.close()
         gc.collect()
         assert decoder() is None
@@ -365,9 +365,9 @@ def test_an_abandoned_stream_is_over_when_it_is_closed(model: Model) -> None:
     with model.session() as session:
         pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
         next(pieces)
-        assert session._kept is not None and session._kept.is_in_use
+        assert session._cache is not None and session._cache.is_in_use
         pieces.close()  # type: ignore[attr-defined]
-        assert not session._kept.is_in_use
+        assert not session._cache.is_in_use
 
 
 def test_guesses_that_were_wrong_are_not_remembered(model: Model) -> None:

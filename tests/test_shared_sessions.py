@@ -23,7 +23,7 @@ class Opener:
     def __call__(self, threads: int = 1) -> GraphSession:
         def open_new() -> GraphSession:
             self.opened += 1
-            return open_session(self.files[0], "cpu", threads)
+            return open_session(self.files[0], threads=threads)
 
         return shared_session(self.files, ("cpu", threads), open_new)
 

@@ -68,10 +68,10 @@ def test_the_sessions_read_what_they_are_given(t5_model: Model, tmp_path: Path) 
     zeros = SharedWeight(offset_bytes=0, rows=entry.rows, columns=entry.columns)
     feed = {"input_ids": np.ones((1, 16), np.int64), "source_lengths": np.array([16], np.int32)}
     graph = opened.file(opened.manifest.graphs["encoder"])
-    given = open_session(graph, "cpu", 1, map_shared_weights(path, {"shared": zeros}))
+    given = open_session(graph, threads=1, shared=map_shared_weights(path, {"shared": zeros}))
     gc.collect()
     assert not given.run(None, feed)[0].any()
-    assert open_session(graph, "cpu", 1).run(None, feed)[0].any()
+    assert open_session(graph, threads=1).run(None, feed)[0].any()
 
 
 def test_a_shared_weight_that_is_no_embedding(t5_model: Model) -> None:

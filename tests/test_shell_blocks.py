@@ -24,7 +24,7 @@ FOLDERS = {
     "gpt2": "demos/gpt2/checkpoint",
     "distilgpt2": "demos/gpt2/checkpoint",
     "t5-small": "demos/t5/checkpoint",
-    "my-t5": "runtime/demos/t5",
+    "my-t5": "runtime/bundle/demos/t5",
     "benchmarks": "benchmarks",
 }
 TALE = "Once upon a time there was a king who had three sons. The youngest was called a fool. " * 40

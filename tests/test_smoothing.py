@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize.calibration import Observed, observe
 from edgeseq.quantize.graph.network import Layer, Network
-from edgeseq.quantize.graph.rewriting import Rewriter
+from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import round_weight
 from edgeseq.quantize.smoothing import norm_vectors, readers, smooth
 from edgeseq.runtime.bundle.manifest import ROLES
@@ -75,13 +75,13 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
                 factors[f"{role} {name}"] = found
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in networks.items():
-            model = Rewriter(network, {}, weights_file).model()
+            model = rewrite(network, {}, weights_file).model()
             onnx.save(model, folder / source.manifest.graphs[role])
     return Bundle(folder, replace(source.manifest, shared_weights={})), factors
 
 
 def logits(bundle: Bundle) -> NDArray[np.float32]:
-    engine = open_engine(bundle.manifest, bundle.folder, threads=1)
+    engine = open_engine(bundle.manifest, bundle.folder, threads=1).decoder
     return np.concatenate(
         [block for window in WINDOWS for _, block in window_logits(engine, window)]
     )

@@ -59,7 +59,7 @@ class Exported:
         return OnnxEncoder(self.session, self.bundle.manifest, CpuMemory())
 
     def decoder(self, sources: Sources, rows: int) -> OnnxDecoder:
-        session = open_session(self.bundle.file("decoder.onnx"), "cpu", 1)
+        session = open_session(self.bundle.file("decoder.onnx"), threads=1)
         manifest = self.bundle.manifest
         return OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=16, sources=sources)
 
@@ -73,7 +73,7 @@ def exported(
 ) -> Exported:
     reference = seeded_t5(**VARIANTS[request.param])
     bundle = export_checkpoint(save_t5(reference), tmp_path_factory.mktemp("bundle") / "t5")
-    return Exported(reference, bundle, open_session(bundle.file("encoder.onnx"), "cpu", 1))
+    return Exported(reference, bundle, open_session(bundle.file("encoder.onnx"), threads=1))
 
 
 def random_sources(lengths: Sequence[int]) -> Ids:
@@ -139,7 +139,7 @@ def test_source_beside_a_longer_one_gives_the_same_bits(
 
 def test_number_of_threads_changes_no_bit(exported: Exported) -> None:
     sources = random_sources((3, 300, 40, 513))
-    session = open_session(exported.bundle.file("encoder.onnx"), "cpu", 2)
+    session = open_session(exported.bundle.file("encoder.onnx"), threads=2)
     on_two = OnnxEncoder(session, exported.bundle.manifest, CpuMemory()).prepare(sources).read()
     on_one = exported.encoder().prepare(sources).read()
     for row in range(len(sources)):

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, OptionError, PromptError, load
-from edgeseq.runtime.ort.engine import engine
+from edgeseq.runtime.ort.engine import Engine
 from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 
 Ids = list[list[int]]
@@ -202,10 +202,10 @@ def test_encoder_runs_once_and_the_decoder_once_a_token(t5_model: Model) -> None
     bundle = t5_model.bundle
     runs: Counter[str] = Counter()
     sessions = {
-        role: CountingSession(open_session(bundle.file(file), "cpu", 1), role, runs)
+        role: CountingSession(open_session(bundle.file(file), threads=1), role, runs)
         for role, file in bundle.manifest.graphs.items()
     }
-    model = Model(bundle, t5_model.tokenizer, engine(bundle.manifest, sessions))
+    model = Model(bundle, t5_model.tokenizer, Engine(bundle.manifest, sessions))
     texts = token_ids(model, SOURCES, max_new_tokens=24)
     assert runs == {"encoder": 1, "decoder": 24}
 

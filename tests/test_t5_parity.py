@@ -167,7 +167,7 @@ def test_rows_that_end_early(case: Case, t5_ids: Callable[..., Ids]) -> None:
 
 def model_logits(case: Case, starts: Ids, steps: int) -> np.ndarray[Any, Any]:
     """(sources, steps + 1, vocabulary): after ``starts`` and after each further token."""
-    decoder = case.model._new_decoder(case.sources, NEW_TOKENS)
+    decoder = case.model.new_decoder(case.sources, NEW_TOKENS)
     logits = [decoder.prefill(starts).copy()]
     for step in range(steps):
         at = [len(start) - 1 + step for start in starts]  # the start token is not in the texts

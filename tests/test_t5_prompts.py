@@ -14,6 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from edgeseq.runtime import Model, OptionError, PromptError
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.scripted_engine import model_with
 
 Ids = list[list[int]]
 T5 = T5ForConditionalGeneration
@@ -43,7 +44,7 @@ def with_defaults(t5_model: Model) -> Callable[..., Model]:
     def make(**generation: Any) -> Model:
         bundle = t5_model.bundle
         manifest = replace(bundle.manifest, generation=generation)
-        return Model(Bundle(bundle.folder, manifest), t5_model.tokenizer, t5_model._new_decoder)
+        return model_with(Bundle(bundle.folder, manifest), t5_model.tokenizer, t5_model.new_decoder)
 
     return make
 

@@ -63,7 +63,7 @@ def test_a_device_that_is_there_is_no_stand_in(
     device = parse_device("AzureExecutionProvider")  # in every build, takes no nodes
     target, why = verify_device.find_target(device.name)
     assert (target.device, target.is_stand_in, why) == (device, False, "")
-    target, why = verify_device.find_target("coreml")
+    target, why = verify_device.find_target("CoreMLExecutionProvider")
     assert target.is_stand_in
     assert "no CoreMLExecutionProvider" in why
 

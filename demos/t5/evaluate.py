@@ -1,6 +1,6 @@
 """Measure a bundle of the demo T5 on the held-out words, as users run it.
 
-    python -m demos.t5.evaluate --bundle runtime/demos/t5 --out demos/t5/heldout.json
+    python -m demos.t5.evaluate --bundle runtime/bundle/demos/t5 --out demos/t5/heldout.json
 
 Word error rate: the share of words that no pronunciation of the dictionary matches wholly. Phoneme
 error rate: edits (insertions, deletions, substitutions) to the nearest pronunciation, over the

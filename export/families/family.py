@@ -1,4 +1,4 @@
-"""The model families that can be exported, and loading a checkpoint as one of them."""
+"""The model families that can be exported, and which of them a checkpoint belongs to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
-from ..checkpoint.loading import read_json
+from ..checkpoint.reading import read_json
 from ..graphs.tracing import Graph
 from . import gpt2, t5
 

@@ -74,7 +74,7 @@ def graphs(model: GPT2LMHeadModel) -> list[Graph]:
             file_name="decoder.onnx",
             module=GPT2Decoder(model.config, weights),
             config=model.config,
-            inputs=decoder_inputs(sizes, KIND),
+            inputs=decoder_inputs(sizes, after_encoder=False),
             outputs=decoder_outputs(sizes),
             example=decoder_example(sizes),
             weights=weights,

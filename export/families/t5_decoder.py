@@ -22,7 +22,7 @@ def decoder_graph(model: Any, sizes: Dimensions) -> Graph:
         file_name="decoder.onnx",
         module=T5Decoder(model.config, weights, sizes),
         config=model.config,
-        inputs=decoder_inputs(sizes, "encoder-decoder"),
+        inputs=decoder_inputs(sizes, after_encoder=True),
         outputs=decoder_outputs(sizes),
         example=_example(sizes),
         weights=weights,

@@ -8,14 +8,12 @@ run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx.defs
 
-from ...runtime.bundle.weights_file import SMALL_TENSOR_ALIGNMENT_BYTES
+from ...runtime.bundle.initializers import all_nodes, shifts_others
 from ...runtime.ort.graph_session import save_optimized
 from .tracing import OPSET
 
@@ -30,10 +28,8 @@ def optimize(graph: Path) -> None:
     model = onnx.load(part, load_external_data=False)
     part.unlink()
     _drop_defaults(model.graph, traced)
-    # In this order ONNX Runtime writes packed weights, and kernels take their alignment for
-    # granted (runtime/prepacked.py): what would shift the others comes last.
-    model.graph.initializer.sort(key=_shifts_others)
-    used = {node.domain for node in _nodes(model.graph)}
+    model.graph.initializer.sort(key=shifts_others)
+    used = {node.domain for node in all_nodes(model.graph)}
     domains = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(domains)
@@ -45,8 +41,8 @@ def _drop_defaults(proto: onnx.GraphProto, traced: onnx.ModelProto) -> None:
 
     ONNX knows the defaults of its own operators; of others those go that their nodes did not have.
     """
-    named = {_identity(node): {a.name for a in node.attribute} for node in _nodes(traced.graph)}
-    for node in _nodes(proto):
+    named = {_identity(node): {a.name for a in node.attribute} for node in all_nodes(traced.graph)}
+    for node in all_nodes(proto):
         if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op_type):
             schema = onnx.defs.get_schema(node.op_type, OPSET)
             dropped = [a for a in node.attribute if _is_default(a, schema)]
@@ -68,16 +64,3 @@ def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> b
 
 def _identity(node: onnx.NodeProto) -> tuple[str, ...]:
     return node.domain, node.op_type, *node.output
-
-
-def _shifts_others(tensor: onnx.TensorProto) -> bool:
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return bool(math.prod(tensor.dims) * itemsize % SMALL_TENSOR_ALIGNMENT_BYTES)
-
-
-def _nodes(proto: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those in the bodies of loops too."""
-    for node in proto.node:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes(attribute.g)

@@ -8,14 +8,12 @@ gave them. A tensor that two graphs use is stored once.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx.parser
 import torch
@@ -26,6 +24,7 @@ from torch.jit._trace import TracerWarning
 from transformers import PretrainedConfig
 
 from ...runtime.bundle.graph_contract import Shapes
+from ...runtime.bundle.initializers import external_tensor
 from ...runtime.bundle.manifest import Dimensions
 from ...runtime.bundle.weights_file import WeightsFile
 
@@ -120,17 +119,6 @@ def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> dict[s
     return offsets
 
 
-def weights_per_run_bytes(path: Path) -> int:
-    """Bytes of the weights that every run of the graph at ``path`` reads: all but the tables."""
-    proto = onnx.load(path, load_external_data=False).graph
-    read = {name for node in proto.node if node.op_type != "Gather" for name in node.input}
-    return sum(
-        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        for tensor in proto.initializer
-        if tensor.name in read
-    )
-
-
 def _inputs_to_initializers(
     proto: onnx.GraphProto, weights: Mapping[str, torch.Tensor], weights_file: WeightsFile
 ) -> dict[str, int]:
@@ -142,9 +130,8 @@ def _inputs_to_initializers(
         if value.name not in used:
             raise ValueError(f"The graph does not use the weight {name!r}.")
         array = weights[name].detach().contiguous().numpy()
-        offsets[name], length = weights_file.add(array)
-        location = (weights_file.path.name, offsets[name], length)
-        proto.initializer.append(_external_tensor(name, array, location))
+        offsets[name], _ = weights_file.add(array)
+        proto.initializer.append(external_tensor(name, array, offsets[name]))
     for node in proto.node:
         for i, name in enumerate(node.input):
             node.input[i] = name.removeprefix(WEIGHT_PREFIX)
@@ -168,18 +155,3 @@ def _declare_outputs(proto: onnx.GraphProto, shapes: Shapes) -> None:
         shape = list(shapes[output.name])
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
     del proto.value_info[:]  # what is left of the intermediate ones: incomplete, and of no use
-
-
-def _external_tensor(
-    name: str, array: np.ndarray[Any, Any], location: tuple[str, int, int]
-) -> onnx.TensorProto:
-    """A tensor that lies in the file, and at the offset and of the length, of ``location``."""
-    proto = onnx.TensorProto(
-        name=name,
-        data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
-        dims=array.shape,
-        data_location=onnx.TensorProto.EXTERNAL,
-    )
-    for key, value in zip(("location", "offset", "length"), location, strict=True):
-        proto.external_data.add(key=key, value=str(value))
-    return proto

@@ -126,7 +126,7 @@ def _generate(
     """Generate after a prompt of ``length``, with ``after_encoder`` what the decoder reads."""
     options = {**OPTIONS, "max_new_tokens": new_tokens}
     manifest = model.bundle.manifest
-    if after_encoder and manifest.kind == "encoder-decoder":
+    if after_encoder and manifest.has_encoder:
         from ..request.resolving import resolve_options
 
         start = resolve_options(manifest.generation, {}, manifest.kind).decoder_start

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BundleError
-from .manifest import MANIFEST_NAME, Dimensions, Kind, Manifest
+from .manifest import MANIFEST_NAME, Dimensions, Manifest
 
 PARTS = ("key", "value")  # of a layer's cache and of its cross-attention
 Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
@@ -22,22 +22,22 @@ def layer_names(sizes: Dimensions) -> list[str]:
     return [f"{layer}.{part}" for layer in range(sizes.layers) for part in PARTS]
 
 
-def decoder_inputs(sizes: Dimensions, kind: Kind) -> Shapes:
-    """What the decoder takes; after an encoder also the source's keys and values."""
+def decoder_inputs(sizes: Dimensions, *, after_encoder: bool) -> Shapes:
+    """Return the decoder's inputs; after an encoder also cross-attention keys and values."""
+    cross: Shapes = {"source_lengths": ("batch",), **encoder_outputs(sizes)}
     return {
         "input_ids": ("rows", "n"),
         "position_ids": ("rows", "n"),
         "seqlens_k": ("rows",),
         "total_sequence_length": (),
         "logits_at": ("m",),
-        **({"source_lengths": ("batch",)} if kind == "encoder-decoder" else {}),
-        **(encoder_outputs(sizes) if kind == "encoder-decoder" else {}),
+        **(cross if after_encoder else {}),
         **{f"past_key_values.{name}": _cache(sizes) for name in layer_names(sizes)},
     }
 
 
 def decoder_outputs(sizes: Dimensions) -> Shapes:
-    """What the decoder gives."""
+    """Return the decoder's outputs."""
     return {
         "logits": ("m", sizes.vocabulary),
         **{f"present.{name}": _cache(sizes) for name in layer_names(sizes)},
@@ -45,12 +45,12 @@ def decoder_outputs(sizes: Dimensions) -> Shapes:
 
 
 def encoder_inputs() -> Shapes:
-    """What the encoder takes."""
+    """Return the encoder's inputs."""
     return {"input_ids": ("batch", "source"), "source_lengths": ("batch",)}
 
 
 def encoder_outputs(sizes: Dimensions) -> Shapes:
-    """What the encoder gives, and the decoder takes."""
+    """Return the encoder's outputs, which are inputs of the decoder."""
     shape = ("batch", sizes.heads, "source", sizes.head_size)
     return {f"cross.{name}": shape for name in layer_names(sizes)}
 
@@ -61,7 +61,10 @@ def check_graph(session: Any, role: str, manifest: Manifest) -> None:
     if role == "encoder":
         expected = {**encoder_inputs(), **encoder_outputs(sizes)}
     else:
-        expected = {**decoder_inputs(sizes, manifest.kind), **decoder_outputs(sizes)}
+        expected = {
+            **decoder_inputs(sizes, after_encoder=manifest.has_encoder),
+            **decoder_outputs(sizes),
+        }
     try:
         values = (*session.get_inputs(), *session.get_outputs())
         found = {value.name: tuple(value.shape) for value in values}

@@ -146,6 +146,16 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # all but the manifest itself
     seal: str = ""  # sha256 of all the above
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the decoder reads the output of an encoder."""
+        return self.kind == "encoder-decoder"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the graphs that a model of this kind runs."""
+        return ROLES[self.kind]
+
     def sealed(self) -> Manifest:
         """The same with its seal."""
         return replace(self, seal=self._hash())
@@ -207,7 +217,7 @@ def _check_names(manifest: Manifest) -> None:
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
         if unsafe or ".." in posix.parts or name in {"", ".", MANIFEST_NAME}:
             raise BundleError(f"{MANIFEST_NAME} names the unsafe path {name!r}: do not load it.")
-    for role in ROLES[manifest.kind]:
+    for role in manifest.roles:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
     if DECODERS[manifest.kv_cache.dtype] not in manifest.graphs:

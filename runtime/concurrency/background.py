@@ -1,70 +1,93 @@
-"""Work in a thread of its own, for calls that leave Python's lock to others."""
+"""Work in a thread of its own, for calls that release Python's lock while they compute."""
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
+POLL_S = 1.0  # between two checks of a wait that it has not missed the end
 
 
 class Background(Generic[Result]):
-    """``work`` begins at once, in another thread; leaving the ``with`` block waits for its end.
+    """Run ``work`` in another thread while a ``with`` block runs; wait for its end afterwards.
 
-    A process that ends meanwhile waits too: ONNX Runtime may not be torn down while it works.
+    The thread holds ``work``, and with it everything that ``work`` refers to, until it ends. So an
+    exception may unwind the block at any line, even between the thread's start and the wait for its
+    end (Ctrl-C): nothing that the thread uses is freed under it. A process that ends meanwhile
+    waits for the thread, because ONNX Runtime must not be torn down while it computes.
     """
+
+    # Neither threading.Thread nor Event: an interrupt inside their own waits may leave a lock of
+    # theirs taken, and the thread then never starts or is never noticed to end.
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
         self._results: list[Result] = []
         self._error: BaseException | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="edgeseq-background")
-        self._thread.start()
+        self._has_ended = False
+        self._end = threading.Lock()
+        self._end.acquire()
 
     def __enter__(self) -> Background[Result]:
+        _thread.start_new_thread(self._run, ())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._join()
+        self.join()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long at most; whether ``work`` has ended."""
-        return self._ended.wait(seconds)
+        """Wait at most ``seconds``; return whether ``work`` has ended."""
+        if not self._has_ended:
+            self._end.acquire(timeout=seconds)
+        return self._has_ended
 
     def result(self) -> Result:
-        """What ``work`` returned, once it has; what it raised is raised here."""
-        self._join()
+        """Wait for the end and return what ``work`` returned, or raise what it raised."""
+        self.join()
         if self._error is not None:
             raise self._error
         return self._results[0]
 
+    def join(self) -> None:
+        """Wait for the end, however often Ctrl-C is pressed; then raise the last interrupt."""
+        interrupt = None
+        while not self._has_ended:
+            try:
+                self._end.acquire(timeout=POLL_S)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
     def _run(self) -> None:
+        _running.add(self)
         try:
             self._results.append(self._work())
         except BaseException as error:
             self._error = error
         finally:
-            self._ended.set()
+            _running.discard(self)
+            self._has_ended = True
+            self._end.release()
 
-    def _join(self) -> None:
-        # Python 3.11 takes a thread for ended once Ctrl-C has interrupted a `join`. And what the
-        # work uses may not go before it ends, however often one presses Ctrl-C.
-        interrupt = None
-        while not self._ended.is_set():
-            try:
-                self._ended.wait()
-            except KeyboardInterrupt as error:
-                interrupt = error
-        self._thread.join()
-        if interrupt is not None:
-            raise interrupt
+
+_running: set[Background[Any]] = set()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """Wait for work whose block was left by an interrupt before it could wait."""
+    for background in list(_running):
+        background.join()
 
 
 def together(works: Mapping[str, Callable[[], Result]]) -> dict[str, Result]:
-    """The results of all ``works``, done at the same time; the first error among them is raised."""
+    """Run all ``works`` at the same time; return their results, or raise the first error."""
     with ExitStack() as running:
         begun = {name: running.enter_context(Background(work)) for name, work in works.items()}
         return {name: background.result() for name, background in begun.items()}

@@ -32,7 +32,7 @@ class BeamSearch:
 
     def __init__(
         self,
-        tasks: Sequence[Prompt],
+        prompts: Sequence[Prompt],
         options: GenerationOptions,
         processors: Sequence[Processor],
         stopping: Stopping,
@@ -40,7 +40,7 @@ class BeamSearch:
         self._options = options
         self._processors = processors
         self._prompts = [
-            _PromptBeams(prompt, task, options, stopping) for prompt, task in enumerate(tasks)
+            _PromptBeams(index, prompt, options, stopping) for index, prompt in enumerate(prompts)
         ]
         self._live = list(self._prompts)
         self._scratch: Logits | None = None  # for one row
@@ -97,16 +97,16 @@ class _PromptBeams:
     """The beams and the hypotheses of one prompt."""
 
     def __init__(
-        self, prompt: int, task: Prompt, options: GenerationOptions, stopping: Stopping
+        self, index: int, prompt: Prompt, options: GenerationOptions, stopping: Stopping
     ) -> None:
-        self.index = prompt
+        self.index = index
         self.is_done = False
-        self.beams = Beams(task.start, options.logprobs, stopping.matcher(prompt))
-        self._limit = task.limit
+        self.beams = Beams(prompt.start, options.logprobs, stopping.matcher(index))
+        self._limit = prompt.limit
         self._options = options
         self._stopping = stopping
         self._hypotheses: list[Hypothesis] = []  # the best first
-        self._text = prompt * options.num_return_sequences
+        self._text = index * options.num_return_sequences
         self._agreement = CertainPrefix(self._text)
         # Enough that num_beams go on even if each beam's best continuations are ends.
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams

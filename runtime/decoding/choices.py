@@ -1,8 +1,8 @@
-"""How probable each of a few given outputs is, the tokens that they share read only once.
+"""Choices: the probability of each of a few given outputs; shared tokens are read only once.
 
-A choice is as probable as its tokens after the prompt, its end-of-sequence token included where
-the tokenizer gives it one, as T5's does. Without one, a choice that another begins with is at
-least as probable as the other.
+The probability of a choice is that of its tokens after the prompt, including the end-of-sequence
+token if the tokenizer adds one, as T5's does. Without one, a choice that is a prefix of another is
+at least as probable as the other.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoder import CancelledError, Decoder, Logits, NewDecoder, never
+from ..decoder import CancelledError, Decoder, Logits, NewDecoder
 from ..errors import OptionError, PromptError
 from ..logits.softmax import log_softmax
+from ..request.request import Request
 from ..results import ChoiceProbability, GenerationResult, Timings
 from .generation import Outputs
 
@@ -24,22 +26,37 @@ Logprobs = NDArray[np.float64]
 
 
 def choose(
+    outputs: Outputs, new_decoder: NewDecoder, request: Request, began: float
+) -> list[GenerationResult]:
+    """Return, for each prompt, the most probable of the request's choices and all probabilities.
+
+    ``began``: ``time.perf_counter()`` at the call's start. A cancelled prompt has no choice. Raises
+    ``OptionError`` for a choice that the tokenizer cannot spell, ``PromptError`` for one that does
+    not fit behind its prompt.
+    """
+    assert request.controls.choices is not None
+    choices = [str(choice) for choice in request.controls.choices]
+    cancelled = request.controls.is_cancelled
+    pairs = enumerate(zip(request.prompts, request.starts, strict=True))
+    return [
+        replace(
+            _choose(outputs, new_decoder, prompt, start, choices, began, cancelled),
+            prompt_index=index,
+        )
+        for index, (prompt, start) in pairs
+    ]
+
+
+def _choose(
     outputs: Outputs,
     new_decoder: NewDecoder,
     prompt: Sequence[int],
     start: Sequence[int],
     choices: Sequence[str],
     began: float,
-    cancelled: Callable[[], bool] = never,
+    cancelled: Callable[[], bool],
 ) -> GenerationResult:
-    """The most probable of ``choices`` after ``prompt``, with all their probabilities.
-
-    ``start``: what the decoder reads first. ``began``: when the call did, in seconds of
-    ``time.perf_counter``. ``cancelled`` is asked before the prompt and between its parts: where it
-    says so there is no choice. Raises ``OptionError`` for a choice that the tokenizer cannot spell,
-    ``PromptError`` where one does not fit behind the prompt.
-    """
-    choices = [str(choice) for choice in choices]
+    """Choose for one prompt; ``cancelled`` is asked before it and between its chunks."""
     token_ids = _spelled(outputs, start, choices)
     if cancelled():
         return _result((), (), prompt, began, began)

@@ -24,7 +24,7 @@ class RowSearch:
 
     def __init__(
         self,
-        tasks: Sequence[Prompt],
+        prompts: Sequence[Prompt],
         options: GenerationOptions,
         processors: Sequence[Processor],
         stopping: Stopping,
@@ -34,8 +34,8 @@ class RowSearch:
         self._processors = processors
         self._count = options.num_return_sequences
         self._texts = [
-            Text(prompt, prompt * self._count + number, task, options, stopping, number)
-            for prompt, task in enumerate(tasks)
+            Text(index, index * self._count + number, prompt, options, stopping, number)
+            for index, prompt in enumerate(prompts)
             for number in range(self._count)
         ]
         self._rows = self._texts[:: self._count]  # until the first step, one for all of a prompt
@@ -89,25 +89,25 @@ class Text:
 
     def __init__(
         self,
-        prompt: int,
+        index: int,
         text: int,
-        task: Prompt,
+        prompt: Prompt,
         options: GenerationOptions,
         stopping: Stopping,
         number: int = 0,
     ) -> None:
-        self.prompt = prompt
+        self.prompt = index
         # The first text of a prompt is the same however many are asked for.
         seed = [options.seed, number] if number and options.seed is not None else options.seed
         self._seed = seed
         self._text = text
-        self._limit = task.limit
-        self._matcher = stopping.matcher(prompt)
+        self._limit = prompt.limit
+        self._matcher = stopping.matcher(index)
         self._reason: FinishReason | None = None
         self._logprobs = None if options.logprobs is None else Logprobs(options.logprobs)
-        self._begin = self._length = len(task.start)
-        self._ids = np.empty(self._begin + min(task.limit, FIRST_ROOM), np.int64)
-        self._ids[: self._begin] = task.start
+        self._begin = self._length = len(prompt.start)
+        self._ids = np.empty(self._begin + min(prompt.limit, FIRST_ROOM), np.int64)
+        self._ids[: self._begin] = prompt.start
         self._items = self._ids.data
 
     @cached_property

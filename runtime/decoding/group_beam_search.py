@@ -35,7 +35,7 @@ class GroupBeamSearch:
 
     def __init__(
         self,
-        tasks: Sequence[Prompt],
+        prompts: Sequence[Prompt],
         options: GenerationOptions,
         processors: Sequence[Processor],
         stopping: Stopping,
@@ -45,7 +45,7 @@ class GroupBeamSearch:
         self._processors = processors
         self._diversity = diversity
         self._prompts = [
-            _PromptGroups(prompt, task, options, stopping) for prompt, task in enumerate(tasks)
+            _PromptGroups(index, prompt, options, stopping) for index, prompt in enumerate(prompts)
         ]
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
@@ -96,13 +96,13 @@ class _PromptGroups:
     """The groups of one prompt."""
 
     def __init__(
-        self, prompt: int, task: Prompt, options: GenerationOptions, stopping: Stopping
+        self, index: int, prompt: Prompt, options: GenerationOptions, stopping: Stopping
     ) -> None:
-        self.index = prompt
+        self.index = index
         self.groups = [
-            _Group(prompt, task, options, stopping) for _ in range(options.num_beam_groups)
+            _Group(index, prompt, options, stopping) for _ in range(options.num_beam_groups)
         ]
-        self._text = prompt * options.num_return_sequences
+        self._text = index * options.num_return_sequences
         self._agreement = CertainPrefix(self._text)
 
     def final_tokens(self) -> list[NewToken]:
@@ -128,16 +128,16 @@ class _Group:
     """The beams and the hypotheses of one group."""
 
     def __init__(
-        self, prompt: int, task: Prompt, options: GenerationOptions, stopping: Stopping
+        self, index: int, prompt: Prompt, options: GenerationOptions, stopping: Stopping
     ) -> None:
-        self.beams = Beams(task.start, options.logprobs, stopping.matcher(prompt))
-        self.rows = [prompt]  # the rows of its beams; all groups begin with the prompt's
+        self.beams = Beams(prompt.start, options.logprobs, stopping.matcher(index))
+        self.rows = [index]  # the rows of its beams; all groups begin with the prompt's
         self.is_live = True
         self.hypotheses: list[Hypothesis] = []  # in the order in which they were finished
         self._size = options.num_beams // options.num_beam_groups
         tokens = options.eos_token_ids if options.pad_token_id is None else (options.pad_token_id,)
         self.padding = [*tokens[:1]] * self._size  # what it counts as choosing once it is done
-        self._limit = task.limit
+        self._limit = prompt.limit
         self._options = options
         self._stopping = stopping
         self._kept = max(2, 1 + len(options.eos_token_ids)) * self._size

@@ -1,11 +1,11 @@
-"""Choosing the next tokens, and which rows they go on.
+"""The decode loop, which serves every strategy, and the ``Search`` that it drives.
 
-A search turns logits into tokens. It does not know how the logits are made or where the cache
-lies. A row whose text has ended is not named again, so that it leaves the batch.
+A search turns logits into tokens. It does not know how the logits are computed or where the KV
+cache lies. A row whose text has ended is not named again, and so leaves the batch.
 
-A step reads hundreds of megabytes of weights, so that all of this runs with cold caches: what is
-done for each token is plain Python on few objects, which touches less memory than numpy calls or
-frozen dataclasses do (`benchmarks/loop_overhead.py`).
+A step reads hundreds of megabytes of weights, so that all of this runs with cold caches: the work
+for a token is plain Python on few objects, which touches less memory than numpy calls or frozen
+dataclasses do (`benchmarks/loop_overhead.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from ..decoder import CancelledError, Decoder, Logits
+from ..errors import OptionError
+from ..logits.softmax import DeadEndError
 from ..results import FinishReason
 from .scoring import Logprobs
 
@@ -21,7 +23,7 @@ from .scoring import Logprobs
 class NewToken(NamedTuple):
     """A token that is decided, and whether it ends its text."""
 
-    text: int  # which text: those of the first prompt come first
+    text: int  # index of the text: those of the first prompt come first
     token: int
     finish_reason: FinishReason | None
 
@@ -29,33 +31,33 @@ class NewToken(NamedTuple):
 class Choice(NamedTuple):
     """What a step decided."""
 
-    next_tokens: Sequence[int]  # tokens to read next: one a row that goes on, or several of one row
-    parent_rows: Sequence[int]  # the row of this step that each goes on from
+    next_tokens: Sequence[int]  # to read next: one for each row that continues, or several of one
+    parent_rows: Sequence[int]  # for each row that continues, the row of this step it is a copy of
     new_tokens: Sequence[NewToken]  # for the caller
-    rejected: int = 0  # of the tokens that the only row read last, how many it has to forget
+    rejected: int = 0  # how many of the tokens read last the only row has to forget
 
 
 class Found(NamedTuple):
     """A text that a search found."""
 
-    text: int  # which text's new tokens tell when it came about
+    text: int  # index of the text whose new tokens were reported
     token_ids: Sequence[int]  # new ones
     finish_reason: FinishReason
     score: float | None = None  # of a hypothesis
-    logprobs: Logprobs | None = None  # if asked for
+    logprobs: Logprobs | None = None  # if requested
 
 
 class Search(Protocol):
-    """A strategy for one generation."""
+    """A decoding strategy for one generation."""
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
-        """Decide on ``logits`` (rows, vocabulary), which may be changed in place.
+        """Choose tokens by ``logits`` (rows, vocabulary), which may be changed in place.
 
-        ``interrupt``: why no step may follow this one, if that is so.
+        ``interrupt``: why this step has to be the last one, if so.
         """
 
     def results(self) -> Sequence[Found]:
-        """What was found, a prompt's texts one after the other, the best first."""
+        """Return the texts that were found, those of one prompt together, the best first."""
 
 
 def decode(
@@ -64,13 +66,14 @@ def decode(
     search: Search,
     interrupted: Callable[[], FinishReason | None] = lambda: None,
     best: int | None = None,
+    explain: Callable[[], str] = str,
 ) -> Iterator[Sequence[NewToken]]:
-    """Generate from ``prompts``, yielding what each step decided until no row goes on.
+    """Generate from ``prompts``; yield what each step decided, until no row continues.
 
-    The decoder is made when the first step is asked for.
-    ``interrupted`` is asked at every step why it has to be the last one, if so. Cancelled before
-    the first step, or between the parts of its prompt, there is none. ``best``: how many of a row's
-    highest logits decide; None: any may.
+    The decoder is made when the first step is asked for. ``interrupted`` is asked at every step
+    why it has to be the last one, if so; a call that is cancelled before its first step has no
+    steps. ``best``: how many of a row's highest logits the search needs; None: all. ``explain``:
+    why a constraint allows no token, or "". Raises ``OptionError`` if no token may come next.
     """
     if interrupted() == "cancelled":
         return
@@ -94,5 +97,7 @@ def decode(
             logits = decoder.decode(next_tokens) if one_each else decoder.read(next_tokens)
     except CancelledError:
         return
+    except DeadEndError as error:
+        raise OptionError(explain() or str(error)) from error
     finally:
         decoder.close()

@@ -28,7 +28,7 @@ class LookupSearch:
 
     def __init__(
         self,
-        task: Prompt,
+        prompt: Prompt,
         options: GenerationOptions,
         processors: Sequence[Processor],
         stopping: Stopping,
@@ -37,10 +37,10 @@ class LookupSearch:
         self._options = options
         self._processors = processors
         self._stopping = stopping
-        self._text = Text(0, 0, task, options, stopping)
-        source = () if task.source is task.start else (*task.source, BORDER)
+        self._text = Text(0, 0, prompt, options, stopping)
+        source = () if prompt.source is prompt.start else (*prompt.source, BORDER)
         self._index = NgramIndex(
-            [*source, *task.start], options.max_matching_ngram_size or DEFAULT_NGRAM
+            [*source, *prompt.start], options.max_matching_ngram_size or DEFAULT_NGRAM
         )
         self._guess: Sequence[int] = ()
         self._pace = Pace(options.prompt_lookup_num_tokens)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from ..model import Model
+from ..request.batching import batches
 from ..results import GenerationResult
 from .passages import Passages
 
@@ -39,10 +39,8 @@ def answers(
     limit = 2 * max(window.predicted for window in windows)
     bundle_says = {"max_length", "max_new_tokens"} & model.bundle.manifest.generation.keys()
     options = {} if bundle_says else {"max_new_tokens": max(limit, 1)}
-    order = sorted(range(len(windows)), key=lambda i: len(windows[i].source))
     texts = [""] * len(windows)
-    for begin, end in pairwise([*range(0, len(order), BATCH), len(order)]):
-        chosen = order[begin:end]
+    for chosen in batches([len(window.source) for window in windows], rows=BATCH):
         sources = [windows[i].source for i in chosen]
         results = model.generate_ids(sources, do_sample=False, **options)
         for i, result in zip(chosen, results, strict=True):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..decoding.scoring import Window, pair_window, text_windows
-from ..errors import OptionError, PromptError, reason
+from ..errors import OptionError, PromptError
 from ..request.prompts import check_ids, check_prompt, decoder_prompts
 from ..request.resolving import resolve_options
 from ..text.byte_tokenizer import ByteTokenizer
+from ..text.lines import decode_utf8, json_object, split_lines
 from ..text.tokenizer import Tokenizer
 
 AnyTokenizer = Tokenizer | ByteTokenizer
@@ -53,13 +53,10 @@ def read_passages(
     """
     if not path.is_file():
         raise PromptError(f"There is no file {path}: give the text to read.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not text in UTF-8: byte {error.start} is wrong.") from error
+    text = decode_utf8(path.read_bytes(), path)
     if not text.strip():
         raise PromptError(f"{path} holds no text: give a file that does.")
-    if manifest.kind == "decoder-only":
+    if not manifest.has_encoder:
         passages = text_passages(
             text, manifest, tokenizer, context=context, stride=stride, name=path
         )
@@ -138,7 +135,7 @@ def scored(
 
     Raises ``OptionError`` for a target that is missing or has no effect.
     """
-    if manifest.kind == "decoder-only":
+    if not manifest.has_encoder:
         if target is not None:
             raise OptionError(
                 "target has no effect with this model, which is decoder-only: pass one text."
@@ -153,11 +150,10 @@ def scored(
 
 def _read_pairs(path: Path, text: str) -> list[Pair]:
     read: Callable[[str, str], Pair] = _json_pair if path.suffix == ".jsonl" else _tab_pair
-    lines = text.removesuffix("\n").split("\n")
     pairs = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(split_lines(text), 1):
         where = f"{path}, line {number}"
-        source, target = pair = read(line.removesuffix("\r"), where)
+        source, target = pair = read(line, where)
         for name, part in (("source", source), ("target", target)):
             if not part.strip():
                 raise PromptError(f"{where}: the {name} is empty; a pair needs both.")
@@ -177,12 +173,7 @@ def _tab_pair(line: str, where: str) -> Pair:
 
 def _json_pair(line: str, where: str) -> Pair:
     expected = 'write {"source": "…", "target": "…"}'
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"{where} is not valid JSON ({reason(error)}): {expected}.") from error
-    if not isinstance(data, dict):
-        raise PromptError(f"{where} is no JSON object: {expected}.")
+    data = json_object(line, where, expected)
     for name in ("source", "target"):
         if not isinstance(data.get(name), str):
             raise PromptError(f"{where} has no text {name!r}: {expected}.")

@@ -1,10 +1,9 @@
-"""What is forbidden or forced at a place of the text, and logits made fit for what comes next.
+"""Masks: logits processors that forbid or force tokens.
 
-`logits: (rows, vocab) float32` are changed in place; an id that is forbidden becomes -inf.
-`tokens` holds, for each row, all its ids so far, the prompt's included, and `lengths`, for each
-row, how many ids it has at the place that is meant. Values are those of the processors in
-`transformers.generation.logits_process` (4.57.6). Parameters are taken as valid: the options
-check them.
+`logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
+`tokens` holds all ids of each row so far, the prompt's included; `lengths` holds, for each row, the
+number of ids at which the mask applies. Values are those of the processors in
+`transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def suppress(logits: Logits, ids: Ids) -> None:
 def suppress_before(
     logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
 ) -> None:
-    """Forbid `ids` in the rows that are shorter than their length.
+    """Forbid `ids` in the rows that have fewer ids than their length.
 
     Source: `MinLengthLogitsProcessor` and, with lengths counted from the end of the prompt,
     `MinNewTokensLengthLogitsProcessor`.
@@ -54,9 +53,9 @@ def suppress_at(
 
 
 def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids) -> None:
-    """Allow only `ids`, with logit 0 each, in the rows that have exactly their length.
+    """Allow only `ids`, with logit 0, in the rows that have exactly their length.
 
-    They are allowed again where they had been forbidden. Source: `ForcedBOSTokenLogitsProcessor`
+    This also allows ids that were forbidden before. Source: `ForcedBOSTokenLogitsProcessor`
     (length 1) and `ForcedEOSTokenLogitsProcessor` (one less than the longest text).
     """
     columns = np.asarray(ids, dtype=np.intp)
@@ -67,7 +66,7 @@ def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int],
 
 
 def keep_allowed(row: Logits, ids: Ids) -> None:
-    """Forbid all but `ids` in `row: (vocab,) float32`; without ids nothing is left.
+    """Forbid all but `ids` in `row: (vocab,) float32`; without ids, all.
 
     Source: `PrefixConstrainedLogitsProcessor`.
     """
@@ -80,7 +79,7 @@ def keep_allowed(row: Logits, ids: Ids) -> None:
 def replace_invalid(logits: Logits) -> None:
     """Turn NaN into 0 and infinities into the highest and the lowest float32.
 
-    What had been forbidden before then has a number, if one without a probability. Source:
+    Ids that were forbidden before get the lowest float32, whose probability is 0. Source:
     `InfNanRemoveLogitsProcessor`.
     """
     np.nan_to_num(logits, copy=False)

@@ -1,10 +1,9 @@
-"""Changes to the logits of the next token by the ids that are there already.
+"""Penalties: logits processors that depend on the ids of the text so far.
 
-`logits: (rows, vocab) float32` are changed in place; an id that is forbidden becomes -inf.
-`tokens` holds, for each row, all its ids so far, the prompt's included, and `sources`, for each
-row, the ids that the encoder has read or else the prompt's. Values are those of the processors in
-`transformers.generation.logits_process` (4.57.6). Parameters are taken as valid: the options
-check them.
+`logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
+`tokens` holds all ids of each row so far, the prompt's included; `sources` holds the ids that the
+encoder has read, or the prompt's. Values are those of the processors in
+`transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The processors of one generation, put together in Transformers' order.
+"""The logits processors of one generation, in Transformers' order.
 
-``penalties.py``, ``limits.py`` and ``warpers.py`` say what each does. First come those that look at
-the text so far, then the caller's own and the constraint, then, when sampling, the warpers.
+``penalties.py``, ``masks.py`` and ``warpers.py`` define what each does. Processors of the text so
+far come first, then the caller's own and the constraint, and, with sampling, the warpers.
 """
 
 from __future__ import annotations
@@ -18,82 +18,84 @@ from ..decoder import Logits, TokenIds
 from ..errors import OptionError
 from ..request.controls import Controls, LogitsProcessor, PrefixAllowedTokens
 from ..request.options import GenerationOptions
-from . import masks as limits
-from . import penalties, warpers
+from ..request.prompts import id_range
+from . import masks, penalties, warpers
+from .softmax import normalize
 
 
 class Rows(NamedTuple):
-    """The texts whose next tokens the logits are of."""
+    """The sequences whose next tokens the logits predict."""
 
-    tokens: Sequence[
-        TokenIds
-    ]  # all ids of each so far, those that the decoder started from included
+    tokens: Sequence[TokenIds]  # all ids of each row so far, the start tokens included
     prompts: Sequence[int]  # the index of each row's prompt
 
 
 class Prompt(NamedTuple):
-    """What a prompt asks for."""
+    """What a search knows of one prompt."""
 
-    start: Sequence[int]  # what the decoder reads first
-    source: Sequence[int]  # the prompt: what an encoder reads, else the start
+    start: Sequence[int]  # the tokens that the decoder reads first
+    source: Sequence[int]  # the encoder's source; without an encoder, the start
     limit: int  # new tokens at most
 
 
 class Constraint(Protocol):
-    """What a text may go on with (``guidance.py``)."""
+    """What the output has to match (``guidance.py``)."""
 
     def filter(self, row: Logits, new_tokens: TokenIds, *, at_start: bool) -> None:
-        """Take away from ``row`` (vocabulary,) what may not follow ``new_tokens``."""
+        """Set logits in ``row`` (vocabulary,) to -inf for tokens that cannot follow."""
 
 
 Processor = Callable[[Logits, Rows], None]  # changes logits (rows, vocabulary) in place
 
 
 class Diversity:
-    """Takes ``penalty`` off tokens as often as other groups of beams have ``chosen`` them.
+    """Subtracts ``penalty`` from a token for each time that earlier groups have ``chosen`` it.
 
     Source: ``HammingDiversityLogitsProcessor`` of Transformers.
     """
 
     def __init__(self, penalty: float) -> None:
-        self.chosen: list[int] = []  # by the groups before, in this step
+        self.chosen: list[int] = []  # by earlier groups, in this step
         self._penalty = penalty
 
     def __call__(self, logits: Logits, rows: Rows) -> None:
         for token, count in Counter(self.chosen).items():
-            if token < logits.shape[1]:  # a padding token may be none of the vocabulary's
+            if token < logits.shape[1]:  # a padding token may be outside the vocabulary
                 logits[:, token] -= np.float32(self._penalty * count)
 
 
 def text_processors(
     options: GenerationOptions,
-    tasks: Sequence[Prompt],
-    arguments: Controls | None = None,
+    prompts: Sequence[Prompt],
+    controls: Controls | None = None,
     constraint: Processor | None = None,
     diversity: Diversity | None = None,
 ) -> list[Processor]:
-    """What is done for every strategy; ``diversity``: between groups of beams."""
+    """Return the processors that every strategy uses; ``diversity``: between groups of beams."""
     bias = _of_tokens(penalties.SequenceBias(options.biases)) if options.biases else None
     return [
         *([bias] if bias else []),
         *([diversity] if diversity else []),
-        *_penalties(options, tasks),
-        *_limits(options, tasks, arguments.prefix_allowed_tokens_fn if arguments else None),
-        *(partial(_call, function) for function in (arguments.processors if arguments else ())),
+        *_penalties(options, prompts),
+        *_masks(options, prompts, controls.prefix_allowed_tokens_fn if controls else None),
+        *(partial(_call, function) for function in (controls.processors if controls else ())),
         *([constraint] if constraint else []),
     ]
 
 
 def sampling_processors(options: GenerationOptions) -> list[Processor]:
-    """What comes after them: the warpers, where tokens are drawn, and the last normalization."""
+    """Return the processors after those: warpers, with sampling, and the last normalization."""
     return [*(_warpers(options) if options.do_sample else ()), *_normalization(options)]
 
 
 def constrained(
-    constraint: Constraint, tasks: Sequence[Prompt], at_start: Sequence[bool]
+    constraint: Constraint, prompts: Sequence[Prompt], at_start: Sequence[bool]
 ) -> Processor:
-    """``constraint`` as a processor; ``at_start``: whether a task's output begins with its text."""
-    begins = [len(task.start) for task in tasks]
+    """Return ``constraint`` as a processor.
+
+    ``at_start``: for each prompt, whether its new tokens are the first of the output.
+    """
+    begins = [len(prompt.start) for prompt in prompts]
 
     def process(logits: Logits, rows: Rows) -> None:
         for row, tokens, prompt in zip(logits, *rows, strict=True):
@@ -102,8 +104,8 @@ def constrained(
     return process
 
 
-def _penalties(options: GenerationOptions, tasks: Sequence[Prompt]) -> list[Processor]:
-    sources = [np.array(task.source, np.int64) for task in tasks]
+def _penalties(options: GenerationOptions, prompts: Sequence[Prompt]) -> list[Processor]:
+    sources = [np.array(prompt.source, np.int64) for prompt in prompts]
     found: list[Processor] = []
     if (reward := options.encoder_repetition_penalty) != 1.0:
         found.append(
@@ -132,25 +134,25 @@ def _penalties(options: GenerationOptions, tasks: Sequence[Prompt]) -> list[Proc
     return found
 
 
-def _limits(
-    options: GenerationOptions, tasks: Sequence[Prompt], allowed: PrefixAllowedTokens | None
+def _masks(
+    options: GenerationOptions, prompts: Sequence[Prompt], allowed: PrefixAllowedTokens | None
 ) -> list[Processor]:
-    begins = [len(task.start) for task in tasks]
+    begins = [len(prompt.start) for prompt in prompts]
     ends = np.array(options.eos_token_ids, np.int64)
     found: list[Processor] = []
     shortest = [max(options.min_length, begin + (options.min_new_tokens or 0)) for begin in begins]
     if ends.size and (options.min_length or options.min_new_tokens):
-        found.append(_at(limits.suppress_before, shortest, ends))
+        found.append(_at(masks.suppress_before, shortest, ends))
     if allowed is not None:
         found.append(partial(_keep_allowed, allowed))
     bos = options.forced_bos_token_id
     if bos is not None:
-        found.append(_at(limits.force_at, [1] * len(tasks), np.array([bos])))
+        found.append(_at(masks.force_at, [1] * len(prompts), np.array([bos])))
     if options.forced_eos_token_ids:
-        lasts = [begin + task.limit - 1 for begin, task in zip(begins, tasks, strict=True)]
-        found.append(_at(limits.force_at, lasts, np.array(options.forced_eos_token_ids)))
+        lasts = [begin + prompt.limit - 1 for begin, prompt in zip(begins, prompts, strict=True)]
+        found.append(_at(masks.force_at, lasts, np.array(options.forced_eos_token_ids)))
     if options.remove_invalid_values:
-        found.append(lambda logits, rows: limits.replace_invalid(logits))
+        found.append(lambda logits, rows: masks.replace_invalid(logits))
     if options.exponential_decay_length_penalty is not None and ends.size:
         start, factor = options.exponential_decay_length_penalty
         found.append(
@@ -165,11 +167,11 @@ def _limits(
         )
     if options.suppress_tokens is not None:
         never = np.array(options.suppress_tokens, np.int64)
-        found.append(lambda logits, rows: limits.suppress(logits, never))
+        found.append(lambda logits, rows: masks.suppress(logits, never))
     if options.begin_suppress_tokens is not None:
         # After a forced first token the text begins with the second one.
         firsts = [begin + (begin == 1 and bos is not None) for begin in begins]
-        found.append(_at(limits.suppress_at, firsts, np.array(options.begin_suppress_tokens)))
+        found.append(_at(masks.suppress_at, firsts, np.array(options.begin_suppress_tokens)))
     return found
 
 
@@ -197,7 +199,7 @@ def _warpers(options: GenerationOptions) -> list[Processor]:
 
 
 def _normalization(options: GenerationOptions) -> list[Processor]:
-    return [_of_logits(limits.normalize)] if options.renormalize_logits else []
+    return [_of_logits(normalize)] if options.renormalize_logits else []
 
 
 def _of_logits(process: Callable[[Logits], None]) -> Processor:
@@ -213,7 +215,7 @@ def _at(
     lengths: Sequence[int],
     ids: TokenIds,
 ) -> Processor:
-    """``process`` for ``ids`` at a length of the text that is another for each prompt."""
+    """Return ``process`` for ``ids``, at a length that depends on the prompt."""
     return lambda logits, rows: process(
         logits, rows.tokens, [lengths[prompt] for prompt in rows.prompts], ids
     )
@@ -230,9 +232,9 @@ def _keep_allowed(allowed: PrefixAllowedTokens, logits: Logits, rows: Rows) -> N
         if ids.min() < 0 or ids.max() >= row.size:
             raise OptionError(
                 f"prefix_allowed_tokens_fn gave ids from {ids.min()} to {ids.max()} for prompt "
-                f"{prompt}; token ids are integers from 0 to {row.size - 1}."
+                f"{prompt}; {id_range(row.size)}."
             )
-        limits.keep_allowed(row, ids)
+        masks.keep_allowed(row, ids)
 
 
 def _call(function: LogitsProcessor, logits: Logits, rows: Rows) -> None:

@@ -1,10 +1,6 @@
-"""What is forbidden or forced at a place of the text, and logits made fit for what comes next.
+"""Softmax of logits: log-probabilities in float32 and float64, and checks of a row's highest logit.
 
-`logits: (rows, vocab) float32` are changed in place; an id that is forbidden becomes -inf.
-`tokens` holds, for each row, all its ids so far, the prompt's included, and `lengths`, for each
-row, how many ids it has at the place that is meant. Values are those of the processors in
-`transformers.generation.logits_process` (4.57.6). Parameters are taken as valid: the options
-check them.
+`logits: (rows, vocab) float32`.
 """
 
 from __future__ import annotations
@@ -23,10 +19,11 @@ SAFE_SUM = 1e-15  # far from what float32 cannot hold, on either side
 
 
 class LogSums(NamedTuple):
-    """For every row two numbers that, taken off its logits, make them logs of probabilities.
+    """The normalizers of some rows: log-probabilities are `logits - peaks - logs`.
 
-    The first is near the highest logit, or 0; the second the log of the sum of the exponentials of
-    what is left then. Of a row whose highest logit is not finite the first is that, the second NaN.
+    `peaks` is near a row's highest logit, or 0; `logs` is the logarithm of the sum of
+    `exp(logits - peak)`. If a row's highest logit is not finite, its peak is that logit and its log
+    is NaN.
     """
 
     peaks: Sequence[float]
@@ -35,10 +32,10 @@ class LogSums(NamedTuple):
 
 @np.errstate(over="ignore")  # the lowest float32 minus the highest
 def normalize(logits: Logits, sums: LogSums | None = None) -> None:
-    """Make each row the logarithms of its probabilities; `sums`: where they are known already.
+    """Turn each row into log-probabilities, in place; `sums`: its normalizers, if known.
 
-    A row whose highest logit is not finite has none and stays as it is. Source:
-    `LogitNormalization`, `torch.log_softmax`.
+    A row whose highest logit is not finite stays as it is. Source: `LogitNormalization`,
+    `torch.log_softmax`.
     """
     for row, peak, log_sum in zip(logits, *(sums or log_sums(logits)), strict=True):
         if math.isfinite(peak):
@@ -49,17 +46,17 @@ def normalize(logits: Logits, sums: LogSums | None = None) -> None:
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore")
 def log_sums(logits: Logits) -> LogSums:
-    """Those of logits (rows, vocabulary)."""
+    """Return the normalizers of each row."""
     scratch = np.empty(logits.shape[1], dtype=np.float32)
     pairs = [exponentials(row, scratch) for row in logits]
     return LogSums([peak for peak, _ in pairs], [log for _, log in pairs])
 
 
 def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
-    """One row's two numbers of `LogSums`; `scratch` becomes the exponentials of what is left.
+    """Return the peak and the log of `row: (vocab,)`; write `exp(row - peak)` to `scratch`.
 
-    As a rule float32 holds the exponentials of the logits themselves, which saves two passes. For
-    callers that let numpy overflow: to switch warnings off for each row would cost microseconds.
+    Float32 usually holds the exponentials of the logits themselves (peak 0), which saves two
+    passes. Callers switch numpy's overflow warnings off: doing so for each row takes microseconds.
     """
     np.exp(row, out=scratch)
     total = float(np.add.reduce(scratch))
@@ -74,9 +71,9 @@ def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
 
 
 def log_softmax(row: Logits) -> NDArray[np.float64]:
-    """Natural logs of the probabilities of all tokens, (vocabulary,), from ``row`` of that shape.
+    """Return the natural log-probability of every token, (vocab,), from `row` of that shape.
 
-    Raises ``BundleError`` if the highest logit is not finite.
+    Raises `BundleError` if the highest logit is not finite.
     """
     shifted = row.astype(np.float64)
     peak = shifted.max()
@@ -87,9 +84,9 @@ def log_softmax(row: Logits) -> NDArray[np.float64]:
 
 
 def log_probabilities(logits: Logits, targets: TokenIds) -> NDArray[np.float64]:
-    """Natural logs of the probabilities of ``targets``, (k,), from ``logits``: (k, vocabulary).
+    """Return the natural log-probabilities of `targets`, (k,), from `logits: (k, vocab)`.
 
-    Raises ``BundleError`` if a row's highest logit is not finite.
+    Raises `BundleError` if a row's highest logit is not finite.
     """
     # Row by row: one in float64 stays in the cache of the processor.
     rows = zip(logits, targets, strict=True)
@@ -106,14 +103,17 @@ class DeadEndError(OptionError):
 
 
 def check_highest(highest: float) -> None:
-    """Raise if a token cannot be chosen by a row's highest logit, after the processors."""
+    """Raise unless a token can be chosen by a row's highest logit, after the processors.
+
+    `DeadEndError` for -inf, `BundleError` for NaN and +inf.
+    """
     if highest == -math.inf:
         raise DeadEndError
     check_finite(highest)
 
 
 def check_finite(highest: float) -> None:
-    """Raise ``BundleError`` if a row's highest logit is no number that can be compared."""
+    """Raise `BundleError` if a row's highest logit is not finite."""
     if not math.isfinite(highest):
         raise BundleError(
             f"The model's highest logit must be finite, not {highest}: its weights are damaged, "

@@ -1,4 +1,7 @@
-"""Devices by their names: which of ONNX Runtime's execution providers computes, and its options."""
+"""Devices by name: which execution provider of ONNX Runtime computes, and its options.
+
+Nothing here imports ONNX Runtime, so that a command line knows the names without it.
+"""
 
 from __future__ import annotations
 
@@ -16,50 +19,35 @@ from ..errors import DeviceError, OptionError
 AUTO = "auto"
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-PROVIDERS = {
-    "cpu": CPU,
-    "cuda": CUDA,
-    "tensorrt": "TensorrtExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "webgpu": "WebGpuExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-}
-PACKAGES = {
-    CUDA: "onnxruntime-gpu",
-    "TensorrtExecutionProvider": "onnxruntime-gpu",
-    "DmlExecutionProvider": "onnxruntime-directml",
-    "OpenVINOExecutionProvider": "onnxruntime-openvino",
-    "QNNExecutionProvider": "onnxruntime-qnn",
-}
-NUMBERED = {CUDA, "TensorrtExecutionProvider", "DmlExecutionProvider", "MIGraphXExecutionProvider"}
+PROVIDERS = {"cpu": CPU, "cuda": CUDA}
+PROVIDER_SUFFIX = "ExecutionProvider"
 NAME = re.compile(r"(\w+)(?::([0-9]{1,3}))?")
-OF_POSITIONS = "positions."  # what nodes' names begin with that compute nothing else, or shapes
+OF_POSITIONS = "positions."  # prefix of the names of nodes that only compute shapes or positions
 COPIES = {"MemcpyToHost", "MemcpyFromHost"}
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes: a provider of ONNX Runtime's, with its own options."""
+    """An execution provider of ONNX Runtime, with its options."""
 
-    name: str  # as it was asked for
+    name: str  # as the caller named it
     provider: str = CPU
     options: tuple[tuple[str, str], ...] = ()  # names and values
-    library: str | None = None  # the plug-in that the provider comes from
+    library: str | None = None  # path of the plug-in library that has the provider
 
     @property
     def number(self) -> int:
-        """Which of several devices of a kind."""
+        """The device's number among several of its kind."""
         return int(dict(self.options).get("device_id", 0))
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What two sessions have in common that may be one."""
+        """Equal for two devices whose sessions can be shared."""
         return self.provider, self.options, self.library
+
+
+CPU_DEVICE = Device("cpu")
 
 
 def parse_device(
@@ -67,24 +55,21 @@ def parse_device(
     options: Mapping[str, Any] | None = None,
     library: str | os.PathLike[str] | None = None,
 ) -> Device:
-    """The device of a name: "cpu", "cuda", "cuda:1", "directml", a provider's own name.
+    """Return the device of a name: "cpu", "cuda", "cuda:1", or "NAMEExecutionProvider".
 
-    One that is a device already is given back. ``options``: the provider's, by ONNX Runtime's
-    names. ``library``: a plug-in that has the provider, which may have any name then. Raises
-    ``DeviceError`` for a name that is none or a library that is not there, ``OptionError`` for
-    options that cannot be.
+    ``options``: the provider's options, by ONNX Runtime's names. ``library``: a plug-in library
+    that has the provider; ``name`` is then the provider's name in it. Raises ``DeviceError`` for an
+    unknown name or a missing library, ``OptionError`` for options that cannot be used.
     """
-    if isinstance(name, Device):
-        return name
     if library is not None:
         return _plugged_in(name, options, library)
     found = NAME.fullmatch(name) if isinstance(name, str) else None
     provider = _provider(found[1]) if found is not None else None
     number = None if found is None else found[2]
-    if provider is None or (number is not None and provider not in NUMBERED):
+    if provider is None or (number is not None and provider != CUDA):
         raise DeviceError(
-            f"There is no device {name!r:.60}: known are {', '.join(map(repr, PROVIDERS))}, "
-            "'cuda:1' for a second one, 'auto', and ONNX Runtime's names of providers."
+            f"There is no device {name!r:.60}: use 'cpu', 'cuda', 'cuda:1' for a second GPU, "
+            f"'auto', or the name of an execution provider (NAME{PROVIDER_SUFFIX})."
         )
     given = _texts(options)
     if given and provider == CPU:
@@ -107,9 +92,7 @@ def _plugged_in(name: Any, options: Any, library: Any) -> Device:
 
 
 def _provider(word: str) -> str | None:
-    if word.endswith("ExecutionProvider"):
-        return word
-    return PROVIDERS.get(word)
+    return word if word.endswith(PROVIDER_SUFFIX) else PROVIDERS.get(word)
 
 
 def _texts(options: Any) -> dict[str, str]:
@@ -122,16 +105,18 @@ def _texts(options: Any) -> dict[str, str]:
     texts = {name: str(value) for name, value in options.items()}
     number = texts.get("device_id", "0")
     if not (number.isascii() and number.isdigit()):
-        raise OptionError(f"device_id is {number!r:.60}; it must be a number from 0 on.")
+        raise OptionError(f"device_id is {number!r:.60}; it must be an integer of at least 0.")
     return texts
 
 
 def check_there(device: Device, available: Collection[str], version: str) -> None:
-    """Raise ``DeviceError`` where this build of ONNX Runtime lacks the device's provider."""
+    """Raise ``DeviceError`` if this build of ONNX Runtime lacks the device's provider.
+
+    ``available``: the providers of the build; ``version``: its version.
+    """
     if device.provider in available:
         return
-    package = PACKAGES.get(device.provider)
-    advice = f"a build that has it, such as {package}" if package else "a build that has it"
+    advice = "a build that has it"
     if device.provider == CUDA:
         advice = "the extra 'cuda' in place of 'cpu' (onnxruntime-gpu, not beside onnxruntime)"
     raise DeviceError(
@@ -141,7 +126,7 @@ def check_there(device: Device, available: Collection[str], version: str) -> Non
 
 
 def check_driver(device: Device) -> None:
-    """Raise ``DeviceError`` where there is no driver of NVIDIA's."""
+    """Raise ``DeviceError`` if NVIDIA's driver is missing."""
     if why := _why_not_loaded(DRIVER):
         raise DeviceError(
             f"The device {device.name!r} is not available: the NVIDIA driver is missing ({why})."
@@ -149,7 +134,7 @@ def check_driver(device: Device) -> None:
 
 
 def why_not_opened(library: Path) -> str:
-    """Why a session fell back to the CPU though its build has the provider: what is missing.
+    """Return why a session fell back to the CPU although the build has the provider.
 
     ``library``: the provider's file.
     """
@@ -167,17 +152,17 @@ def _why_not_loaded(library: str) -> str | None:
 
 
 class Assigned(NamedTuple):
-    """Which provider runs a node."""
+    """A node and the execution provider that runs it."""
 
     provider: str
-    kind: str
+    kind: str  # the operator
     name: str
 
 
 def hidden_nodes(assigned: Iterable[Assigned]) -> list[str]:
-    """The kinds of nodes that run on the CPU though they compute.
+    """Return the operators that compute with numbers and still run on the CPU.
 
-    What works out shapes and positions does so there on purpose.
+    Nodes that only compute shapes and positions run there on purpose.
     """
     return sorted(
         {

@@ -1,4 +1,4 @@
-"""The graphs of a bundle as something that makes decoders: where the two kinds of model differ."""
+"""The engine of a loaded bundle: its sessions on a device, and decoders over them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from ..bundle.graph_contract import check_graph
-from ..bundle.manifest import DECODERS, MANIFEST_NAME, ROLES, CacheDtype, CacheFormat, Manifest
+from ..bundle.manifest import DECODERS, MANIFEST_NAME, CacheDtype, CacheFormat, Manifest
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.background import together
 from ..concurrency.locks import Slots
-from ..decoder import Decoder, NewDecoder
+from ..decoder import Decoder
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError
-from .devices import AUTO, CPU, CUDA, Device, parse_device
+from .devices import AUTO, CPU, CPU_DEVICE, CUDA, Device, parse_device
 from .graph_session import (
     GraphSession,
     map_shared_weights,
@@ -31,25 +31,139 @@ from .onnx_encoder import OnnxEncoder
 from .prepacked import prepacked_graph
 from .providers import check_build, device_tensor
 
+MAX_CONCURRENT = 16
+CLOSED = "The model is closed: load it again."
+ASKED_FOR = "it was asked for"
+
+
+class Engine:
+    """The sessions of a bundle, which all of its decoders share, until it is closed.
+
+    ``manifest``: with the KV cache that the sessions use. ``sessions``: by the graphs' roles.
+    ``memory``: where KV caches lie; None: main memory. ``device`` and ``device_reason``: what
+    computes, and why. ``max_concurrent``: generations that may be under way, each with a cache of
+    its own.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sessions: Mapping[str, Any],
+        *,
+        memory: Memory | None = None,
+        device: str = CPU_DEVICE.name,
+        device_reason: str = ASKED_FOR,
+        max_concurrent: int = MAX_CONCURRENT,
+    ) -> None:
+        self.manifest = manifest
+        self.device = device
+        self.device_reason = device_reason
+        self.slots = Slots(max_concurrent)
+        self._sessions: Mapping[str, Any] | None = sessions
+        self._memory = memory or CpuMemory()
+        self._device_logits = None
+        if isinstance(self._memory, DeviceMemory):
+            vocabulary = manifest.dimensions.vocabulary
+            self._device_logits = partial(DeviceLogits, self._memory, vocabulary=vocabulary)
+        self._is_closed = False
+        self._process = os.getpid()
+
+    def decoder(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:
+        """Return a decoder for a row each of ``prompts``, or of the sources of an encoder.
+
+        ``capacity``: positions that a row can reach. A source is encoded when the decoder reads its
+        first tokens. Raises ``EdgeseqError`` if the engine is closed.
+        """
+        sessions = self._sessions
+        if sessions is None:
+            raise EdgeseqError(CLOSED)
+        sources = None
+        if self.manifest.has_encoder:
+            encoder = OnnxEncoder(sessions["encoder"], self.manifest, self._memory)
+            sources = encoder.prepare(prompts)
+        return OnnxDecoder(
+            sessions["decoder"],
+            self.manifest,
+            self._memory,
+            rows=len(prompts),
+            capacity=capacity,
+            sources=sources,
+            device_logits=self._device_logits,
+        )
+
+    def check_open(self) -> None:
+        """Raise ``EdgeseqError`` if no call may begin: after ``close``, or in a forked child."""
+        if self._is_closed:
+            raise EdgeseqError(CLOSED)
+        if os.getpid() != self._process:
+            raise EdgeseqError(
+                "The model was loaded before this process was forked, and its threads are not "
+                "here: load it in this process."
+            )
+
+    def close(self) -> None:
+        """Let no call begin, and free the weights once the calls that have begun have ended."""
+        self._is_closed = True
+        self.slots.when_empty(self._free)
+
+    def _free(self) -> None:
+        self._sessions = None
+        _return_freed_memory()
+
 
 def open_engine(
     manifest: Manifest,
     folder: Path,
     *,
-    device: Device | str = "cpu",
+    device: str = CPU_DEVICE.name,
+    provider_options: Mapping[str, Any] | None = None,
+    provider_library: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     kv_cache: CacheDtype | None = None,
     prepack: bool = False,
     verify: bool = False,
-) -> NewDecoder:
-    """Sessions over the graphs of the bundle in ``folder``, which the decoders share.
+    max_concurrent: int = MAX_CONCURRENT,
+) -> Engine:
+    """Open the graphs of the bundle in ``folder``; arguments are those of ``load``.
 
-    ``kv_cache``: what the cache holds; None: the bundle's default. ``prepack``: from the user's
-    cache folder (``prepacked.py``), which ``verify`` checks too. Raises ``DeviceError`` for a
-    device that is not there, ``OptionError`` for a cache that the bundle has no graph for,
-    ``BundleError`` for a broken graph.
+    ``verify`` checks prepacked weights too. Raises ``DeviceError`` for a device that is not
+    available, ``OptionError`` for a cache that the bundle has no graph for, ``BundleError`` for a
+    broken graph.
     """
-    device = parse_device(device)
+    settings: dict[str, Any] = {
+        "threads": threads,
+        "kv_cache": kv_cache,
+        "verify": verify,
+        "max_concurrent": max_concurrent,
+    }
+    if device != AUTO:
+        asked = parse_device(device, provider_options, provider_library)
+        return open_on(asked, ASKED_FOR, manifest, folder, prepack=prepack, **settings)
+    if provider_options is not None or provider_library is not None:
+        name = "provider_options" if provider_options is not None else "provider_library"
+        raise OptionError(f"{name} belongs to one device: name it in place of 'auto'.")
+    try:
+        why = "the bundle's graphs run there"
+        engine = open_on(parse_device("cuda"), why, manifest, folder, **settings)
+        _try(engine)
+    except (BundleError, DeviceError, OptionError) as error:
+        return open_on(CPU_DEVICE, str(error), manifest, folder, prepack=prepack, **settings)
+    return engine
+
+
+def open_on(
+    device: Device,
+    why: str,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    threads: int | None,
+    kv_cache: CacheDtype | None,
+    verify: bool,
+    max_concurrent: int,
+    prepack: bool = False,
+) -> Engine:
+    """Open the graphs on ``device``, which was chosen because of ``why``; see ``open_engine``."""
     check_build(device)
     if prepack and device.provider != CPU:
         raise OptionError(f"prepack has no effect on the device {device.name!r}: leave it out.")
@@ -74,15 +188,21 @@ def open_engine(
         check_graph(session, role, manifest)
         return session
 
-    sessions = together({role: partial(open_checked, role) for role in ROLES[manifest.kind]})
-    memory = None if device.provider != CUDA else _device_memory(device)
-    return engine(manifest, sessions, memory)
+    return Engine(
+        manifest,
+        together({role: partial(open_checked, role) for role in manifest.roles}),
+        memory=_device_memory(device) if device.provider == CUDA else None,
+        device=device.name,
+        device_reason=why,
+        max_concurrent=max_concurrent,
+    )
 
 
 def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) -> Manifest:
-    """``with_cache`` of what a device has kernels for; None: its default.
+    """``with_cache`` of a dtype that the device has kernels for; None: its default.
 
-    Raises ``OptionError`` for another, ``DeviceError`` for a bundle without a graph for the device.
+    Raises ``OptionError`` for another dtype, ``DeviceError`` if the bundle has no graph for the
+    device.
     """
     if device.provider == CUDA and dtype not in (None, "float16"):
         raise OptionError(
@@ -93,7 +213,7 @@ def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) 
 
 
 def default_cache(manifest: Manifest, device: Device) -> CacheDtype:
-    """What the cache holds there where nobody says; ``DeviceError`` without a graph for it."""
+    """Return the cache's default dtype on a device; ``DeviceError`` if there is no graph for it."""
     if device.provider != CUDA:
         return manifest.kv_cache.dtype
     if DECODERS["float16"] not in manifest.graphs:
@@ -104,43 +224,29 @@ def default_cache(manifest: Manifest, device: Device) -> CacheDtype:
     return "float16"
 
 
-class Opened(NamedTuple):
-    """Decoders, and what they compute on."""
-
-    new_decoder: NewDecoder
-    device: str
-    why: str  # that device
-
-
-def open_engine_on(
-    device: str,
-    options: Mapping[str, Any] | None,
-    library: str | os.PathLike[str] | None,
-    manifest: Manifest,
-    folder: Path,
-    **settings: Any,
-) -> Opened:
-    """``open_engine`` on the device of a name; of "auto" CUDA where sessions open there."""
-    if device != AUTO:
-        asked = parse_device(device, options, library)
-        opened = open_engine(manifest, folder, device=asked, **settings)
-        return Opened(opened, device, "it was asked for")
-    if options is not None or library is not None:
-        name = "provider_options" if options is not None else "provider_library"
-        raise OptionError(f"{name} belongs to one device: name it in place of 'auto'.")
-    try:
-        there = {name: value for name, value in settings.items() if name != "prepack"}
-        opened = open_engine(manifest, folder, device="cuda", **there)
-        _try(opened)
-    except (BundleError, DeviceError, OptionError) as error:
-        opened = open_engine(manifest, folder, **settings)
-        return Opened(opened, "cpu", str(error))
-    return Opened(opened, "cuda", "the bundle's graphs run there")
+def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
+    """Return ``manifest`` with the decoder graph whose KV cache holds ``dtype``."""
+    known: tuple[CacheDtype, ...] = get_args(CacheDtype)
+    if dtype not in known:
+        raise OptionError(f"kv_cache is {dtype!r}; it must be {_either(known)}.")
+    graph = manifest.graphs.get(DECODERS[dtype])
+    if graph is None:
+        there = tuple(name for name, role in DECODERS.items() if role in manifest.graphs)
+        raise OptionError(
+            f"The bundle has no graph for a cache of {dtype}: use {_either(there)}, or make one "
+            "that has with `edgeseq quantize`."
+        )
+    graphs = {**manifest.graphs, "decoder": graph}
+    return replace(manifest, graphs=graphs, kv_cache=CacheFormat(dtype=dtype))
 
 
-def _try(new_decoder: NewDecoder) -> None:
-    """A token and the next: whether there are kernels for this very device, and memory."""
-    decoder = new_decoder([[0]], 2)
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _try(engine: Engine) -> None:
+    """Read two tokens: are there kernels for this very device, and memory?"""
+    decoder = engine.decoder([[0]], 2)
     try:
         decoder.keep_best(1)
         decoder.prefill([[0]])
@@ -158,112 +264,8 @@ def _device_memory(device: Device) -> Memory:
     )
 
 
-def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
-    """``manifest`` with the decoder's graph whose cache holds ``dtype``."""
-    check_cache(dtype)
-    graph = manifest.graphs.get(DECODERS[dtype])
-    if graph is None:
-        raise OptionError(
-            f"The bundle has no graph for a cache of {dtype}: use {graphs_for(manifest)}, or make "
-            "one that has with `edgeseq quantize`."
-        )
-    graphs = {**manifest.graphs, "decoder": graph}
-    return replace(manifest, graphs=graphs, kv_cache=CacheFormat(dtype=dtype))
-
-
-def check_cache(dtype: CacheDtype) -> None:
-    """Raise ``OptionError`` for what no cache holds."""
-    if dtype not in get_args(CacheDtype):
-        raise OptionError(f"kv_cache is {dtype!r}; it must be {_either(get_args(CacheDtype))}.")
-
-
-def graphs_for(manifest: Manifest) -> str:
-    """What the cache of a bundle can hold, in words."""
-    return _either(tuple(dtype for dtype, role in DECODERS.items() if role in manifest.graphs))
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return " or ".join(map(repr, names))
-
-
-def engine(
-    manifest: Manifest, sessions: Mapping[str, Any], memory: Memory | None = None
-) -> NewDecoder:
-    """Decoders over ``sessions``, by the roles of the manifest's kind.
-
-    ``memory``: where their caches live; None: the machine's main memory.
-    """
-    memory = memory or CpuMemory()
-    session = sessions["decoder"]
-    device_logits = None
-    if isinstance(memory, DeviceMemory):
-        device_logits = partial(DeviceLogits, memory, vocabulary=manifest.dimensions.vocabulary)
-    if manifest.kind == "decoder-only":
-        return lambda prompts, capacity: OnnxDecoder(
-            session,
-            manifest,
-            memory,
-            rows=len(prompts),
-            capacity=capacity,
-            device_logits=device_logits,
-        )
-    encoder = OnnxEncoder(sessions["encoder"], manifest, memory)
-    return lambda sources, capacity: OnnxDecoder(
-        session,
-        manifest,
-        memory,
-        rows=len(sources),
-        capacity=capacity,
-        sources=encoder.prepare(sources),
-        device_logits=device_logits,
-    )
-
-
-MAX_CONCURRENT = 16
-CLOSED = "The model is closed: load it again."
-
-
-class Loaded:
-    """Makes decoders until it is closed, in the process that loaded it.
-
-    ``max_concurrent``: how many generations may be under way, each with a cache of its own.
-    """
-
-    def __init__(self, new_decoder: NewDecoder, max_concurrent: int = MAX_CONCURRENT) -> None:
-        self._new_decoder: NewDecoder | None = new_decoder
-        self._is_closed = False
-        self._process = os.getpid()
-        self.device, self.device_reason = "cpu", "it was asked for"
-        self.places = Slots(max_concurrent)
-
-    def __call__(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:
-        new_decoder = self._new_decoder
-        if new_decoder is None:
-            raise EdgeseqError(CLOSED)
-        return new_decoder(prompts, capacity)
-
-    def check(self) -> None:
-        """Raise ``EdgeseqError`` where no call may begin."""
-        if self._is_closed:
-            raise EdgeseqError(CLOSED)
-        if os.getpid() != self._process:
-            raise EdgeseqError(
-                "The model was loaded before this process was forked, and its threads are not "
-                "here: load it in this process."
-            )
-
-    def close(self) -> None:
-        """Let no call begin, and let go of the weights when those that have begun have ended."""
-        self._is_closed = True
-        self.places.when_empty(self._let_go)
-
-    def _let_go(self) -> None:
-        self._new_decoder = None
-        _return_freed_memory()
-
-
 def _return_freed_memory() -> None:
-    """Ask glibc for what it keeps of freed memory for the next time it is asked for some."""
+    """Ask glibc to return the freed memory that it keeps for later."""
     if sys.platform == "linux":
         import ctypes  # late: only a model that is closed needs it
 

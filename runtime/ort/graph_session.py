@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime's over a bundle's graphs."""
+"""Sessions of ONNX Runtime over a bundle's graphs, and bindings that hold the memory of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
@@ -21,14 +23,15 @@ from ..concurrency.locks import FairLock
 from ..decoder import CancelledError
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from .cpu import usable_cores
-from .devices import CPU, CUDA, Assigned, Device, hidden_nodes, parse_device
+from .devices import CPU, CPU_DEVICE, CUDA, Assigned, Device, hidden_nodes
 from .library import onnxruntime
 from .library import status as _status
+from .memory import Buffer, Memory, address_of
 from .providers import check_build, check_opened, plug_in, prepare
 
 MAX_THREADS = 1024
-POLL_S = 0.05
-LONG = 128  # tokens; with fewer a run ends sooner than anybody notices
+POLL_S = 0.05  # between two questions whether a long run is cancelled
+LONG = 128  # tokens; a run over fewer ends before anybody notices
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -45,7 +48,7 @@ _LOAD_ERRORS = (
     _status.NotImplemented,
     _status.RuntimeException,
 )
-# Where a device other than the CPU is the cause; bindings raise Python's own, some providers too.
+# Raised by devices other than the CPU; bindings and some providers raise Python's RuntimeError.
 _DEVICE_ERRORS = (
     _status.EPFail,
     _status.Fail,
@@ -60,26 +63,25 @@ SharedWeights = Mapping[str, onnxruntime.OrtValue]
 
 
 class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
-    """A session that keeps the weights alive that it shares with others.
+    """A session over one graph, which keeps alive the weights that it shares with others.
 
-    ``graph``: its file, or its bytes where the weights lie in ``folder``. It is run as it is, since
-    bundles' graphs are optimized when they are made, unless ``optimize``. ``save_to``: where the
-    graph is written as it is run. ``entries``: further settings of ONNX Runtime's.
+    ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
+    because bundles hold optimized graphs, unless ``optimize``. ``save_to``: write the graph there
+    as it is run. ``entries``: further settings of ONNX Runtime.
     """
 
     def __init__(
         self,
         graph: Path | bytes,
-        device: Device | str,
-        threads: int | None,
-        shared: SharedWeights,
+        device: Device = CPU_DEVICE,
+        threads: int | None = None,
+        shared: SharedWeights = MappingProxyType({}),
         folder: Path | None = None,
         *,
         optimize: bool = False,
         save_to: Path | None = None,
         entries: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        device = parse_device(device)
         options = session_options(threads)
         levels = onnxruntime.GraphOptimizationLevel
         # Further levels would bring SkipLayerNormalization (docs/performance.md), and nothing else.
@@ -95,17 +97,17 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         for name, value in shared.items():
             options.add_initializer(name, value)
         self._shared = shared
-        self._turns = FairLock()
+        self._turn = FairLock()
         self._process = os.getpid()
+        self._device = device
+        self.copies_inputs = device.provider != CPU  # when they are bound, not when they are run
         if device.provider != CPU:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        self._device = device
-        self.copies_inputs = device.provider != CPU
         prepare(device)
         providers: list[Any] | None = [(device.provider, dict(device.options))]
         if device.library is not None:
             plug_in(options, device)
-            providers = None  # those of the options
+            providers = None  # the options name it
         super().__init__(
             graph if isinstance(graph, bytes) else os.fspath(graph),
             options,
@@ -115,7 +117,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         check_opened(self, device)
 
     def assigned_nodes(self) -> list[Assigned]:
-        """Each node with the provider that runs it; not on the CPU."""
+        """Return each node with the provider that runs it; devices other than the CPU only."""
         return [
             Assigned(part.ep_name, node.op_type, node.name)
             for part in self.get_provider_graph_assignment_info()
@@ -123,17 +125,17 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         ]
 
     def run_with_iobinding(self, *arguments: Any) -> None:
-        """As ONNX Runtime's; threads take turns, since each run is computed by all cores.
+        """Run as ONNX Runtime does; threads run one after the other, since a run uses all cores.
 
-        Raises ``EdgeseqError`` in a child process, which has none of those threads, ``DeviceError``
-        where another device than the CPU fails, as for lack of memory.
+        Raises ``EdgeseqError`` in a forked child, which lacks the session's threads, ``DeviceError``
+        if a device other than the CPU fails, for instance for lack of memory.
         """
         if os.getpid() != self._process:
             raise EdgeseqError(
                 "This process was forked while a text was generated, which cannot go on here: load "
                 "the model in this process."
             )
-        with self._turns:
+        with self._turn:
             if self._device.provider == CPU:
                 super().run_with_iobinding(*arguments)
             else:
@@ -141,8 +143,9 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
                     super().run_with_iobinding(*arguments)
 
     def io_binding(self) -> Any:
-        """As ONNX Runtime's. On another device than the CPU binding copies, and may fail for lack
-        of memory: ``DeviceError``.
+        """Return a binding as ONNX Runtime does; one whose errors are ``DeviceError`` off the CPU.
+
+        Binding an input copies it to the device, which may fail for lack of memory.
         """
         if self._device.provider == CPU:
             return super().io_binding()
@@ -165,54 +168,110 @@ class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
 
 @contextmanager
 def _failing(device: Device) -> Iterator[None]:
-    """Raise ``DeviceError`` for what ``device``, which is not the CPU, fails at."""
+    """Raise ``DeviceError`` for the errors of ``device``, which is not the CPU."""
     try:
         yield
     except _DEVICE_ERRORS as error:
         raise DeviceError(f"The device {device.name!r} failed: {_reason(error)}.") from error
 
 
-def run_until_cancelled(
-    session: Any, binding: Any, tokens: int, cancelled: Callable[[], bool]
-) -> None:
-    """``session.run_with_iobinding(binding)``; where it reads many ``tokens`` Ctrl-C ends it.
+class Binding:
+    """Inputs and outputs of a session, bound by address, and the memory that they lie in.
 
-    So does ``cancelled``, asked every ``POLL_S``, on which ``CancelledError`` is raised; what was
-    to be written is undefined then.
+    ONNX Runtime knows addresses alone. A binding holds every array and buffer that is bound, so
+    that whoever holds the binding, such as the thread of a run, keeps their memory. Bind the same
+    name again and the memory before it is released.
     """
-    if tokens < LONG:
-        session.run_with_iobinding(binding)
-        return
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = 4  # that a run was ended is no error to be printed
-    with Background(lambda: session.run_with_iobinding(binding, options)) as run:
-        try:
-            while not run.wait(POLL_S):
-                if cancelled():
-                    raise CancelledError(read=0)
-        except BaseException:
-            options.terminate = True
-            raise
-        run.result()
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.native = session.io_binding()
+        self._held: dict[str, Any] = {}  # by the name of the input or output
+        self._copied: dict[str, tuple[Any, ...]] | None = (
+            {} if getattr(session, "copies_inputs", False) else None
+        )
+
+    def input_array(self, name: str, array: NDArray[Any]) -> None:
+        """Bind an input to an array in main memory, whose numbers may change between runs."""
+        self._bind_input(name, array, _host_place(array))
+
+    def output_array(self, name: str, array: NDArray[Any]) -> None:
+        """Bind an output to an array in main memory."""
+        self._held[name] = array
+        self.native.bind_output(name, *_host_place(array))
+
+    def input_buffer(
+        self, name: str, memory: Memory, buffer: Buffer, rows: int | None = None
+    ) -> None:
+        """Bind an input to a buffer, or to its first ``rows``."""
+        self._bind_input(name, buffer, address_of(memory, buffer, rows))
+
+    def output_buffer(
+        self, name: str, memory: Memory, buffer: Buffer, rows: int | None = None
+    ) -> None:
+        """Bind an output to a buffer, or to its first ``rows``."""
+        self._held[name] = buffer
+        self.native.bind_output(name, *address_of(memory, buffer, rows))
+
+    def _bind_input(self, name: str, held: Any, place: tuple[Any, ...]) -> None:
+        self._held[name] = held
+        if self._copied is not None and place[0] == "cpu":
+            self._copied[name] = place
+        self.native.bind_input(name, *place)
+
+    def copy_inputs(self) -> None:
+        """Hand inputs in main memory anew to a device that copies them when they are bound."""
+        if self._copied is not None:
+            for name, place in self._copied.items():
+                self.native.bind_input(name, *place)
+
+    def run_native(self, *options: Any) -> None:
+        """Run the session on what is bound."""
+        self.session.run_with_iobinding(self.native, *options)
+
+    def run_until_cancelled(self, tokens: int, cancelled: Callable[[], bool]) -> None:
+        """Run, and end early on Ctrl-C or once ``cancelled`` if the run reads many ``tokens``.
+
+        ``cancelled`` is asked every ``POLL_S``; then ``CancelledError`` is raised. The outputs of a
+        run that ended early are undefined.
+        """
+        if tokens < LONG:
+            self.run_native()
+            return
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # do not print that a run was ended
+        # The thread holds this binding, and so all memory of the run, until the run has ended.
+        with Background(partial(self.run_native, options)) as running:
+            try:
+                while not running.wait(POLL_S):
+                    if cancelled():
+                        raise CancelledError(read=0)
+            except BaseException:
+                options.terminate = True
+                raise
+            running.result()
+
+
+def _host_place(array: NDArray[Any]) -> tuple[Any, ...]:
+    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
 
 
 def open_session(
     graph: Path,
-    device: Device | str,
-    threads: int | None,
-    shared: SharedWeights | None = None,
+    device: Device = CPU_DEVICE,
+    threads: int | None = None,
+    shared: SharedWeights = MappingProxyType({}),
     **settings: Any,
 ) -> GraphSession:
-    """A session over ``graph`` on ``device``, with ``threads`` threads (None: ``usable_cores``).
+    """Open a session over ``graph`` on ``device`` with ``threads`` threads.
 
-    ``shared``: weights to read there instead of mapping them once more; ``settings``: other
-    arguments of ``Session``. Raises ``DeviceError`` for a device that is not there, ``BundleError``
-    for a broken graph.
+    ``threads``: None for ``usable_cores()``. ``shared``: weights to read from there instead of
+    mapping them again. ``settings``: other arguments of ``GraphSession``. Raises ``DeviceError``
+    for a device that is not available, ``BundleError`` for a broken graph.
     """
-    device = parse_device(device)
     check_build(device)
     try:
-        session = GraphSession(graph, device, threads, shared or {}, **settings)
+        session = GraphSession(graph, device, threads, shared, **settings)
     except (
         *_LOAD_ERRORS,
         *_DEVICE_ERRORS,
@@ -235,26 +294,62 @@ def open_session(
     return session
 
 
+_sessions: WeakValueDictionary[Hashable, GraphSession] = WeakValueDictionary()
+_sessions_lock = threading.Lock()
+
+
+def shared_session(
+    files: Sequence[Path], settings: Hashable, open_new: Callable[[], GraphSession]
+) -> GraphSession:
+    """Return the open session over ``files`` with ``settings``, or else ``open_new()``.
+
+    So a bundle that is loaded twice in a process is in memory once. Sessions hold no state between
+    runs and may run in several threads. One is shared only for the very same files, and as long as
+    somebody holds it. Two loads at the same time may each open their own.
+    """
+    # A child after os.fork() lacks the threads of its parent's sessions.
+    key = (os.getpid(), settings, tuple(map(_file_identity, files)))
+    with _sessions_lock:
+        found = _sessions.get(key)
+    if found is None:
+        found = open_new()
+        with _sessions_lock:
+            _sessions[key] = found
+    return found
+
+
+def _file_identity(path: Path) -> Hashable:
+    """Return a value that changes when a file is replaced or written; None if it is missing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
     """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
-    open_session(graph, "cpu", 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
+    open_session(graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
 
 
 def save_optimized(graph: Path, out: Path) -> None:
-    """Write to ``out`` what ONNX Runtime makes of ``graph`` for any provider.
+    """Write ``graph`` to ``out`` after ONNX Runtime's basic optimizations for any provider.
 
     Its weights stay where they are.
     """
-    open_session(graph, "cpu", 1, optimize=True, save_to=out, entries=_WITHOUT_PACKING)
+    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=_WITHOUT_PACKING)
 
 
 def runtime_version() -> str:
-    """The version of ONNX Runtime."""
+    """Return the version of ONNX Runtime."""
     return str(onnxruntime.__version__)
 
 
 def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> SharedWeights:
-    """The matrices of the weights file ``path``, mapped; ``BundleError`` where it ends before."""
+    """Map the float32 matrices of the weights file ``path``.
+
+    Raises ``BundleError`` if the file ends before one of them.
+    """
     mapped = {}
     for name, weight in weights.items():
         end = weight.offset_bytes + 4 * weight.rows * weight.columns
@@ -271,7 +366,7 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Share
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
-    """How sessions run: see the comments for what differs from ONNX Runtime's defaults."""
+    """Return the options of all sessions; comments say what differs from ONNX Runtime's."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count(threads)
     options.inter_op_num_threads = 1
@@ -283,7 +378,7 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
 
 
 def thread_count(threads: Any) -> int:
-    """The number of threads, ``usable_cores`` for None; ``OptionError`` for what is none."""
+    """Return ``threads`` as an int, ``usable_cores()`` for None; ``OptionError`` if invalid."""
     if threads is None:
         return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, Integral):
@@ -297,34 +392,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is damaged"
     return reason(error)
-
-
-_sessions: WeakValueDictionary[Hashable, GraphSession] = WeakValueDictionary()
-_lock = threading.Lock()
-
-
-def shared_session(
-    files: Sequence[Path], settings: Hashable, open_new: Callable[[], GraphSession]
-) -> GraphSession:
-    """The session over ``files`` with ``settings`` that is open already, or else ``open_new()``.
-
-    Of two loads that open the same at the same time each may get its own.
-    """
-    # A child after os.fork() has no threads for its parent's sessions.
-    key = (os.getpid(), settings, tuple(map(_identity, files)))
-    with _lock:
-        found = _sessions.get(key)
-    if found is None:
-        found = open_new()
-        with _lock:
-            _sessions[key] = found
-    return found
-
-
-def _identity(path: Path) -> Hashable:
-    """What changes when a file is replaced or written to; None: there is no such file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,8 +1,7 @@
-"""Where the cache lives.
+"""Memory that sessions read and write by address: main memory, or that of a device.
 
-A memory kind allocates buffers that ONNX Runtime binds by their address and moves rows inside
-them. The step runner knows no other way to touch the cache, so that a new device adds a memory
-kind and nothing else.
+A kind of memory allocates buffers and moves rows of the KV cache inside them. The decoder reaches
+the cache in no other way, so that a new device adds a kind of memory and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from numpy.typing import NDArray
 from ..decoder import Logits
 from ..errors import DeviceError
 
+GRAPHS = Path(__file__).parent / "graphs"
+TOP_GRAPH = GRAPHS / "top_logits.onnx"
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -31,33 +33,30 @@ class Buffer:
     owner: Any  # keeps the memory alive
 
     def part(self, index: int) -> Buffer:
-        """What is at ``index`` of the first dimension."""
+        """Return the part at ``index`` of the first dimension."""
         shape = self.shape[1:]
         step = math.prod(shape) * self.dtype.itemsize
         return Buffer(self.address + index * step, shape, self.dtype, self.owner)
 
 
 class Memory(Protocol):
-    """A kind of memory, by ONNX Runtime's name for the device.
+    """A kind of memory. Blocks to copy in are (layers, rows, heads, capacity, head_size)."""
 
-    The blocks that are copied in are (layers, rows, heads, capacity, head_size).
-    """
-
-    device_type: str
+    device_type: str  # as ONNX Runtime names it
     device_id: int
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        """Memory of ``shape``, its contents undefined."""
+        """Return memory of ``shape`` with undefined contents; ``DeviceError`` if there is none."""
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
-        """Positions from ``begin`` to ``end`` of row ``target`` become those of ``source``."""
+        """Copy positions ``begin`` to ``end`` from row ``source`` to row ``target``."""
 
     def copy_out(self, block: Buffer, source: int, other: Buffer, target: int, length: int) -> None:
-        """The first ``length`` positions of a row of ``other`` become those of one of ``block``."""
+        """Copy the first ``length`` positions of row ``source`` to row ``target`` of ``other``."""
 
 
-def bound_place(memory: Memory, buffer: Buffer, rows: int | None = None) -> tuple[Any, ...]:
-    """Where ONNX Runtime finds ``buffer``, or its first ``rows``: what a binding takes."""
+def address_of(memory: Memory, buffer: Buffer, rows: int | None = None) -> tuple[Any, ...]:
+    """Return what a binding takes for ``buffer``, or for its first ``rows``."""
     shape = buffer.shape if rows is None else (rows, *buffer.shape[1:])
     return memory.device_type, memory.device_id, buffer.dtype, shape, buffer.address
 
@@ -65,8 +64,8 @@ def bound_place(memory: Memory, buffer: Buffer, rows: int | None = None) -> tupl
 class CpuMemory:
     """The machine's main memory.
 
-    Linux and macOS give pages when they are first written, so that a buffer for the longest text
-    that may come costs only what the text reaches; Windows counts all of it against its limit.
+    Linux and macOS provide a page when it is first written. A buffer for the longest possible text
+    therefore costs only what the text reaches; Windows counts all of it against its limit.
     """
 
     device_type = "cpu"
@@ -76,11 +75,7 @@ class CpuMemory:
         try:
             array = np.empty(shape, dtype)
         except MemoryError as error:
-            size = math.prod(shape) * dtype.itemsize
-            raise DeviceError(
-                f"There is no memory for {size / 2**20:,.0f} MiB of keys and values: ask for fewer "
-                "beams, texts or tokens."
-            ) from error
+            raise DeviceError(_no_memory("There is no memory", shape, dtype)) from error
         return Buffer(array.ctypes.data, shape, dtype, array)
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
@@ -91,14 +86,16 @@ class CpuMemory:
         other.owner[:, target, :, :length] = block.owner[:, source, :, :length]
 
 
-GRAPHS = Path(__file__).parent / "graphs"
-
-
 class DeviceMemory:
-    """A ``Memory`` of the device ``device_type`` (as ONNX Runtime names it) number ``device_id``.
+    """Memory of a device, which Python cannot reach: a small graph copies rows there.
 
-    ``allocate_there``: from a shape and a type to a tensor of ONNX Runtime's on the device.
-    ``open_graph``: from a graph's file to a session on the device.
+    The graph (``graphs/copy_*.onnx``, written by ``export/graphs/device_graphs.py``) gathers
+    positions of one block and scatters them into another, whose memory its output is bound to:
+    nothing else moves.
+
+    ``device_type``, ``device_id``: the device, as ONNX Runtime names it. ``allocate_there``: from a
+    shape and a type to a tensor of ONNX Runtime on the device. ``open_graph``: from the file of a
+    graph to a session on the device.
     """
 
     def __init__(
@@ -119,11 +116,8 @@ class DeviceMemory:
         try:
             value = self._allocate_there(shape, dtype)
         except Exception as error:  # ONNX Runtime's own kinds, which this module does not know
-            size = math.prod(shape) * dtype.itemsize
-            raise DeviceError(
-                f"There is no memory on the device for {size / 2**20:,.0f} MiB of keys and values: "
-                "ask for fewer beams, texts or tokens."
-            ) from error
+            problem = "There is no memory on the device"
+            raise DeviceError(_no_memory(problem, shape, dtype)) from error
         return Buffer(value.data_ptr(), shape, dtype, value)
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
@@ -139,60 +133,42 @@ class DeviceMemory:
             return
         session = self.session(GRAPHS / f"copy_{block.dtype.name}.onnx")
         binding = session.io_binding()
-        places = {
-            "from": _places(block, source, begin, end),
-            "to": _places(other, target, begin, end),
+        indices = {
+            "from": _indices(block, source, begin, end),
+            "to": _indices(other, target, begin, end),
         }
-        for name, array in places.items():
+        for name, array in indices.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, buffer in (("source", block), ("target", other)):
-            binding.bind_input(name, *bound_place(self, buffer))
-        binding.bind_output("copied", *bound_place(self, other))
+            binding.bind_input(name, *address_of(self, buffer))
+        binding.bind_output("copied", *address_of(self, other))
         session.run_with_iobinding(binding)
 
     def session(self, graph: Path) -> Any:
-        """The session over one of ``GRAPHS``, opened once."""
+        """Return the session over one of ``GRAPHS``; it is opened once."""
         with self._lock:
             if graph not in self._sessions:
                 self._sessions[graph] = self._open_graph(graph)
             return self._sessions[graph]
 
 
-def _places(block: Buffer, row: int, begin: int, end: int) -> NDArray[np.int64]:
-    """(positions of all layers and heads, 4): where each is in (layers, rows, heads, capacity)."""
-    layers, _, heads, _, _ = block.shape
-    places = np.empty((layers, heads, end - begin, 4), np.int64)
-    places[..., 0] = np.arange(layers)[:, None, None]
-    places[..., 1] = row
-    places[..., 2] = np.arange(heads)[:, None]
-    places[..., 3] = np.arange(begin, end)
-    return places.reshape(-1, 4)
-
-
-TOP_GRAPH = GRAPHS / "top_logits.onnx"
-
-
 class DeviceLogits:
-    """Memory on the device for the logits of up to ``rows`` rows."""
+    """Logits of up to ``rows`` rows on a device; only the highest of a row are fetched."""
 
     def __init__(self, memory: DeviceMemory, rows: int, vocabulary: int) -> None:
         self.rows = rows
-        self._memory = memory
-        self._buffer = memory.allocate((rows, vocabulary), np.dtype(np.float32))
+        self.memory = memory
+        self.buffer = memory.allocate((rows, vocabulary), np.dtype(np.float32))
         self._session = memory.session(TOP_GRAPH)
-        self._shown: NDArray[np.int64] | None = None  # whose logits are in main memory now
+        self._shown: NDArray[np.int64] | None = None  # ids whose logits main memory holds now
         self._host = np.full((rows, vocabulary), -np.inf, np.float32)
 
-    def place(self, rows: int) -> tuple[Any, ...]:
-        """Where the graph writes those of ``rows`` rows, for a binding."""
-        return bound_place(self._memory, self._buffer, rows)
-
     def fetch(self, rows: int, count: int) -> Logits:
-        """(rows, vocabulary): the ``count`` highest of each row; the others are -inf."""
-        count = min(count, self._buffer.shape[1])
+        """Return (rows, vocabulary): the ``count`` highest logits of each row, -inf elsewhere."""
+        count = min(count, self.buffer.shape[1])
         values, ids = np.empty((rows, count), np.float32), np.empty((rows, count), np.int64)
         binding = self._session.io_binding()
-        binding.bind_input("logits", *self.place(rows))
+        binding.bind_input("logits", *address_of(self.memory, self.buffer, rows))
         number = np.array([count])
         binding.bind_input("count", "cpu", 0, number.dtype, number.shape, number.ctypes.data)
         for name, array in (("values", values), ("ids", ids)):
@@ -203,3 +179,22 @@ class DeviceLogits:
         np.put_along_axis(self._host[:rows], ids, values, axis=1)
         self._shown = ids
         return self._host[:rows]
+
+
+def _indices(block: Buffer, row: int, begin: int, end: int) -> NDArray[np.int64]:
+    """Return (n, 4): layer, row, head and position of all positions of a row to copy."""
+    layers, _, heads, _, _ = block.shape
+    indices = np.empty((layers, heads, end - begin, 4), np.int64)
+    indices[..., 0] = np.arange(layers)[:, None, None]
+    indices[..., 1] = row
+    indices[..., 2] = np.arange(heads)[:, None]
+    indices[..., 3] = np.arange(begin, end)
+    return indices.reshape(-1, 4)
+
+
+def _no_memory(problem: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    size = math.prod(shape) * dtype.itemsize
+    return (
+        f"{problem} for {size / 2**20:,.0f} MiB of keys and values: ask for fewer beams, texts or "
+        "tokens."
+    )

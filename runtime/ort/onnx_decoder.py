@@ -1,6 +1,7 @@
-"""A decoder graph, run on preallocated memory.
+"""The ``Decoder`` over the session of a bundle's decoder graph (``docs/graph.md``).
 
-Calls are bound once and used again (``bound_step.py``) as long as the rows stay the same.
+Everything that a step reads and writes is bound by address. While the rows stay the same, a decode
+step changes numbers in place and calls the session: it binds nothing and allocates nothing.
 """
 
 from __future__ import annotations
@@ -12,36 +13,35 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.graph_contract import layer_names
 from ..bundle.manifest import Manifest
 from ..decoder import CancelledError, Logits, chunk_ends, lone_tail, never
-from .graph_session import GraphSession, run_until_cancelled
+from .graph_session import Binding
 from .kv_cache import KVCache
-from .memory import DeviceLogits, Memory, bound_place
+from .memory import DeviceLogits, Memory
 from .onnx_encoder import Sources
 
-# Tokens of a prompt that are read at once, where there is only one, by what the cache holds: what
-# was fastest for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
+# Tokens of a single prompt that are read at once, by the dtype of the KV cache: what was fastest
+# for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
 CHUNKS = {"float32": 256, "int8": 128, "float16": 256}
-KEPT_STEPS = 32  # tokens that are read at once without binding everything anew each time
-FIRST_CAPACITY = 1024  # positions that a cache has room for before it grows
+KEPT_STEPS = 32  # steps of up to so many tokens stay bound
+FIRST_CAPACITY = 1024  # positions of a cache before it grows
 
 
 class OnnxDecoder:
-    """The ``Decoder`` over the session of a bundle's ``decoder`` graph (``docs/graph.md``).
+    """A KV cache for the rows of one generation, and bound steps over it.
 
-    ``rows``: those that are prefilled. ``capacity``: positions that a row can reach. ``sources``:
-    after an encoder, the rows' sources, which are read before the first tokens. The graph wants
-    the rows of a source together, and as many for each: rows that nobody asked for fill up, and no
-    logits are computed for them. ``device_logits``: from a number of rows to memory for their
-    logits on a device, where they need not all come back.
+    ``session``: over the decoder graph. ``rows``: how many are prefilled. ``capacity``: positions
+    that a row can reach. ``sources``: after an encoder, the rows' sources, which are encoded before
+    the first tokens are read. The graph wants the rows of one source together, and equally many for
+    each source: padding rows fill up, and no logits are computed for them. ``device_logits``: from
+    a number of rows to memory for their logits on a device, if not all of them need be fetched.
     """
 
     def __init__(
         self,
-        session: GraphSession,
+        session: Any,
         manifest: Manifest,
         memory: Memory,
         *,
@@ -67,23 +67,23 @@ class OnnxDecoder:
         self._unread = sources
         self._sources = None if sources is None else sources.cache
         self._owners = list(range(rows))  # after an encoder: the source of each row
-        self._rows = list(range(rows))  # where each row is in the cache
+        self._rows = list(range(rows))  # the cache row of each row
         self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
         self._new_device_logits = device_logits
         self._device_logits: DeviceLogits | None = None
-        self._best: int | None = None  # logits of a row that count, where there is a device
-        self._guessed: Logits | None = None  # those of a few tokens that are read at once
-        self._steps: dict[int, BoundStep] = {}  # by tokens a row, bound when they are needed
+        self._best: int | None = None  # logits of a row that are fetched from a device
+        self._guessed: Logits | None = None  # logits of the steps of several tokens
+        self._steps: dict[int, BoundStep] = {}  # by tokens a row, bound when first needed
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
     ) -> Logits:
-        """Read the prompts, padded on the right: (rows, vocabulary) logits after each.
+        """Read the prompts, padded on the right; return (rows, vocabulary) logits after each.
 
-        A single prompt is read in chunks, between which ``cancelled`` is asked. They are as fast as
-        the whole, or faster, and the memory for what is between the layers does not grow with the
-        prompt. ONNX Runtime's attention refuses several rows there; these are read at once.
+        A single prompt is read in chunks, between which ``cancelled`` is asked. Chunks are as fast
+        as the whole prompt, or faster, and memory for activations does not grow with the prompt.
+        ONNX Runtime's attention refuses chunks of several rows, which are therefore read at once.
         """
         if self._unread is not None:
             self._unread.read(cancelled)
@@ -93,7 +93,7 @@ class OnnxDecoder:
                 if begin and cancelled():
                     raise CancelledError(read=begin)
                 chunk = prompts[0][begin:end]
-                self._read_at(self._bind(len(chunk), self._logits, self._best), chunk)
+                self._bind(len(chunk), self._logits, self._best).read(chunk)
             return self._fetched(self._logits)
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
@@ -109,13 +109,13 @@ class OnnxDecoder:
         return self._fetched(step.run_padded(n, cancelled))
 
     def keep_best(self, count: int | None) -> None:
-        """Only so many of a row's highest logits have to come back from a device."""
+        """Fetch only the ``count`` highest logits of a row from a device; None: all."""
         if self._new_device_logits is not None and count != self._best:
             self._best = count
             self._steps.clear()
 
     def decode(self, tokens: Sequence[int]) -> Logits:
-        """Append one token to each row: (rows, vocabulary) logits after each."""
+        """Append one token to each row; return (rows, vocabulary) logits after each."""
         self._make_room(max(self._cache.lengths) + 1)
         step = self._steps.get(1)
         if step is None:
@@ -125,7 +125,7 @@ class OnnxDecoder:
         return self._fetched(step.run())
 
     def read(self, tokens: Sequence[int]) -> Logits:
-        """Append ``tokens`` to the only row: (tokens, vocabulary) logits after each of them."""
+        """Append ``tokens`` to the only row; return (tokens, vocabulary) logits after each."""
         if self._unread is not None:
             self._unread.read()
         [length] = self._cache.lengths
@@ -137,38 +137,38 @@ class OnnxDecoder:
                 if self._guessed is None:  # one for all numbers of tokens
                     self._guessed = self._new_logits(KEPT_STEPS)
                 step = self._steps[n] = self._bind(n, self._guessed[:n])
-            return self._read_at(step, tokens)
+            return step.read(tokens)
         logits = self._new_logits(n)
         for begin, end in self._chunks(n):
-            self._read_chunk(tokens[begin:end], logits[begin:end])
+            self._bind(end - begin, logits[begin:end]).read(tokens[begin:end])
         return logits
 
     def forget(self, count: int) -> None:
-        """The only row forgets its last ``count`` tokens."""
+        """Drop the last ``count`` tokens of the only row."""
         [length] = self._cache.lengths
         self._cache.forget(0, length - count)
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped."""
+        """Row ``i`` becomes a copy of row ``parent_rows[i]``; all other rows are dropped."""
         if len(parent_rows) > len(self._logits):
             self._logits = self._new_logits(len(parent_rows))
             self._steps.clear()
         cache, buffers = self._cache, self._cache.buffers
-        places, rows = self._places(parent_rows)
+        slots, rows = self._slots(parent_rows)
         if rows != cache.rows or len(parent_rows) != len(self._rows):
             self._steps.clear()
         parents = [self._rows[row] for row in parent_rows]
-        self._rows = cache.select_rows(parents, places, rows)
+        self._rows = cache.select_rows(parents, slots, rows)
         if cache.buffers is not buffers:
             self._steps.clear()
         elif 1 in self._steps:
             self._steps[1].set_rows(self._rows)
 
     def close(self) -> None:
-        """The generation is over; there is nothing to do."""
+        """End the generation; memory is freed with the decoder."""
 
     def fork(self) -> OnnxDecoder:
-        """Another decoder whose only row holds what the only row of this one does."""
+        """Return another decoder whose only row is a copy of this one's only row."""
         other = copy(self)
         other._cache = self._cache.fork()
         other._steps, other._guessed, other._device_logits = {}, None, None
@@ -176,14 +176,14 @@ class OnnxDecoder:
         return other
 
     def cache_bytes(self, positions: int) -> int:
-        """Memory for ``positions`` of one row, with what an encoder made of the source."""
+        """Return the memory of ``positions`` of one row, with its encoder output."""
         size = positions * self._cache.position_bytes
         if self._sources is not None:
             size += self._sources.rows * self._sources.capacity * self._sources.position_bytes
         return size
 
-    def _places(self, parent_rows: Sequence[int]) -> tuple[list[range], int]:
-        """The places in the cache that each row may have, and how many there are."""
+    def _slots(self, parent_rows: Sequence[int]) -> tuple[list[range], int]:
+        """Return the cache rows that each row may have, and how many cache rows there are."""
         if self._sources is None:
             rows = len(parent_rows)
             return [range(rows)] * rows, rows
@@ -197,24 +197,11 @@ class OnnxDecoder:
             self._steps.clear()
         self._owners = owners
         group = max(Counter(owners).values())
-        places = [range(owner * group, (owner + 1) * group) for owner in owners]
-        return places, group * len(live)
+        slots = [range(owner * group, (owner + 1) * group) for owner in owners]
+        return slots, group * len(live)
 
     def _chunks(self, count: int) -> Iterator[tuple[int, int]]:
         return pairwise([0, *chunk_ends(count, self._chunk, self._tile)])
-
-    def _read_chunk(self, tokens: Sequence[int], logits: Logits) -> None:
-        """Append ``tokens`` to the only row; ``logits`` are those after the last of them."""
-        self._read_at(self._bind(len(tokens), logits), tokens)
-
-    def _read_at(self, step: BoundStep, tokens: Sequence[int]) -> Logits:
-        [length] = self._cache.lengths
-        n = len(tokens)
-        step.input_ids[0] = tokens
-        step.position_ids[0] = np.arange(length, length + n)
-        step.logits_at[:] = np.arange(n - len(step.logits_at), n)
-        self._cache.lengths = [length + n]
-        return step.run()
 
     def _make_room(self, length: int) -> None:
         capacity = self._cache.capacity
@@ -226,8 +213,10 @@ class OnnxDecoder:
         return np.empty((rows, self._vocabulary), np.float32)
 
     def _bind(self, n: int, logits: Logits, best: int | None = None) -> BoundStep:
-        place = None if best is None else self._on_device(len(logits)).place(len(logits))
-        return BoundStep(self._session, self._cache, self._sources, self._names, logits, n, place)
+        on_device = None if best is None else self._on_device(len(logits))
+        return BoundStep(
+            self._session, self._cache, self._sources, self._names, logits, n, on_device
+        )
 
     def _on_device(self, rows: int) -> DeviceLogits:
         assert self._new_device_logits is not None  # else no number of logits is kept
@@ -236,28 +225,30 @@ class OnnxDecoder:
         return self._device_logits
 
     def _fetched(self, logits: Logits) -> Logits:
-        """``logits``, or the best of those that are on the device."""
+        """Return ``logits``, or the best of those that are on the device."""
         if self._best is None:
             return logits
         return self._on_device(len(logits)).fetch(len(logits), self._best)
 
 
-class BoundStep:
-    """A call of the session for the cache's rows and ``n`` tokens each, everything bound.
+class BoundStep(Binding):
+    """A run of the session for the cache's rows and ``n`` tokens each, everything bound.
 
-    ``logits``: where those go that ``logits_at`` asks for, unless they go to ``logits_place``.
+    ``logits``: (m, vocabulary), where the logits go that ``logits_at`` asks for, unless they go
+    ``on_device``.
     """
 
     def __init__(
         self,
-        session: GraphSession,
+        session: Any,
         cache: KVCache,
         sources: KVCache | None,
         names: Sequence[str],
         logits: Logits,
         n: int,
-        logits_place: tuple[Any, ...] | None = None,
+        on_device: DeviceLogits | None = None,
     ) -> None:
+        super().__init__(session)
         rows = cache.rows
         self.input_ids = np.empty((rows, n), np.int64)
         self.position_ids = np.empty((rows, n), np.int64)
@@ -271,34 +262,31 @@ class BoundStep:
         self._longest = self._total_sequence_length.reshape(1).data
         self._logits = logits
         self._cache = cache
-        self._session = session
-        self._run = session.run_with_iobinding
-        self._binding = session.io_binding()
-        # Other providers than the CPU's copy an input when it is bound, not when it is run.
-        self._copied: list[tuple[Any, ...]] | None = (
-            [] if getattr(session, "copies_inputs", False) else None
-        )
-        self._bind_host("input_ids", self.input_ids)
-        self._bind_host("position_ids", self.position_ids)
-        self._bind_host("logits_at", self.logits_at)
-        self._bind_host("seqlens_k", self._seqlens_k)
-        self._bind_host("total_sequence_length", self._total_sequence_length)
-        host = "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
-        self._binding.bind_output("logits", *(logits_place or host))
-        self._bind_buffers("past_key_values", cache, names)
+        self.input_array("input_ids", self.input_ids)
+        self.input_array("position_ids", self.position_ids)
+        self.input_array("logits_at", self.logits_at)
+        self.input_array("seqlens_k", self._seqlens_k)
+        self.input_array("total_sequence_length", self._total_sequence_length)
+        if on_device is None:
+            self.output_array("logits", logits)
+        else:
+            self.output_buffer("logits", on_device.memory, on_device.buffer, len(logits))
+        for name, buffer in zip(names, cache.buffers, strict=True):
+            self.input_buffer(f"past_key_values.{name}", cache.memory, buffer, rows)
+            self.output_buffer(f"present.{name}", cache.memory, buffer, rows)
         if sources is not None:
-            self._source_lengths = np.array(sources.lengths, np.int32)
-            self._bind_host("source_lengths", self._source_lengths)
-            self._bind_buffers("cross", sources, names)
+            self.input_array("source_lengths", np.array(sources.lengths, np.int32))
+            for name, buffer in zip(names, sources.buffers, strict=True):
+                self.input_buffer(f"cross.{name}", sources.memory, buffer, sources.rows)
 
     def set_rows(self, rows: Sequence[int]) -> None:
-        """Say which row of the cache each token of ``append`` is for: one token a row."""
+        """Set the cache row of each token of ``append``; other rows are padding."""
         self._rows = rows
         self._padding = [row for row in range(self._cache.rows) if row not in rows]
         self.logits_at[:] = rows
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Make ``tokens`` the next of each row."""
+        """Make ``tokens`` the next token of each row."""
         self._put(self._rows, tokens)
         if self._padding:
             self._put(self._padding, [0] * len(self._padding))
@@ -310,41 +298,34 @@ class BoundStep:
             self._positions[row] = lengths[row]
             lengths[row] += 1
 
+    def read(self, tokens: Sequence[int]) -> Logits:
+        """Append ``n`` tokens to the only row and run; return the logits after the last of them."""
+        [length] = self._cache.lengths
+        n = len(tokens)
+        self.input_ids[0] = tokens
+        self.position_ids[0] = np.arange(length, length + n)
+        self.logits_at[:] = np.arange(n - len(self.logits_at), n)
+        self._cache.lengths = [length + n]
+        return self.run()
+
     def run(self) -> Logits:
         """Run on what the arrays hold; the cache's lengths already count this step."""
-        self._say_lengths(0)
-        self._run(self._binding)
+        self._write_lengths(0)
+        self.session.run_with_iobinding(self.native)
         return self._logits
 
     def run_padded(self, total: int, cancelled: Callable[[], bool]) -> Logits:
-        """The same for rows of tokens of which the padding reaches to position ``total``.
+        """Run on rows that are padded up to position ``total``.
 
         Once ``cancelled`` it ends with ``CancelledError``, and the cache is undefined.
         """
-        self._say_lengths(total)
-        run_until_cancelled(self._session, self._binding, self.input_ids.size, cancelled)
+        self._write_lengths(total)
+        self.run_until_cancelled(self.input_ids.size, cancelled)
         return self._logits
 
-    def _say_lengths(self, total: int) -> None:
+    def _write_lengths(self, total: int) -> None:
         lengths = self._cache.lengths
         for row, length in enumerate(lengths):
             self._last_positions[row] = length - 1
         self._longest[0] = max(total, *lengths)
-        if self._copied is not None:
-            for place in self._copied:
-                self._binding.bind_input(*place)
-
-    def _bind_host(self, name: str, array: NDArray[Any]) -> None:
-        self._bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-    def _bind_input(self, *place: Any) -> None:
-        if self._copied is not None and place[1] == "cpu":
-            self._copied.append(place)
-        self._binding.bind_input(*place)
-
-    def _bind_buffers(self, prefix: str, cache: KVCache, names: Sequence[str]) -> None:
-        for name, buffer in zip(names, cache.buffers, strict=True):
-            place = bound_place(cache.memory, buffer, cache.rows)
-            self._bind_input(f"{prefix}.{name}", *place)
-            if cache is self._cache:
-                self._binding.bind_output(f"present.{name}", *place)
+        self.copy_inputs()

@@ -1,4 +1,4 @@
-"""An encoder graph: from sources to the keys and values that the decoder reads at every step."""
+"""An encoder graph: from sources to the cross-attention keys and values of the decoder."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import numpy as np
 from ..bundle.graph_contract import layer_names
 from ..bundle.manifest import Manifest
 from ..decoder import never
-from .graph_session import GraphSession, run_until_cancelled
+from .graph_session import Binding
 from .kv_cache import KVCache
-from .memory import Memory, bound_place
+from .memory import Memory
 
-# Attention gives the same bits alone and beside longer sources when lengths are multiples of it.
+# With lengths that are multiples of it, attention gives a source the same bits alone and beside
+# longer sources.
 SOURCE_MULTIPLE = 16
 
 
 class Sources:
-    """What an encoder makes of sources: a row of keys and values for each, once they are read."""
+    """The encoder output of some sources: a row of keys and values each, once they are read."""
 
-    def __init__(self, session: GraphSession, cache: KVCache, binding: Any, *bound: Any) -> None:
+    def __init__(self, binding: Binding, cache: KVCache) -> None:
         self.cache = cache
-        self._session = session
         self._binding = binding
-        self._bound = bound  # memory that the binding knows by its address
         self._is_read = False
 
     def read(self, cancelled: Callable[[], bool] = never) -> KVCache:
-        """Read them, unless they are. Ctrl-C ends it; on ``cancelled`` ``CancelledError`` does."""
+        """Encode the sources unless they are; once ``cancelled``, raise ``CancelledError``."""
         if not self._is_read:
             tokens = self.cache.rows * self.cache.capacity
-            run_until_cancelled(self._session, self._binding, tokens, cancelled)
+            self._binding.run_until_cancelled(tokens, cancelled)
             self._is_read = True
         return self.cache
 
@@ -40,19 +39,18 @@ class Sources:
 class OnnxEncoder:
     """The session of a bundle's ``encoder`` graph (``docs/graph.md``)."""
 
-    def __init__(self, session: GraphSession, manifest: Manifest, memory: Memory) -> None:
+    def __init__(self, session: Any, manifest: Manifest, memory: Memory) -> None:
         self._session = session
         self._manifest = manifest
         self._memory = memory
 
     def prepare(self, sources: Sequence[Sequence[int]]) -> Sources:
-        """The sources, padded on the right, and memory for what is made of them."""
+        """Bind the sources, padded on the right, and memory for the encoder output."""
         lengths = [len(source) for source in sources]
         padded = max(lengths) + -max(lengths) % SOURCE_MULTIPLE
         input_ids = np.zeros((len(sources), padded), np.int64)
         for row, source in enumerate(sources):
             input_ids[row, : len(source)] = source
-        source_lengths = np.array(lengths, np.int32)
         sizes = self._manifest.dimensions
         encoded = KVCache(
             sizes,
@@ -63,9 +61,9 @@ class OnnxEncoder:
             head_size=sizes.head_size,
         )
         encoded.lengths = lengths
-        binding = self._session.io_binding()
-        for name, array in (("input_ids", input_ids), ("source_lengths", source_lengths)):
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding = Binding(self._session)
+        binding.input_array("input_ids", input_ids)
+        binding.input_array("source_lengths", np.array(lengths, np.int32))
         for name, buffer in zip(layer_names(sizes), encoded.buffers, strict=True):
-            binding.bind_output(f"cross.{name}", *bound_place(self._memory, buffer, encoded.rows))
-        return Sources(self._session, encoded, binding, input_ids, source_lengths)
+            binding.output_buffer(f"cross.{name}", self._memory, buffer, encoded.rows)
+        return Sources(binding, encoded)

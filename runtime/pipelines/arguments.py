@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ..bundle.manifest import Kind
 from ..errors import OptionError
 
 ReturnType = Literal["full_text", "new_text", "text", "tensors"]
@@ -47,7 +46,7 @@ class PipelineArguments:
 
 
 def read_arguments(
-    options: Mapping[str, Any], names: frozenset[str], kind: Kind
+    options: Mapping[str, Any], names: frozenset[str], default_return: ReturnType
 ) -> tuple[PipelineArguments, dict[str, Any]]:
     """The arguments ``names`` of a pipeline, and options of ``generate``.
 
@@ -72,7 +71,7 @@ def read_arguments(
         )
     own = {item.name for item in fields(PipelineArguments)} - {"return_type", "batch_size", "task"}
     arguments = PipelineArguments(
-        return_type=_return_type(given, kind),
+        return_type=_return_type(given, default_return),
         batch_size=size,
         task=_pair(given),
         **{name: value for name, value in given.items() if name in own},
@@ -80,7 +79,7 @@ def read_arguments(
     return arguments, rest
 
 
-def _return_type(given: Mapping[str, Any], kind: Kind) -> ReturnType:
+def _return_type(given: Mapping[str, Any], default: ReturnType) -> ReturnType:
     if "return_full_text" in given:
         for other in ("return_text", "return_tensors"):
             if other in given:
@@ -92,7 +91,7 @@ def _return_type(given: Mapping[str, Any], kind: Kind) -> ReturnType:
         return "tensors"
     if given.get("return_text") is False:
         raise OptionError("return_text is false: pass return_tensors for token ids instead.")
-    return "full_text" if kind == "decoder-only" else "text"
+    return default
 
 
 def _pair(given: Mapping[str, Any]) -> str | None:

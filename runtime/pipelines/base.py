@@ -14,7 +14,7 @@ from ..request.controls import split_controls
 from ..request.prompts import check_one_each, lists_by_prompt
 from ..request.request import check_id
 from ..request.resolving import INSTEAD, resolve_options
-from .arguments import COMMON, RETURNS, PipelineArguments, read_arguments
+from .arguments import COMMON, RETURNS, PipelineArguments, ReturnType, read_arguments
 
 Record = dict[str, Any]
 Records = list[Record]
@@ -32,6 +32,7 @@ class Pipeline(ABC):
     """
 
     kind: ClassVar[Kind]
+    default_return: ClassVar[ReturnType]
     return_name: ClassVar[str] = "generated"
     defaults: ClassVar[Mapping[str, Any]]  # under the checkpoint's for the task
     cleans_up: ClassVar[bool]
@@ -44,7 +45,7 @@ class Pipeline(ABC):
         self.model = model
         self.task = task
         arguments, generation = read_arguments(
-            options, self.arguments, self.kind
+            options, self.arguments, self.default_return
         )  # bad ones raise now
         _check_effects(generation)
         padding, generation = _padding(generation, manifest)
@@ -65,7 +66,9 @@ class Pipeline(ABC):
         own = self._own
         if RETURNS & options.keys():
             own = {name: value for name, value in own.items() if name not in RETURNS}
-        arguments, generation = read_arguments({**own, **options}, self.arguments, self.kind)
+        arguments, generation = read_arguments(
+            {**own, **options}, self.arguments, self.default_return
+        )
         if isinstance(text_inputs, str):
             _check_starts(generation, 1)
             return self._records([text_inputs], arguments, generation)[0]
@@ -155,8 +158,11 @@ class Pipeline(ABC):
         if "eos_token_id" in options:
             raise OptionError("stop_sequence has no effect beside eos_token_id: pass one.")
         ids = self.model.tokenizer.encode(arguments.stop_sequence)
-        first = self.kind == "encoder-decoder"
-        return {**options, "eos_token_id": ids[:1] if first else ids}
+        return {**options, "eos_token_id": self._stop_ids(ids)}
+
+    def _stop_ids(self, ids: list[int]) -> list[int]:
+        """Return which of the ids of ``stop_sequence`` end a text."""
+        return ids
 
     @abstractmethod
     def _record(

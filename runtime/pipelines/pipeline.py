@@ -47,6 +47,7 @@ class TextGenerationPipeline(Pipeline):
     """
 
     kind = "decoder-only"
+    default_return = "full_text"
     arguments = COMMON | {"return_full_text", "handle_long_generation"}
     defaults: ClassVar[Mapping[str, Any]] = {
         "max_new_tokens": 256,
@@ -115,8 +116,12 @@ class Text2TextGenerationPipeline(Pipeline):
     """
 
     kind = "encoder-decoder"
+    default_return = "text"
     defaults: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "num_beams": 4}
     cleans_up = False
+
+    def _stop_ids(self, ids: list[int]) -> list[int]:
+        return ids[:1]  # as Transformers
 
     def _joined(self, found: list[Records]) -> list[Any]:
         single = all(len(records) == 1 for records in found)

@@ -1,4 +1,8 @@
-"""What a call takes beside the options: values that no file can hold, and other ways to ask."""
+"""Arguments of a call besides its options: constraints, callbacks and cancellation.
+
+They hold values that no file can hold, or restrict the output, so that a bundle has no defaults for
+them.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from ..decoder import Logits, TokenIds
 from ..errors import OptionError
 from .value_checks import is_text
 
-# From all ids of a text so far, (n,), and its logits, (vocabulary,), to the logits that count.
+# From all ids of a text so far, (n,), and its logits, (vocabulary,), to the changed logits.
 LogitsProcessor = Callable[[TokenIds, Logits], Logits]
 # From a prompt's index and all ids of a text so far to the ids that may come next.
 PrefixAllowedTokens = Callable[[int, TokenIds], Sequence[int]]
 GUIDES = ("json_schema", "regex", "grammar")
+BESIDE_CHOICES = {"choices", "decoder_input_ids", "cancel"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """Checked on construction: what cannot be used raises ``OptionError``."""
+    """The controls of a call. A bad value raises ``OptionError`` on construction."""
 
-    decoder_input_ids: Any = None  # what an output goes on from, after an encoder
-    choices: Sequence[str] | None = None  # the only outputs there are
+    decoder_input_ids: Any = None  # after an encoder, tokens that the output continues
+    choices: Sequence[str] | None = None  # the only possible outputs
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None
     prefix_allowed_tokens_fn: PrefixAllowedTokens | None = None
     json_schema: Any = None  # of the output, as a dictionary or JSON
     regex: str | None = None  # of the whole output
     grammar: str | None = None  # of the output, in llguidance's dialect of Lark
-    cancel: Any = None  # a callable, or an event with `is_set`, that ends the work once it is true
+    cancel: Any = None  # a function, or an event with `is_set`; ends the work once it is true
 
     def __post_init__(self) -> None:
         given = self.logits_processor
@@ -58,7 +61,7 @@ class Controls:
 
     @property
     def processors(self) -> Sequence[LogitsProcessor]:
-        """The caller's own processors."""
+        """The caller's own logits processors."""
         given = self.logits_processor
         if given is None:
             return ()
@@ -66,46 +69,43 @@ class Controls:
 
     @property
     def guides(self) -> list[str]:
-        """The names of what constrains the output and is given."""
+        """The names of the constraints that were given: a schema, an expression, a grammar."""
         return [name for name in GUIDES if getattr(self, name) is not None]
 
     @property
     def cancelled(self) -> Callable[[], bool] | None:
-        """What says whether the caller wants the work to end; None: nobody will."""
+        """``is_cancelled``, or None if the call cannot be cancelled."""
         return None if self.cancel is None else self.is_cancelled
 
     def is_cancelled(self) -> bool:
-        """Whether the caller wants the work to end."""
+        """Return whether the caller wants the work to end."""
         if self.cancel is None:
             return False
         return bool(self.cancel.is_set() if hasattr(self.cancel, "is_set") else self.cancel())
 
 
-CONTROL_NAMES = tuple(argument.name for argument in fields(Controls))
+CONTROL_NAMES = tuple(control.name for control in fields(Controls))
 
 
 def split_controls(options: Mapping[str, Any]) -> tuple[Controls, dict[str, Any]]:
-    """The arguments among a call's options, and the options."""
-    arguments = Controls(**{name: options[name] for name in CONTROL_NAMES if name in options})
-    return arguments, {name: value for name, value in options.items() if name not in CONTROL_NAMES}
+    """Split a call's keyword arguments into controls and generation options."""
+    controls = Controls(**{name: options[name] for name in CONTROL_NAMES if name in options})
+    return controls, {name: value for name, value in options.items() if name not in CONTROL_NAMES}
 
 
-MAY_STAND_BESIDE = {"choices", "decoder_input_ids", "cancel"}
-
-
-def check_choosing(arguments: Controls, options: Mapping[str, Any]) -> None:
-    """Refuse choices that are none, and options that have no effect with them."""
-    if arguments.choices is None:
+def check_choosing(controls: Controls, options: Mapping[str, Any]) -> None:
+    """Refuse bad ``choices``, and options that have no effect beside choices."""
+    choices: Any = controls.choices
+    if choices is None:
         return
-    given = {name for name, value in vars(arguments).items() if value is not None}
-    others = given - MAY_STAND_BESIDE | {n for n, value in options.items() if value is not None}
+    given = {name for name, value in vars(controls).items() if value is not None}
+    others = given - BESIDE_CHOICES | {n for n, value in options.items() if value is not None}
     for name in sorted(others):
         raise OptionError(f"{name} has no effect with choices.")
-    choices = arguments.choices
-    is_list = isinstance(choices, list | tuple | np.ndarray)
+    is_list = isinstance(choices, list | tuple) or hasattr(choices, "tolist")  # numpy's arrays
     if not is_list or not len(choices) or not all(item and is_text(item) for item in choices):
         raise OptionError(
-            f"choices is {arguments.choices!r:.60}; it must be a list of texts, none of them empty."
+            f"choices is {choices!r:.60}; it must be a list of texts, none of them empty."
         )
     if len(set(choices)) < len(choices):
         raise OptionError("choices has the same text twice.")

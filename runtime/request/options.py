@@ -1,16 +1,20 @@
-"""How a generation is asked for.
+"""The generation options of a call: names, defaults, checks and command-line flags.
 
-Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` puts the
-caller's options over the bundle's own defaults and says which have no effect.
+Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` merges
+the caller's options with the bundle's defaults and says which have no effect. A field's metadata
+holds all that is known of an option: add one here, and its effect in ``logits/processors.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from ..errors import OptionError
-from . import value_checks as values
+from . import value_checks as checks
+from .value_checks import Check, several
 
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
@@ -22,114 +26,266 @@ DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses ar
 Strategy = Literal["greedy", "sampling", "beam search", "group beam search", "prompt lookup"]
 
 
+class Need(NamedTuple):
+    """What an option needs to have an effect."""
+
+    is_met: Callable[[GenerationOptions], bool]
+    words: str  # after "has no effect"
+    gates_checks: bool = False  # whether the option's value is checked only if the need is met
+
+
+class Flag(NamedTuple):
+    """The command-line flag of an option."""
+
+    group: Literal["length", "strategy", "logits"]
+    type: Callable[[str], Any]
+    help: str
+
+
+class Traits(NamedTuple):
+    """The metadata of an option's field, under the key "traits"."""
+
+    check: Check | None
+    needs: Need | None
+    flag: Flag | None
+    ids: Callable[[Any], Iterable[int]] | None  # the token ids in a value, which must exist
+
+
+def _option(
+    default: Any,
+    check: Check | None = None,
+    *,
+    needs: Need | None = None,
+    flag: Flag | None = None,
+    ids: Callable[[Any], Iterable[int]] | None = None,
+) -> Any:
+    return field(default=default, metadata={"traits": Traits(check, needs, flag, ids)})
+
+
+# Checkpoints carry sampling's and beam search's options whether they sample or not.
+SAMPLING = Need(lambda options: options.do_sample, "without sampling (do_sample)", True)
+BEAMS = Need(lambda options: options.num_beams > 1, "without beam search (num_beams)", True)
+BEAMS_OR_NO_GROUPS = Need(
+    lambda options: options.num_beams > 1 or options.num_beam_groups == 1,
+    "without beam search (num_beams)",
+)
+GROUPS = Need(
+    lambda options: options.strategy == "group beam search",
+    "without groups of beams (num_beam_groups)",
+)
+LOOKUP = Need(
+    lambda options: options.prompt_lookup_num_tokens is not None,
+    "without prompt lookup (prompt_lookup_num_tokens)",
+)
+AN_END = Need(
+    lambda options: bool(options.eos_token_ids), "where nothing ends a text (eos_token_id)"
+)
+
+_flag = checks.check_flag
+_decay = checks.check_decay
+_ids = checks.check_token_ids
+_id = partial(checks.check_integer, at_least=0)
+
+
+def _integer(at_least: int, at_most: int | None = None) -> Check:
+    return partial(checks.check_integer, at_least=at_least, at_most=at_most)
+
+
+def _number(at_least: float, at_most: float) -> Check:
+    return partial(checks.check_number, at_least=at_least, at_most=at_most)
+
+
+def _probability(*, above_0: bool = False, below_1: bool = False) -> Check:
+    return partial(checks.check_probability, above_0=above_0, below_1=below_1)
+
+
+def _ends(name: str, value: Any) -> None:
+    for token in several(value):
+        _id(name, token)
+
+
+def _early_stopping(name: str, value: Any) -> None:
+    if type(value) is not bool and value != "never":
+        raise OptionError(f'{name} is {value!r}; it must be True, False or "never".')
+
+
+def _biases(name: str, value: Any) -> None:
+    checks.biases(name, value)
+
+
+def _biased_ids(value: Any) -> list[int]:
+    return [token for ids, _ in checks.biases("sequence_bias", value) for token in ids]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """Checked on construction: a value that makes no sense raises ``OptionError``.
+    """The options of a call. A bad value raises ``OptionError`` on construction.
 
-    Sampling's and beam search's own options are checked where they have an effect.
+    Options of sampling and of beam search are checked only where they have an effect.
     """
 
-    # How long, and what ends a text
-    max_new_tokens: int | None = None  # new tokens per prompt at most
-    max_length: int | None = None  # what the decoder starts from and new tokens together at most
-    min_new_tokens: int | None = None  # no end of sequence before so many new tokens
-    min_length: int = 0  # the same, counting what the decoder starts from
-    max_time: float | None = None  # seconds after which no further token is begun
-    stop_strings: str | tuple[str, ...] | None = None  # end a text that comes to contain one
-    eos_token_id: int | tuple[int, ...] | None = None  # ends a text; None: nothing does
-    # Which strategy, and what it gives back
-    do_sample: bool = False  # draw tokens; else take the most probable one
-    num_beams: int = 1  # hypotheses that are followed at once; 1: no beam search
-    num_beam_groups: int = 1  # groups that the beams are divided into, to differ from each other
-    num_return_sequences: int = 1  # texts for each prompt
-    prompt_lookup_num_tokens: int | None = None  # tokens that are guessed at once, at most
-    logprobs: int | None = None  # log-probabilities of tokens and of so many others (not of TF)
+    # Which strategy
+    do_sample: bool = _option(False, _flag)  # sample tokens; else take the most probable one
+    num_beams: int = _option(  # hypotheses that are followed at once; 1: no beam search
+        1,
+        _integer(1, MOST_ROWS),
+        flag=Flag("strategy", int, "follow this many hypotheses: beam search"),
+    )
+    # Length, and what ends a text
+    max_new_tokens: int | None = _option(  # new tokens of a prompt at most
+        None, _integer(1), flag=Flag("length", int, "new tokens at most")
+    )
+    max_length: int | None = _option(  # start tokens and new tokens together at most
+        None,
+        _integer(1),
+        flag=Flag("length", int, "tokens at most, including those the decoder starts from"),
+    )
+    min_new_tokens: int | None = _option(  # no end of sequence before this many new tokens
+        None,
+        _integer(0),
+        needs=AN_END,
+        flag=Flag("length", int, "new tokens before the model may end the text"),
+    )
+    min_length: int = _option(0, _integer(0), needs=AN_END)  # the same, with the start tokens
+    max_time: float | None = _option(  # seconds after which no further token is begun
+        None,
+        _number(0.0, 1e9),
+        flag=Flag("length", float, "seconds after which no further token is begun"),
+    )
+    stop_strings: str | tuple[str, ...] | None = _option(  # end a text that contains one of them
+        None, lambda name, value: checks.check_strings(name, several(value))
+    )
+    eos_token_id: int | tuple[int, ...] | None = _option(None, _ends)  # None: nothing ends a text
+    # How many texts, and what is returned of them
+    num_beam_groups: int = _option(  # groups of beams, which are made to differ
+        1,
+        _integer(1, MOST_ROWS),
+        needs=BEAMS_OR_NO_GROUPS,
+        flag=Flag("strategy", int, "divide the beams into groups that differ"),
+    )
+    num_return_sequences: int = _option(  # texts for each prompt
+        1,
+        _integer(1, MOST_ROWS),
+        flag=Flag("strategy", int, "return this many texts, from beams or sampled"),
+    )
+    prompt_lookup_num_tokens: int | None = _option(  # tokens that are guessed at once, at most
+        None,
+        _integer(1),
+        flag=Flag("strategy", int, "guess this many tokens from the text: greedy, but faster"),
+    )
+    max_matching_ngram_size: int | None = _option(  # longest n-gram that is looked up
+        None, _integer(1, LONGEST_NGRAM), needs=LOOKUP
+    )
+    # Return log-probabilities of tokens and of so many alternatives (not of Transformers)
+    logprobs: int | None = _option(None, _integer(0))
     # Sampling
-    temperature: float = 1.0  # logits are divided by it before drawing
-    top_k: int = 50  # draw from the k most probable tokens; 0: from all
-    top_p: float = 1.0  # draw from the fewest tokens of this probability; 1: from all
-    min_p: float | None = None  # draw from tokens at least this times as probable as the first
-    typical_p: float = 1.0  # draw from the most typical tokens of this probability; 1: from all
-    epsilon_cutoff: float = 0.0  # draw from tokens of at least this probability
-    eta_cutoff: float = 0.0  # the same, lower where the next token is uncertain
-    seed: int | None = None  # of the draws; None: another each time (not of Transformers)
+    temperature: float = _option(  # logits are divided by it
+        1.0,
+        _number(*FACTORS),
+        needs=SAMPLING,
+        flag=Flag("logits", float, "divide logits by it before sampling"),
+    )
+    top_k: int = _option(  # sample from the k most probable tokens; 0: from all
+        50,
+        _integer(0),
+        needs=SAMPLING,
+        flag=Flag("logits", int, "sample from the k most probable tokens; 0: from all"),
+    )
+    top_p: float = _option(  # sample from the fewest tokens of this probability; 1: from all
+        1.0,
+        _probability(),
+        needs=SAMPLING,
+        flag=Flag("logits", float, "sample from the fewest tokens of this probability"),
+    )
+    min_p: float | None = _option(  # sample from tokens this times as probable as the first
+        None,
+        _probability(),
+        needs=SAMPLING,
+        flag=Flag(
+            "logits", float, "sample from tokens at least this times as probable as the first"
+        ),
+    )
+    typical_p: float = _option(  # sample from the most typical tokens of this probability
+        1.0,
+        _probability(above_0=True),
+        needs=SAMPLING,
+        flag=Flag("logits", float, "sample from the most typical tokens of this probability"),
+    )
+    # Sample from tokens of at least this probability; eta: lower where the next token is uncertain
+    epsilon_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
+    eta_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
+    seed: int | None = _option(  # of sampling; None: another each time (not of Transformers)
+        None, _integer(0), needs=SAMPLING, flag=Flag("strategy", int, "seed of sampling")
+    )
     # Beam search
-    length_penalty: float = 1.0  # a hypothesis' score is divided by its length to this power
-    early_stopping: bool | str = False  # stop at num_beams hypotheses; False: a guess; or "never"
-    diversity_penalty: float = 0.0  # taken off tokens that groups before have just chosen
-    pad_token_id: int | None = None  # what a group of beams that is done counts as choosing
-    # Prompt lookup
-    max_matching_ngram_size: int | None = None  # longest n-gram that is looked up
-    # What changes the logits
-    repetition_penalty: float = 1.0  # logits of tokens seen before are lowered by this factor
-    encoder_repetition_penalty: float = 1.0  # logits of the prompt's tokens are raised by it
-    no_repeat_ngram_size: int = 0  # n-grams of this size come once; 0: no limit
-    encoder_no_repeat_ngram_size: int = 0  # n-grams of the prompt of this size come not at all
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = None  # sequences of ids that never come
-    sequence_bias: Any = None  # {ids: bias}, added to the logit of the last id after the others
-    suppress_tokens: tuple[int, ...] | None = None  # ids that never come
-    begin_suppress_tokens: tuple[int, ...] | None = None  # ids that do not come first
-    forced_bos_token_id: int | None = None  # comes after a start of a single token
-    forced_eos_token_id: int | tuple[int, ...] | None = None  # comes at the limit of the length
-    exponential_decay_length_penalty: tuple[int, float] | None = None  # (start, factor): towards
-    # the end of sequence, from so many new tokens on
-    remove_invalid_values: bool = False  # NaN becomes 0, infinities the largest numbers
-    renormalize_logits: bool = False  # make log-probabilities of what the others left
+    length_penalty: float = _option(  # a hypothesis' score is divided by its length to this power
+        1.0,
+        _number(*EXPONENTS),
+        needs=BEAMS,
+        flag=Flag("strategy", float, "divide a hypothesis' score by its length to this power"),
+    )
+    # Stop at num_beams hypotheses; False: estimate whether one can still be better; or "never"
+    early_stopping: bool | str = _option(False, _early_stopping, needs=BEAMS)
+    diversity_penalty: float = _option(  # subtracted from tokens that earlier groups chose
+        0.0,
+        _number(0.0, FACTORS[1]),
+        needs=GROUPS,
+        flag=Flag(
+            "strategy", float, "subtract it from tokens that earlier groups have just chosen"
+        ),
+    )
+    pad_token_id: int | None = _option(None, _id, needs=GROUPS)  # chosen by a group that is done
+    # Changes of the logits
+    repetition_penalty: float = _option(  # logits of tokens seen before are lowered by this factor
+        1.0,
+        _number(*FACTORS),
+        flag=Flag("logits", float, "lower the logits of tokens seen before by this factor"),
+    )
+    encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))  # raises the prompt's
+    no_repeat_ngram_size: int = _option(  # n-grams of this size occur once; 0: no limit
+        0,
+        _integer(0),
+        flag=Flag("logits", int, "let n-grams of this size occur once; 0: no limit"),
+    )
+    encoder_no_repeat_ngram_size: int = _option(0, _integer(0))  # none of the prompt's n-grams
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = _option(  # sequences that never occur
+        None, checks.check_words, ids=lambda words: [token for ids in words for token in ids]
+    )
+    # {ids: bias}, added to the logit of the last id after the others
+    sequence_bias: Any = _option(None, _biases, ids=_biased_ids)
+    suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # never occur
+    begin_suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # not first
+    forced_bos_token_id: int | None = _option(None, _id, ids=several)  # after one start token
+    forced_eos_token_id: int | tuple[int, ...] | None = _option(  # at the limit of the length
+        None, lambda name, value: _ids(name, several(value)), ids=several
+    )
+    # (start, factor): towards the end of sequence, after so many new tokens
+    exponential_decay_length_penalty: tuple[int, float] | None = _option(None, _decay, needs=AN_END)
+    remove_invalid_values: bool = _option(False, _flag)  # NaN: 0, infinities: largest numbers
+    renormalize_logits: bool = _option(False, _flag)  # log-probabilities of what processors left
     # Where a text starts
-    bos_token_id: int | None = None  # what an empty prompt starts from
-    decoder_start_token_id: int | None = None  # what a decoder starts from, after an encoder
+    bos_token_id: int | None = _option(None, _id)  # starts an empty prompt
+    decoder_start_token_id: int | None = _option(None, _id)  # starts a decoder after an encoder
 
     def __post_init__(self) -> None:
-        self._check_ends()
+        gated = []
+        for name, traits in OPTION_TRAITS.items():
+            if traits.needs is not None and traits.needs.gates_checks:
+                gated.append((name, traits))
+            else:
+                self._check(name, traits)
         self._check_strategy()
-        if self.do_sample:
-            self._check_sampling()
-        if self.num_beams > 1:
-            values.check_number("length_penalty", self.length_penalty, *EXPONENTS)
-            if type(self.early_stopping) is not bool and self.early_stopping != "never":
-                raise OptionError(
-                    f'early_stopping is {self.early_stopping!r}; it must be True, False or "never".'
-                )
-        self._check_logits()
+        for name, traits in gated:
+            if traits.needs is not None and traits.needs.is_met(self):
+                self._check(name, traits)
 
-    def _check_ends(self) -> None:
-        for name in ("max_new_tokens", "max_length"):
-            if getattr(self, name) is not None:
-                values.check_integer(name, getattr(self, name), at_least=1)
-        if self.min_new_tokens is not None:
-            values.check_integer("min_new_tokens", self.min_new_tokens, at_least=0)
-        values.check_integer("min_length", self.min_length, at_least=0)
-        if self.max_time is not None:
-            values.check_number("max_time", self.max_time, 0.0, 1e9)
-        if self.stop_strings is not None:
-            values.check_strings("stop_strings", self.stops)
-        for token in self.eos_token_ids:
-            values.check_integer("eos_token_id", token, at_least=0)
-        for name in ("bos_token_id", "decoder_start_token_id", "pad_token_id"):
-            if getattr(self, name) is not None:
-                values.check_integer(name, getattr(self, name), at_least=0)
+    def _check(self, name: str, traits: Traits) -> None:
+        value = getattr(self, name)
+        if traits.check is not None and (value is not None or name not in NONE_BY_DEFAULT):
+            traits.check(name, value)
 
     def _check_strategy(self) -> None:
-        values.check_flag("do_sample", self.do_sample)
-        for name in ("num_beams", "num_beam_groups", "num_return_sequences"):
-            values.check_integer(name, getattr(self, name), at_least=1, at_most=MOST_ROWS)
-        for name, least, most in (
-            ("prompt_lookup_num_tokens", 1, None),
-            ("max_matching_ngram_size", 1, LONGEST_NGRAM),
-            ("logprobs", 0, None),
-        ):
-            if getattr(self, name) is not None:
-                values.check_integer(name, getattr(self, name), at_least=least, at_most=most)
-        values.check_number("diversity_penalty", self.diversity_penalty, 0.0, FACTORS[1])
-        self._check_returned()
-        self._check_groups()
-        if self.prompt_lookup_num_tokens is not None and (self.do_sample or self.num_beams > 1):
-            raise OptionError(
-                "prompt_lookup_num_tokens is for greedy search: do_sample=False and num_beams=1."
-            )
-
-    def _check_returned(self) -> None:
-        count = self.num_return_sequences
+        count, groups = self.num_return_sequences, self.num_beam_groups
         if count > 1 and self.num_beams == 1 and not self.do_sample:
             raise OptionError(
                 f"num_return_sequences is {count}, but greedy search finds one text: use num_beams "
@@ -139,11 +295,14 @@ class GenerationOptions:
             raise OptionError(
                 f"num_return_sequences is {count}; it must be at most num_beams, {self.num_beams}."
             )
+        if groups > 1 and self.num_beams > 1:
+            self._check_groups(groups)
+        if self.prompt_lookup_num_tokens is not None and (self.do_sample or self.num_beams > 1):
+            raise OptionError(
+                "prompt_lookup_num_tokens is for greedy search: do_sample=False and num_beams=1."
+            )
 
-    def _check_groups(self) -> None:
-        groups = self.num_beam_groups
-        if groups == 1 or self.num_beams == 1:
-            return
+    def _check_groups(self, groups: int) -> None:
         if groups > self.num_beams or self.num_beams % groups:
             raise OptionError(f"num_beam_groups is {groups}; it must divide num_beams.")
         if self.do_sample:
@@ -155,43 +314,9 @@ class GenerationOptions:
                 "num_beam_groups needs a diversity_penalty above 0: all groups would be the same."
             )
 
-    def _check_sampling(self) -> None:
-        values.check_number("temperature", self.temperature, *FACTORS)
-        values.check_integer("top_k", self.top_k, at_least=0)
-        values.check_probability("top_p", self.top_p)
-        if self.min_p is not None:
-            values.check_probability("min_p", self.min_p)
-        values.check_probability("typical_p", self.typical_p, above_0=True)
-        values.check_probability("epsilon_cutoff", self.epsilon_cutoff, below_1=True)
-        values.check_probability("eta_cutoff", self.eta_cutoff, below_1=True)
-        if self.seed is not None:
-            values.check_integer("seed", self.seed, at_least=0)
-
-    def _check_logits(self) -> None:
-        for name in ("repetition_penalty", "encoder_repetition_penalty"):
-            values.check_number(name, getattr(self, name), *FACTORS)
-        for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
-            values.check_integer(name, getattr(self, name), at_least=0)
-        for name in ("remove_invalid_values", "renormalize_logits"):
-            values.check_flag(name, getattr(self, name))
-        for name in ("suppress_tokens", "begin_suppress_tokens"):
-            if getattr(self, name) is not None:
-                values.check_token_ids(name, getattr(self, name))
-        if self.bad_words_ids is not None:
-            values.check_words("bad_words_ids", self.bad_words_ids)
-        if self.sequence_bias is not None:
-            values.biases("sequence_bias", self.sequence_bias)
-        if self.forced_bos_token_id is not None:
-            values.check_integer("forced_bos_token_id", self.forced_bos_token_id, at_least=0)
-        if self.forced_eos_token_id is not None:
-            values.check_token_ids("forced_eos_token_id", _several(self.forced_eos_token_id))
-        if self.exponential_decay_length_penalty is not None:
-            name = "exponential_decay_length_penalty"
-            values.check_decay(name, self.exponential_decay_length_penalty)
-
     @property
     def strategy(self) -> Strategy:
-        """How tokens are chosen."""
+        """The decoding strategy."""
         if self.num_beam_groups > 1 and self.num_beams > 1:
             return "group beam search"
         if self.num_beams > 1:
@@ -202,34 +327,34 @@ class GenerationOptions:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end a text, none of them if nothing does."""
-        return _several(self.eos_token_id)
+        """The tokens that end a text, empty if nothing does."""
+        return several(self.eos_token_id)
 
     @property
     def forced_eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens one of which comes at the limit, none of them if any may."""
-        return _several(self.forced_eos_token_id)
+        """The tokens that are allowed at the limit of the length, empty if all are."""
+        return several(self.forced_eos_token_id)
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
-        stops: tuple[str, ...] = _several(self.stop_strings)
+        stops: tuple[str, ...] = several(self.stop_strings)
         return stops
 
     @property
-    def biases(self) -> values.Biases:
-        """The sequences of ``sequence_bias`` and their biases; none where there are none."""
+    def biases(self) -> checks.Biases:
+        """The sequences of ``sequence_bias`` and their biases."""
         given = self.sequence_bias
-        return () if given is None else values.biases("sequence_bias", given)
+        return () if given is None else checks.biases("sequence_bias", given)
 
     @property
     def decoder_start(self) -> int | None:
-        """What a decoder starts from after an encoder; None if nothing says it."""
+        """The token that a decoder starts from after an encoder; None if it is unknown."""
         start = self.decoder_start_token_id
         return self.bos_token_id if start is None else start
 
     def new_tokens(self, prompt_length: int) -> int:
-        """How many tokens may follow a prompt; ``OptionError`` where there is no room for one."""
+        """Return how many tokens may follow a prompt; ``OptionError`` if there is room for none."""
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         if self.max_length is None:
@@ -242,8 +367,10 @@ class GenerationOptions:
         return self.max_length - prompt_length
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple, None as none."""
-    if value is None:
-        return ()
-    return value if isinstance(value, tuple) else (value,)
+def _traits(option: Field[Any]) -> Traits:
+    traits: Traits = option.metadata["traits"]
+    return traits
+
+
+OPTION_TRAITS = {option.name: _traits(option) for option in fields(GenerationOptions)}
+NONE_BY_DEFAULT = frozenset(o.name for o in fields(GenerationOptions) if o.default is None)

@@ -1,4 +1,4 @@
-"""What a generation starts from: checked prompts, and the tokens that the decoder reads first."""
+"""Prompts: token ids that are checked, and the tokens that the decoder reads first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ids = list[int]
 
 
 def id_lists(prompts: Any, name: str) -> list[list[Any]]:
-    """Lists of Python's own integers, from any sequences of integers; ``name`` is for errors."""
+    """Return lists of Python integers from any sequences of integers; ``name`` is for errors."""
     items = listed(prompts)
     if items is None:
         raise PromptError(f"{name} takes lists of token ids, not {prompts!r:.60}.")
@@ -30,7 +30,7 @@ def id_lists(prompts: Any, name: str) -> list[list[Any]]:
 
 
 def listed(value: Any) -> list[Any] | None:
-    """The items of a sequence; None for a text and for what has no items."""
+    """Return the items of a sequence; None for a string and for a value without items."""
     if isinstance(value, str | bytes | Mapping | Set):
         return None
     try:
@@ -39,25 +39,25 @@ def listed(value: Any) -> list[Any] | None:
         return None
 
 
-def check_prompt(what: str, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
-    """Start an empty prompt with the beginning-of-sequence token; refuse what cannot run.
+def check_prompt(name: str, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
+    """Refuse a prompt that cannot run; put the start token into an empty one.
 
-    ``what`` it is called in errors.
+    ``name``: the prompt's name in errors.
     """
     sizes = manifest.dimensions
     if not prompt:
-        if manifest.kind == "encoder-decoder":
-            raise PromptError(f"{what} is empty: give the encoder a token to read.")
+        if manifest.has_encoder:
+            raise PromptError(f"{name} is empty: give the encoder a token to read.")
         if options.bos_token_id is None:
             raise PromptError(
-                f"{what} is empty, and the model has no bos_token_id to start from: "
+                f"{name} is empty, and the model has no bos_token_id to start from: "
                 "give it some text."
             )
         prompt.append(options.bos_token_id)
-    check_ids(what, prompt, manifest)
+    check_ids(name, prompt, manifest)
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
-            f"{what} has {len(prompt)} tokens; this model reads at most "
+            f"{name} has {len(prompt)} tokens; this model reads at most "
             f"{sizes.max_positions}: shorten it."
         )
 
@@ -65,14 +65,14 @@ def check_prompt(what: str, prompt: Ids, options: GenerationOptions, manifest: M
 def decoder_prompts(
     prompts: Sequence[Ids], prefixes: Any, options: GenerationOptions, manifest: Manifest
 ) -> Sequence[Ids]:
-    """What the decoder reads first, a list of ids for each prompt.
+    """Return the tokens that the decoder reads first, a list of ids for each prompt.
 
-    A decoder of its own reads the prompt. After an encoder it reads the start token and then the
-    prompt's prefix: ``prefixes`` is None, a list of ids for all prompts, or a list of such lists.
-    A start token that a prefix begins with is not given twice: as in Transformers' ``generate``,
-    which however looks at all prefixes of a batch together.
+    Without an encoder these are the prompt. After one they are the start token and the prompt's
+    prefix: ``prefixes`` is None, one list of ids for all prompts, or a list of such lists. A start
+    token that a prefix begins with is not given twice: as in Transformers' ``generate``, which
+    however looks at all prefixes of a batch together.
     """
-    if manifest.kind == "decoder-only":
+    if not manifest.has_encoder:
         if prefixes is not None:
             raise OptionError(
                 "decoder_input_ids has no effect with a decoder-only model: put the ids into the "
@@ -103,32 +103,35 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
 
 
 def lists_by_prompt(prefixes: Any) -> list[Any] | None:
-    """``decoder_input_ids`` where they are a list a prompt; None: one for all, or none."""
+    """Return ``decoder_input_ids`` if they are a list for each prompt; None if one for all."""
     items = listed(prefixes)
     if items is None or all(listed(item) is None for item in items):
         return None
     return items
 
 
-def check_one_each(lists: Sequence[Any], count: int, what: str) -> None:
-    """Raise ``PromptError`` for other than ``count`` lists of ``decoder_input_ids``."""
+def check_one_each(lists: Sequence[Any], count: int, name: str) -> None:
+    """Raise ``PromptError`` unless ``decoder_input_ids`` has ``count`` lists."""
     if len(lists) != count:
         raise PromptError(
-            f"decoder_input_ids has {len(lists)} lists for {count} {what}: give one list for all, "
+            f"decoder_input_ids has {len(lists)} lists for {count} {name}: give one list for all, "
             "or one for each."
         )
 
 
-def check_ids(what: str, ids: Ids, manifest: Manifest) -> None:
-    """Refuse ids outside the vocabulary; ``what`` they are is for the error."""
+def check_ids(name: str, ids: Ids, manifest: Manifest) -> None:
+    """Refuse ids outside the vocabulary; ``name``: the name of the list in errors."""
     vocabulary = manifest.dimensions.vocabulary
     for token in ids:
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise PromptError(
-                f"{what} holds {token!r}; token ids are integers from 0 to {vocabulary - 1}."
-            )
+            raise PromptError(f"{name} holds {token!r}; {id_range(vocabulary)}.")
+
+
+def id_range(vocabulary: int) -> str:
+    """Return the valid token ids, as a part of a sentence."""
+    return f"token ids are integers from 0 to {vocabulary - 1}"
 
 
 def _plain_integer(token: Any) -> Any:
-    """Python's own integer for one of numpy's; anything else as it is, to be refused."""
+    """Return Python's own integer for one of numpy's; anything else as it is, to be refused."""
     return int(token) if not isinstance(token, bool) and isinstance(token, Integral) else token

@@ -1,47 +1,53 @@
-"""Checks of single option values, and the plain form that they are kept in.
+"""Checks of single option values, and the plain form in which options are stored.
 
-A check takes the option's name for its error, which is always an ``OptionError``.
+A check takes the option's name, for its error, and the value. It raises ``OptionError``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from ..errors import OptionError
 
 LARGEST = 10**300
 LARGEST_BIAS = 1e9  # float32 still holds it, divided by the lowest temperature
 Biases = tuple[tuple[tuple[int, ...], float], ...]
+Check = Callable[[str, Any], None]
 
 
 def plain(value: Any) -> Any:
-    """Python's own value for one of numpy's, and a tuple for a list."""
-    if isinstance(value, np.generic | np.ndarray):
+    """Return Python's own value for one of numpy's, and a tuple for a list."""
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, without importing numpy
         value = value.tolist()
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
     return tuple(plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def several(value: Any) -> tuple[Any, ...]:
+    """Return one value or several as a tuple; None as an empty one."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
 def check_flag(name: str, value: Any) -> None:
-    """Refuse all but True and False."""
+    """Refuse anything but True and False."""
     if type(value) is not bool:
         raise OptionError(f"{name} is {value!r}; it must be True or False.")
 
 
 def check_integer(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> None:
-    """Refuse what is no integer, or out of range."""
+    """Refuse anything but an integer in range."""
     if not _is_integer(value) or value < at_least or (at_most is not None and value > at_most):
         wanted = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
         raise OptionError(f"{name} is {value!r:.60}; it must be an integer {wanted}.")
 
 
 def check_number(name: str, value: Any, at_least: float, at_most: float) -> None:
-    """Refuse what is no number, or out of range."""
+    """Refuse anything but a number in range."""
     if not _is_number(value) or not at_least <= value <= at_most:
         raise OptionError(
             f"{name} is {value!r:.60}; it must be a number from {at_least:g} to {at_most:g}."
@@ -51,14 +57,14 @@ def check_number(name: str, value: Any, at_least: float, at_most: float) -> None
 def check_probability(
     name: str, value: Any, *, above_0: bool = False, below_1: bool = False
 ) -> None:
-    """Refuse what is no number in [0, 1], or is an end of it that is not allowed."""
+    """Refuse anything but a number in [0, 1]; ``above_0`` and ``below_1`` exclude an end."""
     check_number(name, value, 0.0, 1.0)
     if (above_0 and value == 0) or (below_1 and value == 1):
         raise OptionError(f"{name} is {value!r}; it must be {'above 0' if above_0 else 'below 1'}.")
 
 
 def check_token_ids(name: str, value: Any) -> None:
-    """Refuse what is no sequence of token ids, or an empty one."""
+    """Refuse anything but a sequence of token ids with at least one item."""
     if not isinstance(value, tuple) or not value or not all(map(_is_token, value)):
         raise OptionError(
             f"{name} is {value!r:.60}; it must be a list of token ids, integers of at least 0."
@@ -66,7 +72,7 @@ def check_token_ids(name: str, value: Any) -> None:
 
 
 def check_words(name: str, value: Any) -> None:
-    """Refuse what is no sequence of sequences of token ids."""
+    """Refuse anything but a sequence of sequences of token ids."""
     if not isinstance(value, tuple) or not value:
         raise OptionError(f"{name} is {value!r:.60}; it must be a list of lists of token ids.")
     for word in value:
@@ -74,7 +80,7 @@ def check_words(name: str, value: Any) -> None:
 
 
 def biases(name: str, value: Any) -> Biases:
-    """Sequences of token ids, each with its bias, from a dictionary or a list of pairs."""
+    """Return (token ids, bias) pairs from a dictionary or a list of pairs."""
     items = tuple(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(items, tuple) or not items:
         raise OptionError(
@@ -94,7 +100,7 @@ def biases(name: str, value: Any) -> Biases:
 
 
 def check_strings(name: str, value: Any) -> None:
-    """Refuse what is no sequence of strings that are not empty."""
+    """Refuse anything but a sequence of non-empty strings."""
     if (
         not isinstance(value, tuple)
         or not value
@@ -106,7 +112,7 @@ def check_strings(name: str, value: Any) -> None:
 
 
 def check_decay(name: str, value: Any) -> None:
-    """Refuse what is no pair of a number of tokens and a factor."""
+    """Refuse anything but a pair of a number of tokens and a factor."""
     if (
         not isinstance(value, tuple)
         or len(value) != 2
@@ -130,12 +136,12 @@ def _is_token(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     if _is_integer(value):
-        return bool(abs(value) < LARGEST)  # what no float holds is as good as infinite
+        return bool(abs(value) < LARGEST)  # larger integers do not fit into a float
     return isinstance(value, float) and math.isfinite(value)
 
 
 def is_text(value: Any) -> bool:
-    """Whether ``value`` is a string of whole characters, without lone surrogates."""
+    """Return whether ``value`` is a string without lone surrogates."""
     if not isinstance(value, str):
         return False
     try:

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from ..errors import EdgeseqError, OptionError, PromptError, reason
+from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
+from ..text.lines import decode_utf8, json_object, split_lines
 from .runs import Input, TaskResult, run_all
 from .templates import Template
 
@@ -34,13 +35,8 @@ def read_inputs(path: Path, template: Template) -> list[Input]:
     ``-`` is standard input, with texts. Raises ``PromptError`` for a line that is no input.
     """
     content = sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not text in UTF-8.") from error
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
+    text = decode_utf8(content, path)
+    lines = split_lines(text) if text else []
     if path.suffix != ".jsonl":
         return [{template.fields[0]: line} for line in lines]
     return [_object(f"{path}, line {i}", line, template) for i, line in enumerate(lines, 1)]
@@ -188,18 +184,10 @@ def _is_answer(line: bytes, begin: bytes) -> bool:
 
 
 def _object(where: str, line: str, template: Template) -> Input:
-    if not line.strip():
-        raise PromptError(f"{where}, is empty: it must be an object.")
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"{where}, is not JSON ({reason(error)}).") from error
-    if not isinstance(found, dict):
-        raise PromptError(f"{where}, is no object with {', '.join(template.fields)}.")
+    names = ", ".join(template.fields)
+    found = json_object(line, where, f"write an object with {names}")
     if unknown := sorted(found.keys() - {*template.fields}):
-        raise PromptError(
-            f"{where}, has {unknown[0]!r:.60}; fields are {', '.join(template.fields)}."
-        )
+        raise PromptError(f"{where} has {unknown[0]!r:.60}; fields are {names}.")
     return found
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ..errors import OptionError, PromptError
+from ..bundle.reading import Bundle
+from ..errors import OptionError
+from ..request.batching import batches
 from ..request.controls import GUIDES
 from ..request.request import checked_request
 from ..request.resolving import resolve_options
 from ..results import GenerationResult
-from .templates import Form, Template, read_template
-
-if TYPE_CHECKING:
-    from ..model import Model
+from ..text.byte_tokenizer import ByteTokenizer
+from ..text.tokenizer import Tokenizer
+from .templates import Form, Template
 
 Input = Mapping[str, str]
-BATCH_TOKENS = 4096  # of prompts that are generated from at once, padding counted
-BATCH_ROWS = 16
 COUNT = "num_return_sequences"
 OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 
@@ -33,34 +31,21 @@ class TaskResult:
     generation: GenerationResult
 
 
-def run(
-    model: Model,
-    task: str | os.PathLike[str] | Template,
-    text: str | Sequence[str] | None = None,
-    /,
-    **given: Any,
-) -> TaskResult | list[TaskResult]:
-    """``Model.run``."""
-    template = task if isinstance(task, Template) else read_template(task)
-    values = {name: given.pop(name) for name in template.fields if name in given}
-    first = template.fields[0]
-    if text is not None:
-        if first in values:
-            raise OptionError(f"{first} has no effect beside the text: pass one of them.")
-        values[first] = text
-    texts = values.get(first, template.defaults.get(first))
-    if isinstance(texts, str):
-        return run_all(model, template, [values], given)[0]
-    if not isinstance(texts, list | tuple):
-        raise PromptError(
-            f"The task {template.name} takes texts for {', '.join(template.fields)}; {first} is "
-            f"{texts!r:.60}."
-        )
-    return run_all(model, template, [{**values, first: item} for item in texts], given)
+class TaskModel(Protocol):
+    """What a task needs of a ``Model``."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def tokenizer(self) -> Tokenizer | ByteTokenizer: ...
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], **options: Any
+    ) -> list[GenerationResult]: ...
+    def with_defaults(self, generation: Mapping[str, Any]) -> TaskModel: ...
 
 
 def run_all(
-    model: Model, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
+    model: TaskModel, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
 ) -> list[TaskResult]:
     """The answers to ``inputs``, in their order; inputs of similar length are read together.
 
@@ -89,7 +74,7 @@ def run_all(
     return [found[i] for i in range(len(inputs))]
 
 
-def _with_template(model: Model, template: Template) -> tuple[Model, dict[str, Any]]:
+def _with_template(model: TaskModel, template: Template) -> tuple[TaskModel, dict[str, Any]]:
     """The model with the template's options as its defaults, and what its texts have to match."""
     manifest = model.bundle.manifest
     form = template.form(manifest.kind)
@@ -103,20 +88,6 @@ def _with_template(model: Model, template: Template) -> tuple[Model, dict[str, A
     except OptionError as error:
         raise OptionError(f"The template {template.name} has wrong options: {error}") from error
     return model.with_defaults({**defaults, **given}), constraints
-
-
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of prompts that are read together: of similar length, so that few places are empty.
-
-    A batch has ``BATCH_ROWS`` prompts at most, and ``BATCH_TOKENS`` tokens unless it is one prompt.
-    """
-    found: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        rows = len(found[-1]) + 1 if found else BATCH_ROWS + 1
-        if rows > BATCH_ROWS or rows * lengths[i] > BATCH_TOKENS:
-            found.append([])
-        found[-1].append(i)
-    return found
 
 
 def _result(form: Form, generation: GenerationResult) -> TaskResult:

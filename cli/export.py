@@ -1,0 +1,74 @@
+"""``edgeseq export``: from a Hugging Face checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..quantize.recipes import RECIPES
+from .quantize import add_recipe_flags, recipe_settings, say
+
+FLOAT32 = "fp32"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = "Turn a Hugging Face checkpoint into a bundle (needs the extra 'export')."
+    parser.add_argument("checkpoint", help="folder, or id on the Hub")
+    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--precision",
+        default=FLOAT32,
+        choices=[FLOAT32, *RECIPES],
+        help="fp32 (the default), or a recipe of `edgeseq quantize`",
+    )
+    add_recipe_flags(parser.add_argument_group("with a recipe"))
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    parser.set_defaults(run=_export, usage_error=parser.error)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    settings = recipe_settings(arguments)
+    for name, value in settings.items() if arguments.precision == FLOAT32 else ():
+        if value is not None and value is not False and value != []:
+            flag = "max_loss" if name == "perplexity_rise_limit" else name
+            arguments.usage_error(f"--{flag.replace('_', '-')} is for a recipe (--precision)")
+    from ..export import export_checkpoint
+
+    def export(out: Path, overwrite: bool, progress: Callable[[str], None]) -> None:
+        export_checkpoint(
+            arguments.checkpoint,
+            out,
+            revision=arguments.revision,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    if arguments.precision == FLOAT32:
+        export(arguments.out, overwrite=arguments.overwrite, progress=say)
+        return 0
+    from ..quantize import quantize_bundle
+    from ..runtime.bundle.writing import BundleWriter
+
+    BundleWriter(arguments.out, overwrite=arguments.overwrite)  # is it free? before all the work
+    with TemporaryDirectory(prefix="edgeseq-") as folder:
+        bundle = Path(folder) / FLOAT32
+        export(bundle, overwrite=False, progress=_say_but_where)
+        quantize_bundle(
+            bundle,
+            arguments.out,
+            recipe=arguments.precision,
+            **settings,
+            overwrite=arguments.overwrite,
+            progress=say,
+        )
+    return 0
+
+
+def _say_but_where(message: str) -> None:
+    """``say``, without the path of a temporary bundle."""
+    if not message.startswith("wrote "):
+        say(message)

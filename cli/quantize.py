@@ -1,0 +1,92 @@
+"""``edgeseq quantize``: from a float32 bundle to one of fewer bits."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..quantize.recipes import RECIPES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "Quantize a float32 bundle, and measure what it loses (needs the extra 'quantize')."
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the float32 bundle")
+    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    default = next(iter(RECIPES))
+    parser.add_argument("--recipe", default=default, choices=RECIPES, help=f"default: {default}")
+    add_recipe_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
+    parser.set_defaults(run=_quantize)
+
+
+def add_recipe_flags(group: Any) -> None:
+    """Add the flags of a recipe to a parser or a group; ``recipe_settings`` reads them."""
+    group.add_argument("--block-size", type=int, help="weights that share a scale, with blocks")
+    group.add_argument(
+        "--kv-cache",
+        choices=["float32", "int8"],
+        help="the KV cache's dtype unless another is asked for (default: the recipe's)",
+    )
+    group.add_argument(
+        "--text", type=Path, help="to calibrate and judge on: a text, or source and target pairs"
+    )
+    group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="store it in more bits; * stands for anything, as in '*.ff.wo', and the error for an "
+        "unknown layer lists all; may be given several times",
+    )
+    group.add_argument(
+        "--max-loss", type=_percent, metavar="PERCENT", help="how much perplexity may rise"
+    )
+    group.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
+
+
+def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``quantize_bundle`` that the flags give."""
+    return {
+        "block_size": arguments.block_size,
+        "kv_cache": arguments.kv_cache,
+        "text": arguments.text,
+        "keep": arguments.keep,
+        "perplexity_rise_limit": arguments.max_loss,
+        "allow_loss": arguments.allow_loss,
+    }
+
+
+def say(message: str) -> None:
+    """Print a line about long work to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _percent(text: str) -> float:
+    """Return the share that a number of percent is."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0")
+    return value / 100
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from ..quantize import quantize_bundle
+
+    quantize_bundle(
+        arguments.bundle,
+        arguments.out,
+        recipe=arguments.recipe,
+        **recipe_settings(arguments),
+        overwrite=arguments.overwrite,
+        progress=say,
+    )
+    return 0

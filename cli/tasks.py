@@ -1,0 +1,46 @@
+"""``edgeseq tasks``: the task templates."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..runtime.errors import EdgeseqError, OptionError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = (
+        "List the task templates that come with edgeseq; show one, or copy it to change it."
+    )
+    parser.add_argument("task", nargs="?", help="show this template")
+    parser.add_argument("--copy", type=Path, metavar="FILE", help="write it to a file (.toml)")
+    parser.set_defaults(run=_tasks)
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from ..runtime.tasks.templates import read_template, template_names, template_path
+
+    if arguments.task is None:
+        if arguments.copy is not None:
+            raise OptionError("--copy needs the name of a task.")
+        names = template_names()
+        width = max(map(len, names))
+        for name in names:
+            template = read_template(name)
+            kinds = "" if len(template.forms) > 1 else f" ({next(iter(template.forms))})"
+            print(f"{name:<{width}}  {template.title}{kinds}")
+        return 0
+    read_template(arguments.task)  # it is one
+    text = template_path(arguments.task).read_text(encoding="utf-8")
+    if arguments.copy is None:
+        print(text, end="")
+        return 0
+    if arguments.copy.suffix != ".toml":
+        raise OptionError(f"{arguments.copy} must end in .toml, which tells a file from a name.")
+    try:
+        with arguments.copy.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise EdgeseqError(f"{arguments.copy} is there already.") from error
+    return 0

@@ -1,0 +1,104 @@
+"""Writing a graph: nodes, constants, and weights that go to the bundle's weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from ...runtime.bundle.initializers import external_tensor, shifts_others, weights_per_run_bytes
+from ...runtime.bundle.weights_file import WeightsFile
+from .network import Network
+
+
+class GraphWriter:
+    """A graph that gets other nodes than ``network``; new weights go to ``weights_file``."""
+
+    FLOAT = onnx.TensorProto.FLOAT
+    FLOAT16 = onnx.TensorProto.FLOAT16
+
+    def __init__(self, network: Network, weights_file: WeightsFile) -> None:
+        self.network = network
+        self._weights_file = weights_file
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._seen: set[str] = set()  # names that `is_first` was asked for
+
+    def model(self) -> onnx.ModelProto:
+        """Return the graph with its new nodes; the network's own graph is unchanged."""
+        self._keep_used_weights()
+        model = onnx.ModelProto()
+        model.CopyFrom(self.network.model)
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.extend(self._nodes)
+        model.graph.initializer.extend(sorted(self._initializers.values(), key=shifts_others))
+        return model
+
+    @property
+    def weights_per_run_bytes(self) -> int:
+        """Bytes of the weights that every run reads: all but the tables."""
+        return weights_per_run_bytes(self._nodes, self._initializers.values())
+
+    def is_first(self, name: str) -> bool:
+        """Return whether a shared tensor is asked for for the first time, and must be made."""
+        first = name not in self._seen
+        self._seen.add(name)
+        return first
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Append a node."""
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def keep(self, node: onnx.NodeProto) -> None:
+        """Append a node as it is."""
+        self._nodes.append(node)
+
+    def copy_node(self, node: onnx.NodeProto, inputs: list[str], output: str) -> None:
+        """Append a copy of ``node`` with other inputs and another output."""
+        changed = onnx.NodeProto()
+        changed.CopyFrom(node)
+        del changed.input[:], changed.output[:]
+        changed.input.extend(inputs)
+        changed.output.append(output)
+        self._nodes.append(changed)
+
+    def constant(self, name: str, value: Any) -> str:
+        """Add a small constant, once; return its name."""
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def external(self, name: str, array: NDArray[Any]) -> None:
+        """Add a weight of its own, once."""
+        if name not in self._initializers:
+            self.refer(name, array, self.store(array))
+
+    def store(self, array: NDArray[Any]) -> int:
+        """Write an array to the weights file; return its offset."""
+        offset, _ = self._weights_file.add(array)
+        return offset
+
+    def refer(self, name: str, array: NDArray[Any], offset: int) -> None:
+        """Add a weight that lies at ``offset`` of the weights file."""
+        self._initializers[name] = external_tensor(name, array, offset)
+
+    def _keep_used_weights(self) -> None:
+        used = _read_by(self._nodes)
+        self._initializers |= {t.name: t for t in self.network.constants if t.name in used}
+        for name, array in self.network.weights.items():
+            if name in used:
+                self.external(name, array)
+
+
+def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return the names that nodes and the bodies of loops read."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input)
+        for attribute in node.attribute:
+            names |= _read_by(attribute.g.node)
+    return names

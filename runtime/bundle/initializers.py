@@ -1,0 +1,65 @@
+"""ONNX initializers whose data lies in a bundle's weights file.
+
+Export and quantize write graphs with them; both need the package ``onnx``. Running a bundle does
+not, and nothing that a runtime imports loads this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from .weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WEIGHTS_FILE_NAME
+
+LOOKUPS = {"Gather", "GatherBlockQuantized"}  # operators that read a few rows of a table
+
+
+def external_tensor(name: str, array: NDArray[Any], offset: int) -> onnx.TensorProto:
+    """Return an initializer whose data lies at ``offset`` of the weights file."""
+    tensor = onnx.TensorProto(
+        name=name,
+        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+        dims=array.shape,
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    place = {"location": WEIGHTS_FILE_NAME, "offset": offset, "length": array.nbytes}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def size_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the size of an initializer's data."""
+    itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * itemsize)
+
+
+def shifts_others(tensor: onnx.TensorProto) -> bool:
+    """Return whether packed weights after this one would lose their alignment.
+
+    ONNX Runtime writes packed weights in the order of the initializers, and its kernels rely on
+    their alignment (``runtime/ort/prepacked.py``): sort by this key, so that such tensors come
+    last.
+    """
+    return size_bytes(tensor) % SMALL_TENSOR_ALIGNMENT_BYTES != 0
+
+
+def weights_per_run_bytes(
+    nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]
+) -> int:
+    """Return the bytes of the weights that every run reads: all but the tables."""
+    read = {name for node in nodes if node.op_type not in LOOKUPS for name in node.input}
+    return sum(size_bytes(tensor) for tensor in initializers if tensor.name in read)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, including those in the bodies of loops."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from all_nodes(attribute.g)

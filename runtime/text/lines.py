@@ -1,0 +1,35 @@
+"""Lines of text files: decoding UTF-8, and one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import PromptError, reason
+
+
+def decode_utf8(content: bytes, name: object) -> str:
+    """Decode a file's content, without a byte order mark; ``name``: of the file, for the error."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{name} is not text in UTF-8: byte {error.start} is wrong.") from error
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of ``text``, without their line breaks (LF or CR LF)."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def json_object(line: str, where: str, expected: str) -> dict[str, Any]:
+    """Return the JSON object in ``line``.
+
+    Raises ``PromptError`` with ``where`` it stands and what was ``expected`` if it is none.
+    """
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{where} is not valid JSON ({reason(error)}): {expected}.") from error
+    if not isinstance(found, dict):
+        raise PromptError(f"{where} is no JSON object: {expected}.")
+    return found

@@ -1,0 +1,33 @@
+"""An engine for tests, whose decoders come from a function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.concurrency.locks import Slots
+from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.model import Model
+
+
+class ScriptedEngine:
+    """What a ``Model`` needs of an ``Engine``, without sessions."""
+
+    device = "cpu"
+    device_reason = "it was asked for"
+
+    def __init__(self, new_decoder: NewDecoder) -> None:
+        self.decoder = new_decoder
+        self.slots = Slots(16)
+
+    def check_open(self) -> None:
+        """It is never closed."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def model_with(bundle: Bundle, tokenizer: Any, new_decoder: NewDecoder) -> Model:
+    """A model whose decoders are those of ``new_decoder``."""
+    engine: Any = ScriptedEngine(new_decoder)
+    return Model(bundle, tokenizer, engine)
