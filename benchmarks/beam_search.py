@@ -1,16 +1,17 @@
-"""What beam search costs: steps a second against greedy search, and how much cache it copies.
+"""Measure beam search: its decode steps per second beside greedy search, and its cache copies.
 
     python benchmarks/beam_search.py BUNDLE [--prompts FILE]
 
-Times, interleaved: beam search with 4 beams of one prompt, and greedy search of 4 prompts at once,
-both 64 new tokens after 32, random ids, the end of sequence disabled. The steps are those after the
-prompt. "outside" is their time outside `session.run`: the search, the cache and the bookkeeping.
-Not timed: loading, prompts, one generation of each to warm up.
+Part 1 measures time. Beam search with 4 beams of one prompt and greedy search of 4 prompts in a
+batch take turns. Both generate 64 new tokens after 32 random ids, without an end-of-sequence token.
+Only decode steps count. "outside" is their time outside `session.run`: the search, the KV cache and
+the bookkeeping. Not timed: loading, prefill, one warm-up generation of each.
 
-Then counts, on texts (``--prompts``: one a line; else a few beginnings of tales): the bytes of
-self-attention cache that a beam step copies, against those of a reorder that copies every row
-whole, as `index_select` does, and against copying whole only the rows that change. The ancestor
-distance of a copy is how many positions it takes: those since the last common ancestor.
+Part 2 counts bytes on texts (``--prompts``: one a line; default: a few beginnings of tales). It
+counts the bytes of self-attention cache that a decode step of beam search copies. It compares them
+with a reorder that copies every row whole, as `index_select` does, and with copying whole only the
+rows that change. The ancestor distance of a copy is the number of copied positions: the positions
+since the last common ancestor.
 """
 
 from __future__ import annotations
@@ -53,19 +54,19 @@ PROMPTS = (
 
 
 class CountingMemory(CpuMemory):
-    """Main memory that notes what is copied between the rows of a cache."""
+    """Main memory that records copies between the rows of a KV cache."""
 
     def __init__(self) -> None:
         self.copies: list[tuple[int, int]] = []  # begin and end of positions
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
-        """Copy, and note it."""
+        """Record the copy, and copy."""
         self.copies.append((begin, end))
         super().copy_row(block, source, target, begin, end)
 
 
 class CountedSession(TimedSession):
-    """A session that also notes the memory's copies before each run."""
+    """A session that also records the memory's copies before each run."""
 
     def __init__(self, session: onnxruntime.InferenceSession, memory: CountingMemory) -> None:
         super().__init__(session)
@@ -73,14 +74,14 @@ class CountedSession(TimedSession):
         self.steps: list[list[tuple[int, int]]] = []
 
     def run_with_iobinding(self, *arguments: Any) -> None:
-        """Note what was copied since the last run, and run."""
+        """Record the copies since the last run, and run."""
         self.steps.append(self.memory.copies)
         self.memory.copies = []
         super().run_with_iobinding(*arguments)
 
 
 def counted_model(bundle: Bundle, threads: int | None) -> tuple[Model, CountedSession]:
-    """A model whose decoder notes times and copies."""
+    """Return a model whose decoder session records times and copies, and that session."""
     memory = CountingMemory()
     sessions: dict[str, Any] = {
         role: open_session(bundle.file(name), threads=threads)
@@ -94,20 +95,20 @@ def counted_model(bundle: Bundle, threads: int | None) -> tuple[Model, CountedSe
 def timed(
     model: Model, session: CountedSession, prompts: Any, **options: Any
 ) -> tuple[float, float]:
-    """Steps a second after the prompt, and the share of their time outside `session.run`."""
+    """Return the decode steps per second, and the share of their time outside `session.run`."""
     session.runs.clear()
     model.generate_ids(prompts, eos_token_id=None, max_new_tokens=NEW_TOKENS, **OPTIONS, **options)
     ended = time.perf_counter()
     prefills = len(session.runs) - (NEW_TOKENS - 1)
     steps = session.runs[prefills:]
-    # From the end of the prompt on: choosing the first tokens is a step's work too.
+    # From the end of the prefill on: choosing the first tokens belongs to the steps' work.
     total = ended - session.runs[prefills - 1][1]
     inside = sum(end - start for start, end in steps)
     return len(steps) / total, 1 - inside / total
 
 
 def measure_speed(bundle: Bundle, threads: int | None, rounds: int) -> dict[str, Any]:
-    """Beams against a batch of as many rows."""
+    """Measure beam search beside greedy search of a batch with as many rows."""
     model, session = counted_model(bundle, threads)
     vocabulary = bundle.manifest.dimensions.vocabulary
     ids = np.random.default_rng(0).integers(0, vocabulary, (BEAMS, PROMPT_TOKENS)).tolist()
@@ -116,7 +117,7 @@ def measure_speed(bundle: Bundle, threads: int | None, rounds: int) -> dict[str,
         print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
         greedy = timed(model, session, ids)
         beams = timed(model, session, ids[:1], num_beams=BEAMS)
-        if number:  # the first is to warm up
+        if number:  # the first round is a warm-up
             found["greedy"].append(greedy)
             found["beams"].append(beams)
     ratios = [b[0] / g[0] for b, g in zip(found["beams"], found["greedy"], strict=True)]
@@ -128,7 +129,7 @@ def measure_speed(bundle: Bundle, threads: int | None, rounds: int) -> dict[str,
 
 
 def count_copies(bundle: Bundle, threads: int | None, prompts: Sequence[str]) -> dict[str, Any]:
-    """What beam steps copy on real texts."""
+    """Count the bytes that decode steps of beam search copy on real texts."""
     model, session = counted_model(bundle, threads)
     copied = moved = full = steps = 0
     distances: list[int] = []
@@ -136,7 +137,7 @@ def count_copies(bundle: Bundle, threads: int | None, prompts: Sequence[str]) ->
         session.steps.clear()
         [result] = model.generate(prompt, num_beams=BEAMS, max_new_tokens=NEW_TOKENS, **OPTIONS)
         start = result.prompt_tokens if bundle.manifest.kind == "decoder-only" else 1
-        # The beams' first step makes rows of the prompt's one; the runs after it are beam steps.
+        # The first step of beam search copies the prompt's only row to all rows: leave it out.
         beam_steps = session.steps[len(session.steps) - (result.generated_tokens - 1) + 1 :]
         for number, copies in enumerate(beam_steps, start + 1):
             steps += 1
@@ -160,13 +161,13 @@ def count_copies(bundle: Bundle, threads: int | None, prompts: Sequence[str]) ->
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and tenths of ``values``."""
+    """Return the median and the 10th and 90th percentile of ``values``."""
     low, *_, high = quantiles(values, n=10, method="inclusive")
     return {"median": round(median(values), 4), "p10": round(low, 4), "p90": round(high, 4)}
 
 
 def main() -> None:
-    """Measure, print and, as the last line, one JSON object."""
+    """Measure and print; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description="Beam search: speed and copies.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--prompts", type=Path, help="prompts to count copies on, one a line")

@@ -1,8 +1,8 @@
-"""Synthetic checkpoints of real dimensions: seeded random weights with a tokenizer of bytes.
+"""Write a synthetic checkpoint: real dimensions, seeded random weights and a byte tokenizer.
 
     python benchmarks/checkpoints.py gpt2 FOLDER      (or t5-small and so on)
 
-Speed and memory depend on a model's dimensions, not on what it has learned.
+Speed and memory depend on a model's dimensions, not on its training.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ T5_SIZES: dict[str, dict[str, object]] = {
 
 
 def write_checkpoint(name: str, folder: Path, seed: int = 0) -> None:
-    """Write a checkpoint of ``name``'s dimensions to ``folder``."""
+    """Write a checkpoint with the dimensions of ``name`` to ``folder``."""
     torch.manual_seed(seed)
     if name in T5_SIZES:
-        # Tied weights of a fresh T5 give the same token for ever; speed does not depend on it.
+        # Untrained tied weights generate the same token again and again; the speed is the same.
         config = T5Config(decoder_start_token_id=0, **T5_SIZES[name])
         T5ForConditionalGeneration(config).save_pretrained(folder)
         ByT5Tokenizer().save_pretrained(folder)

@@ -1,17 +1,18 @@
-"""A checkpoint that copies: the demo GPT-2, taught to quote a passage back and to correct one.
+"""Train a checkpoint that copies: the demo GPT-2 learns to quote and to correct a passage.
 
     python benchmarks/copying_model.py --texts FOLDER --out FOLDER
 
-Prompt lookup pays where an output repeats its input, which the demo model does not do by itself.
-This one is for that benchmark only (``prompt_lookup.py``). It learns from texts of the form
+Prompt lookup decoding helps if an output repeats its input, which the demo model does not do. This
+checkpoint is only for the benchmark of prompt lookup decoding (``prompt_lookup.py``). It learns
+from texts of the form
 
     Quote: <a passage>
 
     <the passage again>
 
-and the same with ``Correct:`` and a passage in which letters are missing or doubled. ``FOLDER`` is
-one of UTF-8 ``*.txt`` files, as for ``demos.gpt2.train``; the last tenth is never trained on. The
-state is seeded; 300 steps take some ten minutes on two cores.
+and the same with ``Correct:`` and a passage in which letters are missing or doubled. The folder of
+texts holds UTF-8 ``*.txt`` files, as for ``demos.gpt2.train``; the last tenth is not used for
+training. All random choices are seeded. 300 steps take about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from transformers import GenerationConfig, GPT2LMHeadModel, GPT2TokenizerFast
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demos" / "gpt2" / "checkpoint"
 BATCH = 16
 LEARNING_RATE = 1.5e-3
-ERROR_SHARE = 0.04  # of the letters of a passage to correct
+ERROR_SHARE = 0.04  # of a passage's letters, for ``Correct:``
 
 
 def passages(folder: Path) -> list[str]:
-    """Passages of 40 to 90 words, in the order of the files."""
+    """Return passages of 40 to 89 words, in the order of the files."""
     found = []
     for file in sorted(folder.glob("*.txt")):
         words = re.sub(r"\s+", " ", file.read_text(encoding="utf-8")).split(" ")
@@ -45,7 +46,7 @@ def passages(folder: Path) -> list[str]:
 
 
 def with_errors(text: str, rng: np.random.Generator) -> str:
-    """``text`` with some letters missing or doubled."""
+    """Return ``text`` with some letters missing or doubled."""
     draws = rng.random(len(text))
     letters = [
         "" if draw < ERROR_SHARE / 2 else 2 * letter if draw < ERROR_SHARE else letter
@@ -55,7 +56,7 @@ def with_errors(text: str, rng: np.random.Generator) -> str:
 
 
 def prompt_of(passage: str, task: str, rng: np.random.Generator) -> str:
-    """What the model reads: ``task`` is "Quote" or "Correct"."""
+    """Return the prompt for a passage; ``task``: "Quote" or "Correct"."""
     shown = passage if task == "Quote" else with_errors(passage, rng)
     return f"{task}: {shown}\n\n"
 
@@ -63,13 +64,13 @@ def prompt_of(passage: str, task: str, rng: np.random.Generator) -> str:
 def batch_of(
     texts: list[str], tokenizer: GPT2TokenizerFast, rng: np.random.Generator, context: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (rows, n) and labels, -100 where nothing is to be learnt."""
+    """Return ids and labels, both (rows, n) int64; a label of -100 has no loss."""
     rows, labels = [], []
     for text in texts:
         task = "Correct" if rng.random() < 0.4 else "Quote"
         prompt = tokenizer(prompt_of(text, task, rng)).input_ids
         answer = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-        if task == "Quote" and rng.random() < 0.3:  # any tokens can be quoted, not only likely ones
+        if task == "Quote" and rng.random() < 0.3:  # so that it quotes unlikely tokens, too
             answer = rng.integers(1, len(tokenizer), len(answer)).tolist()
             prompt = [*tokenizer("Quote: ").input_ids, *answer, *tokenizer("\n\n").input_ids]
         rows.append((prompt + answer)[:context])

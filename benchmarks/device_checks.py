@@ -1,4 +1,4 @@
-"""What is checked of a bundle on a device, for ``verify_device.py``."""
+"""The checks of a bundle on a device, for ``verify_device.py``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from edgeseq.runtime.ort.library import status
 from edgeseq.runtime.ort.memory import DeviceMemory
 
 CACHE: Any = "float16"
-LARGEST_DIFFERENCE = 0.03  # of a logit, as a share of the largest: 16-bit products in another order
-LEAST_AGREEMENT = 0.9  # of the most probable tokens
+LARGEST_DIFFERENCE = 0.03  # of logits, as a share of the largest: float16 sums differ by order
+LEAST_AGREEMENT = 0.9  # share of equal most probable tokens
 LARGEST_GROWTH_MB = 64
 GENERATIONS = 20
 NEW_TOKENS = 48
@@ -37,18 +37,18 @@ ERRORS = (status.EPFail, status.Fail, status.InvalidArgument, status.NotImplemen
 
 @dataclass
 class Report:
-    """Checks, each with what was found."""
+    """The list of all checks with their results."""
 
     checks: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, bundle: str, check: str, passed: bool | None, found: str) -> None:
-        """``passed``: None where there is nothing to pass."""
+        """Add and print a check's result; ``passed``: None if the check only measures."""
         self.checks.append({"bundle": bundle, "check": check, "passed": passed, "found": found})
         print(f"{_mark(passed):6} {bundle}: {check}: {found}", flush=True)
 
     @contextmanager
     def failing(self, bundle: str, check: str) -> Iterator[None]:
-        """What is raised within is a check that failed: the others go on."""
+        """Turn an error inside the block into a failed check, so that other checks still run."""
         try:
             yield
         except (EdgeseqError, MemoryError, RuntimeError, *ERRORS) as error:
@@ -56,11 +56,11 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """How many checks did not pass."""
+        """The number of failed checks."""
         return sum(check["passed"] is False for check in self.checks)
 
     def markdown(self, head: str) -> str:
-        """The report as a page that begins with ``head``."""
+        """Return the report as Markdown that starts with ``head``."""
         rows = [
             f"| {c['bundle']} | {c['check']} | {_mark(c['passed'])} | {c['found']} |"
             for c in self.checks
@@ -74,25 +74,25 @@ def _mark(passed: bool | None) -> str:
 
 
 class _HostTensor:
-    """Memory of which only the address is known, as that of a device."""
+    """Main memory that is reached by its address only, like the memory of a device."""
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         self._array = np.empty(shape, dtype)
 
     def data_ptr(self) -> int:
-        """The address."""
+        """Return the address."""
         return self._array.ctypes.data
 
 
 @dataclass(frozen=True)
 class Target:
-    """The device that is verified, or its stand-in."""
+    """The device to verify, or the CPU as its stand-in."""
 
     device: Device
     is_stand_in: bool
 
     def model(self, folder: Path) -> Model:
-        """The bundle, loaded there."""
+        """Return the bundle's model, loaded on the device."""
         if not self.is_stand_in:
             return load(folder, device=self.device.name, kv_cache=CACHE)
         model = load(folder, kv_cache=CACHE)
@@ -106,9 +106,9 @@ class Target:
 
 
 def verify(report: Report, name: str, folder: Path, source: Path, target: Target) -> None:
-    """All checks of one bundle; what fails altogether is a line of the report, too.
+    """Run all checks of one bundle; an error is reported as a failed check.
 
-    ``source``: the float32 bundle that it was made of.
+    ``source``: the float32 bundle from which it was quantized.
     """
     with report.failing(name, "placement of nodes"):
         _placement(report, name, folder, target)
@@ -132,7 +132,7 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
         return
     manifest = with_cache(open_bundle(folder).manifest, CACHE)
     for role in ROLES[manifest.kind]:
-        # Not by `open_session`, which refuses what leaves nodes to the CPU: they are told here.
+        # `open_session` would raise for nodes on the CPU; here they are reported.
         session = GraphSession(folder / manifest.graphs[role], target.device, 1)
         assigned = session.assigned_nodes()
         hidden = hidden_nodes(assigned)
@@ -143,7 +143,7 @@ def _placement(report: Report, name: str, folder: Path, target: Target) -> None:
 
 
 def _prompts(model: Model) -> list[list[int]]:
-    """Eight prompts of 3 to 24 tokens that the vocabulary has."""
+    """Return eight prompts of 3 to 24 random ids."""
     rng = np.random.default_rng(0)
     vocabulary = model.bundle.manifest.dimensions.vocabulary
     return [rng.integers(3, vocabulary, 3 * n).tolist() for n in range(1, 9)]
@@ -162,7 +162,7 @@ def _beside(
     here: Model,
     prompts: list[list[int]],
 ) -> None:
-    """``limit`` None: how far they are apart is told, what it is worth is not judged."""
+    """Compare the logits of two models; ``limit``: None to report the difference only."""
     pairs = zip(_steps(there, prompts), _steps(here, prompts), strict=True)
     differences, same = [], []
     for found, expected in pairs:
@@ -178,7 +178,7 @@ def _beside(
 
 
 def _steps(model: Model, prompts: list[list[int]]) -> Iterator[np.ndarray[Any, Any]]:
-    """Logits after ragged prompts and after each of some tokens, the same for all models."""
+    """Yield the logits after ``prompts``, then after each of 20 fixed tokens: (rows, vocab)."""
     is_t5 = model.bundle.manifest.kind == "encoder-decoder"
     starts = [[0]] * len(prompts) if is_t5 else prompts
     decoder = model.new_decoder(prompts, max(map(len, prompts)) + NEW_TOKENS)
@@ -228,7 +228,10 @@ def _memory(
 
 
 def _used_mb(device: Device) -> int | None:
-    """What all programs use of a GPU; its number is one among those that CUDA may see."""
+    """Return the MB of a GPU that all programs use; None if unknown.
+
+    The device's number is an index into ``CUDA_VISIBLE_DEVICES``, if that is set.
+    """
     if shutil.which("nvidia-smi") is None:
         return None
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -1,4 +1,4 @@
-"""Whether a device gives the CPU's texts, by every way to generate: for ``verify_device.py``."""
+"""Comparison of a device's texts and scores with the CPU's, for ``verify_device.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeseq.runtime import Model
 
 Ids = list[int]
 Texts = list[tuple[int, ...]]
-LEAST_SAME = 0.5  # of the texts: 16-bit products may turn a near tie
+LEAST_SAME = 0.5  # share of equal texts: float16 rounding may decide a near tie differently
 LARGEST_DIFFERENCE = 0.1  # of a token's log-probability, nats
 LENGTH: dict[str, Any] = {"max_new_tokens": 16, "eos_token_id": None}
 WAYS: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ Found = tuple[str, bool | None, str]
 
 
 def parity(there: Model, here: Model, prompts: list[Ids]) -> Iterator[Found]:
-    """Of each way its name, whether it is passed (None: chance decides), and what was found."""
+    """Yield each check's name, whether it passed (None: sampling may differ), and its result."""
     for way, options in WAYS.items():
         least = None if "do_sample" in options else LEAST_SAME
         yield _same(
@@ -68,7 +68,7 @@ def _batch(model: Model, prompts: list[Ids], options: dict[str, Any]) -> Texts:
 
 
 def _session(model: Model, prompts: list[Ids]) -> Texts:
-    """Texts that go on from their own beginnings, and from a fork."""
+    """Return texts from a session: of a prompt's first half, the whole prompt, and a fork."""
     found = []
     with model.session() as session:
         for prompt in prompts:
@@ -80,6 +80,6 @@ def _session(model: Model, prompts: list[Ids]) -> Texts:
 
 
 def _pair(model: Model, ids: Ids) -> list[str]:
-    """A text, and a target where the model has an encoder."""
+    """Return the arguments of ``score``: a text, and a target if the model has an encoder."""
     text = model.tokenizer.decode(ids)
     return [text] if model.bundle.manifest.kind == "decoder-only" else [text, text]

@@ -1,16 +1,16 @@
-"""A model inside a program: its event loop, many streams at once, and what a thousand leave behind.
+"""Measure a model in an asyncio program: event loop delays, many streams at once, leaks.
 
     python benchmarks/embedding.py [BUNDLE]
 
-Without a bundle it is the demo GPT-2. Three measurements, printed as JSON:
+Without a bundle the demo GPT-2 runs. Three measurements, printed as JSON:
 
-- ``loop``: an event loop that wakes every millisecond, alone and while a stream is read: how much
-  later than asked for it woke. Beside it how long a token takes.
-- ``streams``: 50 streams at once against one after the other: tokens a second, and whether each
-  text is what its prompt gives alone.
-- ``requests``: 1,000 streams, ten at a time, of which two in five are left or cancelled at a random
-  point: resident memory and threads before and after. The first 100 are not counted: caches of
-  Python's and of ONNX Runtime's fill up.
+- ``loop``: the delays of an event loop that wakes every millisecond, alone and while it reads a
+  stream; and the time of a decode step.
+- ``streams``: throughput of 50 streams at once and of the same streams one after the other, and how
+  many texts are equal.
+- ``requests``: resident memory and threads before and after 1,000 streams, ten at a time. Two in
+  five of them are closed early or cancelled at a random point. 100 streams run before the first
+  measurement, because they fill caches of Python and of ONNX Runtime.
 
 Not timed: loading.
 """
@@ -44,13 +44,13 @@ PROMPTS = [f"Once upon a time there was a {word}" for word in ("fox", "king", "g
 
 
 async def read(model: Model, prompt: str, tokens: int = TOKENS) -> str:
-    """A stream's whole text."""
+    """Return the whole text of a stream."""
     options = {**OPTIONS, "max_new_tokens": tokens}
     return "".join([piece async for piece in model.astream(prompt, **options)])
 
 
 async def delays_ms(work: Any) -> list[float]:
-    """How much later than asked for the loop woke, until ``work`` is done."""
+    """Return the delay of each wake-up of the event loop, in ms, until ``work`` is done."""
     found = []
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -62,7 +62,7 @@ async def delays_ms(work: Any) -> list[float]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, 99 in 100, and the largest."""
+    """Return the median, the 99th percentile and the largest value."""
     cuts = quantiles(values, n=100)
     return {name: round(v, 3) for name, v in (("p50", median(values)), ("p99", cuts[98]))} | {
         "max": round(max(values), 3)
@@ -70,7 +70,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 async def measure_loop(model: Model) -> dict[str, Any]:
-    """Delays of a loop that does nothing else, and of one that reads a stream meanwhile."""
+    """Measure the delays of an idle event loop, and of a loop that reads streams."""
 
     async def streams() -> None:
         end = time.perf_counter() + LOOP_S
@@ -87,7 +87,7 @@ async def measure_loop(model: Model) -> dict[str, Any]:
 
 
 async def measure_streams(model: Model) -> dict[str, Any]:
-    """Many streams at once against one after the other."""
+    """Measure the throughput of streams at once, and one after the other."""
     wanted = [PROMPTS[i % len(PROMPTS)] for i in range(STREAMS)]
     started = time.perf_counter()
     alone = [await read(model, prompt) for prompt in wanted]
@@ -104,7 +104,7 @@ async def measure_streams(model: Model) -> dict[str, Any]:
 
 
 async def measure_requests(model: Model) -> dict[str, Any]:
-    """Memory and threads before and after many streams."""
+    """Measure memory and threads before and after many streams."""
     draw = random.Random(0)
 
     async def one(number: int) -> None:
@@ -134,13 +134,13 @@ async def measure_requests(model: Model) -> dict[str, Any]:
 
 
 def resident_mb() -> float:
-    """Resident memory, MB of 10^6 bytes; needs Linux's /proc."""
+    """Return the resident memory in MB of 10^6 bytes; Linux only."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return round(int(status.split("VmRSS:")[1].split()[0]) * 1.024e-3, 1)
 
 
 async def measure(model: Model) -> dict[str, Any]:
-    """All three."""
+    """Run all three measurements."""
     return {
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "onnxruntime": onnxruntime.__version__,
@@ -152,7 +152,7 @@ async def measure(model: Model) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", nargs="?", help="default: the demo GPT-2")
     arguments = parser.parse_args()

@@ -1,14 +1,14 @@
-"""What the runtime costs before it does anything: disk space and import time.
+"""Measure the installed size and the import time of the runtime.
+
+    python benchmarks/footprint.py
 
 Builds the wheel, installs it with its `cpu` extra into a fresh environment in a temporary folder
 and measures there. The last line is one JSON object.
 
-    python benchmarks/footprint.py
-
-Sizes are sums of file lengths, compiled bytecode included, 1 MB = 10^6 bytes: of all that pip
-installs, and of what is left without huggingface_hub and what only it needs, which an app that
-ships its own environment may leave out. An import is timed inside a fresh process; the modules
-take turns, so that a slow moment hits all.
+A size is the sum of file lengths, compiled bytecode included, in MB of 10^6 bytes. One size counts
+all that pip installs. The other leaves out huggingface_hub and the packages that only it needs,
+because an app that ships its own environment can leave them out. Each import is timed in a fresh
+process. The modules take turns, so that a disturbance affects all of them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("export", "quantize", "runtime", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("cli", "export", "quantize", "runtime", "pyproject.toml", "README.md", "LICENSE")
 INSTALLERS = {"pip", "setuptools", "wheel"}
 BASELINE = "onnxruntime"
-MEASURED = "edgeseq.runtime.ort.engine"  # all that generating imports, onnxruntime included
-MODULES = (BASELINE, MEASURED, "edgeseq.runtime")  # the last imports onnxruntime only to load
+MEASURED = "edgeseq.runtime.ort.engine"  # all that generation imports, onnxruntime included
+MODULES = (BASELINE, MEASURED, "edgeseq.runtime")  # the last imports onnxruntime in `load` only
 UNUSED = "huggingface-hub"  # tokenizers asks for it; edgeseq.runtime never imports it
 MIN_ROUNDS = 11
 
@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel from a copy of the sources: a `build/` of earlier days would leak into it."""
+    """Build the wheel from a copy of the sources, because an old `build/` would leak into it."""
     source = folder / "source"
     source.mkdir()
     for name in SOURCES:
@@ -88,7 +88,7 @@ def make_environment(folder: Path, wheel: Path) -> Path:
 
 
 def site_packages(python: Path) -> Path:
-    """Return the folder into which that Python's packages are installed."""
+    """Return the folder of the packages that are installed for ``python``."""
     return Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
 
@@ -103,7 +103,7 @@ def installed_sizes(folder: Path) -> dict[str, int]:
 
 
 def needed_names(folder: Path) -> set[str]:
-    """Return the distributions that edgeseq reaches without going through the unused one."""
+    """Return the distributions that edgeseq and onnxruntime require, without ``UNUSED``."""
     found = {normalized(d.metadata["Name"]): d for d in distributions(path=[str(folder)])}
     needed: set[str] = set()
     waiting = ["edgeseq", "onnxruntime"]
@@ -118,7 +118,7 @@ def needed_names(folder: Path) -> set[str]:
 
 
 def normalized(name: str) -> str:
-    """Return a distribution's name as comparisons want it."""
+    """Return a distribution's normalized name, for comparisons."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -129,7 +129,7 @@ def size_bytes(distribution: Distribution) -> int:
 
 
 def import_times(python: Path, rounds: int, folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of each import, round by round; one round before is thrown away."""
+    """Return the seconds of each module's import in each round, after one warm-up round."""
     times: dict[str, list[float]] = {module: [] for module in MODULES}
     for number in range(rounds + 1):
         for module in MODULES if number % 2 else reversed(MODULES):
@@ -140,7 +140,7 @@ def import_times(python: Path, rounds: int, folder: Path) -> dict[str, list[floa
 
 
 def import_time(python: Path, module: str, folder: Path) -> float:
-    """Return the seconds that an import takes in a fresh process."""
+    """Return the seconds of an import in a fresh process."""
     code = (
         "import time; start = time.perf_counter(); "
         f"import {module}; print(time.perf_counter() - start)"
@@ -149,7 +149,7 @@ def import_time(python: Path, module: str, folder: Path) -> float:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command and return what it printed; its errors are shown."""
+    """Run a command and return its standard output; its standard error is shown."""
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
         list(map(str, command)),
@@ -163,7 +163,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def describe_machine() -> dict[str, str | int | None]:
-    """Return what a reader needs to judge the figures."""
+    """Return a description of the machine."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": platform.processor() or platform.machine(),
@@ -187,7 +187,7 @@ def size_report(sizes: dict[str, int], needed: set[str]) -> dict[str, object]:
 
 
 def time_report(times: dict[str, list[float]]) -> dict[str, object]:
-    """Return medians and spreads in milliseconds, and the paired difference."""
+    """Return the spread of each import in ms, and of the difference to onnxruntime's by round."""
     pairs = zip(times[MEASURED], times[BASELINE], strict=True)
     return {
         "rounds": len(times[MEASURED]),

@@ -1,13 +1,15 @@
-"""What the forms of a quantized linear layer cost, each in the same whole graph.
+"""Measure the storage forms of quantized linear layers, each in the same whole graph.
 
     python benchmarks/linear_forms.py FP32_BUNDLE
 
-For batch 1, in turns: milliseconds of a token after 32 of context, and of reading a prompt of 512
-tokens as the runtime does, in chunks, and at once. `dynamic` is what ONNX Runtime's own dynamic
-quantization makes: one scale for all of an activation tensor, so that a row's result depends on the
-others. Embeddings and lm_head are 8-bit blocks in all forms but float32; the cache is float32. The
-weights are rounded to the nearest: what they are does not matter here. The last line is one JSON
-object.
+The forms take turns. For batch 1 each has three figures in milliseconds: a decode step after 32
+tokens of context, the prefill of 512 tokens in chunks, as the runtime does it, and the prefill of
+512 tokens at once.
+
+`dynamic` is the form of ONNX Runtime's own dynamic quantization: one scale for a whole activation
+tensor, so that a row's result depends on the other rows. Embeddings and lm_head are 8-bit blocks in
+all forms except float32. The KV cache is float32. Weights are rounded to the nearest code, because
+their values do not change the speed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ DECODED = 64
 
 
 class Dynamic(Rows):
-    """Rows as one `DynamicQuantizeMatMul`."""
+    """Rows whose product is one `DynamicQuantizeMatMul`."""
 
     def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
         graph.external(f"{layer.weight}.int8", codes.codes)
@@ -52,7 +54,7 @@ class Dynamic(Rows):
 
 
 class FusedScales(Rows):
-    """Rows with the columns' scales inside `MatMulIntegerToFloat`, the tokens' after it."""
+    """Rows with the columns' scales in `MatMulIntegerToFloat`, and the tokens' scales after it."""
 
     def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
         activations, scale = self._quantized(graph, layer.input)
@@ -80,7 +82,7 @@ FORMS: dict[str, Storage] = {
 
 
 def rounded(network: Network, storage: Storage) -> dict[str, Rounded]:
-    """Every weight, to the nearest."""
+    """Return every weight, rounded to the nearest code."""
     found: dict[str, Rounded] = {}
     tables = set(network.tables.values())
     tables |= {layer.weight for layer in network.layers.values() if layer.is_table}
@@ -93,7 +95,7 @@ def rounded(network: Network, storage: Storage) -> dict[str, Rounded]:
 
 
 def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, NewDecoder]:
-    """By form, what makes decoders."""
+    """Return, by form, the function that makes decoders."""
     network = Network(bundle, "decoder")
     graph = bundle.file(bundle.manifest.graphs["decoder"])
     made: dict[str, NewDecoder] = {
@@ -113,7 +115,7 @@ def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, New
 
 
 def measure(new_decoder: NewDecoder, prompt: list[int]) -> dict[str, float]:
-    """Milliseconds of a token, and of a prompt in chunks and at once."""
+    """Return the ms of a decode step, of a prefill in chunks, and of a prefill at once."""
     decoder = new_decoder([prompt], CONTEXT + DECODED + 1)
     logits = decoder.prefill([prompt[:CONTEXT]])
     steps = []
@@ -134,13 +136,13 @@ def measure(new_decoder: NewDecoder, prompt: list[int]) -> dict[str, float]:
 
 
 def statistics_of(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Return the median and the quartiles."""
     low, middle, high = (round(value, 3) for value in quantiles(values, n=4, method="inclusive"))
     return {"median": middle, "quartile_1": low, "quartile_3": high}
 
 
 def main() -> None:
-    """Measure, print a table and, as the last line, one JSON object."""
+    """Measure and print a table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description="Forms of a quantized linear layer.")
     parser.add_argument("bundle", type=Path, help="a float32 GPT-2")
     parser.add_argument("--threads", type=int)
@@ -152,7 +154,7 @@ def main() -> None:
     figures: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         made = decoders(bundle, Path(folder), arguments.threads)
-        for number in range(arguments.rounds + 1):  # the first is a warm-up
+        for number in range(arguments.rounds + 1):  # the first round is a warm-up
             print(f"round {number} of {arguments.rounds}", file=sys.stderr, flush=True)
             for name in list(made)[:: -1 if number % 2 else 1]:
                 for figure, value in measure(made[name], prompt).items():

@@ -1,11 +1,10 @@
-"""Memory and time for a long source: what a T5 bundle needs to read it and start to answer.
+"""Measure the memory and the time to first token of a T5 bundle for a long source.
 
     python benchmarks/long_source.py BUNDLE --tokens 4096
 
-One generation of a few tokens from a source of random tokens, in this process alone. Memory is the
-process's resident set at its largest, pages that are mapped from the bundle included, 1 MB = 10^6
-bytes; time is that to the first token, the encoder's work included. The last line is one JSON
-object. Linux and macOS only.
+Generates a few tokens from a source of random tokens, once, in this process. Memory is the peak of
+the process's resident set in MB of 10^6 bytes, pages mapped from the bundle included. The time to
+first token includes the encoder. The last line is one JSON object. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NEW_TOKENS = 8
 
 
 def main() -> None:
-    """Measure, print two lines and the JSON object."""
+    """Measure and print two lines and the JSON object."""
     parser = argparse.ArgumentParser(description="Memory and time for a long source.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--tokens", type=int, default=4096, help="of the source")
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def peak_mb() -> float:
-    """The largest resident set so far; Linux counts it in KiB, macOS in bytes."""
+    """Return the peak of the resident set in MB. Linux reports KiB, macOS bytes."""
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
 

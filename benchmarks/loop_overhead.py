@@ -1,11 +1,11 @@
-"""What generation costs beside ONNX Runtime, and how a step's cost grows with the context.
+"""Measure the loop overhead, and how the time of a decode step grows with the context.
 
     python benchmarks/loop_overhead.py BUNDLE
 
-For batch 1, the time between the end of one `session.run` and the start of the next: choosing the
-token, bookkeeping, detokenizing when streaming. Then the time inside `session.run` by length of
-the context, and from ONNX Runtime's profile how much of it is attention: what is not attention
-should stay the same however long the text grows. Not timed: loading, the prompt, the first ten
+The loop overhead is the time from the end of one `session.run` to the start of the next, for batch
+1: choosing the token, bookkeeping, and detokenizing when streaming. Then the time inside
+`session.run` is measured by context length, and how much of it is attention, from ONNX Runtime's
+profile. The rest should not grow with the context. Not timed: loading, prefill, the first ten
 steps. The end-of-sequence token is disabled.
 """
 
@@ -32,35 +32,35 @@ from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import open_session, session_options
 
 WARM_UP_STEPS = 10
-PROMPT_TOKENS = 16  # or an encoder's source, after which the decoder starts with one token
+PROMPT_TOKENS = 16  # with an encoder: of its source; the decoder then starts with one token
 ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention")
 OPTIONS: dict[str, Any] = {"eos_token_id": None, "do_sample": False}
 
 
 class TimedSession:
-    """A session that notes when each run starts and ends."""
+    """A session that records the start and the end of each run."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self.runs: list[tuple[float, float]] = []
 
     def io_binding(self) -> onnxruntime.IOBinding:
-        """The session's own."""
+        """Return a binding of the session."""
         return self._session.io_binding()
 
     def run_with_iobinding(self, *arguments: Any) -> None:
-        """Run and note the times."""
+        """Run and record the times."""
         started = time.perf_counter()
         self._session.run_with_iobinding(*arguments)
         self.runs.append((started, time.perf_counter()))
 
     def end_profiling(self) -> Path:
-        """The file of the session's profile."""
+        """Return the file of the session's profile."""
         return Path(self._session.end_profiling())
 
 
 def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSession]:
-    """A model over a decoder session that notes its times."""
+    """Return a model whose decoder session records times, and that session."""
     sessions = {
         role: open_session(bundle.file(name), threads=threads)
         for role, name in bundle.manifest.graphs.items()
@@ -71,7 +71,7 @@ def timed_model(bundle: Bundle, threads: int | None) -> tuple[Model, TimedSessio
 
 
 def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float]:
-    """Milliseconds between the runs of one generation."""
+    """Return the ms between the runs of one generation, without the warm-up steps."""
     session.runs.clear()
     generate()
     ends = [end for _, end in session.runs[WARM_UP_STEPS:-1]]
@@ -82,7 +82,7 @@ def gaps_ms(session: TimedSession, generate: Callable[[], object]) -> list[float
 def profiled_steps(
     bundle: Bundle, threads: int | None, tokens: int
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds of each step and of the attention in it, both from one profiled run."""
+    """Return the ms of each decode step, and of its attention, from one profiled run."""
     options = session_options(threads)
     options.enable_profiling = True
     manifest = bundle.manifest
@@ -105,7 +105,7 @@ def profiled_steps(
 
 
 def attention_of_steps(profile: Path, steps: int) -> list[float]:
-    """Milliseconds in attention of each of ``steps`` but the first, from ONNX Runtime's profile."""
+    """Return the ms of attention in each of ``steps`` except the first, from the profile."""
     events = json.loads(profile.read_text(encoding="utf-8"))
     profile.unlink()
     durations = [
@@ -119,7 +119,7 @@ def attention_of_steps(profile: Path, steps: int) -> list[float]:
 
 
 def main() -> None:
-    """Measure, print a table and, as the last line, one JSON object."""
+    """Measure and print a table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description="Loop overhead and cost by context length.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int)

@@ -1,10 +1,10 @@
-"""What a loaded model costs a program that does other things: processor time, other thread pools.
+"""Measure what a loaded, idle model costs a program: processor time, slower other thread pools.
 
     python benchmarks/manners.py [BUNDLE]
 
-Measured: processor time while the model waits, after it has generated; a matrix product of numpy's
-(its own threads) with the model loaded and without, in turns. A line says how many threads the
-model would take by default: in a container with a quota of processor time, fewer.
+Two measurements: the processor time of an idle model after a generation, and the time of a matrix
+product in numpy, which has its own thread pool, with and without a loaded model, in turns. One line
+gives the default number of threads: it is lower in a container with a quota of processor time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZE = 1024
 
 
 def idle_share(bundle: str | None) -> float:
-    """Of one core, while a loaded model waits."""
+    """Return the share of one core that an idle model uses."""
     with load(bundle) as model:
         model.generate("Once upon a time", max_new_tokens=16)
         time.sleep(SETTLE_S)
@@ -39,7 +39,7 @@ def idle_share(bundle: str | None) -> float:
 
 
 def product_ms() -> float:
-    """A product of matrices, the median of some."""
+    """Return the median ms of a matrix product."""
     matrix = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype(np.float32)
     times = []
     for _ in range(PRODUCTS):
@@ -50,7 +50,7 @@ def product_ms() -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; the last line is one JSON object."""
     bundle = sys.argv[1] if len(sys.argv) > 1 else None
     found: dict[str, object] = {
         "system": f"{platform.system()} {platform.machine()}",

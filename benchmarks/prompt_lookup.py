@@ -1,16 +1,18 @@
-"""Prompt lookup against plain greedy search: the same ids, and how much faster.
+"""Compare prompt lookup decoding with greedy search: equal ids, and the speed-up.
 
     python benchmarks/prompt_lookup.py BUNDLE --prompts FILE [--name copying]
 
-``FILE`` holds a prompt a line, as a JSON string. Each is generated from with and without
-``prompt_lookup_num_tokens``, in turns, and the time after the first token compared. Where ids
-differ, the margin between the two best logits at the first difference is shown: with a float32
-cache several tokens at once are computed in another order than one, so that a near-tie may fall
-the other way. Not timed: loading, the prompt, a first generation of each prompt. ``--forced``: the
-output is forced to repeat the prompt, whatever the model's weights: for models of real dimensions
-with random weights. The forcing is done by a logits processor, whose time both sides have.
-``--nothing-repeats``: no pair of tokens may come twice (``no_repeat_ngram_size=2``, on both sides),
-so that what a guess continues is always wrong.
+``FILE`` holds one prompt per line, as a JSON string. For each prompt, generations with and without
+``prompt_lookup_num_tokens`` take turns, and their times after the first token are compared. Not
+timed: loading, prefill, a first generation of each prompt.
+
+If ids differ, the margin between the two highest logits at the first difference is recorded: with a
+float32 KV cache, several tokens at once are computed in another order than one token, which may
+decide a near tie differently.
+
+``--forced``: a logits processor forces the output to repeat the prompt, for models of real
+dimensions with random weights. Both sides spend its time. ``--nothing-repeats``: no pair of tokens
+may occur twice (``no_repeat_ngram_size=2``, on both sides), so that every guess is wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ NEAR_TIE = 1e-3
 
 
 def repeating(prompt: Sequence[int]) -> Any:
-    """A processor by which the output is the prompt, again and again."""
+    """Return a logits processor that makes the output repeat the prompt."""
 
     def process(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
         logits[prompt[(len(tokens) - len(prompt)) % len(prompt)]] += 1e4
@@ -44,21 +46,21 @@ def repeating(prompt: Sequence[int]) -> Any:
 
 
 def generate(model: Model, prompt: Sequence[int], tokens: int, **options: Any) -> GenerationResult:
-    """The one result of a greedy generation."""
+    """Return the result of a greedy generation from one prompt."""
     return model.generate_ids(
         [prompt], do_sample=False, repetition_penalty=1.0, max_new_tokens=tokens, **options
     )[0]
 
 
 def decoding_s(result: GenerationResult) -> float:
-    """Seconds after the first token."""
+    """Return the seconds from the first to the last token."""
     return result.timings.total_s - result.timings.first_token_s
 
 
 def margin_where_they_part(
     model: Model, prompt: Sequence[int], one: Sequence[int], other: Sequence[int]
 ) -> float | None:
-    """The difference of the two best logits at the first token that differs; None if none does."""
+    """Return the margin of the two highest logits at the first different token; None if equal."""
     at = next(
         (i for i, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) > 1), None
     )
@@ -71,7 +73,7 @@ def margin_where_they_part(
 
 
 def main() -> None:
-    """Measure, print and, as the last line, one JSON object."""
+    """Measure and print; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description="Prompt lookup against greedy search.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--prompts", type=Path, required=True)

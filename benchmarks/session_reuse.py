@@ -1,10 +1,10 @@
-"""The first token of a text that goes on from the last one: a session against a fresh call.
+"""Compare the time to first token of a session and of a fresh call, for a prompt that grew.
 
     python benchmarks/session_reuse.py BUNDLE
 
 A prompt of 900 random tokens (or as many as the model has positions for) is extended by 5. Both
 sides generate 16 tokens from the longer prompt, in turns: `Model.generate_ids`, and a session that
-has just generated one token from the shorter one. The time is until the first token. Ids are
+has just generated one token from the shorter prompt. Their times to first token and their ids are
 compared. Not timed: loading, the session's call on the shorter prompt.
 """
 
@@ -30,7 +30,7 @@ NEW_TOKENS = 16
 
 
 def main() -> None:
-    """Measure, print and, as the last line, one JSON object."""
+    """Measure and print; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description="A session against fresh calls.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int)
@@ -54,7 +54,7 @@ def main() -> None:
             session.generate_ids(longer[:length], **{**options, "max_new_tokens": 1})
             [fresh] = model.generate_ids([longer], **options)
             [reused] = session.generate_ids(longer, **options)
-        if number:  # the first is to warm up
+        if number:  # the first round is a warm-up
             fresh_ms.append(1e3 * fresh.timings.first_token_s)
             session_ms.append(1e3 * reused.timings.first_token_s)
             differing += fresh.token_ids != reused.token_ids

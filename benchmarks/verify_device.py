@@ -1,13 +1,15 @@
-"""Whether bundles compute on a device what they compute on the CPU, and how fast: one report.
+"""Verify that bundles compute the same on a device as on the CPU, and write a report.
 
     python benchmarks/verify_device.py --device cuda --report report.md
 
-Bundles in 16, 8 and 4 bits are made of the demo models (extras `export` and `quantize`) or of the
-float32 bundles that are given. For each: which nodes run where, logits beside the CPU's and beside
-float32's, texts by every way to generate, a row alone and in a batch, memory over many generations,
-tokens a second. Where the device is not there, a stand-in takes its place (the CPU, with a cache
-that Python cannot reach), and the report says so in its first line. Exit status 1 where a check
-fails, or where the device is not there and `--stand-in` does not allow for that.
+Quantizes the demo models (extras `export` and `quantize`), or the given float32 bundles, to 16, 8
+and 4 bits. Checks for each bundle: the provider of each node; logits compared with the CPU's and
+with float32's; texts of every strategy; logits of a row alone and in a batch; memory over many
+generations; throughput.
+
+If the device is not available, the CPU stands in for it, with a KV cache that Python reaches by
+address only, and the report's first line says so. The exit status is 1 if a check fails, or if the
+device is not available and `--stand-in` is not given.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ OF_A_STAND_IN = (
 
 
 def find_target(name: str) -> tuple[Target, str]:
-    """The device of a name; where it is not there the CPU in its place, and why."""
+    """Return the device, or the CPU as its stand-in and the reason for that."""
     device = parse_device(name)
     if device.provider == CPU:
         return Target(device, is_stand_in=True), "The CPU is what others are verified by."
@@ -62,7 +64,7 @@ def _float32_bundles(given: Sequence[Path], folder: Path) -> dict[str, Path]:
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], Any] = print) -> int:
-    """Verify, and write the report."""
+    """Verify and write the report; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundles", nargs="*", type=Path, help="float32 bundles (default: demos)")
     parser.add_argument("--device", default="cuda")
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], Any] = pri
     try:
         _verify_all(report, given.bundles, target)
         is_complete = True
-    finally:  # whatever ended it
+    finally:  # also after an error
         title = _title(given.device, report, is_complete, target)
         where = f"ONNX Runtime {runtime_version()}, {', '.join(_gpus()) or 'no NVIDIA GPU'}."
         about = f"{where} {why} {OF_A_STAND_IN}" if target.is_stand_in else where

@@ -1,4 +1,4 @@
-"""``edgeseq bench``: what bundles cost on this machine, side by side."""
+"""The command ``edgeseq bench``: measures bundles side by side on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from .flags import add_provider, provider_of
 
-LARGEST = 1 << 20  # of any number given
+LARGEST = 1 << 20  # for any number on the command line
 MAX_THREADS = 1024
-FEWEST_NEW_TOKENS = 16  # a speed wants some steps
+FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
 Measure bundles beside each other: load time, time to the first token, decode speed, memory moved,
 peak memory. Every measurement is a process of its own with a warm-up that is thrown away; the
@@ -97,7 +97,7 @@ def _whole(at_least: int, at_most: int = LARGEST) -> Callable[[str], int]:
 
 
 def _lengths(text: str) -> list[int]:
-    """Numbers between commas, ascending, each once."""
+    """Return the numbers of a comma-separated list, sorted and without duplicates."""
     return sorted(set(map(_whole(1), text.split(","))))
 
 
@@ -139,7 +139,10 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _machines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What ``load`` takes of each device; what is said of a provider is not of the CPU beside."""
+    """Return the keyword arguments of ``load`` for each device.
+
+    Beside another device, the CPU does not get the arguments of the execution provider.
+    """
     names = list(dict.fromkeys(arguments.device or ["cpu"]))
     provider = provider_of(arguments)
     return [

@@ -1,7 +1,8 @@
-"""The command line: the one place that joins all stages, each imported when it is needed.
+"""The command line: finds the command, runs it and prints errors as one sentence.
 
 A command is a module of this folder with ``add_arguments(parser)`` and an entry in ``COMMANDS``.
-Only the module of the command that is run is imported.
+Only the module of the chosen command is imported. The commands alone join all stages (export,
+quantize, runtime), and import each when it is needed.
 
 Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 after Ctrl-C.
 """
@@ -42,16 +43,16 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a console that cannot show a character
+        sys.stdout.reconfigure(errors="replace")  # the console may lack a character
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
             parsed = _parser(given).parse_args(given)
             status: int = parsed.run(parsed)
         finally:
-            print(end="", flush=True)  # now, not at exit, so that a reader that left is noticed
+            print(end="", flush=True)  # flush here: a closed pipe must raise now, not at exit
     except BrokenPipeError:
-        # What is still buffered must not raise once more at exit.
+        # The rest of the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -79,7 +80,7 @@ def _sentence(error: OSError) -> str:
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for the arguments ``given``, with the flags of their command alone."""
+    """Return the parser for the arguments ``given``; only their command has its flags."""
     parser = argparse.ArgumentParser(
         prog="edgeseq",
         description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
@@ -95,7 +96,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """``--version``; reading it costs a search through what is installed."""
+    """The flag ``--version``; it reads the version late, because that searches all packages."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="show the version and exit")

@@ -1,4 +1,4 @@
-"""``edgeseq eval``: how well a bundle predicts a text or pairs, alone or beside a reference."""
+"""The command ``edgeseq eval``: measures how well a bundle predicts a text, or targets of pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
     text = parser.add_argument("text", type=Path, metavar="TEXT", help="file to predict")
-    # With --demo there is one path; options may stand between two, which nargs="?" would not let.
+    # With --demo there is only one path. nargs="?" would not allow options between two paths.
     text.required = False
     parser.add_argument("--demo", choices=DEMOS, help="edgeseq's own model, instead of BUNDLE")
     parser.add_argument(
@@ -91,7 +91,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _check_comparable(manifest: Manifest, reference: Manifest) -> None:
-    """Refuse a reference that reads other tokens."""
+    """Raise ``OptionError`` for a reference whose tokens differ from the bundle's."""
 
     def traits(manifest: Manifest) -> dict[str, object]:
         tokenizer, sizes = manifest.tokenizer, manifest.dimensions

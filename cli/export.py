@@ -1,4 +1,4 @@
-"""``edgeseq export``: from a Hugging Face checkpoint to a bundle."""
+"""The command ``edgeseq export``: turns a Hugging Face checkpoint into a bundle."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from ..quantize import quantize_bundle
     from ..runtime.bundle.writing import BundleWriter
 
-    BundleWriter(arguments.out, overwrite=arguments.overwrite)  # is it free? before all the work
+    BundleWriter(arguments.out, overwrite=arguments.overwrite)  # raises early if OUT is taken
     with TemporaryDirectory(prefix="edgeseq-") as folder:
         bundle = Path(folder) / FLOAT32
         export(bundle, overwrite=False, progress=_say_but_where)
@@ -69,6 +69,6 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _say_but_where(message: str) -> None:
-    """``say``, without the path of a temporary bundle."""
+    """Print ``message``, unless it names the path of the temporary bundle."""
     if not message.startswith("wrote "):
         say(message)

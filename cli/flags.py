@@ -1,4 +1,4 @@
-"""Flags that several commands share: the model, what computes, generation options, a prompt."""
+"""Flags that several commands share: model, device, generation options; and the prompt."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..runtime.request.options import OPTION_TRAITS
 if TYPE_CHECKING:
     from ..runtime.model import Model
 
-NEW_TOKENS = 128  # of `edgeseq generate`, if neither the caller nor the bundle says a limit
+NEW_TOKENS = 128  # of `edgeseq generate`, if neither the caller nor the bundle sets a limit
 FLAGS = {name: traits.flag for name, traits in OPTION_TRAITS.items() if traits.flag is not None}
 
 
 def flags_of(group: str) -> list[str]:
-    """Return the options whose flags are in a group: "length", "strategy" or "logits"."""
+    """Return the options with flags in a group: "length", "strategy" or "logits"."""
     return [name for name, flag in FLAGS.items() if flag.group == group]
 
 
@@ -43,7 +43,7 @@ def add_sampling(parser: Any) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model generates, and what computes."""
+    """Add the flags for the model, and the flags of ``add_machine``."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--bundle", "-b", type=Path, help="folder of the bundle")
     which.add_argument("--demo", choices=DEMOS, help=f"edgeseq's own model (default: {DEMOS[0]})")
@@ -51,7 +51,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what computes; ``machine_of`` reads them."""
+    """Add the flags for threads, device and KV cache; ``machine_of`` reads them."""
     parser.add_argument(
         "--threads", type=int, help="how many compute (default: usable physical cores)"
     )
@@ -81,7 +81,7 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
 
 
 def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ``load`` that the flags give; ``OptionError`` for bad ones."""
+    """Return the arguments of ``load`` from the flags; ``OptionError`` for bad ones."""
     return {
         "threads": arguments.threads,
         "device": arguments.device,
@@ -113,7 +113,7 @@ def read_prompt(stream: TextIO | None) -> str:
         raise PromptError("There is no standard input: give the prompt as an argument.")
     try:
         text = stream.read().removesuffix("\n").removesuffix("\r")
-        text.encode()  # bytes that are no text may have been let through as surrogates
+        text.encode()  # raises for surrogates, which stand for bytes that are not UTF-8
     except UnicodeError as error:
         raise PromptError("Standard input is not text in UTF-8.") from error
     return text

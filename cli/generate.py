@@ -1,4 +1,4 @@
-"""``edgeseq generate``: text from a prompt, on the terminal."""
+"""The command ``edgeseq generate``: generates text from a prompt and prints it."""
 
 from __future__ import annotations
 
@@ -148,14 +148,14 @@ def _read_text(path: Path) -> str:
 
 
 def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    """Print the prompt's continuation as it comes."""
+    """Print each piece of the generated text as soon as it is certain."""
     for piece in model.stream(prompt, **options):
         print(piece, end="", flush=True)
     print()
 
 
 def _print_several(results: Sequence[GenerationResult]) -> None:
-    """Print choices with their probabilities, or texts one after the other."""
+    """Print choices with their probabilities, or several texts with their scores."""
     for number, result in enumerate(results, 1):
         if result.choices is not None:
             for choice in result.choices:

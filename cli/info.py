@@ -1,4 +1,4 @@
-"""``edgeseq info``: what a bundle is."""
+"""The command ``edgeseq info``: shows a bundle's manifest and checks its files."""
 
 from __future__ import annotations
 

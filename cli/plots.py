@@ -1,4 +1,4 @@
-"""Reports as pictures; needs matplotlib (the extra ``bench``), which is imported here alone."""
+"""Plots of reports. Needs matplotlib (the extra ``bench``), which no other module imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ SIZE_INCHES, DPI = (7.2, 4.4), 150
 
 
 def check_plot(path: Path | None) -> None:
-    """Refuse, before anything is measured, what could not be drawn or written."""
+    """Raise before the measurement if a plot could not be drawn or written to ``path``.
+
+    ``OptionError`` for the path, ``MissingPackageError`` without matplotlib.
+    """
     if path is None:
         return
     if path.suffix.lower() != ".png":
@@ -25,7 +28,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def plot_bench(report: Mapping[str, Any], path: Path) -> None:
-    """The time of a token by how many the decoder has read, from ``edgeseq bench``'s report."""
+    """Plot the ms of a decode step by context length, from the report of ``edgeseq bench``."""
     figure, axes = _axes("tokens that the decoder has read", "ms a token")
     for colour, bundle in zip(cycle(COLOURS), report["bundles"], strict=False):
         speeds = bundle["tokens_per_s"]
@@ -45,7 +48,7 @@ def _of_rounds(count: int) -> str:
 
 
 def plot_eval(report: Mapping[str, Any], path: Path) -> None:
-    """Cross-entropy by how many tokens stand before the one that is predicted."""
+    """Plot the cross-entropy by position, from the report of ``edgeseq eval``."""
     figure, axes = _axes("tokens before the one that is predicted", "cross-entropy, nats")
     measured = [report]
     if reference := report.get("reference"):

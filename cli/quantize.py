@@ -1,4 +1,4 @@
-"""``edgeseq quantize``: from a float32 bundle to one of fewer bits."""
+"""The command ``edgeseq quantize``: stores a float32 bundle in fewer bits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add_recipe_flags(group: Any) -> None:
 
 
 def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of ``quantize_bundle`` that the flags give."""
+    """Return the arguments of ``quantize_bundle`` from the flags."""
     return {
         "block_size": arguments.block_size,
         "kv_cache": arguments.kv_cache,
@@ -63,12 +63,12 @@ def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def say(message: str) -> None:
-    """Print a line about long work to standard error."""
+    """Print a progress message to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _percent(text: str) -> float:
-    """Return the share that a number of percent is."""
+    """Convert a number of percent to a share."""
     try:
         value = float(text)
     except ValueError:

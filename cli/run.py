@@ -1,4 +1,4 @@
-"""``edgeseq run``: a task on a text, or on the lines of a file."""
+"""The command ``edgeseq run``: runs a task on a text, or on the lines of a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("task", help="its name, or a template's file")
     text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
-    text.required = False  # options may stand between the two, which nargs="?" would not let
+    text.required = False  # nargs="?" would not allow options between the two arguments
     add_model(parser)
     parser.add_argument(
         "--field",

@@ -1,4 +1,4 @@
-"""``edgeseq tasks``: the task templates."""
+"""The command ``edgeseq tasks``: lists the task templates, shows one or copies it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
             kinds = "" if len(template.forms) > 1 else f" ({next(iter(template.forms))})"
             print(f"{name:<{width}}  {template.title}{kinds}")
         return 0
-    read_template(arguments.task)  # it is one
+    read_template(arguments.task)  # raises if it is not a template
     text = template_path(arguments.task).read_text(encoding="utf-8")
     if arguments.copy is None:
         print(text, end="")

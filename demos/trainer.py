@@ -1,7 +1,7 @@
-"""The training loop of the demo models: seeded, resumable, with a curve of the losses.
+"""The training loop of the demo models: seeded, resumable, with a loss curve.
 
-Hidden matrices are updated by Muon, all else by AdamW; the learning rate is constant after a short
-warm-up and falls to zero over the last part of the steps.
+Muon updates hidden matrices, AdamW updates all other parameters. The learning rate is constant
+after a short warm-up, and falls to zero over the last part of the steps.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Loss = Callable[[Batch], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long and how fast a model learns."""
+    """The steps and learning rates of a training run."""
 
     steps: int
     seed: int
     muon_learning_rate: float
     adam_learning_rate: float
-    decay_share: float  # of the steps, at the end, over which the learning rate falls to zero
+    decay_share: float  # share of the steps, at the end, in which the learning rate falls to 0
     save_every: int  # steps
 
     def learning_rate_share(self, step: int) -> float:
-        """The share of the peak learning rate at ``step``: up, constant, down to zero."""
+        """Return the learning rate at ``step`` as a share of the peak: up, constant, down to 0."""
         remaining = (self.steps - step) / (self.decay_share * self.steps)
         return min(1.0, (step + 1) / WARMUP_STEPS, remaining)
 
 
 class Trainer:
-    """A model, its optimizers and the place where both are kept between starts.
+    """A model and its optimizers, whose state is saved and resumed by a later start.
 
-    ``is_hidden_matrix`` tells by its name whether a matrix belongs to Muon. The state lies in
+    ``is_hidden_matrix``: whether Muon updates the matrix of this name. The state lies in
     ``folder/training``, the curve in ``folder/loss_curve.csv``.
     """
 
@@ -123,9 +123,9 @@ class Trainer:
     def run(
         self, batches: Iterator[Batch], batch_loss: Loss, validation_loss: Callable[[], float]
     ) -> None:
-        """Train up to the last step, saving and recording as planned.
+        """Train up to the last step; save the state and record the losses as planned.
 
-        ``batches`` starts where the training stands: at batch ``self.step``.
+        ``batches`` must start at batch ``self.step``, because a resumed run continues there.
         """
         losses: list[float] = []
         started = time.monotonic()

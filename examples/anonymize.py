@@ -1,8 +1,9 @@
-"""Replace names, addresses and numbers that tell who somebody is; read what comes of it.
+"""Replace names, addresses and numbers that identify a person; check the result.
 
 python examples/anonymize.py "Call Anna Berg at 555-0123." [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
 python examples/answer.py "Who wrote Emma?" "Emma is a novel by Jane Austen." [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""Tell whether a text is positive or negative.
+"""Classify a text as positive or negative, with probabilities.
 
 python examples/classify.py "A charming film." [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

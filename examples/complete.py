@@ -1,4 +1,4 @@
-"""Go on from a text, piece by piece as it comes.
+"""Continue a text, and print each piece as soon as it is generated.
 
 python examples/complete.py "Once upon a time" [BUNDLE]
 """

@@ -2,7 +2,8 @@
 
 python examples/correct.py "He have two brother." [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""Find things in a text, each by its name.
+"""Extract several facts from a text, each by its name.
 
 python examples/extract.py "Anna moved to Oslo in May." name,city [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

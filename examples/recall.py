@@ -1,8 +1,9 @@
-"""Answer a question from what the model knows.
+"""Answer a question from the model's own knowledge.
 
 python examples/recall.py "Who wrote Emma?" [BUNDLE]
 
-The demo model, in the place of a BUNDLE, knows fairy tales alone: see that it works, no more.
+Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
+works, but is not useful.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Summarize files, several at once; with a T5 such as t5-small.
+"""Summarize several files at once with a T5 model such as t5-small.
 
 python examples/summarize.py t5-small-bundle article.txt ...
 """

@@ -1,4 +1,4 @@
-"""Translate a text from English; with a T5 such as t5-small.
+"""Translate a text from English with a T5 model such as t5-small.
 
 python examples/translate.py "The house is wonderful." French t5-small-bundle
 """

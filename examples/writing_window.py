@@ -1,9 +1,9 @@
-"""A window that goes on from what you type: Tab takes what stands in grey, a key drops it.
+"""A window that suggests, in grey, how your text continues.
 
     python examples/writing_window.py [BUNDLE]
 
-The model works in a thread of its own, through a session: of a text that grows it reads only what
-is new. The next key cancels what is being written.
+Tab accepts the suggestion, any other key drops it and cancels the generation. The model runs in
+its own thread, through a session: when the text grows, it reads only the new tokens.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import NamedTuple
 
 from edgeseq.runtime import EdgeseqError, Model, load
 
-WAIT_MS = 150  # after a key, before the model begins
+WAIT_MS = 150  # from a key to the start of the generation
 POLL_MS = 15
 NEW_TOKENS = 16
-LONGEST = 4000  # characters that are read
-STEP = 256  # of them that go at once where they are too many: the session keeps the rest till then
+LONGEST = 4000  # characters at the end of the text that are read
+STEP = 256  # characters dropped at once: between drops the session's prefix cache stays valid
 
 
 class Request(NamedTuple):
-    """A text to go on from, until it is cancelled."""
+    """A text to continue, and an event that cancels the generation."""
 
     text: str
     cancelled: threading.Event
 
 
 class Completer:
-    """Goes on from the text that was asked for last; ``pieces`` holds what came, with its request.
+    """A thread that continues the text of the last request.
 
-    Only the thread uses the session.
+    ``pieces`` holds the generated pieces, each with its request. Only the thread uses the session.
     """
 
     def __init__(self, model: Model) -> None:
@@ -44,14 +44,14 @@ class Completer:
         self._thread.start()
 
     def complete(self, text: str) -> Request:
-        """Begin with ``text``, in place of what was begun before."""
+        """Start to continue ``text``; cancel the request before it."""
         self.cancel()
         self._last = Request(text, threading.Event())
         self._requests.put(self._last)
         return self._last
 
     def cancel(self) -> None:
-        """End what is being written, within a token."""
+        """Cancel the current generation; it ends within a token."""
         self._last.cancelled.set()
 
     def close(self) -> None:
@@ -72,23 +72,23 @@ class Completer:
                         cancel=request.cancelled,
                     ):
                         self.pieces.put((request, piece))
-                except EdgeseqError as error:  # of this text: the next may be served
+                except EdgeseqError as error:  # the next text may be served
                     print(error, file=sys.stderr)
 
 
 def end_of(text: str, model: Model) -> str:
-    """As much of the end of ``text`` as the model has positions for, with what it writes."""
+    """Return the end of ``text``: as much as fits the model's positions, with the new tokens."""
     positions = model.bundle.manifest.dimensions.max_positions
     begin, step = -(-max(0, len(text) - LONGEST) // STEP) * STEP, STEP
     while positions and len(model.tokenizer.encode(text[begin:])) > positions - NEW_TOKENS:
-        while step > max(1, (len(text) - begin) // 2):  # many tokens a character
+        while step > max(1, (len(text) - begin) // 2):  # few characters left, with many tokens each
             step //= 2
         begin += step
     return text[begin:]
 
 
 class Window:
-    """The text, and in grey behind it what the model would write."""
+    """A text field, with the model's suggestion in grey after the text."""
 
     def __init__(self, model: Model) -> None:
         self.root = tkinter.Tk()
@@ -112,11 +112,11 @@ class Window:
         self.root.protocol("WM_DELETE_WINDOW", self.close)
         self.completer = Completer(model)
         self._shown: Request | None = None
-        self._begin = ""  # the timer that waits for the next key
+        self._begin = ""  # id of the timer that starts a request
         self._poll()
 
     def close(self) -> None:
-        """End the model's work, and the window."""
+        """End the thread and close the window."""
         self.completer.close()
         self.root.destroy()
 
@@ -131,7 +131,7 @@ class Window:
         self._drop()
         self.text.mark_set("insert", "end")
         self._begin = self.root.after(WAIT_MS, self._ask)
-        return "break"  # no tab is written
+        return "break"  # do not insert a tab
 
     def _ask(self) -> None:
         written = self.text.get("1.0", "end-1c")
@@ -140,7 +140,7 @@ class Window:
             self._shown = self.completer.complete(written)
 
     def _drop(self) -> None:
-        """Cancel what is being written, and take what stands in grey away."""
+        """Cancel the generation, and remove the suggestion."""
         self.completer.cancel()
         self._shown = None
         while grey := self.text.tag_nextrange("grey", "1.0"):
@@ -160,5 +160,5 @@ if __name__ == "__main__":
     window = Window(load(*sys.argv[1:]))
     try:
         window.root.mainloop()
-    finally:  # Ctrl-C in the terminal, too
+    finally:  # also after Ctrl-C in the terminal
         window.completer.close()

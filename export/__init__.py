@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to a bundle; needs the extra ``export`` (torch, Optimum)."""
+"""Export a Hugging Face checkpoint to a bundle; needs the extra ``export`` (torch, Optimum)."""
 
 from ..runtime.errors import CheckpointError, MissingPackageError
 

@@ -1,4 +1,4 @@
-"""``export_checkpoint``: from a Hugging Face checkpoint to a bundle."""
+"""``export_checkpoint``: export a Hugging Face checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def export_checkpoint(
     """Export a checkpoint (a folder, or a Hub id at ``revision``) to the bundle ``out``.
 
     The bundle is compared with the PyTorch model on random prompts before it is moved into place.
-    ``progress`` is told each step in a line. Raises ``CheckpointError`` for a checkpoint that
-    cannot be exported, ``BundleError`` where ``out`` is taken.
+    ``progress`` is called with a line for each step. Raises ``CheckpointError`` for a checkpoint
+    that cannot be exported, ``BundleError`` if ``out`` is taken.
     """
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         progress(f"looking for {os.fspath(checkpoint)}")
@@ -72,7 +72,10 @@ def export_checkpoint(
 def _write_files(
     family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
 ) -> Manifest:
-    """Write everything but the manifest into ``folder``, and check it against PyTorch."""
+    """Write all files but the manifest into ``folder``, and compare them with PyTorch.
+
+    Returns the manifest.
+    """
     tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES, progress)
     model = load_model(family, checkpoint.folder, progress)
     generation = generation_defaults(model)
@@ -97,7 +100,7 @@ def _write_files(
 
 
 def _precise_reference(family: Family, checkpoint: Checkpoint) -> Reference:
-    """The same in double precision, for where float32 is in doubt."""
+    """Return the reference in double precision, for a model that magnifies rounding errors."""
     model = load_model(family, checkpoint.folder, lambda message: None).double()
     return make_reference(model, family.KIND, family.dimensions(model.config))
 
@@ -105,7 +108,7 @@ def _precise_reference(family: Family, checkpoint: Checkpoint) -> Reference:
 def _write_graphs(
     graphs: Sequence[Graph], folder: Path, progress: Progress
 ) -> dict[str, SharedWeight]:
-    """Write the graphs and their weights; returns the matrices that more than one of them reads."""
+    """Write the graphs and their weights; return the matrices that several graphs read."""
     shared: dict[str, SharedWeight] = {}
     seen: dict[str, int] = {}
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
@@ -124,7 +127,7 @@ def _write_graphs(
 def _check_defaults(
     kind: Kind, model: PreTrainedModel, defaults: dict[str, Any], progress: Progress
 ) -> None:
-    """Refuse generation defaults that no call could use, and say which are left unused."""
+    """Raise ``CheckpointError`` for invalid generation defaults, and report unknown ones."""
     try:
         resolve_options(defaults, {}, kind)
     except OptionError as error:

@@ -1,9 +1,9 @@
-"""Comparing an exported bundle with the PyTorch model it was made from.
+"""Compare an exported bundle with the PyTorch model that it was made from.
 
-Random prompts of different lengths are read as one ragged batch and continued with random tokens,
-through the very decoder that users run; PyTorch reads each text alone. The texts' logits at the end
-of the prompt and after each further token must agree. With an encoder each text has a random source
-besides, of another length than its own.
+Random prompts of different lengths are read as one ragged batch and continued with random tokens.
+The bundle runs through the decoder that users run. PyTorch reads each text alone. The logits at the
+end of the prompt and after each further token must agree. With an encoder, each text also has a
+random source of a different length.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ..runtime.ort.engine import open_engine
 
 PROMPT_LENGTHS = (1, 5, 18, 64)
 STEPS = 6
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
-CONDITION = 4  # how many times PyTorch's own rounding error is let pass where it is larger
+TOLERANCE = 1e-4  # as a share of the largest logit, or of 1 if all are smaller
+CONDITION = 4  # allowed multiple of PyTorch's own rounding error, if that is larger
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Random texts and what PyTorch says of them."""
+    """Random texts and PyTorch's logits for them."""
 
-    sources: list[list[int]]  # what an encoder reads; a decoder of its own reads none
-    texts: list[list[int]]  # a prompt and STEPS further tokens
+    sources: list[list[int]]  # token ids for the encoder; empty without an encoder
+    texts: list[list[int]]  # token ids of a prompt and STEPS further tokens
     logits: NDArray[np.floating[Any]]  # (texts, STEPS + 1, vocabulary)
 
 
@@ -42,7 +42,10 @@ class Reference:
 def make_reference(
     model: PreTrainedModel, kind: Kind, dimensions: Dimensions, seed: int = 0
 ) -> Reference:
-    """Random texts that fit the model, and its logits at their last STEPS + 1 positions."""
+    """Return random texts that fit the model, and its logits at their last STEPS + 1 positions.
+
+    Raises ``CheckpointError`` if the logits are not finite.
+    """
     steps = min(STEPS, (dimensions.max_positions or STEPS + 1) - 1)
     longest = (dimensions.max_positions or max(PROMPT_LENGTHS) + steps) - steps
     rng = np.random.default_rng(seed)
@@ -67,12 +70,12 @@ def make_reference(
 def _reference_logits(
     model: PreTrainedModel, source: list[int] | None, text: list[int]
 ) -> torch.Tensor:
-    """(length of the text, vocabulary)."""
+    """Return PyTorch's logits, (length of the text, vocabulary)."""
     ids = torch.tensor([text])
     if source is None:
         output = model(ids)
     else:
-        # Without a cache: Transformers' own fails where the decoder has more layers.
+        # Transformers' cache fails if the decoder has more layers than the encoder.
         output = model(torch.tensor([source]), decoder_input_ids=ids, use_cache=False)
     logits: torch.Tensor = output.logits[0]
     return logits
@@ -84,16 +87,16 @@ def verify(
     reference: Reference,
     precise_reference: Callable[[], Reference],
 ) -> Verification:
-    """Run the bundle in ``folder`` on the reference's texts.
+    """Run the bundle in ``folder`` on the reference's texts, and compare the logits.
 
-    Raises ``CheckpointError`` where the logits differ by more than TOLERANCE, unless the model
-    magnifies rounding errors so much that PyTorch's own logits are about as far from
-    ``precise_reference``, the same in double precision.
+    Raises ``CheckpointError`` if the logits differ by more than TOLERANCE. Some models magnify
+    rounding errors: a difference is accepted if PyTorch's own logits are about as far from
+    ``precise_reference``, the reference in double precision.
     """
     logits = _logits(manifest, folder, reference)
     difference = float(np.abs(logits - reference.logits).max())
     largest = float(np.abs(reference.logits).max())
-    # Not `>`: a difference that is not a number is refused too.
+    # `not <=` instead of `>`, so that NaN is refused too.
     if not difference <= TOLERANCE * max(1.0, largest) and not _is_rounding(
         logits, reference, precise_reference()
     ):
@@ -109,16 +112,16 @@ def verify(
 
 
 def _is_rounding(logits: NDArray[np.float32], reference: Reference, precise: Reference) -> bool:
-    """Whether ``logits`` are about as near to the precise ones as PyTorch's in float32 are."""
+    """Return whether ``logits`` are about as close to ``precise`` as PyTorch's float32 logits."""
     error = np.abs(logits - precise.logits).max()
     own_error = np.abs(reference.logits - precise.logits).max()
     return bool(error <= CONDITION * own_error)
 
 
 def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[np.float32]:
-    """The bundle's logits where the reference has them.
+    """Return the bundle's logits at the reference's positions.
 
-    Sessions end with this function: an error raised after it holds no file of the bundle open.
+    The sessions end with this function, so that a later error holds no file of the bundle open.
     """
     steps = reference.logits.shape[1] - 1
     prompts = [text[: len(text) - steps] for text in reference.texts]

@@ -1,7 +1,7 @@
-"""From a float32 bundle to one of fewer bits; needs the extra ``quantize`` (onnx), no torch.
+"""Quantize a float32 bundle; needs the extra ``quantize`` (onnx) and no torch.
 
-The names below are imported when they are first used, so that the command line knows the recipes
-without the extra.
+The names below are imported on first use, so that the command line knows the recipes without the
+extra.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What flows through a model while it reads a text: inputs of layers, and the cache's range."""
+"""Calibration: statistics of the layers' inputs and of the KV cache while a model reads a text."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .graph.network import Network
 from .rounding import Curvature
 
 Feeds = dict[str, NDArray[Any]]
-BUDGET_BYTES = 1 << 30  # of the matrices that are summed up at once
-SAMPLE_ROWS = 512  # of each input that are kept
+BUDGET_BYTES = 1 << 30  # of the Hessians that are summed up at the same time
+SAMPLE_ROWS = 512  # kept of each input
 
 
 class Observed:
-    """An input of layers: (tokens, features), seen a part at a time."""
+    """Statistics of one input of layers, (tokens, features), which is added part by part."""
 
     def __init__(self, features: int) -> None:
-        self.hessian = np.zeros((features, features), np.float32)  # sum of x x^T over its rows x
-        self.peaks = np.zeros(features, np.float32)  # largest magnitudes
-        self.rows = np.empty((0, features), np.float32)  # some of them
+        self.hessian = np.zeros((features, features), np.float32)  # sum of x x^T over all rows x
+        self.peaks = np.zeros(features, np.float32)  # largest magnitude of each feature
+        self.rows = np.empty((0, features), np.float32)  # a sample
 
     def add(self, rows: NDArray[np.float32], share: float) -> None:
-        """Count ``rows`` in, and keep ``share`` of SAMPLE_ROWS of them."""
+        """Add ``rows`` to the statistics; keep about ``share * SAMPLE_ROWS`` of them."""
         self.hessian += rows.T @ rows
         self.peaks = np.maximum(self.peaks, np.abs(rows).max(axis=0))
         step = max(1, round(len(rows) / max(1.0, share * SAMPLE_ROWS)))
@@ -39,11 +39,11 @@ class Observed:
 
     @cached_property
     def curvature(self) -> Curvature:
-        """What rounding the layers' weights has to know; when nothing more is added or divided."""
+        """The curvature for rounding the layers' weights; it is cached, so add all rows first."""
         return Curvature(self.hessian)
 
     def divide(self, factors: NDArray[np.float32]) -> None:
-        """Make it what it is when its channels are divided by ``factors``."""
+        """Change the statistics as if each channel had been divided by its factor."""
         self.hessian /= np.outer(factors, factors)
         self.peaks = self.peaks / factors
         self.rows = self.rows / factors
@@ -55,9 +55,10 @@ def observe(
     windows: Sequence[Window],
     progress: Callable[[str], None],
 ) -> Iterator[tuple[str, dict[str, Observed]]]:
-    """``(role, {tensor: what was seen of it})`` for every input of a layer.
+    """Yield ``(role, {tensor: statistics})`` for the inputs of all layers but the lm_heads.
 
-    In groups that fit into memory: the text is read once for each.
+    The inputs come in groups whose Hessians fit into BUDGET_BYTES. The model reads the text once
+    for each group.
     """
     encoded = _encode(bundle, windows)
     for role, network in networks.items():
@@ -74,7 +75,10 @@ def observe(
 
 
 def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[np.float32]]:
-    """The largest magnitude of each channel of the cache: ``{"0.key": (heads, head_size)}``."""
+    """Return the largest magnitude of each channel of the KV cache.
+
+    The result is ``{"0.key": (heads, stored_head_size)}``.
+    """
     names = layer_names(bundle.manifest.dimensions)
     outputs = [f"present.{name}" for name in names]
     session = _open(bundle, "decoder")
@@ -92,7 +96,7 @@ def _open(bundle: Bundle, role: str) -> GraphSession:
 
 
 def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Feeds]]:
-    """Each window with the keys and values of its source, if there is an encoder."""
+    """Return each window with its encoder outputs by name; without an encoder there are none."""
     if not bundle.manifest.has_encoder:
         return [(window, {}) for window in windows]
     names = list(encoder_outputs(bundle.manifest.dimensions))
@@ -105,7 +109,7 @@ def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Fee
 
 
 def _feeds(bundle: Bundle, role: str, window: Window, cross: Feeds) -> Feeds:
-    """One row, nothing cached, logits everywhere."""
+    """Return a graph's inputs: one row, an empty KV cache, logits at every position."""
     source = {"source_lengths": np.array([len(window.source)], np.int32)}
     if role == "encoder":
         return {"input_ids": np.array([window.source], np.int64), **source}
@@ -125,7 +129,7 @@ def _feeds(bundle: Bundle, role: str, window: Window, cross: Feeds) -> Feeds:
 
 
 def _groups(network: Network) -> Iterator[dict[str, int]]:
-    """``{tensor: features}`` of the inputs of layers, in groups within the budget."""
+    """Yield ``{tensor: features}`` for the inputs of layers, in groups within BUDGET_BYTES."""
     group: dict[str, int] = {}
     used = 0
     for layer in network.layers.values():
@@ -143,7 +147,7 @@ def _groups(network: Network) -> Iterator[dict[str, int]]:
 
 
 def _with_outputs(network: Network, names: Mapping[str, int]) -> bytes:
-    """The graph with further outputs."""
+    """Return the network's graph, serialized, with the tensors ``names`` as further outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     for name, size in names.items():

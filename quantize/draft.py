@@ -1,4 +1,4 @@
-"""A quantized bundle in the making: which weights are rounded to what, and its files."""
+"""A quantized bundle in the making: the rounding of its weights, and its files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A source bundle and what becomes of its weights."""
+    """A quantized bundle in the making: its source, and the rounded weights."""
 
     source: Bundle
     networks: Mapping[str, Network]
     recipe: Recipe
     rounded: RoundedWeights
-    cache_peaks: Mapping[str, float]  # by "0.key": the largest magnitude
+    cache_peaks: Mapping[str, float]  # by "0.key": largest magnitude in the KV cache
 
     def keeping(self, layers: Sequence[str]) -> Draft:
-        """The same with further layers stored as the recipe stores sensitive ones."""
+        """Return a copy that stores the weights ``layers`` as the recipe stores sensitive ones."""
         recipe = replace(self.recipe, kept_layers=self.recipe.kept_layers | {*layers})
         rounded = dict(self.rounded)
         tables = table_names(self.networks)
@@ -55,12 +55,13 @@ class Draft:
 
     @property
     def keepable(self) -> list[str]:
-        """What may yet be kept in more bits: the weights of linear layers, and the tables."""
+        """The weights of linear layers and the tables that are not kept in more bits yet."""
         names = weight_names(self.networks)
-        return [name for name in names if name not in self.recipe.kept_layers]
+        kept = self.recipe.kept_layers
+        return [name for name in names if name in self.rounded and name not in kept]
 
     def write(self, folder: Path) -> Manifest:
-        """Write everything but the manifest into ``folder``."""
+        """Write all files but the manifest into ``folder``; return the manifest."""
         manifest = self.source.manifest
         graphs = {role: manifest.graphs[role] for role in self.networks}
         with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
@@ -100,7 +101,7 @@ class Draft:
 
     @property
     def _runs_on_cuda(self) -> bool:
-        """Whether CUDA has kernels for the products: not for those of integers."""
+        """Whether CUDA has kernels for all products; it has none for integer products."""
         return all(found.storage.runs_on_cuda for found in self.rounded.values())
 
     def _kept(self) -> dict[str, str]:
@@ -119,9 +120,10 @@ def round_weights(
     divided: Mapping[str, NDArray[np.float32]],
     progress: Callable[[str], None],
 ) -> dict[str, Rounded]:
-    """Every weight of the layers and tables, rounded as the recipe says.
+    """Return all weights of layers and tables that the recipe rounds, by name.
 
-    ``divided``: inputs of the decoder's layers whose channels are the source's divided by these.
+    ``divided``: for inputs of decoder layers, the factors that their channels were divided by since
+    the source was made (``equalize``).
     """
     rounded: dict[str, Rounded] = {}
     for role, observed in observe(source, networks, windows, progress):
@@ -147,12 +149,12 @@ def round_weights(
 
 
 def weight_names(networks: Mapping[str, Network]) -> list[str]:
-    """All that a recipe rounds: the weights of the linear layers, then the tables."""
+    """Return the names of all weights that a recipe stores: linear layers, then tables."""
     return [*linear_names(networks), *sorted(table_names(networks))]
 
 
 def linear_names(networks: Mapping[str, Network]) -> list[str]:
-    """The weights of the linear layers, lm_heads apart."""
+    """Return the names of the linear layers' weights, without lm_heads."""
     return [
         layer.weight
         for network in networks.values()
@@ -162,7 +164,7 @@ def linear_names(networks: Mapping[str, Network]) -> list[str]:
 
 
 def table_names(networks: Mapping[str, Network]) -> set[str]:
-    """The embeddings and lm_heads."""
+    """Return the names of the embeddings and lm_heads."""
     names: set[str] = set()
     for network in networks.values():
         names.update(layer.weight for layer in network.layers.values() if layer.is_table)
@@ -171,7 +173,10 @@ def table_names(networks: Mapping[str, Network]) -> set[str]:
 
 
 def _smooth(network: Network, name: str, seen: Observed) -> None:
-    """Smooth an input of layers that are stored by rows: blocks have scales of their own."""
+    """Smooth an input of layers that are stored by rows.
+
+    Layers in blocks need no smoothing, because each block has its own scale.
+    """
     factors = smooth(network, name, seen.peaks, seen.rows, bits=Rows.bits)
     if factors is not None:
         seen.divide(factors)

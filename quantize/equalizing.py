@@ -1,10 +1,12 @@
-"""Bringing the channels of the cache to one range, so that a single scale serves all of them.
+"""Bring all channels of the KV cache to one range, so that a single scale serves all of them.
 
-Scores are sums of query times key over channels: what a key's channel is divided by, the query's is
-multiplied with. What a value's channel is divided by, the rows of the output layer's weight are
-multiplied with. Both are done to the weights, before rounding: the model stays the same, the cache
-needs one scale a layer (ONNX Runtime is slower with one a channel), and the output layer's inputs
-are smoother.
+A score is the sum of query times key over the channels. So each key channel is divided by a factor,
+and the query channel is multiplied by the same factor. Each value channel is divided by a factor,
+and the rows of the output layer's weight are multiplied by the same factor.
+
+Only weights change, and they change before rounding, so that the model computes the same. The KV
+cache then needs one scale per layer (ONNX Runtime is slower with one per channel). The inputs of
+the output layer also become smoother.
 """
 
 from __future__ import annotations
@@ -20,22 +22,22 @@ from .graph.network import PRODUCTS, Network
 
 Vector = NDArray[np.float32]
 CACHE_PREFIX = "past_key_values."
-LEAST_RANGE = 1e-3  # of a channel, as a share of the largest
-PAST_KEY, PAST_VALUE = 3, 4  # inputs of GroupQueryAttention
+LEAST_RANGE = 1e-3  # lower limit of a channel's range, as a share of the largest range
+PAST_KEY, PAST_VALUE = 3, 4  # indices of GroupQueryAttention's inputs
 
 
 @dataclass(frozen=True)
 class Equalized:
-    """What became of a decoder whose weights were changed in place."""
+    """The effect of equalizing a decoder, whose weights were changed in place."""
 
-    peaks: Mapping[str, float]  # by "0.key": the largest magnitude of the cache now
-    divided: Mapping[str, Vector]  # inputs of layers, and what their channels are divided by now
+    peaks: Mapping[str, float]  # by "0.key": the new largest magnitude in the KV cache
+    divided: Mapping[str, Vector]  # by input of a layer: what its channels were divided by
 
 
 def equalize(network: Network, peaks: Mapping[str, Vector]) -> Equalized:
-    """Change the weights around every cached attention of a decoder.
+    """Equalize the KV cache of a decoder: change the weights around each self-attention in place.
 
-    ``peaks``: by ``"0.key"``, the largest magnitudes in the cache, (heads, head_size).
+    ``peaks``: by ``"0.key"``, the largest magnitudes in the KV cache, (heads, stored_head_size).
     """
     made_by = {name: node for node in network.graph.node for name in node.output if name}
     ranges: dict[str, float] = {}
@@ -56,12 +58,12 @@ def equalize(network: Network, peaks: Mapping[str, Vector]) -> Equalized:
 
 
 def _factors(peak: Vector) -> tuple[float, Vector]:
-    """The common range of all channels, and what each is to be divided by to reach it."""
+    """Return the common range of all channels, and the factors to divide them by to reach it."""
     flat = peak.reshape(-1)
-    used = flat > 0  # padding of the head size, and channels that never moved, are left alone
+    used = flat > 0  # neither padding of the head size nor a channel that stayed 0
     if not used.any():
         return 1.0, np.ones_like(flat)
-    floored = np.maximum(flat, LEAST_RANGE * flat.max())  # it may move more in another text
+    floored = np.maximum(flat, LEAST_RANGE * flat.max())  # other texts may reach more
     common = float(np.exp(np.log(floored[used]).mean()))
     return common, np.where(used, floored / np.float32(common), np.float32(1)).astype(np.float32)
 
@@ -69,7 +71,7 @@ def _factors(peak: Vector) -> tuple[float, Vector]:
 def _qkv_weights(
     attention: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], network: Network
 ) -> list[str]:
-    """The weight and, if there is one, the bias of the layer that makes queries, keys, values."""
+    """Return the names of the weight and any bias of the layer that makes query, key and value."""
     names: list[str] = []
     node = made_by[attention.input[0]]
     while True:
@@ -80,7 +82,7 @@ def _qkv_weights(
 
 
 def _output_layer(tensor: str, network: Network) -> tuple[str, str]:
-    """``(its input, its weight)``: the layer that reads an attention's output."""
+    """Return the input and the weight of the layer that reads an attention's output ``tensor``."""
     readers = {name: node for node in network.graph.node for name in node.input[:1]}
     node = readers[tensor]
     while node.op_type not in PRODUCTS:

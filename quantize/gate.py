@@ -1,4 +1,4 @@
-"""The quality gate: a candidate is measured beside its source and mended if it loses too much."""
+"""The quality gate: measure a draft against its source, and improve it if it loses too much."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..runtime.evaluation.losses import Comparison, compare
 from ..runtime.ort.engine import open_engine
 from .draft import Draft
 
-PROBE_TOKENS = 512  # on which each layer's share of the loss is measured
-LARGEST_SHARE = 4  # at most one layer in so many is kept in higher precision
+PROBE_TOKENS = 512  # to measure each layer's share of the loss on
+LARGEST_SHARE = 4  # at most one layer in four is kept in higher precision
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate is held against."""
+    """A limit of the quality loss, with the reference and the text to measure it."""
 
     reference: NewDecoder
     windows: Sequence[Window]
-    limit: float  # rise of perplexity, 0.01: one percent
-    folder: Path  # for files of its own
+    limit: float  # highest rise of perplexity, 0.01: one percent
+    folder: Path  # for temporary files
     progress: Progress
 
     def measure(self, candidate: Draft, windows: Sequence[Window]) -> Comparison:
-        """The candidate, with its own default cache, beside the source."""
+        """Compare the candidate, with its default KV cache, with the reference."""
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             manifest = candidate.write(Path(name))
             return compare(self.reference, open_engine(manifest, Path(name)).decoder, windows)
@@ -40,11 +40,11 @@ class Gate:
     def admit(
         self, candidate: Draft, *, other_cache: bool, allow_loss: bool
     ) -> tuple[Draft, Comparison]:
-        """The candidate as it can be let through, and what it was measured to lose.
+        """Return a candidate that passes the gate, and its comparison with the reference.
 
-        Where it loses too much, first a float32 cache is tried (with ``other_cache``), then the
-        most sensitive layers in higher precision. Raises ``QuantizationError`` if nothing is
-        enough, unless ``allow_loss``.
+        If the candidate loses too much, try a float32 KV cache (if ``other_cache``), then the most
+        sensitive layers in higher precision. If that is not enough, raise ``QuantizationError``, or
+        return the best candidate if ``allow_loss``.
         """
         best = candidate, self._measured(candidate)
         if self._holds(best[1]):
@@ -64,7 +64,7 @@ class Gate:
         return best
 
     def _with_kept_layers(self, best: tuple[Draft, Comparison]) -> tuple[Draft, Comparison]:
-        """1, 2, 4 … of the most sensitive layers until they are enough, or the best there was."""
+        """Keep the 1, 2, 4 … most sensitive layers until the gate passes; return the best draft."""
         candidate = best[0]
         ranked = self._by_sensitivity(candidate)
         most, count = len(ranked) // LARGEST_SHARE, 1
@@ -77,7 +77,10 @@ class Gate:
         return best
 
     def _by_sensitivity(self, candidate: Draft) -> list[str]:
-        """Layers, first the one that lowers the divergence most when it is kept alone."""
+        """Return the layers, most sensitive first.
+
+        Keeping the most sensitive layer alone leads to the lowest KL divergence.
+        """
         layers = candidate.keepable
         probe = probe_windows(self.windows, PROBE_TOKENS)
         divergences = {}
@@ -93,7 +96,7 @@ class Gate:
         return (candidate, measured) if better or math.isnan(best[1].perplexity_rise) else best
 
     def _holds(self, measured: Comparison) -> bool:
-        """Whether the rise is within the limit; one that is no number is not."""
+        """Return whether the rise is within the limit; False for NaN."""
         return measured.perplexity_rise <= self.limit
 
     def _measured(self, candidate: Draft) -> Comparison:
@@ -108,7 +111,7 @@ class Gate:
 
 
 def probe_windows(windows: Sequence[Window], tokens: int) -> list[Window]:
-    """The first windows that predict about ``tokens`` tokens, at least one of them."""
+    """Return the first windows that predict about ``tokens`` tokens, at least one window."""
     chosen: list[Window] = []
     for window in windows:
         chosen.append(window)

@@ -1,4 +1,4 @@
-"""``quantize_bundle``: from a float32 bundle to one of fewer bits."""
+"""``quantize_bundle``: quantize a float32 bundle to fewer bits."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .graph.network import Network
 from .recipes import Recipe, find_recipe
 from .texts import Texts, find_texts
 
-CACHES = ("float32", "int8")  # what one can hold by default; 16 bits are for CUDA
-FLOAT32 = "fp32"  # what an exported bundle calls its recipe
+CACHES = ("float32", "int8")  # possible defaults; float16 is for CUDA
+FLOAT32 = "fp32"  # recipe of an exported bundle
 
 
 def quantize_bundle(
@@ -42,19 +42,21 @@ def quantize_bundle(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
-    """Quantize the float32 bundle ``bundle`` by a recipe into the bundle ``out``.
+    """Quantize the float32 bundle ``bundle`` by a recipe and write the bundle ``out``.
 
-    ``block_size``: weights that share a scale, where the recipe has blocks. ``keep``: layers to
-    store in higher precision from the start, by name or pattern ("*.ff.wo"). ``kv_cache``: what the
-    cache holds unless another is asked for at load; None: as the recipe says if the gate holds with
-    it. ``text``: a file to calibrate and judge on, as ``edgeseq eval`` takes it; None: one that
-    comes with edgeseq.
-    ``perplexity_rise_limit``: how much higher the perplexity may be, 0.01 for one percent; None:
-    the recipe's. Above it the most sensitive layers are kept in higher precision; if that is not
-    enough, ``QuantizationError`` is raised, unless ``allow_loss``.
+    - ``block_size``: how many weights share a scale, for a recipe with blocks.
+    - ``keep``: layers to store in higher precision from the start, by name or pattern ("*.ff.wo").
+    - ``kv_cache``: the default type of the KV cache at load; None: the recipe's type, if the bundle
+      passes the quality gate with it.
+    - ``text``: a file to calibrate and measure on, in the format of ``edgeseq eval``; None: the
+      built-in text.
+    - ``perplexity_rise_limit``: the highest rise of perplexity, 0.01 for one percent; None: the
+      recipe's limit. Above it the most sensitive layers are kept in higher precision. If that is
+      not enough, ``QuantizationError`` is raised, unless ``allow_loss``.
+    - ``progress``: is called with a line for each step.
 
-    Raises ``BundleError`` for a bundle that cannot be quantized or where ``out`` is taken,
-    ``OptionError`` for an option that is wrong, ``PromptError`` for a text that cannot be used.
+    Raises ``BundleError`` for a bundle that cannot be quantized or if ``out`` is taken,
+    ``OptionError`` for a bad option, ``PromptError`` for a text that cannot be used.
     """
     chosen = find_recipe(recipe, block_size)
     if kv_cache is not None:

@@ -1,4 +1,4 @@
-"""The recipes: what each kind of weight is stored and multiplied as."""
+"""The recipes: how each kind of weight is stored and multiplied."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from .storage import BLOCK_SIZES, Blocks, Float16, Float32, Rows, Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a bundle is quantized."""
+    """A way to quantize a bundle: a storage for each kind of weight, and defaults."""
 
     name: str
     layer: Storage  # of the linear layers
-    step_layer: Storage  # of those of a decoder after an encoder: few tokens at once
-    table: (
-        Blocks | Float16
-    )  # of the embeddings and the lm_head, which read one table where they are tied
-    kept: Storage  # of layers that turn out to be too sensitive
-    kept_table: Blocks | Float32  # of tables that do
-    kept_layers: frozenset[str] = field(default=frozenset())  # layers and tables known to be
+    step_layer: Storage  # of a decoder's layers after an encoder, which read few tokens at once
+    table: Blocks | Float16  # of embeddings and lm_head, which are one table if they are tied
+    kept: Storage  # of layers that are too sensitive
+    kept_table: Blocks | Float32  # of tables that are too sensitive
+    kept_layers: frozenset[str] = field(default=frozenset())  # names of such layers and tables
     kv_cache: CacheDtype  # the default when the bundle is loaded
     perplexity_rise_limit: float  # 0.01: one percent
-    float32_endings: tuple[str, ...] = ()  # of layers that stay as they are
+    float32_endings: tuple[str, ...] = ()  # of the names of layers that stay in float32
 
     def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
-        """As what a linear layer's weight, or a table, is stored.
+        """Return the storage of a linear layer's weight or of a table.
 
-        ``in_steps``: it is a layer of a decoder after an encoder.
+        ``in_steps``: whether the layer belongs to a decoder after an encoder.
         """
         if weight.endswith(self.float32_endings):
             return Float32()
@@ -43,11 +41,14 @@ class Recipe:
 
     @property
     def block_size(self) -> int | None:
-        """Weights that share a scale in the layers, where they are stored in blocks."""
+        """The number of weights that share a scale in the layers; None if they have no blocks."""
         return self.layer.block_size
 
     def with_block_size(self, block_size: Any) -> Recipe:
-        """The same with other blocks; ``OptionError`` where there are none, or for a bad size."""
+        """Return the recipe with another block size of the layers.
+
+        Raises ``OptionError`` for a bad size, or if the layers have no blocks.
+        """
         if type(block_size) is not int or block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
@@ -57,8 +58,8 @@ class Recipe:
         return replace(self, layer=blocks, step_layer=blocks)
 
 
-# With larger blocks than these (8 bits: 64, 4 bits: 32) ONNX Runtime's AVX-512 kernels give other
-# last bits for one row than for several.
+# With larger blocks (8 bits: above 64, 4 bits: above 32) the results of ONNX Runtime's AVX-512
+# kernels for one row and for several differ in the last bits.
 _BLOCKS_8 = Blocks(8, 64)
 _BLOCKS_4 = Blocks(4, 32)
 
@@ -104,7 +105,7 @@ RECIPES: Mapping[str, Recipe] = {
             kept_table=Float32(),
             kv_cache="float32",
             perplexity_rise_limit=0.005,
-            # T5's largest activations are what this layer gives, beyond 65,504 in larger models.
+            # Its outputs are T5's largest activations: above 65,504 (float16) in larger models.
             float32_endings=(".ff.wo",),
         ),
     )
@@ -112,7 +113,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: Any, block_size: Any = None) -> Recipe:
-    """A recipe by its name; ``OptionError`` where there is none."""
+    """Return the recipe ``name``, with ``block_size`` if given; ``OptionError`` for a bad one."""
     if not isinstance(name, str) or name not in RECIPES:
         raise OptionError(f"There is no recipe {name!r}: use {', '.join(RECIPES)}.")
     recipe = RECIPES[name]

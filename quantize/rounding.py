@@ -1,7 +1,7 @@
-"""From float weights to integers and scales: numpy, and nothing of graphs.
+"""Round float weights to integer codes and scales, with numpy alone.
 
-A weight is (inputs, outputs). Along the inputs it is cut into groups; each group of each output has
-a scale, and a weight is the product of its code and that scale.
+A weight is (inputs, outputs). It is cut into groups along the inputs. Each group of each output has
+one scale, and code times scale gives the rounded number.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import BundleError
 
-SHRINK = np.linspace(1.0, 0.72, 15)  # of the scale that just covers a group, tried in turn
-DAMPING = 0.01  # of the mean diagonal, added to it
+SHRINK = np.linspace(1.0, 0.72, 15)  # factors to try on the scale that just covers a group
+DAMPING = 0.01  # share of the Hessian's mean diagonal that is added to its diagonal
 COLUMNS_AT_ONCE = 128
-TINY = 1e-30  # the least scale: groups of zeros have one too
+TINY = 1e-30  # the smallest scale, which groups of zeros get
 
 Floats = NDArray[np.float32]
 
 
 class Curvature:
-    """How an error in each weight of an input tells on the outputs.
+    """The effect of errors in a weight on the outputs of its layer.
 
     ``hessian``: (inputs, inputs), the sum of x x^T over inputs x of a calibration text.
     """
@@ -35,7 +35,10 @@ class Curvature:
 
     @cached_property
     def factor(self) -> Floats:
-        """The upper Cholesky factor of the damped inverse; for all layers that read the input."""
+        """The upper Cholesky factor of the inverse of the damped Hessian.
+
+        All layers that read the input share it.
+        """
         damped = self._hessian.astype(np.float64)
         diagonal = np.diag(damped).copy()
         mean = diagonal.mean()
@@ -55,7 +58,7 @@ class Codes:
     group_size: int
 
     def weight(self) -> Floats:
-        """The weight that they stand for: (inputs, outputs)."""
+        """Return the rounded weight as floats, (inputs, outputs)."""
         scales = np.repeat(self.scales, self.group_size, axis=0)[: len(self.codes)]
         return self.codes * scales
 
@@ -67,9 +70,9 @@ def round_weight(
     group_size: int,
     curvature: Curvature | None = None,
 ) -> Codes:
-    """Round ``weight`` to ``bits``, symmetrically around zero.
+    """Round ``weight``, (inputs, outputs), to ``bits`` bits, symmetrically around zero.
 
-    With a ``curvature`` each rounding error is made up for by the weights that are not rounded yet
+    With a ``curvature``, the inputs that are not rounded yet compensate for each rounding error
     (GPTQ, arXiv 2210.17323). Raises ``BundleError`` for a weight that is not finite.
     """
     if not np.isfinite(weight).all():
@@ -98,10 +101,11 @@ def _encode(values: Floats, scales: Floats, bits: int) -> NDArray[np.int8]:
 
 
 def _scales(group: Floats, bits: int, importance: Floats | None) -> Floats:
-    """For each output the scale with the least squared error, each input weighted: (outputs,).
+    """Return the scale of each output with the least squared error, (outputs,).
 
-    The largest value may take the lowest code, of which there is one more than of the highest: a
-    scale may be negative.
+    ``importance``: (inputs,), the weight of each input's error; None: all are equal. There is one
+    more negative code than positive codes, so the largest value may take the lowest code. Its scale
+    may then be negative.
     """
     low, high = _limits(bits)
     largest = np.take_along_axis(group, np.abs(group).argmax(axis=0)[None], axis=0)[0]

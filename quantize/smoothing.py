@@ -1,10 +1,12 @@
-"""Moving the range of activations into the weights, where a norm stands before the layers.
+"""Smoothing: move the range of activations into the weights of layers after a layer norm.
 
-A token's activations share one scale, so that one channel of large values takes the resolution of
-all others. What a channel is divided by in the norm's weight and bias, the rows of the weights that
-read it are multiplied with: the model stays the same (SmoothQuant, arXiv 2211.10438). How far is
-chosen by trying: the strength that leaves the least error in the layers' outputs on rows of a
-calibration text, no smoothing among them.
+A token's activations share one scale, so one channel with large values costs all others resolution.
+Smoothing divides each channel in the layer norm's weight and bias by a factor. It multiplies the
+rows of the weights that read the channel by the same factor. The model computes the same
+(SmoothQuant, arXiv 2211.10438).
+
+Several strengths are tried, including none. The best one has the least error in the layers' outputs
+on rows of a calibration text.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ NORMS = {
     "SimplifiedLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 }
-STRENGTHS = (0.0, 0.3, 0.5, 0.7)  # 0: none; 1: all of the activations' range goes to the weights
+STRENGTHS = (0.0, 0.3, 0.5, 0.7)  # 0: none; 1: move the activations' whole range to the weights
 LARGEST_CODE = 127
-SMALLEST = 1e-5  # of a channel's range, where it is used as a divisor
+SMALLEST = 1e-5  # lower limit of a channel's range, as a share of the largest range
 
 
 def smooth(network: Network, name: str, peaks: Floats, rows: Floats, *, bits: int) -> Floats | None:
-    """Smooth the tensor ``name`` if it comes out of a norm and only layers read it.
+    """Smooth the tensor ``name`` if a layer norm makes it and only layers read it.
 
-    ``peaks``: (features,) largest magnitudes; ``rows``: (some tokens, features) of the tensor;
-    ``bits``: of the weights. Changes the network's weights, and returns what the channels are
-    divided by; None where nothing is gained.
+    ``peaks``: (features,), largest magnitudes; ``rows``: (some tokens, features), a sample of the
+    tensor; ``bits``: of the weights. Changes the network's weights in place. Returns the factors
+    that the channels are divided by, or None if smoothing does not apply or does not help.
     """
     layers, vectors = readers(network, name), norm_vectors(network, name)
     if not layers or not vectors or any(user_count(network, v) > 1 for v in vectors):
@@ -54,7 +56,10 @@ def smooth(network: Network, name: str, peaks: Floats, rows: Floats, *, bits: in
 
 
 def readers(network: Network, name: str) -> list[str]:
-    """The weights of the layers that read a tensor; none if something else reads it too."""
+    """Return the names of the weights of the layers that read a tensor.
+
+    The list is empty if other nodes read the tensor too, or if a weight has several readers.
+    """
     indices = [i for i, node in enumerate(network.graph.node) if name in node.input]
     layers = [network.layers.get(i) for i in indices]
     found = [layer for layer in layers if layer is not None and not layer.is_table]
@@ -64,7 +69,7 @@ def readers(network: Network, name: str) -> list[str]:
 
 
 def norm_vectors(network: Network, name: str) -> list[str]:
-    """The weight and bias of the norm that makes a tensor; none if no norm does."""
+    """Return the names of weight and bias of the layer norm that makes a tensor; [] if none."""
     for node in network.graph.node:
         if node.op_type in NORMS and node.output[0] == name:
             skips = node.op_type.startswith("Skip")
@@ -75,12 +80,15 @@ def norm_vectors(network: Network, name: str) -> list[str]:
 
 
 def user_count(network: Network, name: str) -> int:
-    """How many nodes read a tensor."""
+    """Return how many nodes read a tensor."""
     return sum(name in node.input for node in network.graph.node)
 
 
 def _factors(peaks: Floats, largest: Floats, strength: float) -> Floats:
-    """Activations' range to the power of ``strength`` by the weights' to the rest, around 1."""
+    """Return ``peaks ** strength / largest ** (1 - strength)``, scaled to a geometric mean of 1.
+
+    Channels whose activations or weights are all 0 get the factor 1.
+    """
     if strength == 0:
         return np.ones_like(peaks)
     used = (peaks > 0) & (largest > 0)
@@ -94,7 +102,7 @@ def _factors(peaks: Floats, largest: Floats, strength: float) -> Floats:
 
 
 def _error(weights: Sequence[Floats], rows: Floats, factors: Floats, bits: int) -> float:
-    """The squared error of all outputs on ``rows``, activations and weights rounded."""
+    """Return the squared error of all outputs on ``rows`` with rounded activations and weights."""
     smoothed = rows / factors
     step = np.abs(smoothed).max(axis=1, keepdims=True) / LARGEST_CODE
     step[step == 0] = 1

@@ -1,7 +1,7 @@
 """Storages: how a weight is stored, rounded and multiplied.
 
-A storage declares all that the quantizer does with a weight. To add one, write its class here and
-name it in a recipe (``recipes.py``).
+A storage declares everything that the quantizer does with a weight. To add one, write its class
+here and name it in a recipe (``recipes.py``).
 
     x, W                      ->  y         Rows: 8-bit activations, one scale a token
     Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .graph.network import Layer
     from .graph.writer import GraphWriter
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # what MatMulNBits takes
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
 MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
@@ -35,19 +35,19 @@ PART_MULTIPLE = 64  # outputs; kernels work on several at once
 
 
 class Storage(ABC):
-    """How a weight is stored."""
+    """A way to store a weight, and to multiply with it."""
 
-    smooths_inputs: ClassVar[bool] = False  # whether the layers' inputs are smoothed before
+    smooths_inputs: ClassVar[bool] = False  # whether the layers' inputs are smoothed first
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
-    keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay as they are
-    block_size: int | None = None  # weights that share a scale, if they are stored in blocks
+    keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
+    block_size: int | None = None  # how many weights share a scale; None: no blocks
 
     def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes | None:
-        """Round a weight, (inputs, outputs), to codes; None if the storage has none."""
+        """Round a weight, (inputs, outputs), to codes; None if the storage has no codes."""
         return None
 
     def with_block_size(self, size: int) -> Storage | None:
-        """Return the same storage with other blocks; None if it has no blocks."""
+        """Return the same storage with another block size; None if it has no blocks."""
         return None
 
     @abstractmethod
@@ -61,19 +61,19 @@ class Storage(ABC):
     def look_up(
         self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
     ) -> None:
-        """Write to ``graph`` the nodes that look rows of ``table`` up by ``ids``."""
+        """Write to ``graph`` the nodes that look up the rows ``ids`` of ``table``."""
 
 
 @dataclass(frozen=True)
 class Rows(Storage):
-    """8-bit activations, one scale a token, times 7-bit weights, one scale a column.
+    """8-bit activations, one scale per token, times 7-bit weights, one scale per column.
 
-    Sums of u8 x s8 products in 16 bits, as CPUs without VNNI compute them, cannot overflow with
-    weights from -64 to 63: the integers are the same on every CPU.
+    CPUs without VNNI sum u8 x s8 products in 16 bits. With weights from -64 to 63 these sums cannot
+    overflow, so the integers are the same on every CPU.
 
-    Layers that read the same tensor share its codes; the output of Relu needs no Abs. A row of
-    zeros has the scale 0, and whatever integer 0 / 0 becomes, times that scale it is 0 again: a
-    floor under the scale would be one more node for nothing.
+    Layers that read the same tensor share its codes. The output of Relu needs no Abs. A row of
+    zeros has the scale 0. Its codes (0 / 0) are undefined, but times the scale they are 0 again, so
+    the scale needs no lower bound.
     """
 
     bits: ClassVar[int] = 7
@@ -111,7 +111,7 @@ class Rows(Storage):
         graph.node("Mul", [f"{output}.by_token", columns], output)
 
     def _quantized(self, graph: GraphWriter, name: str) -> tuple[str, str]:
-        """Return the codes and the scales, one a token, of a tensor; they are computed once."""
+        """Return the names of a tensor's codes and scales, one per token; compute them once."""
         codes, scale = f"{name}.uint8", f"{name}.scale"
         if graph.is_first(codes):
             axes = graph.constant("feature_axis", np.array([1]))
@@ -127,7 +127,7 @@ class Rows(Storage):
         return codes, scale
 
     def _zero_points(self, graph: GraphWriter, name: str) -> str:
-        """Return (tokens,) zero points for a tensor; made once for all with as many tokens."""
+        """Return the name of zero points, (tokens,), shared by all tensors with as many tokens."""
         which = "chosen" if name in graph.network.chosen else "all"
         zeros = f"zero_points.{which}"
         if graph.is_first(zeros):
@@ -139,7 +139,7 @@ class Rows(Storage):
 
 @dataclass(frozen=True)
 class Blocks(Storage):
-    """Weights of ``bits`` in blocks along the input, each with a scale (``MatMulNBits``)."""
+    """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``)."""
 
     bits: Literal[4, 8]
     block_size: int
@@ -154,7 +154,7 @@ class Blocks(Storage):
         return round_weight(weight, bits=self.bits, group_size=self.block_size, curvature=curvature)
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
-        """Write one product, or several that share the outputs; they add the bias themselves."""
+        """Write one product, or several that divide the outputs; each product adds its bias."""
         assert codes is not None
         output = node.output[0]
         inputs, outputs = codes.codes.shape
@@ -219,7 +219,7 @@ class Blocks(Storage):
 
 @dataclass(frozen=True)
 class Float16(Storage):
-    """Weights and products in 16-bit floats, between activations of 32."""
+    """Weights and products in 16-bit floats, between 32-bit activations."""
 
     def __str__(self) -> str:
         return "float16"
@@ -245,7 +245,7 @@ class Float16(Storage):
 
 @dataclass(frozen=True)
 class Float32(Storage):
-    """Weights and products as they are."""
+    """Unchanged weights and products."""
 
     keeps_float32: ClassVar[bool] = True
 
@@ -262,7 +262,7 @@ class Float32(Storage):
 
 
 class Rounded(NamedTuple):
-    """A weight as it is stored; ``codes``: None if the storage has none."""
+    """A weight as it is stored; ``codes``: None if the storage has no codes."""
 
     storage: Storage
     codes: Codes | None
@@ -271,7 +271,7 @@ class Rounded(NamedTuple):
 def round_to(
     weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
 ) -> Rounded | None:
-    """Return a weight, (inputs, outputs), as it is stored; None if it stays as it is."""
+    """Return a weight, (inputs, outputs), as it is stored; None if it stays unchanged."""
     if storage.keeps_float32:
         return None
     return Rounded(storage, storage.round(np.asarray(weight), curvature))
@@ -281,10 +281,10 @@ RoundedWeights = Mapping[str, Rounded]  # by the weights' names
 
 
 def _part_ends(outputs: int, size_bytes: int) -> list[int]:
-    """Return where the parts end in which a layer's outputs are computed.
+    """Return the ends of the parts in which a layer's outputs are computed.
 
-    While ONNX Runtime packs a weight it holds it twice. An lm_head is by far the largest, and it is
-    packed last: in one piece it would set the peak of the whole program's memory.
+    While ONNX Runtime packs a weight, it holds the weight twice. An lm_head is by far the largest
+    weight and is packed last: in one piece it would set the program's peak memory.
     """
     count = -(-size_bytes // LARGEST_PART_BYTES)
     size = -(-outputs // count)
@@ -293,7 +293,10 @@ def _part_ends(outputs: int, size_bytes: int) -> list[int]:
 
 
 def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:
-    """Return (outputs, blocks, bytes of a block), as MatMulNBits reads it, the last block padded."""
+    """Return the codes as MatMulNBits reads them, (outputs, blocks, bytes of a block).
+
+    The last block is padded.
+    """
     inputs, outputs = codes.codes.shape
     blocks = len(codes.scales)
     zero = 1 << (storage.bits - 1)
@@ -306,5 +309,5 @@ def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:
 
 
 def _scales(codes: Codes) -> NDArray[np.float32]:
-    """Return (outputs, blocks)."""
+    """Return the scales as MatMulNBits reads them, (outputs, blocks)."""
     return np.ascontiguousarray(codes.scales.T)

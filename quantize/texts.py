@@ -1,4 +1,4 @@
-"""The text that a quantized model is calibrated and judged on."""
+"""The text for calibrating a quantized model and for measuring its quality."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 
 BUILT_IN = "calibration.txt"
-CONTEXT = 512  # tokens of a window at most
-TOKENS = 8192  # of a longer text that are used, up to twice as many, half of them to judge
-ANSWER_TOKENS = 64  # of a target that the model has to make up itself
+CONTEXT = 512  # tokens of a window, at most
+TOKENS = 8192  # used of a longer text (up to twice as many), half of them to measure on
+ANSWER_TOKENS = 64  # of a target that the model generates, at most
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Windows to calibrate on and windows to judge on: every other one, so that both are alike."""
+    """Windows to calibrate on and windows to measure on, which alternate in the text."""
 
     name: str
     calibration: Sequence[Window]
     judged: Sequence[Window]
-    context: int | None  # None: pairs
+    context: int | None  # tokens of a window at most; None: windows are pairs
 
 
 def find_texts(bundle: Bundle, path: Path | None) -> Texts:
-    """Windows of the file ``path``, as ``edgeseq eval`` reads it, or of the built-in text.
+    """Return windows of the file ``path``, in the format of ``edgeseq eval``; None: built-in text.
 
-    A model with an encoder reads the built-in text line by line and makes up the targets itself.
-    Raises ``PromptError`` for a file that cannot be read so.
+    A model with an encoder reads the built-in text line by line and generates the targets itself.
+    Raises ``PromptError`` for a file that cannot be read in this format or is too short.
     """
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
     context = None
@@ -60,20 +60,20 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
 
 
 def built_in() -> Path:
-    """The text that comes with edgeseq."""
+    """Return the path of the built-in text."""
     return Path(str(files("edgeseq.quantize") / BUILT_IN))
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """As many windows as predict about TOKENS tokens, from all over the text, in two halves."""
+    """Divide windows from the whole text that predict about TOKENS tokens into two halves."""
     total = sum(window.predicted for window in windows)
     step = min(max(1, total // TOKENS), max(1, len(windows) // 2))
-    some = windows[::step]  # two at least
+    some = windows[::step]  # at least two
     return Texts(name, some[0::2], some[1::2], context)
 
 
 def _made_up(model: Model) -> list[Window]:
-    """The lines of the built-in text, each with what the model says to it."""
+    """Return the lines of the built-in text as sources, with the model's outputs as targets."""
     text = built_in().read_text(encoding="utf-8")
     sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
     manifest = model.bundle.manifest

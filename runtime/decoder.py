@@ -1,4 +1,4 @@
-"""The one protocol at which the search side and the ONNX Runtime side meet.
+"""The one protocol between the search side and the ONNX Runtime side.
 
 A decoder knows token ids and logits. It knows no text, no strategy and no end of sequence.
 """
@@ -16,7 +16,7 @@ TokenIds = NDArray[np.int64]
 
 
 class CancelledError(Exception):
-    """A prompt was left when ``read`` of its tokens had been read."""
+    """Error for a prompt whose reading was cancelled after ``read`` of its tokens."""
 
     def __init__(self, read: int) -> None:
         super().__init__(read)
@@ -24,78 +24,79 @@ class CancelledError(Exception):
 
 
 def never() -> bool:
-    """No."""
+    """Return False: the ``cancelled`` function of a call that cannot be cancelled."""
     return False
 
 
 class Decoder(Protocol):
-    """A model with a cache for the rows of one generation.
+    """A model with a KV cache for the rows of one generation.
 
-    The logits that a call returns belong to the decoder and are overwritten by the next call;
-    until then the caller may change them in place.
+    The logits that a call returns belong to the decoder, and the next call overwrites them. Until
+    then the caller may change them in place.
     """
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
     ) -> Logits:
-        """Read the prompts, one a row; the logits after each: (rows, vocabulary).
+        """Read one prompt for each row; return the logits after each prompt, (rows, vocabulary).
 
-        A single one goes on from what its row holds already, if it holds something. Between parts
-        of it, and while a source is encoded, ``cancelled`` is asked; where it says so,
-        ``CancelledError`` is raised.
+        A single prompt is appended to the tokens that its row already holds. ``cancelled`` is
+        called between chunks of a single prompt, and while a source is encoded. Raises
+        ``CancelledError`` once it returns True.
         """
 
     def keep_best(self, count: int | None) -> None:
-        """Say that only the ``count`` highest logits of a row decide from now on.
+        """Declare that only the ``count`` highest logits of a row are needed from now on.
 
-        The others may come as -inf from ``prefill`` and ``decode``. None: all decide.
+        ``prefill`` and ``decode`` may return -inf for all others. None: all logits are needed.
         """
 
     def decode(self, tokens: Sequence[int]) -> Logits:
-        """Append ``tokens``, one to each row; the logits after each: (rows, vocabulary)."""
+        """Append one token to each row; return the logits after each, (rows, vocabulary)."""
 
     def read(self, tokens: Sequence[int]) -> Logits:
-        """Append ``tokens`` to the only row; the logits after each: (tokens, vocabulary)."""
+        """Append ``tokens`` to the only row; return the logits after each, (tokens, vocabulary)."""
 
     def forget(self, count: int) -> None:
-        """The only row forgets its last ``count`` tokens."""
+        """Drop the last ``count`` tokens of the only row."""
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` goes on from what was row ``parent_rows[i]``; the other rows are dropped.
+        """Reorder the cache: row ``i`` becomes a copy of row ``parent_rows[i]``.
 
-        Several may go on from one, so that there are more rows than before.
+        A row may be copied several times, so that there are more rows than before. A row that is
+        not copied is dropped.
         """
 
     def close(self) -> None:
-        """The generation is over."""
+        """End the generation."""
 
     def fork(self) -> Decoder:
-        """Another decoder, whose only row holds what the only row of this one does."""
+        """Return another decoder whose only row is a copy of this decoder's only row."""
 
     def cache_bytes(self, positions: int) -> int:
-        """Memory for ``positions`` of one row, with what an encoder made of the source."""
+        """Return the bytes of memory for ``positions`` of one row, with its encoder output."""
 
 
-# From the token ids of the prompts, or of an encoder's sources, and the positions that a row of
-# the decoder can reach. A source is encoded when its decoder reads its first tokens.
+# From the token ids of the prompts, or of an encoder's sources, and the most positions of a row, to
+# a decoder. Sources are encoded when the decoder reads its first tokens.
 NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]
 
 
 def lone_tail(count: int, tile: int) -> bool:
-    """Whether ``count`` tokens, read at once, leave a tile of one token."""
+    """Return whether ``count`` > 1 tokens, read at once, leave a last tile of one token."""
     return count > 1 and count % tile == 1
 
 
 def chunk_ends(count: int, size: int, tile: int) -> list[int]:
-    """Where the chunks of ``count`` tokens end: of ``size`` each, but that none has a lone tail.
+    """Return where the chunks of ``count`` tokens end, so that no chunk has a lone tail.
 
-    ``size``: a multiple of ``tile``, or less than it. One token by itself is only ever read where
-    ``count`` is 1.
+    ``size``: the size of a chunk in general, a multiple of ``tile`` or less than it. A chunk has
+    one token only if ``count`` is 1.
     """
     ends = [*range(size, count, size), count]
     last = ends[-1] - ([0, *ends])[-2]
     if len(ends) > 1 and last % tile == 1 and size > 2:
-        ends[-2] -= 1  # from the chunk before: the last one has two in its last tile now
+        ends[-2] -= 1  # the last tile takes a second token from the chunk before
     elif len(ends) > 1 and last == 1:
         del ends[-2]
     elif lone_tail(last, tile):

@@ -63,9 +63,14 @@ def load(
     folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
     bundle = open_bundle(folder, verify=verify)
 
-    def open_sessions() -> Engine:
-        from .ort.engine import MAX_CONCURRENT, open_engine
+    # The other thread must not import: Ctrl-C inside an import of this thread may leave Python's
+    # import lock taken, and this thread, which waits for the other, would wait forever.
+    from .ort.engine import MAX_CONCURRENT, open_engine
 
+    if prepack:
+        import hashlib  # noqa: F401  # which prepacking needs
+
+    def open_sessions() -> Engine:
         return open_engine(
             bundle.manifest,
             bundle.folder,

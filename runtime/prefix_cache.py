@@ -1,7 +1,7 @@
-"""A decoder that is kept from one call to the next, and reads only what is new.
+"""The prefix cache of a session: a decoder that is kept between calls and reads only new tokens.
 
-What its cache holds of a text holds for every text that starts in the same way: what comes after
-the longest common prefix is forgotten, and the rest of the new text is read.
+The KV cache of a text is valid for every text with the same prefix. So the tokens after the longest
+common prefix are dropped, and the rest of the new text is read.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ LEAST_READ = 2  # a single token may be computed in another order than within a 
 
 
 class PrefixCache:
-    """What a session keeps: a decoder of one row, and the tokens that the row holds."""
+    """A decoder of one row that is kept between calls, and the tokens that its row holds."""
 
     def __init__(
         self, new_decoder: NewDecoder, pool: CachePool, *, has_encoder: bool, longest: int
     ) -> None:
         self.tokens: list[int] = []
-        self.used = 0  # when, as the pool counts
+        self.used = 0  # time of the last use, by the pool's clock
         self._new_decoder = new_decoder
         self._pool = pool
         self._has_encoder = has_encoder
         self._longest = longest
         self._source: Sequence[int] = ()
         self._decoder: Decoder | None = None
-        self._positions = 0  # that have been written, whether they count still or not
-        self._turn: _Turn | None = None
-        self._is_whole = True  # the row holds the tokens, and no others
+        self._positions = 0  # that were ever written, dropped ones included
+        self._call: _CallDecoder | None = None  # of the call under way
+        self._is_whole = True  # the row holds exactly the tokens
         self._is_closed = False
-        # Held while the cache is used: forks may be used in other threads, and drop caches.
+        # Held while the cache is used: forks in other threads may drop caches.
         self.lock = RLock()
-        # The garbage collector may end a call in any thread, which must not wait for the other.
-        self._turn_lock = RLock()
+        # A lock of its own: the garbage collector may end a call in a thread that must not wait.
+        self._call_lock = RLock()
         pool.add(self)
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
-        """A decoder for one call, a ``NewDecoder``; that of the call before ends with it."""
+        """Return a decoder for one call (a ``NewDecoder``); it ends the call before."""
         if self._is_closed:
             raise EdgeseqError("The session is closed: open another with model.session().")
         if len(sources) != 1:
             raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
-        turn = _Turn(self, sources[0] if self._has_encoder else (), capacity)
-        with self._turn_lock:
-            self._turn = turn
-        return turn
+        call = _CallDecoder(self, sources[0] if self._has_encoder else (), capacity)
+        with self._call_lock:
+            self._call = call
+        return call
 
-    def end(self, turn: _Turn) -> None:
-        """A call is over."""
-        with self._turn_lock:
-            if turn is self._turn:
-                self._turn = None
+    def end(self, call: _CallDecoder) -> None:
+        """End a call."""
+        with self._call_lock:
+            if call is self._call:
+                self._call = None
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a call is going on."""
-        return self._turn is not None
+        """Whether a call is under way."""
+        return self._call is not None
 
     def fork(self) -> PrefixCache:
-        """Another one that holds the same text, in memory of its own."""
+        """Return another cache that holds the same text, in memory of its own."""
         other = PrefixCache(
             self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
         )
@@ -77,52 +77,52 @@ class PrefixCache:
         return other
 
     def close(self) -> None:
-        """Give the memory back for good; a call that is going on ends with it."""
+        """Free the memory for good; this ends a call under way."""
         with self.lock:
             self._is_closed = True
-            with self._turn_lock:
-                self._turn = None
+            with self._call_lock:
+                self._call = None
             self.drop()
 
     def drop(self) -> None:
-        """Give the memory back; the next call reads its text from the start."""
+        """Free the memory; the next call reads its text from the start."""
         self._decoder, self._positions, self.tokens = None, 0, []
         self._is_whole = True
 
     @property
     def size_bytes(self) -> int:
-        """Memory that is kept."""
+        """The bytes that are kept."""
         decoder = self._decoder  # another thread may drop it
         return 0 if decoder is None else decoder.cache_bytes(self._positions)
 
     def read_prompt(
         self,
-        turn: _Turn,
+        call: _CallDecoder,
         source: Sequence[int],
         start: Sequence[int],
         capacity: int,
         cancelled: Callable[[], bool],
     ) -> tuple[Decoder, Logits]:
-        """The decoder after ``start``, of which it reads what it does not hold; its logits."""
+        """Read the part of ``start`` that the row lacks; return the decoder and its logits."""
         with self.lock:
-            self.check(turn)
+            self.check(call)
             decoder = self._start(source, start, capacity)
-            decoder.keep_best(turn.best)
+            decoder.keep_best(call.best)
             rest = list(start[len(self.tokens) :])
-            with self.reading(turn, rest):
+            with self.reading(call, rest):
                 return decoder, decoder.prefill([rest], cancelled)
 
-    def forget(self, turn: _Turn, decoder: Decoder, count: int) -> None:
-        """The text is shorter by ``count`` tokens."""
+    def forget(self, call: _CallDecoder, decoder: Decoder, count: int) -> None:
+        """Drop the last ``count`` tokens."""
         with self.lock:
-            self.check(turn)
+            self.check(call)
             self._is_whole = False
             decoder.forget(count)
             del self.tokens[len(self.tokens) - count :]
             self._is_whole = True
 
     def _start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
-        """The decoder, holding as much of ``start`` as it need not read."""
+        """Return the decoder, its row holding the part of ``start`` that need not be read."""
         decoder = self._decoder
         if decoder is None or not self._is_whole or list(source) != list(self._source):
             self.drop()
@@ -140,13 +140,14 @@ class PrefixCache:
         return decoder
 
     @contextmanager
-    def reading(self, turn: _Turn, tokens: Sequence[int]) -> Iterator[None]:
-        """While ``tokens`` are read. What was read when they were cancelled is kept.
+    def reading(self, call: _CallDecoder, tokens: Sequence[int]) -> Iterator[None]:
+        """Remember ``tokens``, which the block reads.
 
-        What is half done when something fails is not.
+        If the block is cancelled, the tokens read so far are kept. If it fails, the cache is
+        dropped.
         """
         with self.lock:
-            self.check(turn)
+            self.check(call)
             self._is_whole = False  # until the end: an interrupt may come at any point
             try:
                 yield
@@ -163,20 +164,20 @@ class PrefixCache:
         self._positions = max(self._positions, len(self.tokens))
         self._is_whole = True
 
-    def check(self, turn: _Turn) -> None:
-        """Raise ``EdgeseqError`` if another call has begun since."""
-        if turn is not self._turn:
+    def check(self, call: _CallDecoder) -> None:
+        """Raise ``EdgeseqError`` if another call has begun."""
+        if call is not self._call:
             raise EdgeseqError(
                 "The session has gone on to another text: take a stream's pieces before the next "
                 "call, or fork the session."
             )
 
 
-class _Turn:
-    """The decoder of one call: the kept one, or a copy where there are several rows."""
+class _CallDecoder:
+    """The decoder of one call: the kept one, or a copy of it for several rows."""
 
-    def __init__(self, kept: PrefixCache, source: Sequence[int], capacity: int) -> None:
-        self._kept = kept
+    def __init__(self, cache: PrefixCache, source: Sequence[int], capacity: int) -> None:
+        self._cache = cache
         self._source = source
         self._capacity = capacity
         self._decoder: Decoder | None = None
@@ -190,7 +191,7 @@ class _Turn:
         self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
     ) -> Logits:
         [prompt] = prompts
-        self._decoder, logits = self._kept.read_prompt(
+        self._decoder, logits = self._cache.read_prompt(
             self, self._source, prompt, self._capacity, cancelled
         )
         return logits
@@ -198,15 +199,15 @@ class _Turn:
     def decode(self, tokens: Sequence[int]) -> Logits:
         if not self._is_kept:
             return self._inner.decode(tokens)
-        with self._kept.reading(self, tokens):
+        with self._cache.reading(self, tokens):
             return self._inner.decode(tokens)
 
     def read(self, tokens: Sequence[int]) -> Logits:
-        with self._kept.reading(self, tokens):
+        with self._cache.reading(self, tokens):
             return self._inner.read(tokens)
 
     def forget(self, count: int) -> None:
-        self._kept.forget(self, self._inner, count)
+        self._cache.forget(self, self._inner, count)
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         if self._is_kept and len(parent_rows) > 1:
@@ -214,7 +215,7 @@ class _Turn:
         self._inner.select_rows(parent_rows)
 
     def close(self) -> None:
-        self._kept.end(self)
+        self._cache.end(self)
         self._decoder = None
 
     def fork(self) -> Decoder:
@@ -230,10 +231,10 @@ class _Turn:
 
 
 class CachePool:
-    """The kept decoders of a session and its forks, which share ``limit_bytes``.
+    """The prefix caches of a session and its forks, which share ``limit_bytes``.
 
-    Where a call needs more, those that were used least recently give theirs back. The one that is
-    in use keeps its own, whatever the limit.
+    If a call needs more, the least recently used caches are dropped. The caches of calls under way
+    are kept, whatever the limit.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -243,20 +244,20 @@ class CachePool:
         self._lock = Lock()
 
     def add(self, member: PrefixCache) -> None:
-        """Count ``member`` in."""
+        """Add a cache."""
         with self._lock:
             self._members.add(member)
 
     @property
     def size_bytes(self) -> int:
-        """Memory that all of them keep."""
+        """The bytes that all of them keep."""
         with self._lock:
             return sum(member.size_bytes for member in self._members)
 
     def make_room(self, user: PrefixCache, size_bytes: int) -> None:
         """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``.
 
-        Those that a call is going on with are left alone.
+        The caches of calls under way are not dropped.
         """
         with self._lock:
             self._clock += 1

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for work that may take long; nothing where nobody sees it."""
+"""A progress bar on standard error for long work. It appears only on a terminal."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Self, TextIO
 
 BAR = 24  # characters
-INTERVAL_S = 0.1  # between two drawings
+INTERVAL_S = 0.1  # between two updates of the bar
 
 
 class Progress:
-    """Drawn while its ``with`` block runs, if ``stream`` is a terminal.
+    """A progress bar that is drawn while its ``with`` block runs, if ``stream`` is a terminal.
 
         with Progress("evaluating", 2000, unit="tokens") as progress:
             progress(128)  # 128 more are done
 
-    It stays there when the block ends, and goes away when the block raises.
+    The bar stays when the block ends, and disappears when the block raises.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Progress:
         self._stream = stream if stream is not None and stream.isatty() else None
         self._clock = clock
         self._done = 0
-        self._width = 0  # characters of what is drawn
+        self._width = 0  # characters of the drawn line
         self._started = self._drawn = clock()
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class Progress:
         return self
 
     def __call__(self, count: int) -> None:
-        """Say that ``count`` more are done."""
+        """Report that ``count`` more units are done."""
         self._done += count
         now = self._clock()
         if now - self._drawn >= INTERVAL_S:
@@ -79,7 +79,7 @@ class Progress:
 
 
 def _clock_time(seconds: float) -> str:
-    """As hours, minutes and seconds: 1:02:03, or 2:03."""
+    """Return ``seconds`` as hours, minutes and seconds: 1:02:03, or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,7 +1,7 @@
-"""The stories the demo GPT-2 learns from: reading, splitting and cutting into windows.
+"""The training data of the demo GPT-2: read stories, split them and cut them into windows.
 
-A folder of UTF-8 ``*.txt`` files; two blank lines stand before each story. The sub-folder
-``heldout`` holds whole books for evaluation and is never read for training.
+Stories lie in a folder of UTF-8 ``*.txt`` files, with two blank lines before each story. The
+sub-folder ``heldout`` holds whole books for evaluation and is never read for training.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-VALIDATION_EVERY = 100  # each hundredth training story is kept for the validation curve
+VALIDATION_EVERY = 100  # every hundredth training story is kept for the validation curve
 
 
 def read_stories(folder: Path) -> list[str]:
-    """The stories of every ``*.txt`` directly in ``folder``, in the order of the file names."""
+    """Return the stories of every ``*.txt`` directly in ``folder``, in order of the file names."""
     files = sorted(folder.glob("*.txt"))
     if not files:
         raise SystemExit(f"{folder} holds no .txt files: name the folder of the stories.")
@@ -25,13 +25,13 @@ def read_stories(folder: Path) -> list[str]:
 
 
 def split_stories(stories: list[str]) -> tuple[list[str], list[str]]:
-    """``(training, validation)``: every hundredth story is for validation."""
+    """Return ``(training, validation)``: every hundredth story is for validation."""
     training = [s for i, s in enumerate(stories) if i % VALIDATION_EVERY]
     return training, stories[::VALIDATION_EVERY]
 
 
 def encode(stories: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Each story's token ids, closed by the end-of-text token."""
+    """Return each story's token ids, which end with the end-of-text token."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     return [
         np.array([*encoding.ids, end], dtype=np.int64)
@@ -40,10 +40,10 @@ def encode(stories: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
 
 
 def epoch_windows(stories: list[np.ndarray], length: int, rng: np.random.Generator) -> np.ndarray:
-    """One pass over the stories in a new order: ``(windows, length + 1)`` token ids.
+    """Return token ids of one pass over the stories in a new order, ``(windows, length + 1)``.
 
-    Windows overlap by one token, so that each token is predicted once, and start at a random
-    offset, so that the cuts fall elsewhere in each pass.
+    Windows overlap by one token, so that each token is predicted once. The first window starts at a
+    random offset, so that every pass cuts the stories at different positions.
     """
     tokens = np.concatenate([stories[i] for i in rng.permutation(len(stories))])
     tokens = tokens[rng.integers(length) :]

@@ -2,9 +2,9 @@
 
     python -m demos.gpt2.evaluate --texts FOLDER/heldout --checkpoint demos/gpt2/checkpoint
 
-Every story is read by itself, from the end-of-text token on, in windows of the model's context
-that overlap by half: each token is predicted once, with at least half a context before it where
-the story has that much. The end of a story is predicted too and counts as no byte.
+Every story is read alone. It starts with the end-of-text token. Windows have the size of the
+model's context and overlap by half. Each token is predicted once, with at least half a context
+before it if the story has that much. The end of a story is predicted too, but counts as no byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from demos.gpt2.corpus import END_OF_TEXT, encode, read_stories
 
 @torch.no_grad()
 def story_nats(model: GPT2LMHeadModel, ids: list[int]) -> float:
-    """Total cross-entropy in nats of ``ids[1:]`` given what stands before each."""
+    """Return the total cross-entropy in nats of ``ids[1:]``, given the tokens before each."""
     context = model.config.n_positions
     nats, done = 0.0, 0  # predicted so far: ids[1 : done + 1]
     while done < len(ids) - 1:

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer for the demo GPT-2, learned from its training stories."""
+"""A byte-level BPE tokenizer for the demo GPT-2, trained on its training stories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from demos.gpt2.corpus import END_OF_TEXT
 
 
 def train_tokenizer(stories: list[str], vocabulary: int) -> Tokenizer:
-    """A tokenizer of ``vocabulary`` entries: the 256 bytes, the end of text, and merges."""
+    """Train a tokenizer of ``vocabulary`` entries: the 256 bytes, the end of text, and merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

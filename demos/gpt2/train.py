@@ -2,8 +2,9 @@
 
     python -m demos.gpt2.train --texts FOLDER --out demos/gpt2/checkpoint
 
-Seeded: the weights, the order of the stories and the windows follow from ``--seed`` alone. The
-state is saved every 250 steps in ``OUT/../training`` and a later start goes on from there.
+Training is seeded: ``--seed`` alone determines the weights, the order of the stories and the
+windows. The state is saved every 250 steps in ``OUT/../training``, and a later start continues
+there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from demos.trainer import Plan, Trainer
 VOCABULARY = 4096
 CONTEXT = 512
 BATCH = 8
-# A small model left to its most probable tokens soon repeats itself.
+# Without sampling, a small model soon repeats itself.
 GENERATION_DEFAULTS = {
     "do_sample": True,
     "temperature": 0.7,
@@ -36,7 +37,7 @@ GENERATION_DEFAULTS = {
 
 
 def build_model(end_of_text: int) -> GPT2LMHeadModel:
-    """3.5 M parameters: 6 layers of width 192, embedding and output tied."""
+    """Return a GPT-2 of 3.5 M parameters: 6 layers of width 192, embedding and lm_head tied."""
     config = GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=CONTEXT,
@@ -53,7 +54,7 @@ def build_model(end_of_text: int) -> GPT2LMHeadModel:
 
 
 def batches(stories: list[np.ndarray], seed: int, first: int) -> Iterator[torch.Tensor]:
-    """Batches ``(BATCH, CONTEXT + 1)`` without end, from batch number ``first`` on."""
+    """Yield batches ``(BATCH, CONTEXT + 1)`` without end, from batch number ``first`` on."""
     epoch = 0
     while True:
         windows = epoch_windows(stories, CONTEXT, np.random.default_rng([seed, epoch]))
@@ -65,7 +66,7 @@ def batches(stories: list[np.ndarray], seed: int, first: int) -> Iterator[torch.
 
 
 def batch_loss(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats per token of ``batch`` (rows, CONTEXT + 1)."""
+    """Return the mean cross-entropy in nats per token of ``batch``, (rows, CONTEXT + 1)."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(input_ids=batch[:, :-1]).logits
     return cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
@@ -73,7 +74,7 @@ def batch_loss(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def validation_loss(model: torch.nn.Module, stories: list[np.ndarray]) -> float:
-    """Mean cross-entropy in nats per token over fixed windows of the validation stories."""
+    """Return the mean cross-entropy in nats per token on fixed windows of validation stories."""
     windows = epoch_windows(stories, CONTEXT, np.random.default_rng(0))
     usable = len(windows) // BATCH * BATCH
     losses = [

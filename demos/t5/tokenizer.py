@@ -1,4 +1,4 @@
-"""A Unigram tokenizer for the demo T5: one token a letter and one a phoneme."""
+"""A Unigram tokenizer for the demo T5: one token per letter and one per phoneme."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONSONANTS = (
 
 
 def build_tokenizer() -> Tokenizer:
-    """Pieces of equal score, so that a text is cut into the fewest."""
+    """Return the tokenizer; all pieces have the same score, so texts are cut into the fewest."""
     phonemes = [vowel + stress for vowel in VOWELS for stress in ("0", "1", "2", "")]
     pieces = [SPACE, *string.ascii_lowercase, "'", *string.ascii_uppercase]
     pieces += [SPACE + word for word in (PRONOUNCE, SPELL, *phonemes, *CONSONANTS)]

@@ -2,9 +2,9 @@
 
     python -m demos.t5.train --out demos/t5/checkpoint
 
-Seeded: the split of the dictionary, the weights and the order of the words follow from ``--seed``
-alone. The state is saved every 250 steps in ``OUT/../training`` and a later start goes on from
-there.
+Training is seeded: ``--seed`` alone determines the weights and the order of the words. The split of
+the dictionary is always the same. The state is saved every 250 steps in ``OUT/../training``, and a
+later start continues there.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from demos.t5.tokenizer import END, PAD, build_tokenizer, save_tokenizer
 from demos.trainer import Plan, Trainer
 
 SHAPES = ((10, 576), (12, 480), (16, 360), (32, 180))  # longest text in tokens, pairs in a batch
-IGNORED = -100  # a label that counts nothing
+IGNORED = -100  # a label that the loss ignores
 NEW_TOKENS = 32  # the longest word has 28 phonemes
 Example = tuple[list[int], list[int]]  # the token ids of a source and its target
 Batch = tuple[torch.Tensor, torch.Tensor]  # source and labels, (pairs, length) each
 
 
 def build_model(tokenizer: Tokenizer) -> T5ForConditionalGeneration:
-    """3.0 M parameters: 4 encoder and 2 decoder layers of width 192."""
+    """Return a T5 of 3.0 M parameters: 4 encoder and 2 decoder layers of width 192."""
     config = T5Config(
         vocab_size=tokenizer.get_vocab_size(),
         d_model=192,
@@ -50,14 +50,17 @@ def build_model(tokenizer: Tokenizer) -> T5ForConditionalGeneration:
 
 
 def encode(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[Example]:
-    """The token ids of each pair, both closed by the end-of-sequence token."""
+    """Return the token ids of each pair; source and target end with the end-of-sequence token."""
     sources = tokenizer.encode_batch([source for source, _ in pairs])
     targets = tokenizer.encode_batch([target for _, target in pairs])
     return [(s.ids, t.ids) for s, t in zip(sources, targets, strict=True)]
 
 
 def batches_of(examples: Sequence[Example], order: Sequence[int]) -> list[Batch]:
-    """The examples in ``order``, texts of like length together; the last few are left out."""
+    """Return the examples in batches of similar length; the last few examples are left out.
+
+    ``order``: the examples' indices, in the order in which batches take them.
+    """
     batches = []
     shortest = 0
     for length, size in SHAPES:
@@ -77,7 +80,7 @@ def batches_of(examples: Sequence[Example], order: Sequence[int]) -> list[Batch]
 def training_batches(
     words: Dictionary, tokenizer: Tokenizer, seed: int, first: int
 ) -> Iterator[Batch]:
-    """Batches without end, from batch number ``first`` on."""
+    """Yield batches without end, from batch number ``first`` on."""
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
@@ -90,7 +93,7 @@ def training_batches(
 
 
 def batch_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy in nats per target token."""
+    """Return the mean cross-entropy in nats per target token."""
     source, labels = batch
     start = labels.new_zeros(len(labels), 1)  # the padding token starts the decoder
     with torch.autocast("cpu", torch.bfloat16):

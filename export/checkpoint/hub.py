@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder of Hugging Face files, or an id on the Hub, fetched first."""
+"""Find a checkpoint: a folder of Hugging Face files, or a Hub id, which is downloaded first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ...runtime.errors import CheckpointError, reason
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
-WEIGHT_FILES = (  # the first kind that is there
+WEIGHT_FILES = (  # the first kind that exists is used
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
@@ -42,10 +42,11 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
-    """The folder ``name``, or the files of the Hub id ``name`` at ``revision``.
+    """Return the folder ``name``, or download the Hub id ``name`` at ``revision``.
 
-    The Hub's files go to its own cache; an interrupted download goes on where it stopped, and
-    with ``HF_HUB_OFFLINE`` only the cache is read. Raises ``CheckpointError``.
+    Downloads go to the Hub's cache. An interrupted download continues where it stopped. With
+    ``HF_HUB_OFFLINE`` only the cache is read. Raises ``CheckpointError`` if the checkpoint is not
+    found, cannot be downloaded or is damaged.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -86,9 +87,9 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """The snapshot of the one commit that ``revision`` names now: its folder is the commit.
+    """Download the snapshot of the commit that ``revision`` names now; return its folder.
 
-    Its files are those that the Hub has, by their hashes.
+    The folder has the name of the commit. Its files are checked by the Hub's hashes.
     """
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
@@ -98,9 +99,9 @@ def _fetch(name: str, revision: str | None) -> Path:
         return folder
     files = [file for file in info.siblings or [] if "/" not in file.rfilename]
     needed = needed_files([file.rfilename for file in files])
-    # By the name that the caller used, so that the cache knows it by that name too.
+    # By the caller's revision, not by the commit, so that the cache also records that revision.
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=needed))
-    if folder.name != info.sha:  # the branch has moved on meanwhile
+    if folder.name != info.sha:  # the branch has moved in the meantime
         info = HfApi().model_info(name, revision=folder.name, files_metadata=True)
         files = info.siblings or []
     check_files(folder, hashes_of(files))
@@ -108,14 +109,14 @@ def _fetch(name: str, revision: str | None) -> Path:
 
 
 def needed_files(names: list[str]) -> list[str]:
-    """Those of a checkpoint's files that an export reads."""
+    """Return the files of a checkpoint that an export reads."""
     side_files = matching(names, SIDE_FILES)
     kinds = (matching(names, patterns) for patterns in WEIGHT_FILES)
     return side_files + next((weights for weights in kinds if weights), [])
 
 
 def matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
-    """The names that match one of the patterns."""
+    """Return the names that match one of the patterns."""
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
@@ -123,18 +124,20 @@ HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 def hashes_of(siblings: Iterable[RepoSibling]) -> dict[str, str]:
-    """By name, the hashes of the files that the Hub gives one for: of a repository's metadata.
+    """Return the files' hashes by name, from the metadata of a repository on the Hub.
 
-    Large files have the SHA-256 of their bytes, others the SHA-1 that Git names them by.
+    Large files have the SHA-256 of their bytes, others the SHA-1 of their Git blob. Files without a
+    hash are left out.
     """
     known = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in siblings}
     return {name: value for name, value in known.items() if value is not None}
 
 
 def hashes_in_cache(folder: Path) -> dict[str, str]:
-    """The same of a snapshot in the Hub's cache, whose links lead to files named by their hash.
+    """Return the files' hashes by name, from a snapshot in the Hub's cache.
 
-    Empty where the system has no links.
+    The snapshot consists of links to files that are named by their hash. The result is empty if the
+    system has no links.
     """
     names = {path.name: path.resolve().name for path in folder.iterdir() if path.is_symlink()}
     return {name: value for name, value in names.items() if HASH.fullmatch(value)}
@@ -154,7 +157,7 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
 def _digest(path: Path, length: int) -> str:
     if length == 64:
         digest = hashlib.sha256()
-    else:  # as Git does
+    else:  # Git's hash of a blob
         header = f"blob {path.stat().st_size}\0".encode()
         digest = hashlib.sha1(header, usedforsecurity=False)
     with path.open("rb") as file:

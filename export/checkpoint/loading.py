@@ -1,4 +1,4 @@
-"""Loading a checkpoint's model as one of the families, and its generation defaults."""
+"""Load a checkpoint's model as one of the families, and its generation defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...runtime.errors import CheckpointError, reason
 from ..families.family import Family
 from .reading import Progress, quiet_transformers
 
-LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
+LOAD_ERRORS = (  # Transformers raises them for damaged or unusual files
     OSError,
     ValueError,
     KeyError,
@@ -27,10 +27,11 @@ LOAD_ERRORS = (  # what damaged or odd files make Transformers raise
 
 
 def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedModel:
-    """The checkpoint's model in float32, with eager attention and every weight loaded.
+    """Return the checkpoint's model in float32, with eager attention and every weight loaded.
 
-    Eager, because Transformers' SDPA path leaves out ``scale_attn_weights`` and
-    ``scale_attn_by_inverse_layer_idx``.
+    Attention is eager because Transformers' SDPA path ignores ``scale_attn_weights`` and
+    ``scale_attn_by_inverse_layer_idx``. Raises ``CheckpointError`` if the model cannot be loaded,
+    or if a weight is missing or has the wrong shape.
     """
     try:
         with quiet_transformers():
@@ -42,7 +43,7 @@ def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedMo
                 dtype=torch.float32,
                 local_files_only=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported, and refused below by name
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
             )
     except LOAD_ERRORS as error:
         raise CheckpointError(f"Transformers cannot load {folder}: {reason(error)}.") from error
@@ -63,11 +64,11 @@ def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedMo
 
 
 def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
-    """What the checkpoint's generation configuration says beyond Transformers' own defaults."""
+    """Return the checkpoint's generation settings that differ from Transformers' defaults."""
     assert model.generation_config is not None
     defaults: dict[str, Any] = model.generation_config.to_diff_dict()
     if model.generation_config.top_k is None:
-        defaults["top_k"] = 0  # both say: draw from all tokens
+        defaults["top_k"] = 0  # None and 0 both mean: sample from all tokens
     return {
         name: value
         for name, value in defaults.items()
@@ -76,7 +77,10 @@ def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def task_specific_params(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
-    """By task, what the checkpoint wants pipelines to do: a prefix, and generation defaults."""
+    """Return the checkpoint's settings for pipelines by task: a prefix, generation defaults.
+
+    Raises ``CheckpointError`` if they are not an object of objects.
+    """
     found: Any = config.task_specific_params or {}
     sound = isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
     if not sound:

@@ -1,4 +1,4 @@
-"""Reading parts of a checkpoint: its JSON files, and Transformers without its own messages."""
+"""Read parts of a checkpoint: JSON files, and files that Transformers reads without warnings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers.utils import logging
 
 from ...runtime.errors import CheckpointError
 
-Progress = Callable[[str], None]  # is told each step in a line
+Progress = Callable[[str], None]  # is called with a line for each step
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; ``CheckpointError`` where it is damaged or something else."""
+    """Return the JSON object in ``path``; ``CheckpointError`` if it is invalid or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Errors alone are logged inside; the caller's verbosity is back afterwards."""
+    """Let Transformers log only errors inside the block; then restore the caller's verbosity."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,6 +1,6 @@
-"""The tokenizer of a checkpoint as the one ``tokenizer.json`` that the runtime reads.
+"""Convert a checkpoint's tokenizer to a ``tokenizer.json``, which the runtime reads.
 
-ByT5 has no file: its tokens are bytes, which the runtime knows.
+ByT5 needs no file: its tokens are bytes, which the runtime encodes itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def write_tokenizer(
     slow_files: tuple[str, ...],
     progress: Progress = lambda message: None,
 ) -> TokenizerFormat:
-    """Write ``folder/tokenizer.json``: Transformers' fast tokenizer, converted from a slow one of
-    ``slow_files`` where the checkpoint has no fast file; nothing for ByT5's bytes. Raises
-    ``CheckpointError`` where there is no tokenizer.
+    """Write ``folder/tokenizer.json``; return the tokenizer's entry in the manifest.
+
+    The file is Transformers' fast tokenizer. If the checkpoint has no fast file, it is converted
+    from the slow tokenizer in ``slow_files``. ByT5 gets no file. Raises ``CheckpointError`` if
+    there is no tokenizer.
     """
     has_fast_file = (checkpoint / TOKENIZER_FILE).is_file()
     has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
@@ -77,28 +79,28 @@ def write_tokenizer(
 
 
 def _load(checkpoint: Path) -> Any:
-    """Transformers' tokenizer of the checkpoint, the fast one where there is one."""
+    """Return Transformers' tokenizer of the checkpoint, the fast one if there is one."""
     try:
         with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters of them is said by `write_tokenizer`
+            warnings.simplefilter("ignore")  # `write_tokenizer` reports what matters
             return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
-    except Exception as error:  # a damaged file: tokenizers raises nothing more special
+    except Exception as error:  # `tokenizers` raises this for a damaged file
         why = reason(error)
-        if len(why) > LONGEST_REASON:  # advice on other files than the one that is damaged
+        if len(why) > LONGEST_REASON:  # then it is advice about other files
             files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
         raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
 
 
 def _names_bytes(checkpoint: Path) -> bool:
-    """Whether the checkpoint's configuration says that its tokens are ByT5's bytes."""
+    """Return whether the checkpoint's configuration says that its tokens are ByT5's bytes."""
     files = (checkpoint / name for name in ("tokenizer_config.json", "config.json"))
     settings = [read_json(path) for path in files if path.is_file()]
     return any(setting.get("tokenizer_class") == BYTES_CLASS for setting in settings)
 
 
 def _sentinels(tokenizer: Any) -> int:
-    """How many sentinels follow the bytes; ``CheckpointError`` where anything else was added."""
+    """Return how many sentinels follow the bytes; ``CheckpointError`` for other added tokens."""
     added: dict[str, int] = tokenizer.get_added_vocab()
     sentinels = len(added) - len(SPECIAL_TOKENS)
     expected = {
@@ -117,7 +119,10 @@ def _sentinels(tokenizer: Any) -> int:
 
 
 def _special_tokens_strip(tokenizer: Any) -> bool:
-    """Whether ByT5's first special tokens take the whitespace around them; they all do or none."""
+    """Return whether ByT5's first special tokens strip the whitespace around them.
+
+    Raises ``CheckpointError`` if only some of them do, or if other tokens do.
+    """
     tokens = tokenizer.added_tokens_decoder
     flags = {tokens[i].lstrip for i in range(len(SPECIAL_TOKENS))}
     flags |= {tokens[i].rstrip for i in range(len(SPECIAL_TOKENS))}

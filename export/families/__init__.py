@@ -1,1 +1,1 @@
-"""Model families that can be exported, one module or more for each."""
+"""The model families that can be exported, each in one or more modules."""

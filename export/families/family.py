@@ -1,4 +1,4 @@
-"""The model families that can be exported, and which of them a checkpoint belongs to."""
+"""The model families that can be exported, and the choice of the family for a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import gpt2, t5
 
 
 class Family(Protocol):
-    """What a family's module offers."""
+    """The interface of a family's module."""
 
     @property
     def KIND(self) -> Kind: ...  # noqa: N802
@@ -28,17 +28,20 @@ class Family(Protocol):
         """Raise ``CheckpointError`` for a configuration that cannot be exported."""
 
     def dimensions(self, config: Any) -> Dimensions:
-        """The sizes that the runtime allocates by."""
+        """Return the sizes that the runtime allocates memory by."""
 
     def graphs(self, model: Any) -> list[Graph]:
-        """The graphs of ``model``, with their weights."""
+        """Return the graphs of ``model`` with their weights."""
 
 
 FAMILIES: tuple[Family, ...] = (gpt2, t5)
 
 
 def find_family(folder: Path) -> Family:
-    """The family of the checkpoint in ``folder``; ``CheckpointError`` names what is supported."""
+    """Return the family of the checkpoint in ``folder``.
+
+    Raises ``CheckpointError``, which names the supported models, if there is none.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no config.json: it is not a checkpoint.")

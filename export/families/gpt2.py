@@ -1,7 +1,7 @@
-"""The GPT-2 family: which checkpoints belong to it and how its graph is made.
+"""The GPT-2 family: the checkpoints that belong to it, and its graph ``decoder.onnx``.
 
-One graph, ``decoder.onnx``. Hidden states are two-dimensional (rows * n, features) between the
-attentions, and everything after the last attention is computed at ``logits_at`` alone.
+Between attentions, hidden states are two-dimensional, (rows * n, features). After the last
+attention, everything is computed only at ``logits_at``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .settings import check_activation, check_number, check_sizes
 
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt2": GPT2LMHeadModel}
-# GPT2Model is what old checkpoints without an lm_head call themselves: theirs is the embedding.
+# Old checkpoints without an lm_head are named GPT2Model; the embedding is their lm_head.
 ARCHITECTURES = frozenset({"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"})
 SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 BLOCK_WEIGHTS = {
@@ -35,7 +35,7 @@ BLOCK_WEIGHTS = {
 
 
 def check(config: GPT2Config) -> None:
-    """Refuse what a GPT-2 decoder of its own cannot express."""
+    """Raise ``CheckpointError`` for settings that a stand-alone GPT-2 decoder cannot express."""
     if config.add_cross_attention:
         raise CheckpointError(
             "This GPT-2 attends to an encoder (add_cross_attention); only stand-alone decoders "
@@ -52,7 +52,7 @@ def check(config: GPT2Config) -> None:
 
 
 def dimensions(config: GPT2Config) -> Dimensions:
-    """The sizes that the runtime allocates by."""
+    """Return the sizes that the runtime allocates memory by."""
     head_size = config.n_embd // config.n_head
     return Dimensions(
         layers=config.n_layer,
@@ -65,7 +65,7 @@ def dimensions(config: GPT2Config) -> Dimensions:
 
 
 def graphs(model: GPT2LMHeadModel) -> list[Graph]:
-    """The decoder of ``model`` with its weights, in the graph contract of ``docs/graph.md``."""
+    """Return the decoder of ``model`` with its weights; its contract is in ``docs/graph.md``."""
     sizes = dimensions(model.config)
     weights = _weights(model, sizes)
     return [
@@ -83,7 +83,7 @@ def graphs(model: GPT2LMHeadModel) -> list[Graph]:
 
 
 class GPT2Decoder(torch.nn.Module):
-    """GPT-2 as the runtime runs it: cache in place, logits where asked."""
+    """GPT-2 as the runtime runs it: the KV cache changes in place, logits only at ``logits_at``."""
 
     def __init__(self, config: GPT2Config, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class GPT2Decoder(torch.nn.Module):
         past_key_values: list[torch.Tensor],
         weights: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Shapes as in the graph contract; returns the logits and the cache after the step."""
+        """Return the logits and the KV cache after the step; shapes as in the graph contract."""
         self._w = dict(zip(self._names, weights, strict=True))
         shape, last = input_ids.shape, self._sizes.layers - 1
         hidden = self._w["wte"][input_ids.view(-1)]
@@ -134,7 +134,7 @@ class GPT2Decoder(torch.nn.Module):
         return TransposedMatMul.apply(normed, table), *presents
 
     def _matmul(self, hidden: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The product alone and the bias: the next node adds it on its way."""
+        """Return the product and the bias separately, so that the next node can add the bias."""
         return hidden @ self._w[f"{name}.weight"], self._w[f"{name}.bias"]
 
     def _linear(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
@@ -151,7 +151,7 @@ class GPT2Decoder(torch.nn.Module):
     def _add_and_norm(
         self, hidden: torch.Tensor, added: torch.Tensor, name: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(norm of the sum, the sum)``."""
+        """Return the layer norm of the sum, and the sum."""
         total = hidden + added
         weight, bias = self._w[f"{name}.weight"], self._w[f"{name}.bias"]
         epsilon = self.config.layer_norm_epsilon
@@ -159,13 +159,13 @@ class GPT2Decoder(torch.nn.Module):
 
 
 def attention_scale(config: GPT2Config, layer: int) -> float:
-    """What the scores of ``layer`` are multiplied with (``GPT2Attention`` in Transformers)."""
+    """Return the factor of the scores of ``layer`` (``GPT2Attention`` in Transformers)."""
     scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
 def _weights(model: GPT2LMHeadModel, sizes: Dimensions) -> dict[str, torch.Tensor]:
-    """Every weight once, linear ones as (input, output), heads padded with zeros."""
+    """Return every weight once, linear weights as (input, output), heads padded with zeros."""
     state = model.state_dict()
     weights = {
         "wte": state["transformer.wte.weight"],

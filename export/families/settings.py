@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's configuration that the families share."""
+"""Checks of a checkpoint's configuration that all families share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...runtime.errors import CheckpointError
 
 
 def check_sizes(config: Any, names: Sequence[str]) -> None:
-    """Refuse sizes that are no positive integers."""
+    """Raise ``CheckpointError`` for a size that is not a positive integer."""
     for name in names:
         if type(size := getattr(config, name)) is not int or size < 1:
             raise CheckpointError(
@@ -21,7 +21,7 @@ def check_sizes(config: Any, names: Sequence[str]) -> None:
 
 
 def check_number(config: Any, name: str) -> None:
-    """Refuse a setting that is no positive floating-point number."""
+    """Raise ``CheckpointError`` for a setting that is not a positive floating-point number."""
     value = getattr(config, name)
     if type(value) is not float or not 0 < value < math.inf:
         raise CheckpointError(
@@ -30,7 +30,7 @@ def check_number(config: Any, name: str) -> None:
 
 
 def check_activation(name: Any) -> None:
-    """Refuse an activation that Transformers does not know, or that has weights of its own."""
+    """Raise ``CheckpointError`` for an unknown activation, or for one with weights of its own."""
     if str(name) not in ACT2FN:
         raise CheckpointError(f"The activation {name!r} is not one that Transformers knows.")
     if next(ACT2FN[name].parameters(), None) is not None:

@@ -1,5 +1,7 @@
-"""The T5 family: T5, T5 v1.1, Flan-T5, T0, mT5 and ByT5; which checkpoints belong to it and what
-the runtime has to know of them. Its two graphs are in ``t5_encoder.py`` and ``t5_decoder.py``.
+"""The T5 family: T5, T5 v1.1, Flan-T5, T0, mT5 and ByT5.
+
+This module defines the checkpoints that belong to it, and the sizes that the runtime needs. The two
+graphs are in ``t5_encoder.py`` and ``t5_decoder.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .t5_encoder import encoder_graph
 
 KIND: Kind = "encoder-decoder"
 MODEL_CLASSES = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
-# T5WithLMHeadModel is an old name; a bare T5Model has all weights where the lm_head is tied.
+# T5WithLMHeadModel is an old name. A bare T5Model has all weights if the lm_head is tied.
 ARCHITECTURES = frozenset(
     {
         "T5ForConditionalGeneration",
@@ -29,7 +31,7 @@ ARCHITECTURES = frozenset(
     }
 )
 SLOW_TOKENIZER_FILES = ("spiece.model",)
-FARTHEST = 1_000_000  # the tables of biases have an entry for each distance
+FARTHEST = 1_000_000  # highest distance, because bias tables have an entry for each distance
 SIZES = (
     "d_model",
     "d_kv",
@@ -44,7 +46,7 @@ SIZES = (
 
 
 def check(config: Any) -> None:
-    """Refuse what is not T5 or what its formulas have no meaning for."""
+    """Raise ``CheckpointError`` for settings that T5 does not have or cannot compute with."""
     check_sizes(config, SIZES)
     check_number(config, "layer_norm_epsilon")
     check_activation(config.dense_act_fn)
@@ -61,7 +63,7 @@ def check(config: Any) -> None:
 
 
 def dimensions(config: Any) -> Dimensions:
-    """The sizes that the runtime allocates by."""
+    """Return the sizes that the runtime allocates memory by."""
     return Dimensions(
         layers=config.num_decoder_layers,
         heads=config.num_heads,
@@ -73,6 +75,6 @@ def dimensions(config: Any) -> Dimensions:
 
 
 def graphs(model: Any) -> list[Graph]:
-    """Encoder and decoder of ``model``, in the graph contract of ``docs/graph.md``."""
+    """Return encoder and decoder of ``model``; their contract is in ``docs/graph.md``."""
     sizes = dimensions(model.config)
     return [encoder_graph(model, sizes), decoder_graph(model, sizes)]

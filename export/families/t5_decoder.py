@@ -1,4 +1,4 @@
-"""T5's decoder as a graph: cache in place, cross-attention to a source's keys and values."""
+"""T5's decoder as a graph: in-place KV cache, cross-attention to the encoder output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .t5_stack import T5Stack, Weights, bias_table, feed_forward_weights
 
 
 def decoder_graph(model: Any, sizes: Dimensions) -> Graph:
-    """The decoder of ``model`` without what its cross-attentions do to the encoder's output."""
+    """Return the graph of the decoder of ``model``.
+
+    The keys and values of cross-attention are inputs, because the encoder's graph computes them.
+    """
     weights = _weights(model, sizes)
     return Graph(
         role="decoder",
@@ -48,7 +51,7 @@ class T5Decoder(T5Stack):
         past_key_values: list[torch.Tensor],
         weights: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Shapes as in the graph contract; returns the logits and the cache after the step."""
+        """Return the logits and the KV cache after the step; shapes as in the graph contract."""
         self.receive(weights)
         shape, heads, last = input_ids.shape, self._sizes.heads, self._sizes.layers - 1
         batch = source_lengths.shape[0]
@@ -92,9 +95,10 @@ class T5Decoder(T5Stack):
     def _bias(
         self, position_ids: torch.Tensor, total_sequence_length: torch.Tensor
     ) -> torch.Tensor:
-        """(rows, heads, n, total_sequence_length), by the distance of each key behind its query.
+        """Return the bias of each key by its distance behind the query.
 
-        Made once a step, for all layers.
+        The shape is (rows, heads, n, total_sequence_length). It is computed once per step for all
+        layers.
         """
         table = self._w["decoder.bias_table"]
         keys = torch.arange(total_sequence_length)  # type: ignore[call-overload]  # traced
@@ -103,10 +107,10 @@ class T5Decoder(T5Stack):
 
 
 def _weights(model: Any, sizes: Dimensions) -> Weights:
-    """Every weight once, linear ones as (input, output), self-attention's heads padded with zeros.
+    """Return every weight once, linear weights as (input, output).
 
-    A tied lm_head reads hidden states scaled by d_model ** -0.5: the last norm does that on its
-    way.
+    The heads of self-attention are padded with zeros. A tied lm_head reads hidden states scaled by
+    d_model ** -0.5; the weight of the last layer norm includes this factor.
     """
     config, decoder = model.config, model.decoder
     scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
@@ -134,7 +138,7 @@ def _weights(model: Any, sizes: Dimensions) -> Weights:
 
 
 def _example(sizes: Dimensions) -> dict[str, object]:
-    """Arguments for tracing: those of any decoder, and a source of five tokens for each row."""
+    """Return ``decoder_example`` and a source of five tokens for each row, as tracing arguments."""
     cross = (2, sizes.heads, 5, sizes.head_size)
     return {
         **decoder_example(sizes),

@@ -1,7 +1,7 @@
 """T5's encoder as a graph: from token ids to the keys and values of every cross-attention.
 
-Its hidden states do not leave it. What a decoder layer wants of them, it multiplies out here, once
-a source.
+The hidden states are not an output. The graph computes from them the keys and values that each
+decoder layer needs, once per source.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from ..graphs.attention import BLOCKED_SELF_ATTENTION, BlockedSelfAttention
 from ..graphs.tracing import Graph
 from .t5_stack import T5Stack, Weights, bias_table, feed_forward_weights
 
-# Not packed into one as a decoder's are: cutting the product up would copy all of it.
+# Separate, not packed into one as in a decoder: splitting the product would copy all of it.
 PROJECTIONS = ("query", "key", "value")
 
 
 def encoder_graph(model: Any, sizes: Dimensions) -> Graph:
-    """The encoder of ``model``, and the cross-attentions' keys and values of its decoder."""
+    """Return the graph of the encoder of ``model``.
+
+    Its outputs are the keys and values of the decoder's cross-attention.
+    """
     weights = _weights(model)
     example = {
         "input_ids": torch.zeros(2, 3, dtype=torch.int64),
@@ -41,7 +44,10 @@ def encoder_graph(model: Any, sizes: Dimensions) -> Graph:
 
 
 class T5Encoder(T5Stack):
-    """Sources, padded on the right, to the keys and values that the decoder's layers read."""
+    """T5's encoder with the projections to the keys and values of the decoder's cross-attention.
+
+    Sources are padded on the right.
+    """
 
     def forward(
         self,
@@ -49,7 +55,7 @@ class T5Encoder(T5Stack):
         source_lengths: torch.Tensor,
         weights: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """Shapes as in the graph contract."""
+        """Return the keys and values of each decoder layer; shapes as in the graph contract."""
         self.receive(weights)
         shape = input_ids.shape
         hidden, added = self._w["shared"][input_ids.view(-1)], None
@@ -79,7 +85,7 @@ class T5Encoder(T5Stack):
         return size
 
     def _by_head(self, states: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """(batch * source, heads * head_size) to (batch, heads, source, head_size)."""
+        """Reshape (batch * source, heads * head_size) to (batch, heads, source, head_size)."""
         return states.view(*shape, self.config.num_heads, -1).transpose(1, 2)
 
 

@@ -1,7 +1,7 @@
-"""What T5's encoder and decoder have in common: norms, feed-forward, relative positions.
+"""Shared parts of T5's encoder and decoder: layer norms, feed-forward, relative positions.
 
-Hidden states are two-dimensional (rows * n, features). A stack's weights are kept by name:
-``decoder.0.attention.norm`` and so on, linear ones as (input, output).
+Hidden states are two-dimensional, (rows * n, features). A stack's weights have names such as
+``decoder.0.attention.norm``. Linear weights are (input, output).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Weights = dict[str, torch.Tensor]
 
 
 class T5Stack(torch.nn.Module):
-    """The residual stream of a stack: ``hidden`` is the sum so far, ``added`` what comes to it."""
+    """The base class of encoder and decoder.
+
+    ``hidden`` is the residual so far, ``added`` the output of a layer that is added to it next.
+    """
 
     def __init__(self, config: Any, weights: Weights) -> None:
         super().__init__()
@@ -31,17 +34,17 @@ class T5Stack(torch.nn.Module):
         self._names = list(weights)
 
     def receive(self, weights: list[torch.Tensor]) -> None:
-        """Take the tensors that belong to the names the stack was made with."""
+        """Set the weights, in the order of the names that the stack was made with."""
         self._w = dict(zip(self._names, weights, strict=True))
 
     def linear(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
-        """The product with the weight ``name``; T5 has no biases."""
+        """Return the product with the weight ``name``; T5 has no biases."""
         return hidden @ self._w[name]
 
     def add_and_norm(
         self, hidden: torch.Tensor, added: torch.Tensor | None, name: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(RMSNorm of the sum, the sum)``; nothing has been added to the embeddings."""
+        """Return the RMS norm of the sum, and the sum; ``added`` is None for the embeddings."""
         weight, epsilon = self._w[name], self.config.layer_norm_epsilon
         if added is None:
             return SimplifiedLayerNormalization.apply(hidden, weight, epsilon), hidden
@@ -49,7 +52,10 @@ class T5Stack(torch.nn.Module):
         return normed, total
 
     def feed_forward(self, normed: torch.Tensor, block: str) -> torch.Tensor:
-        """``T5DenseActDense`` or, where the configuration says so, ``T5DenseGatedActDense``."""
+        """Return the output of the feed-forward layer of ``block``.
+
+        It is ``T5DenseGatedActDense`` if the configuration says so, else ``T5DenseActDense``.
+        """
         if self.config.is_gated_act:
             inner = self._activate(self.linear(normed, f"{block}.ff.wi_0"))
             inner = inner * self.linear(normed, f"{block}.ff.wi_1")
@@ -66,7 +72,7 @@ class T5Stack(torch.nn.Module):
 
 
 def feed_forward_weights(layer: Any, config: Any, block: str) -> Weights:
-    """Those of the feed-forward ``layer`` (a ``T5LayerFF``) and its norm."""
+    """Return the weights of the feed-forward ``layer`` (a ``T5LayerFF``) and of its layer norm."""
     dense = layer.DenseReluDense
     names = ("wi_0", "wi_1", "wo") if config.is_gated_act else ("wi", "wo")
     return {
@@ -76,11 +82,12 @@ def feed_forward_weights(layer: Any, config: Any, block: str) -> Weights:
 
 
 def bias_table(attention: Any, *, bidirectional: bool) -> torch.Tensor:
-    """The bias of each distance that ``attention``, the stack's first, tells apart.
+    """Return the bias of each distance between query and key.
 
-    (heads, 2 * reach + 1) for distances from -reach to reach of an encoder's key to its query,
-    (heads, reach + 1) for a decoder's query to its keys behind it. Farther ones have the bias of
-    the farthest (``T5Attention._relative_position_bucket``).
+    ``attention``: the stack's first, whose biases all layers use. For an encoder the shape is
+    (heads, 2 * reach + 1), for distances of a key from -reach to reach. For a decoder it is
+    (heads, reach + 1), for distances of a key behind its query. Farther keys have the bias of the
+    farthest distance (``T5Attention._relative_position_bucket``).
     """
     reach = attention.relative_attention_max_distance
     distances = torch.arange(-reach, reach + 1) if bidirectional else -torch.arange(reach + 1)

@@ -1,1 +1,1 @@
-"""ONNX graphs: tracing torch modules, operators and attentions, optimizing."""
+"""ONNX graphs: operators, attention, tracing torch modules, optimizing; graphs for devices."""

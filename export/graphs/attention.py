@@ -1,7 +1,8 @@
-"""The attentions of the exported graphs: operators as in ``operators.py``.
+"""The attention operators of the exported graphs, in the form of ``operators.py``.
 
-Self-attention of a decoder appends to its cache; cross-attention reads keys and values that were
-computed once per source; self-attention of an encoder works through the source in blocks.
+- A decoder's self-attention appends to its KV cache.
+- Cross-attention reads keys and values that were computed once per source.
+- An encoder's self-attention processes the source in blocks.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from torch.nn.functional import pad
 
 from .operators import is_absent
 
-HEAD_SIZE_MULTIPLE = 8  # what GroupQueryAttention asks for
+HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention requires a multiple of it
 
 BLOCK = 128  # queries that an encoder's attention handles at once
-MASKED = -3.0e38  # the score of a key that is not to be read
+MASKED = -3.0e38  # score of a key that may not be read
 
 
 def padded_head_size(head_size: int) -> int:
-    """The head size that a decoder's self-attention has in the graph."""
+    """Return the head size of a decoder's self-attention in the graph."""
     return head_size + -head_size % HEAD_SIZE_MULTIPLE
 
 
 def pad_heads(tensor: torch.Tensor, axis: int, head_size: int) -> torch.Tensor:
-    """Widen each head along ``axis``, which holds heads of ``head_size``, with zeros."""
+    """Pad each head along ``axis``, which holds heads of ``head_size``, with zeros."""
     missing = padded_head_size(head_size) - head_size
     if not missing:
         return tensor
@@ -35,22 +36,23 @@ def pad_heads(tensor: torch.Tensor, axis: int, head_size: int) -> torch.Tensor:
 
 
 def absent_input(g: Any) -> Any:
-    """An optional input that is left empty."""
+    """Return an optional input that is left empty."""
     constant = g.op("prim::Constant")
     constant.setType(torch._C.OptionalType.ofTensor())
     return constant
 
 
 class GroupQueryAttention(torch.autograd.Function):
-    """Causal self-attention that appends to the cache at each row's own position.
+    """Causal self-attention that appends to the KV cache at each row's own position.
 
-    ``qkv``: (rows, n, 3 * heads * head_size); ``past_key`` and ``past_value``: (rows, heads,
-    capacity, head_size); ``seqlens_k``: (rows,) int32, the filled length after this step minus
-    one; ``total_sequence_length``: int32 scalar, the longest row. A row that has fewer than ``n``
-    new tokens is padded on the right, which is only possible where the cache is empty.
-    ``attention_bias``: (rows, heads, n, total_sequence_length), added to the scores, or None.
+    - ``qkv``: (rows, n, 3 * heads * head_size). A row with fewer than ``n`` new tokens is padded on
+      the right; this requires an empty KV cache.
+    - ``past_key`` and ``past_value``: (rows, heads, capacity, head_size).
+    - ``seqlens_k``: (rows,) int32, the filled length after this step minus one.
+    - ``total_sequence_length``: int32 scalar, the filled length of the longest row.
+    - ``attention_bias``: (rows, heads, n, total_sequence_length), added to the scores, or None.
 
-    Returns the attention's output (rows, n, heads * head_size) and the cache after the step.
+    Returns the attention's output, (rows, n, heads * head_size), and the KV cache after the step.
     """
 
     @staticmethod
@@ -125,7 +127,11 @@ def attend(
     bias: torch.Tensor | float,
     key_lengths: torch.Tensor,
 ) -> torch.Tensor:
-    """Unscaled attention, all (batch, heads, length, head_size), over each item's first keys."""
+    """Return unscaled attention over the first keys of each item, as many as ``key_lengths`` says.
+
+    ``query``, ``key``, ``value`` and the result: (batch, heads, length, head_size); ``bias``: added
+    to the scores; ``key_lengths``: (batch,).
+    """
     hidden = torch.arange(key.shape[2]) >= key_lengths[:, None, None, None]
     scores = (query @ key.transpose(-1, -2) + bias).masked_fill(hidden, -torch.inf)
     return scores.softmax(-1) @ value
@@ -134,9 +140,9 @@ def attend(
 class CrossAttention(torch.autograd.Function):
     """Unscaled attention to the keys and values of a source.
 
-    ``query``: (batch, n, heads * head_size), where the rows of a source, its beams say, stand one
-    after the other in n; ``key`` and ``value``: (batch, heads, source, head_size);
-    ``source_lengths``: (batch,) int32, the keys to read. Returns the shape of ``query``.
+    ``query``: (batch, n, heads * head_size), where n holds all rows of a source (for example its
+    beams) one after the other; ``key`` and ``value``: (batch, heads, source, head_size);
+    ``source_lengths``: (batch,) int32, how many keys to read. Returns the shape of ``query``.
     """
 
     @staticmethod
@@ -169,12 +175,13 @@ class CrossAttention(torch.autograd.Function):
 class BlockedSelfAttention(torch.autograd.Function):
     """Unscaled self-attention with a bias by distance, ``BLOCK`` queries at a time.
 
-    ``query``, ``key``, ``value``: (batch, source, heads * head_size); ``bias_table``: (heads,
-    2 * reach + 1), the bias of a key at each distance from -reach to reach, which farther ones
-    share; ``source_lengths``: (batch,) int32, the keys to read. Returns the shape of ``query``.
+    - ``query``, ``key``, ``value``: (batch, source, heads * head_size).
+    - ``bias_table``: (heads, 2 * reach + 1), the bias of a key at each distance from -reach to
+      reach. Farther keys have the bias of the distance -reach or reach.
+    - ``source_lengths``: (batch,) int32, how many keys to read.
 
-    The scores and biases of a source of 4,096 tokens would take 537 MB each at eight heads; a
-    block's take 34.
+    Returns the shape of ``query``. For a source of 4,096 tokens and eight heads, the scores and the
+    biases would take 537 MB each; a block's scores and biases take 34 MB together.
     """
 
     @staticmethod
@@ -208,13 +215,13 @@ class BlockedSelfAttention(torch.autograd.Function):
         return attend(q, k, v, bias, source_lengths).transpose(1, 2).flatten(2)
 
 
-# What the node above stands for, added to the graph as a function of its own, in ONNX's text form.
+# The node above calls this function, which is added to the graph; in ONNX's text form.
 #
-# The bias of a query's keys is a window of `strip`, the biases of all distances in order, and the
-# next query's window starts one entry before. Gathering each entry took as long as all products
-# of the encoder (2,048 tokens, t5-small). Instead the window of the block's last query, one block
-# wider than the source, is repeated for each query, and cutting the repetitions into rows one entry
-# shorter than they are moves each row on by one.
+# `strip` holds the biases of all distances in order. A query's biases are a window of it, and the
+# next query's window starts one entry earlier. Gathering each entry took as long as all products of
+# the encoder (2,048 tokens, t5-small). Instead, the window of the block's last query, one block
+# wider than the source, is repeated for each query. The repetitions are then cut into rows that are
+# one entry shorter, which shifts each row by one entry more.
 BLOCKED_SELF_ATTENTION = """
 <opset_import: ["" : 18, "com.microsoft" : 1], domain: "edgeseq">
 BlockedSelfAttention <num_heads> (query, key, value, bias_table, source_lengths) => (output)

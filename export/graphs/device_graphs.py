@@ -1,6 +1,9 @@
-"""The graph that copies rows of a cache in a device's memory, as ``runtime/graphs`` has it.
+"""Write the copy graphs and the top-logits graph, which ``runtime/ort/graphs`` contains.
 
-python -m edgeseq.export.copy_graph FOLDER
+    python -m edgeseq.export.graphs.device_graphs FOLDER
+
+A copy graph copies parts of a KV cache in a device's memory; there is one for each type. The
+top-logits graph finds the highest logits of each row.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ TYPES = {
     "float16": TensorProto.FLOAT16,
     "int8": TensorProto.INT8,
 }
-RANK = ("layers", "rows", "heads", "capacity")  # of a block, before the head size
+RANK = ("layers", "rows", "heads", "capacity")  # dimensions of a cache block, before the head size
 
 
 def copy_graph(dtype: str) -> onnx.ModelProto:
-    """``copied`` is ``target``, but at the places ``to`` it has what ``source`` has at ``from``.
+    """Return the graph that copies the places ``from`` of ``source`` to the places ``to``.
 
-    Places are (n, 4): layer, row, head, position.
+    The output ``copied`` is ``target`` with these places replaced. Places are (n, 4): layer, row,
+    head, position.
     """
     kind = TYPES[dtype]
     blocks = [
@@ -46,7 +50,7 @@ def copy_graph(dtype: str) -> onnx.ModelProto:
 
 
 def top_graph() -> onnx.ModelProto:
-    """The highest ``count`` of each row's logits, and whose they are."""
+    """Return the graph that finds the ``count`` highest logits of each row and their token ids."""
     inputs = [
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", "vocabulary"]),
         helper.make_tensor_value_info("count", TensorProto.INT64, [1]),
@@ -65,7 +69,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def write_graphs(folder: Path) -> None:
-    """Write all of them."""
+    """Write all graphs into ``folder``."""
     for dtype in TYPES:
         onnx.save(copy_graph(dtype), folder / f"copy_{dtype}.onnx")
     onnx.save(top_graph(), folder / "top_logits.onnx")

@@ -1,8 +1,8 @@
-"""Operators of the exported graphs that torch has no name for.
+"""Operators of the exported graphs that torch lacks.
 
-Each is a ``torch.autograd.Function`` with two faces: ``symbolic`` emits one ONNX Runtime node,
-``forward`` says in torch what the node computes, so that tracing sees the right shapes and a test
-can compare the two.
+Each is a ``torch.autograd.Function`` with two methods. ``symbolic`` emits one ONNX Runtime node.
+``forward`` computes the same in torch, so that tracing sees the right shapes and a test can compare
+the two.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn.functional import gelu, rms_norm
 
 
 def is_absent(value: Any) -> bool:
-    """Whether an optional input was given as None."""
+    """Return whether an optional input was given as None."""
     return value is None or bool(value.node().mustBeNone())
 
 
 def add_and_norm_node(g: Any, operator: str, inputs: list[Any], epsilon: float) -> Any:
-    """``(the norm, the sum)`` of a node that adds its first two inputs and normalizes the sum."""
+    """Emit a node that normalizes the sum of its first two inputs; return ``(norm, sum)``."""
     normalized, _, _, total = g.op(operator, *inputs, epsilon_f=epsilon, outputs=4)
     return normalized.setType(inputs[0].type()), total.setType(inputs[0].type())
 
@@ -27,7 +27,7 @@ def add_and_norm_node(g: Any, operator: str, inputs: list[Any], epsilon: float) 
 class SimplifiedLayerNormalization(torch.autograd.Function):
     """``RMSNorm(hidden) * weight`` as one node; ``hidden``: (rows, features).
 
-    ONNX Runtime has the operator in ONNX's own domain, though ONNX does not.
+    ONNX Runtime defines this operator in ONNX's default domain, although ONNX does not.
     """
 
     @staticmethod
@@ -44,7 +44,7 @@ class SimplifiedLayerNormalization(torch.autograd.Function):
 
 
 class SkipSimplifiedLayerNormalization(torch.autograd.Function):
-    """``RMSNorm(hidden + skip) * weight`` and the sum itself, as one node.
+    """``RMSNorm(hidden + skip) * weight`` and the sum ``hidden + skip``, as one node.
 
     ``hidden`` and ``skip``: (rows, features); ``weight``: (features,).
     """
@@ -81,8 +81,8 @@ class FastGelu(torch.autograd.Function):
 class TransposedMatMul(torch.autograd.Function):
     """``hidden @ table.T`` as one Gemm, so that an embedding table also serves as the lm_head.
 
-    ``hidden``: (rows, features); ``table``: (vocabulary, features). torch's own exporter would
-    put a Transpose of the table into the graph.
+    ``hidden``: (rows, features); ``table``: (vocabulary, features). torch's exporter would add a
+    Transpose of the table to the graph.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""ONNX Runtime's basic optimizations of an exported graph, and nothing else of what it writes.
+"""Apply ONNX Runtime's basic optimizations to an exported graph, and undo its other changes.
 
-They fold constants, make equal nodes one, and join a bias with its product. But every attribute
-that a node leaves out is written with its default, and every domain that is known is named with
-its newest version: an older ONNX Runtime, which knows neither, would refuse a graph that it can
-run.
+The optimizations fold constants, merge equal nodes, and fuse a bias with its product. But ONNX
+Runtime also writes the default of every attribute that a node leaves out, and lists every domain
+that it knows in its newest version. An older ONNX Runtime knows neither, and would refuse a graph
+that it can run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ONNX_DOMAINS = {"", "ai.onnx"}
 
 
 def optimize(graph: Path) -> None:
-    """Replace the file ``graph``; its weights stay where they are."""
+    """Replace the file ``graph`` by the optimized graph; its weights stay where they are."""
     traced = onnx.load(graph, load_external_data=False)
     part = graph.with_suffix(".part")
     save_optimized(graph, part)
@@ -37,9 +37,10 @@ def optimize(graph: Path) -> None:
 
 
 def _drop_defaults(proto: onnx.GraphProto, traced: onnx.ModelProto) -> None:
-    """Leave out the attributes that say what holds without them.
+    """Remove attributes that only repeat a default.
 
-    ONNX knows the defaults of its own operators; of others those go that their nodes did not have.
+    ONNX knows the defaults of its own operators. Nodes of other operators lose the attributes that
+    they did not have in ``traced``.
     """
     named = {_identity(node): {a.name for a in node.attribute} for node in all_nodes(traced.graph)}
     for node in all_nodes(proto):

@@ -1,9 +1,9 @@
-"""From a torch module to an ONNX file whose weights lie in the bundle's weights file.
+"""Trace a torch module to an ONNX file whose weights lie in the bundle's weights file.
 
-The modules that are exported own no parameters: their weights are inputs like all others. Tracing
-therefore copies none of them, however large the model is, and the ONNX file is small. Afterwards
-the weight inputs become initializers that point into the weights file, under the names the family
-gave them. A tensor that two graphs use is stored once.
+Exported modules have no parameters: their weights are inputs. So tracing copies no weights, however
+large the model is, and the ONNX file is small. Afterwards the weight inputs become initializers
+that point into the weights file, under the names that the family gave them. A tensor that two
+graphs use is stored once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ...runtime.bundle.weights_file import WeightsFile
 
 OPSET = 18
 WEIGHT_PREFIX = "weights."
-Axes = dict[str, dict[int, str]]  # of each tensor: the dynamic dimensions' names
+Axes = dict[str, dict[int, str]]  # by tensor and axis: the names of dynamic dimensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +41,19 @@ class Graph:
     Its parameter ``weights`` receives the tensors of ``weights`` in order.
     """
 
-    role: str  # what the runtime knows it by
+    role: str  # its name in the manifest, such as "decoder"
     file_name: str
     module: torch.nn.Module
     config: PretrainedConfig
     inputs: Shapes
     outputs: Shapes
-    example: Mapping[str, Any]  # forward's arguments but for the weights
+    example: Mapping[str, Any]  # arguments of ``forward`` without the weights
     weights: Mapping[str, torch.Tensor]
-    functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
+    functions: Sequence[str] = ()  # in ONNX's text form, of the domain "edgeseq"
 
 
 def decoder_example(sizes: Dimensions) -> dict[str, object]:
-    """Arguments for tracing a decoder: two rows of three tokens, nothing cached."""
+    """Return arguments for tracing a decoder: two rows of three tokens, an empty KV cache."""
     rows, n, capacity = 2, 3, 4
     cache = (rows, sizes.heads, capacity, sizes.stored_head_size)
     return {
@@ -67,7 +67,7 @@ def decoder_example(sizes: Dimensions) -> dict[str, object]:
 
 
 class _TracedGraph(OnnxConfig):
-    """What Optimum has to know of a graph."""
+    """The description of a graph for Optimum."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
 
@@ -98,12 +98,12 @@ def _axes(shapes: Shapes) -> Axes:
 def write_graph(graph: Graph, folder: Path, weights_file: WeightsFile) -> dict[str, int]:
     """Trace ``graph`` into ``folder`` and append its weights to ``weights_file``.
 
-    Returns where each weight lies there: its offset in bytes.
+    Returns the offset in bytes of each weight in the weights file, by name.
     """
     path = folder / graph.file_name
     with warnings.catch_warnings():
-        # torch announces the end of this exporter, and tracing a reference with a Python loop is
-        # meant: only the node that `symbolic` emits reaches the graph.
+        # torch deprecates this exporter. It also warns of Python loops in a `forward`, which do no
+        # harm: only the node from `symbolic` reaches the graph.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", TracerWarning)
         warnings.filterwarnings("ignore", message=".*onnx.*", category=UserWarning)
@@ -139,7 +139,7 @@ def _inputs_to_initializers(
 
 
 def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
-    """Leave out the optional outputs that nothing reads, so that they are not computed."""
+    """Remove optional outputs that nothing reads, so that they are not computed."""
     read = {name for node in proto.node for name in node.input}
     read |= {output.name for output in proto.output}
     for node in proto.node:
@@ -149,9 +149,9 @@ def _drop_unused_outputs(proto: onnx.GraphProto) -> None:
 
 
 def _declare_outputs(proto: onnx.GraphProto, shapes: Shapes) -> None:
-    """State the shapes that torch loses behind an operator it does not know."""
+    """Set the outputs' shapes, which torch loses after an operator that it does not know."""
     for output in proto.output:
         dtype = output.type.tensor_type.elem_type
         shape = list(shapes[output.name])
         output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, dtype, shape))
-    del proto.value_info[:]  # what is left of the intermediate ones: incomplete, and of no use
+    del proto.value_info[:]  # shapes of intermediate tensors, which are incomplete

@@ -1,1 +1,1 @@
-"""Graphs of a bundle as the quantizer reads and rewrites them."""
+"""Reading a bundle's graphs, and rewriting them with quantized weights or another KV cache."""

@@ -1,4 +1,4 @@
-"""What graphs need that CUDA runs, and the CPU does not."""
+"""Changes that a graph needs for CUDA, but not for the CPU."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from onnx import TensorProto, numpy_helper
 from ...runtime.ort.devices import OF_POSITIONS
 
 INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
-ZERO_POINTS = 3  # an input of GatherBlockQuantized
-ZEROS = {4: 0x88, 8: 0x80}  # by bits: a byte of codes that stand for zero
+ZERO_POINTS = 3  # index of GatherBlockQuantized's input
+ZEROS = {4: 0x88, 8: 0x80}  # by bits: a byte whose codes all mean zero
 
 
 def for_cuda(model: onnx.ModelProto) -> None:
-    """Change ``model`` in place, so that CUDA computes of it what the CPU does.
+    """Change ``model`` in place, so that CUDA computes the same as the CPU.
 
-    Tables get zero points: without, ONNX Runtime's CUDA kernel took them for 0 and not for the
-    middle of the codes, until after 1.28. Nodes that work out shapes and positions get names that
-    say so: where CUDA leaves them to the CPU, whose numbers these are, nothing is amiss.
+    - Tables get zero points. Without them, ONNX Runtime's CUDA kernel up to 1.28 takes the zero
+      point to be 0 and not the middle of the codes.
+    - Nodes that compute shapes and positions get names with a prefix. These numbers lie in the
+      CPU's memory, so CUDA may leave such nodes to the CPU.
     """
     _add_zero_points(model.graph)
     _Positions(model).name(model.graph)
@@ -43,7 +44,7 @@ def _add_zero_points(graph: onnx.GraphProto) -> None:
 
 
 class _Positions:
-    """Tells nodes that work out shapes and positions from those that compute with numbers."""
+    """A finder of nodes that compute only shapes and positions, not the model's numbers."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -55,7 +56,7 @@ class _Positions:
         }
 
     def name(self, graph: onnx.GraphProto, prefix: str = "") -> bool:
-        """Name those nodes of ``graph``; whether it has others."""
+        """Name these nodes of ``graph``; return whether it has other nodes."""
         others = False
         for number, node in enumerate(graph.node):
             bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]

@@ -1,10 +1,10 @@
-"""A decoder's graph with a cache of 16-bit floats: the one that CUDA runs.
+"""A decoder's graph with a KV cache of 16-bit floats, which CUDA runs.
 
-CUDA's kernel of ``GroupQueryAttention`` takes 16-bit queries, keys and values only, and no bias of
-the scores (its source, ONNX Runtime 1.28 to 1.32). So GPT-2's attention is cast around, and T5's,
-whose relative positions are a bias, is written out in operators of ONNX itself: the new keys and
-values are scattered into the cache, in place where past and present are one memory, and softmax is
-computed in 32 bits.
+CUDA's kernel of ``GroupQueryAttention`` takes only 16-bit queries, keys and values, and no bias of
+the scores (source code of ONNX Runtime 1.28 to 1.32). So GPT-2's attention gets casts before and
+after it. T5's attention has a bias, its relative positions, so it is replaced by standard ONNX
+operators. They scatter the new keys and values into the KV cache, in place if past and present
+share memory. They compute softmax in 32 bits.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
-QUERIES, LENGTHS, TOTAL, BIAS = 0, 5, 6, 10  # inputs of GroupQueryAttention
-LEAST = -1e30  # of a score: a position that may not be read
+QUERIES, LENGTHS, TOTAL, BIAS = 0, 5, 6, 10  # indices of GroupQueryAttention's inputs
+LEAST = -1e30  # score of a position that may not be read
 
 
 def with_float16_cache(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` with its cache in 16-bit floats."""
+    """Return a copy of ``model`` with a KV cache of 16-bit floats."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     del changed.graph.node[:]
@@ -41,14 +41,14 @@ def with_float16_cache(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Writer:
-    """Appends nodes to a graph; what all layers share is made once."""
+    """A writer that appends nodes to a graph; nodes that all layers share are added once."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
         self._made: set[str] = set()
 
     def cast_around(self, node: onnx.NodeProto) -> None:
-        """``node`` over 16-bit floats, between others of 32."""
+        """Append ``node`` over 16-bit floats, with casts from and to 32-bit floats."""
         half = onnx.NodeProto()
         half.CopyFrom(node)
         half.input[QUERIES] = self._half(node.input[QUERIES])
@@ -57,7 +57,7 @@ class _Writer:
         self._add("Cast", [half.output[0]], node.output[0], to=TensorProto.FLOAT)
 
     def attend(self, node: onnx.NodeProto) -> None:
-        """What ``node`` computes, in operators of ONNX itself."""
+        """Append standard ONNX operators that compute the same as ``node``."""
         name, heads = node.output[0], _attribute(node, "num_heads")
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         self._graph.node.append(
@@ -81,7 +81,7 @@ class _Writer:
         least = self._constant("least", np.float32(LEAST))
         masked = self._add("Where", [self._allowed(node), biased, least], f"{name}.masked")
         shares = self._add("Softmax", [masked], f"{name}.shares", axis=-1)
-        # Memory behind a row's end may hold anything, and 0 times what is no number is none.
+        # Memory past a row's end may hold NaN, and a share of 0 times NaN is NaN.
         nothing = self._constant("nothing", np.float16(0))
         filled = self._add("Where", [self._filled(node), values, nothing], f"{name}.filled")
         mixed = self._add("MatMul", [self._half(shares), filled], f"{name}.mixed")
@@ -96,13 +96,16 @@ class _Writer:
         return self._once("Cast", [name], f"{name}.half_input", to=TensorProto.FLOAT16)
 
     def _by_head(self, name: str, heads: int) -> str:
-        """(rows, tokens, features) as (rows, heads, tokens, head size)."""
+        """Reshape (rows, tokens, features) to (rows, heads, tokens, head size)."""
         shape = self._constant("attention.split", np.array([0, 0, heads, -1]))
         split = self._add("Reshape", [name, shape], f"{name}.split")
         return self._add("Transpose", [split], f"{name}.by_head", perm=[0, 2, 1, 3])
 
     def _positions(self, node: onnx.NodeProto) -> str:
-        """(rows, 1, tokens, 1): the position of each new token; those of padding go on."""
+        """Return the position of each new token, (rows, 1, tokens, 1).
+
+        Padding gets the positions after the row's tokens.
+        """
         one, zero = self._constant("one", np.array([1])), self._constant("zero", np.array([0]))
         shape = self._once("Shape", ["input_ids"], "attention.tokens", start=1, end=2)
         count = self._once("Squeeze", [shape], "attention.count")
@@ -111,7 +114,7 @@ class _Writer:
         lengths = self._once("Cast", [node.input[LENGTHS]], "attention.last", to=TensorProto.INT64)
         ends = self._once("Add", [lengths, one], "attention.ends")
         past = self._once("Sub", [ends, shape], "attention.past")
-        begin = self._once("Max", [past, zero], "attention.begin")  # a first prompt may be padded
+        begin = self._once("Max", [past, zero], "attention.begin")  # at prefill a row may be padded
         column = self._once(
             "Unsqueeze", [begin, self._constant("column", np.array([1]))], "attention.column"
         )
@@ -120,7 +123,7 @@ class _Writer:
         return self._once("Unsqueeze", [positions, axes], "attention.queries")
 
     def _places(self, node: onnx.NodeProto, key: str) -> str:
-        """(rows, heads, tokens, head size): the position in the cache of each new number."""
+        """Return the cache position of each new number, (rows, heads, tokens, head size)."""
         shape = self._once("Shape", [key], "attention.key_shape")
         return self._once("Expand", [self._positions(node), shape], "attention.places")
 
@@ -130,26 +133,26 @@ class _Writer:
         return self._once("Reshape", [total, shape], "attention.end")
 
     def _read(self, node: onnx.NodeProto, cache: str) -> str:
-        """The filled positions of the cache."""
+        """Return the filled positions of the cache."""
         zero, axis = self._constant("zero", np.array([0])), self._constant("axis", np.array([2]))
         return self._add("Slice", [cache, zero, self._end(node), axis], f"{cache}.read")
 
     def _keys(self, node: onnx.NodeProto) -> str:
-        """(positions,): the numbers of those that are read."""
+        """Return the numbers of the positions that are read, (positions,)."""
         end = self._once("Squeeze", [self._end(node)], "attention.stop")
         first, step = self._constant("first", np.array(0)), self._constant("step", np.array(1))
         return self._once("Range", [first, end, step], "attention.keys")
 
     def _allowed(self, node: onnx.NodeProto) -> str:
-        """(rows, 1, tokens, positions): whether a query may read a position."""
+        """Return whether each query may read each position, (rows, 1, tokens, positions)."""
         keys, queries = self._keys(node), self._positions(node)
         return self._once("LessOrEqual", [keys, queries], "attention.allowed")
 
     def _filled(self, node: onnx.NodeProto) -> str:
-        """(rows, 1, positions, 1): whether something was written there."""
+        """Return whether each position has been written, (rows, 1, positions, 1)."""
         keys, after = self._keys(node), self._constant("after", np.array([1]))
         column = self._once("Unsqueeze", [keys, after], "attention.key_column")
-        self._positions(node)  # makes the two that follow
+        self._positions(node)  # adds attention.begin and attention.tokens
         end = self._once("Add", ["attention.begin", "attention.tokens"], "attention.written")
         axes = self._constant("beside", np.array([1, 2, 3]))
         written = self._once("Unsqueeze", [end, axes], "attention.by_row")

@@ -1,7 +1,7 @@
-"""A decoder's graph with a cache of 8-bit integers.
+"""A decoder's graph with a KV cache of 8-bit integers.
 
-Keys and values are rounded, with a scale a layer each, as they are appended, and every query reads
-the rounded ones: one token and several at once see the same.
+Keys and values are rounded when they are appended, with one scale each per layer. Every query reads
+the rounded numbers, so results are the same for one token and for several at once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from onnx import numpy_helper
 from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 LARGEST_CODE = 127
-MARGIN = 1.1  # over the largest magnitude that a calibration text showed
-SCALE_INPUTS = 12  # where GroupQueryAttention takes the keys' scale; the values' follows
+MARGIN = 1.1  # factor on the largest magnitude in the calibration text
+SCALE_INPUTS = 12  # index of GroupQueryAttention's input for the keys' scale; next: the values'
 FORMAT = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
 
 
 def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.ModelProto:
-    """``model`` with its cache in 8 bits; ``peaks``: by ``"0.key"``, the largest magnitude."""
+    """Return a copy of ``model`` with a KV cache in 8 bits.
+
+    ``peaks``: by ``"0.key"``, the largest magnitude in the cache.
+    """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     for node in changed.graph.node:
@@ -41,7 +44,7 @@ def with_int8_cache(model: onnx.ModelProto, peaks: Mapping[str, float]) -> onnx.
 
 
 def _scale(model: onnx.ModelProto, name: str, peak: float) -> str:
-    """Add the scale of a layer's keys or values as a weight."""
+    """Add the scale of a layer's keys or values as an initializer; return its name."""
     scale = np.array([peak * MARGIN / LARGEST_CODE], np.float32)
     model.graph.initializer.append(numpy_helper.from_array(scale, f"cache.{name}.scale"))
     return f"cache.{name}.scale"

@@ -1,4 +1,4 @@
-"""A bundle's graphs as the quantizer sees them: the weights, and which nodes multiply with them."""
+"""A bundle's graph as the quantizer reads it: the weights, and the nodes that use them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ...runtime.bundle.reading import Bundle
 from ...runtime.errors import BundleError
 
 Array = NDArray[Any]
-PRODUCTS = {"MatMul", "Gemm"}  # with alpha and beta of 1
+PRODUCTS = {"MatMul", "Gemm"}  # Gemm with alpha and beta of 1
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node that multiplies with a weight of its own."""
+    """A node that multiplies a tensor with a weight."""
 
-    weight: str  # its name
-    input: str  # tensor that is multiplied with it: (tokens, inputs)
-    is_table: bool = False  # stored as (outputs, inputs): an lm_head
-    bias: str = ""  # name of the vector that the node adds
+    weight: str  # name of the weight
+    input: str  # name of the tensor, (tokens, inputs)
+    is_table: bool = False  # whether the weight is (outputs, inputs): an lm_head
+    bias: str = ""  # name of the vector that the node adds; "": none
 
 
 class Network:
-    """A graph and its weights, which are mapped and not read."""
+    """A graph and its weights, which are memory-mapped."""
 
     def __init__(self, bundle: Bundle, role: str) -> None:
         path = bundle.file(bundle.manifest.graphs[role])
         try:
             self.model = onnx.load(path, load_external_data=False)
-        except Exception as error:  # protobuf's own, which onnx does not name
+        except Exception as error:  # protobuf's errors, which onnx does not document
             raise BundleError(f"{path} is not an ONNX file: export the bundle again.") from error
         self.role = role
         self.weights: dict[str, Array] = {}
-        self.constants: list[onnx.TensorProto] = []  # small ones, inside the graph's file
+        self.constants: list[onnx.TensorProto] = []  # small weights, inside the graph's file
         for tensor in self.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 self.weights[tensor.name] = _map(bundle, tensor)
@@ -48,17 +48,17 @@ class Network:
 
     @property
     def graph(self) -> onnx.GraphProto:
-        """The graph itself."""
+        """The graph of the ONNX model."""
         return self.model.graph
 
     @cached_property
     def layers(self) -> Mapping[int, Layer]:
-        """By the index of its node, every product with a two-dimensional weight."""
+        """The products with a two-dimensional weight, by node index."""
         return dict(self._layers())
 
     @cached_property
     def tables(self) -> Mapping[int, str]:
-        """By the index of its node, the weight whose rows each lookup of ids reads."""
+        """The name of the weight that each lookup of ids reads rows of, by node index."""
         return {
             i: node.input[0]
             for i, node in enumerate(self.graph.node)
@@ -83,12 +83,12 @@ class Network:
 
     @cached_property
     def rectified(self) -> frozenset[str]:
-        """The tensors without negative values."""
+        """The names of tensors without negative values: outputs of Relu."""
         return frozenset(node.output[0] for node in self.graph.node if node.op_type == "Relu")
 
     @cached_property
     def chosen(self) -> frozenset[str]:
-        """The tensors that hold only the positions of ``logits_at``."""
+        """The names of tensors that hold only the positions ``logits_at``."""
         found = {"logits_at"}
         for node in self.graph.node:
             picks = node.op_type == "Gather" and node.input[1] == "logits_at"
@@ -98,12 +98,12 @@ class Network:
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:
-    """An integer attribute, 0 where it is left out."""
+    """Return an integer attribute of a node, 0 if it is missing."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _map(bundle: Bundle, tensor: onnx.TensorProto) -> Array:
-    """The values of an initializer, mapped where they lie in the weights file."""
+    """Return an initializer's values, memory-mapped from the weights file."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     path, offset = bundle.file(place["location"]), int(place["offset"])

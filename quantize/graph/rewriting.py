@@ -1,4 +1,4 @@
-"""Graphs with quantized weights: each node that reads one is replaced by its storage's nodes."""
+"""Rewrite a graph: replace each node that reads a quantized weight by its storage's nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .writer import GraphWriter
 
 
 def rewrite(network: Network, rounded: RoundedWeights, weights_file: WeightsFile) -> GraphWriter:
-    """Return a graph like that of ``network`` whose ``rounded`` weights are stored anew."""
+    """Return a copy of the graph of ``network`` that reads the ``rounded`` weights."""
     graph = GraphWriter(network, weights_file)
     for i, node in enumerate(network.graph.node):
         layer, table = network.layers.get(i), network.tables.get(i)

@@ -1,4 +1,4 @@
-"""Writing a graph: nodes, constants, and weights that go to the bundle's weights file."""
+"""Write a graph: nodes, constants, and weights that lie in the bundle's weights file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .network import Network
 
 
 class GraphWriter:
-    """A graph that gets other nodes than ``network``; new weights go to ``weights_file``."""
+    """A copy of a network's graph with other nodes; its weights go to ``weights_file``."""
 
     FLOAT = onnx.TensorProto.FLOAT
     FLOAT16 = onnx.TensorProto.FLOAT16
@@ -40,11 +40,11 @@ class GraphWriter:
 
     @property
     def weights_per_run_bytes(self) -> int:
-        """Bytes of the weights that every run reads: all but the tables."""
+        """The size in bytes of the weights that every run reads: all but the tables."""
         return weights_per_run_bytes(self._nodes, self._initializers.values())
 
     def is_first(self, name: str) -> bool:
-        """Return whether a shared tensor is asked for for the first time, and must be made."""
+        """Return whether a shared tensor is requested for the first time, and must be made."""
         first = name not in self._seen
         self._seen.add(name)
         return first
@@ -54,7 +54,7 @@ class GraphWriter:
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
     def keep(self, node: onnx.NodeProto) -> None:
-        """Append a node as it is."""
+        """Append a node unchanged."""
         self._nodes.append(node)
 
     def copy_node(self, node: onnx.NodeProto, inputs: list[str], output: str) -> None:
@@ -73,7 +73,7 @@ class GraphWriter:
         return name
 
     def external(self, name: str, array: NDArray[Any]) -> None:
-        """Add a weight of its own, once."""
+        """Add an array as a weight, once, and write it to the weights file."""
         if name not in self._initializers:
             self.refer(name, array, self.store(array))
 

@@ -1,4 +1,4 @@
-"""What of a bundle is to be measured: the lengths that its model has room for."""
+"""Cases to measure: bundles on devices with KV caches, and the lengths that fit each model."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """What was asked for, in tokens."""
+    """The lengths that were requested, in tokens."""
 
-    prompts: Sequence[int]  # before a first token
-    contexts: Sequence[int]  # what the decoder has read as its speed is measured
-    new_tokens: int  # that follow a context, or as many as fit
-    fewest_new_tokens: int  # a context after which fewer fit is left out
-    repeats: int  # of each first token
+    prompts: Sequence[int]  # for the time to first token
+    contexts: Sequence[int]  # tokens that the decoder has read before its speed is measured
+    new_tokens: int  # after a context, or as many as fit
+    fewest_new_tokens: int  # if fewer fit after a context, it is left out
+    repeats: int  # of each time to first token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A bundle as it is to be measured."""
+    """A bundle to measure, with one device and one KV cache."""
 
     name: str
-    manifest: Manifest  # with the cache that is measured
+    manifest: Manifest  # with the KV cache to measure
     device: Device
     task: Workload
-    left_out: Sequence[str]  # a sentence for each length that the model has no room for
+    left_out: Sequence[str]  # a sentence for each length that does not fit the model
 
 
 def cases_of(
@@ -47,11 +47,12 @@ def cases_of(
     threads: int | None,
     machines: Sequence[Mapping[str, Any]] = ({"device": "cpu"},),
 ) -> list[Case]:
-    """Every bundle on every machine with every cache (None: the default there), all checked.
+    """Return a checked case for every bundle on every device with every KV cache.
 
-    ``machines``: what ``load`` takes of a device. The files are read once, so that no first load
-    waits for a disk. Raises ``BundleError`` for a folder that is no sound bundle, ``DeviceError``
-    for a name that is no device, ``OptionError`` for a cache that a bundle does not have.
+    ``kv_caches``: dtypes; None: the default of the bundle on the device. ``machines``: keyword
+    arguments of ``load`` that name a device. Reads all files once, so that no first load waits for
+    a disk. Raises ``BundleError`` for a broken bundle, ``DeviceError`` for an unknown device,
+    ``OptionError`` for a KV cache that a bundle does not have.
     """
     bundles = [open_bundle(folder) for folder in folders]
     cases = [
@@ -79,7 +80,7 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
     task = Workload(
         folder=str(bundle.folder),
         load_options={option: value for option, value in asked.items() if value is not None},
-        # Where positions are bound, the prompt has them; an encoder reads any number of tokens.
+        # A limit on positions limits the prompt; an encoder reads any number of tokens.
         prompt_lengths=[n for n in lengths.prompts if positions is None or n <= positions],
         new_tokens=[pair for pair in pairs if pair[1] >= lengths.fewest_new_tokens],
         repeats=lengths.repeats,
@@ -97,7 +98,7 @@ def _device(asked: Mapping[str, Any]) -> Device:
 
 
 def _new_tokens(context: int, wanted: int, max_positions: int | None) -> int:
-    """How many of the ``wanted`` fit after ``context``; the last one is never read."""
+    """Return how many of ``wanted`` new tokens fit after ``context``; the last is never read."""
     return wanted if max_positions is None else min(wanted, max_positions - context + 1)
 
 
@@ -118,7 +119,7 @@ def _left_out(name: str, task: Workload, lengths: Lengths, max_positions: int) -
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:
-    """The folders' names, numbered where several are equal."""
+    """Return the folders' names; equal names are numbered."""
     names = [bundle.folder.absolute().name for bundle in bundles]
     return [
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name

@@ -1,7 +1,7 @@
-"""From the figures of every round to medians and spread, and to ratios within rounds.
+"""The report of ``edgeseq bench``: medians and spread over rounds, and ratios within rounds.
 
-A share of the machine's read bandwidth is of what the same round measured: on a machine that others
-use too, it changes from minute to minute.
+A share of the read bandwidth refers to the bandwidth that the same round measured: on a shared
+machine the bandwidth changes from minute to minute.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from .case import Case
 from .rounds import Measurement, Round
 
 COMPARED = ("load_s", "first_token_ms", "tokens_per_s", "loop_overhead_ms", "peak_memory_mb")
-DIGITS = 6  # that a figure is given with
+DIGITS = 6  # significant, of each figure
 
 
 def report(cases: Sequence[Case], rounds: Sequence[Round], threads: int) -> dict[str, Any]:
-    """All that was measured, ready for JSON. ``threads``: those that read the memory.
+    """Return all figures, ready for JSON.
 
-    A figure of several rounds is what ``statistics_of`` gives; None: the system does not say.
+    ``threads``: how many threads measured the read bandwidth. A figure is what ``statistics_of``
+    returns for its values in all rounds, or None if the system does not provide it.
     """
     read = [item.read_bytes_per_s / 1e9 for item in rounds]
     by_case = [
@@ -59,7 +60,7 @@ def report(cases: Sequence[Case], rounds: Sequence[Round], threads: int) -> dict
 
 
 def statistics_of(values: Sequence[float]) -> dict[str, float]:
-    """Median, extremes and quartiles."""
+    """Return median, extremes and quartiles."""
     quartile_1, _, quartile_3 = (
         quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     )
@@ -74,9 +75,10 @@ def statistics_of(values: Sequence[float]) -> dict[str, float]:
 
 
 def over(function: Callable[[Sequence[float]], Any], values: Sequence[Any]) -> Any:
-    """``function`` of the numbers that stand at the same place of nested ``values``.
+    """Apply ``function`` to the numbers at the same place of all ``values``.
 
-    None where one of them is None; what not all of them have is left out.
+    ``values``: numbers, or nested mappings of numbers. The result is nested in the same way. It is
+    None where one value is None, and has no key that a value lacks.
     """
     first = values[0]
     if any(value is None for value in values):
@@ -88,9 +90,9 @@ def over(function: Callable[[Sequence[float]], Any], values: Sequence[Any]) -> A
 
 
 def _completed(measurement: Measurement, case: Case, read_gb_per_s: float) -> Measurement:
-    """A measurement's numbers, with those that follow from them.
+    """Return a measurement's figures, and figures derived from them.
 
-    The machine's memory is not what another device reads: there is no share of its bandwidth then.
+    Devices other than the CPU have no share of the read bandwidth: they read their own memory.
     """
     speeds: dict[str, float] = measurement["tokens_per_s"]
     weights_gb = case.manifest.weights_per_token_bytes / 1e9
@@ -106,7 +108,7 @@ def _completed(measurement: Measurement, case: Case, read_gb_per_s: float) -> Me
 
 
 def _ratios(measurements: Sequence[Any], first: Sequence[Any]) -> list[Any]:
-    """Of each round, the figures of ``measurements`` by those of ``first``."""
+    """Return the figures of ``measurements`` divided by the figures of ``first``, by round."""
     return [
         over(lambda pair: pair[0] / pair[1], [{n: item[n] for n in COMPARED} for item in pair])
         for pair in zip(measurements, first, strict=True)

@@ -1,7 +1,7 @@
-"""Measuring bundles in turns, each time in a process of its own.
+"""Rounds of measurements: each round measures every case once, in a fresh process.
 
-What disturbs a machine lasts longer than one measurement. So the bundles take turns, in one order
-and the next time in the other, and figures of one round may be compared with each other.
+A disturbance of the machine usually lasts longer than one measurement. Therefore the cases take
+turns, every other round in reverse order, and figures of the same round can be compared.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Measurement = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What one round measured."""
+    """The measurements of one round."""
 
-    read_bytes_per_s: float  # of the machine
-    other_cpu_share: float | None  # of all processors, what other programs used meanwhile
+    read_bytes_per_s: float  # the machine's read bandwidth
+    other_cpu_share: float | None  # share of all processors that other programs used meanwhile
     measurements: Sequence[Measurement]  # in the order of the cases
 
 
@@ -40,7 +40,7 @@ def measure_rounds(
     measure: Callable[[Case], Measurement],
     progress: Callable[[str], None],
 ) -> Iterator[Round]:
-    """``count`` rounds; in each first the ``bandwidth`` and then every case once."""
+    """Yield ``count`` rounds: each measures the ``bandwidth`` first, then every case once."""
     for number in range(count):
         others = OthersClock()
         progress(f"round {number + 1} of {count}: read bandwidth")
@@ -57,16 +57,17 @@ def measure_rounds(
 
 
 def turns(cases: int, round_number: int) -> list[int]:
-    """The order in which a round takes the cases: every other round backwards."""
+    """Return the order of the cases in a round: every other round is reversed."""
     return list(range(cases))[:: -1 if round_number % 2 else 1]
 
 
 def measure_in_process(case: Case) -> Measurement:
-    """Measure a case in a fresh process, which ends with this one's call.
+    """Measure a case in a fresh process, which is killed if this call is interrupted.
 
-    Raises ``EdgeseqError`` with the process's own sentence, or with its last words.
+    Raises ``EdgeseqError`` with the error that the process reports, or else with the last line of
+    its standard error.
     """
-    # -P: as the `edgeseq` command, it imports nothing from the current folder.
+    # -P: import nothing from the current folder, like the `edgeseq` command.
     command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.task))]
     command.append(str(os.getpid()))
     with subprocess.Popen(
@@ -97,7 +98,7 @@ def measure_in_process(case: Case) -> Measurement:
 
 
 def _object(line: str) -> dict[str, Any]:
-    """The JSON object of ``line``, empty if it is none."""
+    """Return the JSON object in ``line``, or an empty one if it is not a JSON object."""
     try:
         value = json.loads(line)
     except ValueError:

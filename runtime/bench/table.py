@@ -1,4 +1,4 @@
-"""The report of ``edgeseq bench`` as a table for people."""
+"""The report of ``edgeseq bench`` as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 NOT_AVAILABLE = "not available"
 DIGITS = 3
 LABEL_WIDTH = 40
-# What is shown, in this order: its key, what stands before the number, and its factor.
+# The rows in order: from a figure's key to its label and the factor of its numbers.
 ROWS = {
     "load_s": ("load, s", 1.0),
     "first_token_ms": ("first token after {} tokens, ms", 1.0),
@@ -22,7 +22,7 @@ ROWS = {
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of the table: each figure of each bundle with its spread."""
+    """Yield the lines of the table: each figure of each bundle with its spread."""
     yield from _head(report)
     bundles = report["bundles"]
     ratios = [{}, *report["ratios_to_first"]]
@@ -70,7 +70,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lengths(bundles: Any, key: str) -> list[str | None]:
-    """The lengths that any bundle has a figure for; None alone where there are none."""
+    """Return the lengths for which a bundle has a figure; [None] for a figure without lengths."""
     figures = [bundle[key] for bundle in bundles]
     if any(figure is None or "median" in figure for figure in figures):
         return [None]
@@ -93,5 +93,5 @@ def _ratio(figure: Mapping[str, float] | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, and all of those before the point."""
+    """Format with three significant digits, but with all digits of the integer part."""
     return f"{value:.0f}" if abs(value) >= 10**DIGITS else f"{value:#.{DIGITS}g}".rstrip(".")

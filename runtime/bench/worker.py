@@ -1,13 +1,14 @@
-"""One measurement of one bundle, in a process of its own.
+"""One measurement of one bundle, in its own process.
 
     python -m edgeseq.runtime.bench.worker JSON PARENT
 
-``JSON`` is a ``Task``, ``PARENT`` the process that asks for it. The last line of standard output is
-one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1. Nothing of edgeseq
-but its errors is imported before the clock runs.
+``JSON`` is a ``Workload``, ``PARENT`` the id of the process that asks for it. The last line of
+standard output is one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1.
+Only edgeseq's errors are imported before the clock starts.
 
-Generation is greedy, one prompt of seeded random ids, no token ends it and no penalty changes it,
-so that bundles with other defaults compare. What comes first is thrown away.
+Generation is greedy, from one prompt of seeded random ids, without an end-of-sequence token and
+without penalties, so that bundles with different defaults are comparable. A warm-up generation
+comes first and does not count.
 """
 
 from __future__ import annotations
@@ -36,39 +37,40 @@ OPTIONS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-SOURCE_TOKENS = 32  # what an encoder reads while the decoder's speed is measured
-WARM_UP_TOKENS = 8  # of prompt and of output
-WATCH_S = 1.0  # between two looks at whether the parent is still there
+SOURCE_TOKENS = 32  # that the encoder reads when the decoder's speed is measured
+WARM_UP_TOKENS = 8  # of the prompt, and as many new ones
+WATCH_S = 1.0  # between two checks that the parent still runs
 
 
 class Run(NamedTuple):
-    """A run of a session."""
+    """One run of a session."""
 
-    session: int  # its identity
+    session: int  # the session's `id`
     start_s: float
     end_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What to measure. All prompts and contexts fit the model."""
+    """What to measure; all lengths fit the model."""
 
     folder: str
     load_options: Mapping[str, Any]  # keyword arguments of ``load``
-    prompt_lengths: Sequence[int]  # for the first token; after an encoder lengths of sources
-    new_tokens: Sequence[tuple[int, int]]  # pairs: tokens of context, and how many follow it
-    repeats: int  # of a first token
+    prompt_lengths: Sequence[int]  # for the time to first token; of the source, if any
+    new_tokens: Sequence[tuple[int, int]]  # pairs: tokens of context, new tokens after it
+    repeats: int  # of each time to first token
 
 
 def measure(task: Workload) -> dict[str, Any]:
-    """Load the bundle once and measure it.
+    """Load the bundle once and measure it; return the figures.
 
-    Keys name their units; what depends on a length is by it, as text. None: the system does not
-    say. ``versions`` are those of what computed.
+    Keys name their units. A figure that depends on a length is a mapping from the length, as a
+    string. A figure is None if the system does not provide it. ``versions`` holds the versions of
+    ONNX Runtime and numpy.
     """
     started = time.perf_counter()
     from ..loading import load
-    from ..ort.engine import open_engine  # noqa: F401  # what ``load`` imports late
+    from ..ort.engine import open_engine  # noqa: F401  # ``load`` imports it late
     from .machine import peak_bytes, resident_bytes
 
     imported = time.perf_counter()
@@ -96,18 +98,19 @@ def measure(task: Workload) -> dict[str, Any]:
 
 
 def _decode(model: Model, context: int, new_tokens: int) -> tuple[float, float]:
-    """Tokens a second after the first one, and median ms of a step in which no session runs."""
+    """Return tokens/s after the first token, and the median ms of a step outside all sessions."""
     with _timed_runs() as runs:
         timings = _generate(model, context, new_tokens, after_encoder=True).timings
-    gaps_s = gaps_of(runs)[2 - new_tokens :]  # not before the second step
+    gaps_s = gaps_of(runs)[2 - new_tokens :]  # without the gap before the first decode step
     return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps_s)
 
 
 def gaps_of(runs: Sequence[Run]) -> list[float]:
-    """Before each run of the decoder but the first of all, the seconds in which nothing ran.
+    """Return the seconds without a running session before each run of the decoder.
 
-    The decoder is what ran most often, and first of those: on a device a graph that finds the best
-    logits may run after it.
+    The decoder is the session with the most runs; among several, the one that ran first: on a
+    device, a graph that finds the highest logits may run after each of its runs. The very first run
+    has no gap before it.
     """
     sessions = [run.session for run in runs]
     decoder = max(dict.fromkeys(sessions), key=sessions.count)
@@ -123,7 +126,10 @@ def gaps_of(runs: Sequence[Run]) -> list[float]:
 def _generate(
     model: Model, length: int, new_tokens: int, *, after_encoder: bool = False
 ) -> GenerationResult:
-    """Generate after a prompt of ``length``, with ``after_encoder`` what the decoder reads."""
+    """Return the result of generating after a prompt of ``length`` tokens.
+
+    ``after_encoder``: the decoder reads the prompt, and an encoder reads ``SOURCE_TOKENS``.
+    """
     options = {**OPTIONS, "max_new_tokens": new_tokens}
     manifest = model.bundle.manifest
     if after_encoder and manifest.has_encoder:
@@ -145,7 +151,7 @@ def _ids(model: Model, count: int) -> list[int]:
 
 @contextmanager
 def _timed_runs() -> Iterator[list[Run]]:
-    """The runs of any session of this process."""
+    """Collect the runs of all sessions of this process."""
     from ..ort.graph_session import GraphSession
 
     runs: list[Run] = []
@@ -168,9 +174,9 @@ def _megabytes(size_bytes: int | None) -> float | None:
 
 
 def end_with(parent: int) -> None:
-    """End this process when ``parent`` is gone, as a start that is interrupted may leave it.
+    """End this process when ``parent`` has ended: an interrupted start may leave it running.
 
-    Where processes keep the number of a parent that is gone, as on Windows, it never does.
+    This has no effect if the system keeps the id of a parent that has ended, as Windows does.
     """
 
     def watch() -> None:
@@ -182,7 +188,7 @@ def end_with(parent: int) -> None:
 
 
 def main() -> int:
-    """Measure and print the JSON object; returns the exit status."""
+    """Measure and print the JSON object; return the exit status."""
     end_with(int(sys.argv[2]))
     try:
         print(json.dumps(measure(Workload(**json.loads(sys.argv[1])))))

@@ -1,1 +1,1 @@
-"""A bundle on disk: its manifest, weights file and graph contract; reading, writing, the demos."""
+"""Bundles on disk: manifest, weights file, graph contract, reading, writing, demo bundles."""

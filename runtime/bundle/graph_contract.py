@@ -1,6 +1,6 @@
-"""Names and shapes of what the graphs take and give: ``docs/graph.md`` as code.
+"""Names and shapes of the graphs' inputs and outputs: ``docs/graph.md`` as code.
 
-Export makes graphs by it and loading checks them by it.
+Export builds graphs with these names and shapes, and loading checks them.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from typing import Any
 from ..errors import BundleError
 from .manifest import MANIFEST_NAME, Dimensions, Manifest
 
-PARTS = ("key", "value")  # of a layer's cache and of its cross-attention
-Shape = tuple[str | int, ...]  # a dimension's name where it is dynamic, else its size
+PARTS = ("key", "value")  # of a layer's KV cache and of its cross-attention
+Shape = tuple[str | int, ...]  # the size of each dimension, or its name if it is dynamic
 Shapes = Mapping[str, Shape]
 CACHE_TYPES = {"float32": "tensor(float)", "int8": "tensor(int8)", "float16": "tensor(float16)"}
 
 
 def layer_names(sizes: Dimensions) -> list[str]:
-    """``0.key``, ``0.value``, ``1.key`` and so on: the order of all lists of such tensors."""
+    """Return ``0.key``, ``0.value``, ``1.key`` and so on: the order of all lists of KV tensors."""
     return [f"{layer}.{part}" for layer in range(sizes.layers) for part in PARTS]
 
 
 def decoder_inputs(sizes: Dimensions, *, after_encoder: bool) -> Shapes:
-    """Return the decoder's inputs; after an encoder also cross-attention keys and values."""
+    """Return the decoder's inputs.
+
+    ``after_encoder``: include the source lengths and the cross-attention keys and values.
+    """
     cross: Shapes = {"source_lengths": ("batch",), **encoder_outputs(sizes)}
     return {
         "input_ids": ("rows", "n"),
@@ -56,7 +59,7 @@ def encoder_outputs(sizes: Dimensions) -> Shapes:
 
 
 def check_graph(session: Any, role: str, manifest: Manifest) -> None:
-    """Raise ``BundleError`` where a session's graph is not the one that the manifest describes."""
+    """Raise ``BundleError`` if a session's graph is not the one that the manifest describes."""
     sizes = manifest.dimensions
     if role == "encoder":
         expected = {**encoder_inputs(), **encoder_outputs(sizes)}

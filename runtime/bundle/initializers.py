@@ -1,7 +1,7 @@
 """ONNX initializers whose data lies in a bundle's weights file.
 
-Export and quantize write graphs with them; both need the package ``onnx``. Running a bundle does
-not, and nothing that a runtime imports loads this module.
+Export and quantize write graphs with them, and both need the package ``onnx``. Running a bundle
+does not need it, so no module that loads with the runtime imports this one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from onnx import helper
 
 from .weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WEIGHTS_FILE_NAME
 
-LOOKUPS = {"Gather", "GatherBlockQuantized"}  # operators that read a few rows of a table
+LOOKUPS = {"Gather", "GatherBlockQuantized"}  # operators that read few rows of a table
 
 
 def external_tensor(name: str, array: NDArray[Any], offset: int) -> onnx.TensorProto:
-    """Return an initializer whose data lies at ``offset`` of the weights file."""
+    """Return an initializer whose data lies at byte ``offset`` of the weights file."""
     tensor = onnx.TensorProto(
         name=name,
         data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
@@ -34,17 +34,16 @@ def external_tensor(name: str, array: NDArray[Any], offset: int) -> onnx.TensorP
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:
-    """Return the size of an initializer's data."""
+    """Return the size of an initializer's data in bytes."""
     itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return int(math.prod(tensor.dims) * itemsize)
 
 
 def shifts_others(tensor: onnx.TensorProto) -> bool:
-    """Return whether packed weights after this one would lose their alignment.
+    """Return whether packed weights after this initializer would lose their alignment.
 
     ONNX Runtime writes packed weights in the order of the initializers, and its kernels rely on
-    their alignment (``runtime/ort/prepacked.py``): sort by this key, so that such tensors come
-    last.
+    their alignment (``runtime/ort/prepacked.py``). Sort by this key to put such initializers last.
     """
     return size_bytes(tensor) % SMALL_TENSOR_ALIGNMENT_BYTES != 0
 
@@ -52,13 +51,13 @@ def shifts_others(tensor: onnx.TensorProto) -> bool:
 def weights_per_run_bytes(
     nodes: Iterable[onnx.NodeProto], initializers: Iterable[onnx.TensorProto]
 ) -> int:
-    """Return the bytes of the weights that every run reads: all but the tables."""
+    """Return the size in bytes of the weights that every run reads; lookup tables do not count."""
     read = {name for node in nodes if node.op_type not in LOOKUPS for name in node.input}
     return sum(size_bytes(tensor) for tensor in initializers if tensor.name in read)
 
 
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, including those in the bodies of loops."""
+    """Yield all nodes of a graph, including the nodes in the bodies of loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,6 +1,6 @@
-"""The manifest of a bundle, ``edgeseq.json``: what it says and how it is read.
+"""The manifest of a bundle, ``edgeseq.json``: its fields, and how they are read and checked.
 
-It knows nothing of files beyond their names: ``bundle.py`` compares it with the folder.
+This module knows files only by name. ``reading.py`` compares the manifest with the folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROLES: dict[Kind, tuple[str, ...]] = {
     "encoder-decoder": ("encoder", "decoder"),
 }
 CacheDtype = Literal["float32", "int8", "float16"]
-# The role of the decoder's graph by what its cache holds; the first is in every bundle.
+# The role of the decoder's graph, by the dtype of its KV cache. Every bundle has the first one.
 DECODERS: dict[CacheDtype, str] = {
     "float32": "decoder",
     "int8": "decoder_int8_cache",
@@ -34,38 +34,38 @@ DECODERS: dict[CacheDtype, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dimensions:
-    """The sizes that the runtime allocates by."""
+    """The sizes that the runtime needs to allocate memory."""
 
     layers: int  # of the decoder
     heads: int
-    head_size: int  # as the model has it
-    stored_head_size: int  # as the graphs have it: padded to a multiple of 8
+    head_size: int  # in the model
+    stored_head_size: int  # in the graphs: padded to a multiple of 8
     vocabulary: int
-    max_positions: int | None  # None: not bound by a table
+    max_positions: int | None  # None: no table limits the positions
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFormat:
-    """The element type of the cache, unless another is asked for."""
+    """The element type of the KV cache, unless the caller asks for another one."""
 
     dtype: CacheDtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFormat:
-    """The tokenizer and how its text is finished."""
+    """The tokenizer and its settings."""
 
-    file: str | None  # None: the tokens are ByT5's bytes
-    sentinels: int  # how many tokens follow ByT5's bytes; 0 with a file, which names its own
-    special_tokens_strip: bool  # whether ByT5's take the whitespace around them; False with a file
+    file: str | None  # None: ByT5's tokenizer, whose tokens are bytes
+    sentinels: int  # number of tokens after ByT5's bytes; 0 with a file, which lists its own
+    special_tokens_strip: bool  # whether ByT5's strip the whitespace around them; False with a file
     clean_up_tokenization_spaces: bool
-    model_max_length: int | None  # tokens that truncation leaves; None: there is no bound
-    truncation_side: Side  # where it cuts
+    model_max_length: int | None  # most tokens after truncation; None: no limit
+    truncation_side: Side  # the side that truncation cuts off
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedWeight:
-    """A float32 matrix of the weights file that more than one graph reads."""
+    """A float32 matrix in the weights file that several graphs read."""
 
     offset_bytes: int
     rows: int
@@ -74,28 +74,28 @@ class SharedWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What quantizing cost, measured on a text with the source bundle beside it."""
+    """The quality that quantization cost, measured on a text against the source bundle."""
 
-    text: str  # name of its file
-    tokens: int  # predicted
-    context_tokens: int | None  # read at most at once; None: each target as a whole
-    kv_cache: CacheDtype  # with which the quantized model read it
-    source_cross_entropy: float  # nats a token
-    cross_entropy: float
-    perplexity_rise: float  # 0.01: one percent higher than the source's
-    perplexity_rise_limit: float  # that the recipe, or the caller, asked for
-    kl_divergence: float  # nats, of the next token's distribution from the source's, mean
+    text: str  # name of the text's file
+    tokens: int  # number of predicted tokens
+    context_tokens: int | None  # most tokens that are read at once; None: each target is whole
+    kv_cache: CacheDtype  # dtype of the quantized model's KV cache
+    source_cross_entropy: float  # of the source bundle, nats a token
+    cross_entropy: float  # of the quantized bundle, nats a token
+    perplexity_rise: float  # 0.01: one percent above the source bundle's perplexity
+    perplexity_rise_limit: float  # the highest rise that the recipe or the caller allowed
+    kl_divergence: float  # nats, mean over tokens of KL(source || quantized)
     top1_agreement: float  # share of positions with the same most probable token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What the weights are stored as."""
+    """The form in which the weights are stored."""
 
     recipe: str
-    block_size: int | None  # weights that share a scale, where the recipe stores blocks
-    kept: Mapping[str, str]  # sensitive layers, and as what they are stored instead
-    quality: Quality | None  # None where nothing was quantized
+    block_size: int | None  # weights that share a scale; None if the recipe stores no blocks
+    kept: Mapping[str, str]  # sensitive layer -> the form in which it is stored instead
+    quality: Quality | None  # None if nothing was quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,21 +103,21 @@ class Source:
     """The checkpoint that the bundle was made from."""
 
     id: str  # folder name or Hub id
-    revision: str | None  # commit of the Hub
+    revision: str | None  # commit on the Hub
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How far the bundle's logits are from those of the PyTorch model, on random prompts."""
+    """The difference between the bundle's and the PyTorch model's logits on random prompts."""
 
-    positions: int  # how many distributions were compared
+    positions: int  # number of positions whose logits were compared
     max_logit_difference: float  # largest absolute difference
     max_logit: float  # largest absolute logit of the PyTorch model
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """Size and hash of a file of the bundle."""
+    """The size and hash of a file of the bundle."""
 
     size_bytes: int
     sha256: str
@@ -125,7 +125,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that a bundle says of itself."""
+    """The content of ``edgeseq.json``, which describes the whole bundle."""
 
     schema: int
     architecture: str  # Hugging Face `model_type`
@@ -133,22 +133,22 @@ class Manifest:
     dimensions: Dimensions
     kv_cache: CacheFormat
     graphs: Mapping[str, str]  # role -> file
-    shared_weights: Mapping[str, SharedWeight]  # by the name that it has in those graphs
+    shared_weights: Mapping[str, SharedWeight]  # name in the graphs -> matrix
     tokenizer: TokenizerFormat
-    generation: Mapping[str, Any]  # defaults, special token ids among them
-    prefix: str | None  # what pipelines put before every text
-    task_specific_params: Mapping[str, Mapping[str, Any]]  # by task: a prefix, and defaults
-    weights_per_token_bytes: int  # what a step of the decoder reads of the weights
+    generation: Mapping[str, Any]  # default options, including special token ids
+    prefix: str | None  # text that pipelines put before every input
+    task_specific_params: Mapping[str, Mapping[str, Any]]  # task -> prefix and default options
+    weights_per_token_bytes: int  # size of the weights that a decode step reads
     quantization: Quantization
     source: Source
-    verification: Verification | None  # None only while the bundle is being made
+    verification: Verification | None  # None only while the bundle is being written
     producers: Mapping[str, str]  # package -> version
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # all but the manifest itself
-    seal: str = ""  # sha256 of all the above
+    seal: str = ""  # sha256 of all other fields
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the decoder reads the output of an encoder."""
+        """Whether the decoder reads encoder output."""
         return self.kind == "encoder-decoder"
 
     @property
@@ -157,11 +157,11 @@ class Manifest:
         return ROLES[self.kind]
 
     def sealed(self) -> Manifest:
-        """The same with its seal."""
+        """Return the same manifest with its seal."""
         return replace(self, seal=self._hash())
 
     def check_seal(self, text: str) -> None:
-        """Raise ``BundleError`` if ``text`` is not what was written, to the byte."""
+        """Raise ``BundleError`` if ``text``, the file's content, changed after it was written."""
         if self.seal != self._hash() or text != self.to_json():
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after it was written (its seal does not fit): "
@@ -175,12 +175,15 @@ class Manifest:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of ``edgeseq.json``."""
+        """Return the text of ``edgeseq.json``."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read ``edgeseq.json``; anything unexpected raises ``BundleError``."""
+        """Return the manifest in the ``text`` of ``edgeseq.json``.
+
+        Raises ``BundleError`` for anything unexpected.
+        """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -211,7 +214,7 @@ def _check_schema(schema: int) -> None:
 
 
 def _check_names(manifest: Manifest) -> None:
-    """Every file lies in the folder itself or below it, and every file used is listed."""
+    """Raise ``BundleError`` for an unsafe path, a missing graph or a file that is not listed."""
     for name in manifest.files:
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
@@ -237,7 +240,10 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as the annotated type ``kind``, or ``BundleError`` naming ``where``."""
+    """Return ``value`` from JSON as the annotated type ``kind``.
+
+    Raises ``BundleError``, which names the field ``where``, for a value of another type.
+    """
     if hasattr(kind, "__dataclass_fields__"):
         return _read_dataclass(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)

@@ -14,21 +14,21 @@ PARTIAL = ".partial-"  # in the name of a folder that is being written
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder whose manifest is sound and whose files have the sizes it says."""
+    """A folder with a valid manifest, whose files have the sizes that the manifest gives."""
 
     folder: Path
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """The path of a file that the manifest lists."""
+        """Return the path of a file that the manifest lists."""
         return self.folder / name
 
 
 def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
-    """Read and check a bundle; with ``verify`` the hash of every file too.
+    """Read and check a bundle; ``verify``: also check the hash of every file, and the seal.
 
-    Raises ``BundleError`` for a folder that is no bundle, is damaged, has a newer schema, or names
-    files outside itself.
+    Raises ``BundleError`` for a folder that is not a bundle, is damaged, has a newer schema, or
+    names files outside itself.
     """
     manifest_path = folder / MANIFEST_NAME
     if folder.is_file():
@@ -54,7 +54,7 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Size and hash of a file."""
+    """Return the size and hash of a file."""
     import hashlib  # late: it loads OpenSSL, which only this needs
 
     digest = hashlib.sha256()

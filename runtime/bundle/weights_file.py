@@ -1,8 +1,8 @@
 """The one file that holds the weights of all graphs of a bundle.
 
-Raw little-endian tensors, each at an offset that the operating system can map, each content once:
-a tensor that two graphs use, or one graph uses under two names, is one stretch of the file. What
-the tensors are called is written in the graphs, as ONNX external data.
+It holds raw little-endian tensors, at offsets that the operating system can map. Equal tensors are
+stored once, even if two graphs use them or one graph uses them under two names. The names of the
+tensors are in the graphs, as ONNX external data.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SMALL_TENSOR_ALIGNMENT_BYTES = 64
 class WeightsFile:
     """A weights file that is being written.
 
-    Tensors of a page or more start on a page, so that they can be mapped one by one; smaller ones
-    start on a cache line.
+    A tensor of at least a page starts on a page, so that it can be mapped by itself. A smaller
+    tensor starts on a cache line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class WeightsFile:
         self._places: dict[tuple[str, bytes], tuple[int, int]] = {}
 
     def add(self, array: np.ndarray[Any, Any]) -> tuple[int, int]:
-        """``(offset, length)`` in bytes of ``array`` in the file; written if it is not there."""
+        """Write ``array`` if the file lacks it; return its ``(offset, length)`` in bytes."""
         import hashlib  # late: it loads OpenSSL, which running a bundle does not need
 
         data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))

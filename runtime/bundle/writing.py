@@ -1,8 +1,8 @@
-"""Writing a bundle so that it is there as a whole or not at all.
+"""Writing a bundle completely or not at all.
 
-Files are made in a temporary folder beside the target, the manifest last, and the folder is then
-moved into place. Whatever interrupts this leaves no folder that loads, and nothing that was there
-before is touched until the new bundle is complete.
+Files are written to a temporary folder beside the target, the manifest last. The folder is then
+moved into place. After an interruption there is no incomplete bundle that loads, and an older
+bundle in the same place is untouched until the new one is complete.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from .reading import PARTIAL, Bundle, file_entry
 
 
 class BundleWriter:
-    """``with BundleWriter(out) as writer``: fill ``writer.folder``, then ``commit`` a manifest.
+    """A context manager that writes a bundle to ``out``.
 
-    Raises ``BundleError`` where ``out`` exists, unless it is an empty folder, or a bundle and
-    ``overwrite`` is set.
+    In its ``with`` block, write files to ``writer.folder``, then ``commit`` a manifest. Raises
+    ``BundleError`` if ``out`` exists, unless it is an empty folder, or a bundle and ``overwrite``
+    is set.
     """
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
@@ -53,7 +54,10 @@ class BundleWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def commit(self, manifest: Manifest) -> Bundle:
-        """Complete ``manifest`` with the files' sizes and hashes and move all into place."""
+        """Add the files' sizes and hashes to ``manifest``, and move the bundle into place.
+
+        Raises ``BundleError`` if it cannot be moved because a program has files there open.
+        """
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
         files = {path.relative_to(self.folder).as_posix(): file_entry(path) for path in paths}
         manifest = replace(manifest, files=files).sealed()

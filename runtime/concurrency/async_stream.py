@@ -1,4 +1,4 @@
-"""A stream for an event loop: the work is done in a thread, the pieces come through a queue."""
+"""A stream for an event loop: a thread does the work, and a queue passes on the pieces."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 END: Final = object()
-OWN = "edgeseq-"  # what the names of threads begin with that work for a call
+OWN = "edgeseq-"  # prefix of the names of threads that work for a call
 
 
 async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> AsyncIterator[str]:
-    """The pieces of ``begin()`` as they come; it is called, and they are taken, in a thread.
+    """Yield the pieces of ``begin()``; a thread calls it and reads its iterator.
 
-    When this is closed, or the task that reads it is cancelled, ``stop`` is set, on which the
-    pieces have to end; the thread has ended when this has, unless it is cancelled once more.
+    ``stop`` is set when this generator is closed or the task that reads it is cancelled. The
+    iterator must then end. The thread has ended when this generator ends, unless the task is
+    cancelled a second time.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[object] = asyncio.Queue()
@@ -23,7 +24,7 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
     def put(item: object) -> None:
         try:
             loop.call_soon_threadsafe(queue.put_nowait, item)
-        except RuntimeError:  # the loop was closed: nobody reads any more
+        except RuntimeError:  # the loop was closed, so nobody reads the pieces
             stop.set()
 
     def work() -> None:
@@ -46,7 +47,7 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
             yield item
     finally:
         stop.set()
-        if _is_running(loop):  # else the interpreter ends, and nothing can be waited for
+        if _is_running(loop):  # else the interpreter is exiting, and waiting is impossible
             while item is not END:
                 item = await queue.get()
             thread.join()
@@ -55,12 +56,12 @@ async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> As
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     try:
         return asyncio.get_running_loop() is loop
-    except RuntimeError:  # none is
+    except RuntimeError:  # no loop is running
         return False
 
 
 def is_interpreter_ending() -> bool:
-    """Whether Python waits for none but edgeseq's own threads: the program's have ended."""
+    """Return whether the program's threads have ended and Python waits only for edgeseq's own."""
     main = threading.main_thread()
     return not main.is_alive() and not any(
         not thread.daemon and thread is not main and not thread.name.startswith(OWN)

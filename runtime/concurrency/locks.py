@@ -1,4 +1,4 @@
-"""Whose turn it is where threads share something: the order in which they came."""
+"""A fair lock, and slots for a number of generations at once: both served in order of arrival."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import contextmanager
 
 from ..errors import EdgeseqError
 
-POLL_S = 0.1  # how often one who waits asks whether to go on waiting
-PATIENCE_S = 5.0  # without a step of those whose end is waited for
+POLL_S = 0.1  # between two questions of a waiting call whether it is cancelled
+PATIENCE_S = 5.0  # generations without a step for so long may never end
 
 
 class FairLock:
-    """A lock that is taken in the order of arrival; not by one thread twice.
+    """A lock that threads get in order of arrival; it is not reentrant.
 
-    Python's own lets whoever is quick go first: of several streams one would run and the others
-    stand still.
+    Python's own lock goes to the quickest thread: one of several streams would run and the others
+    would stand still.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class FairLock:
     def __enter__(self) -> None:
         me = threading.get_ident()
         with self._lock:
-            # A thread that asks again was interrupted (Ctrl-C) before it could pass its turn on.
+            # A thread that asks again was interrupted (Ctrl-C) before it could release the lock.
             if self._owner is None or self._owner == me:
                 self._owner = me
                 return
@@ -44,14 +44,14 @@ class FairLock:
                 if (ticket, me) in self._waiting:
                     self._waiting.remove((ticket, me))
                 else:
-                    self._pass_on()
+                    self._hand_over()
             raise
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._pass_on()
+            self._hand_over()
 
-    def _pass_on(self) -> None:
+    def _hand_over(self) -> None:
         if self._waiting:
             ticket, self._owner = self._waiting.popleft()
             ticket.release()
@@ -60,113 +60,119 @@ class FairLock:
 
 
 class Slot:
-    """Room for one generation, or a wait for it."""
+    """A slot for one generation, or its position in the queue."""
 
     def __init__(self) -> None:
         self.is_held = False
-        # No Event, which has a lock of its own that a collector's finalizer may find taken.
+        # Not an Event: a finalizer of the garbage collector may find its inner lock taken.
         self.given = threading.Lock()
         self.given.acquire()
         self.step()
 
     def step(self) -> None:
-        """Say that the generation goes on, in this thread."""
+        """Note that the generation made a step, in this thread."""
         self.thread = threading.get_ident()
         self.stepped_s = time.monotonic()
 
 
 class Slots:
-    """Room for ``count`` generations at once; those beyond wait, and go on in order of arrival."""
+    """Slots for ``count`` generations at once; further ones wait in order of arrival."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._lock = threading.Lock()
         self._queue: deque[Slot] = deque()
         self._held: set[Slot] = set()
-        # The garbage collector may end a stream anywhere, in a thread that has the lock too: it
-        # puts the place here, and whoever has the lock, or gets it, gives it on.
+        # The garbage collector may end a stream anywhere, even in a thread that has the lock. It
+        # puts the slot here, and whoever has the lock, or gets it, hands the slot on.
         self._freed: deque[Slot] = deque()
         self._when_empty: Callable[[], None] | None = None
         self._process = os.getpid()
 
     @contextmanager
     def one(self, cancelled: Callable[[], bool] | None = None) -> Iterator[Slot]:
-        """A place while the block runs. Once ``cancelled``, none is waited for any more.
+        """Hold a slot while the block runs; do not wait for one once ``cancelled``.
 
-        Raises ``EdgeseqError`` where it is waited for in vain: the generations that have the
-        places went on last in threads that wait themselves, and long ago.
+        Raises ``EdgeseqError`` if no slot can become free: the generations that hold them made
+        their last step long ago, in threads that wait for a slot themselves.
         """
-        place = self._take(cancelled)
+        slot = self._take(cancelled)
         try:
-            yield place
+            yield slot
         finally:
-            # After a fork others may hold the lock, who are not here.
-            if place.is_held and os.getpid() == self._process:
-                self._freed.append(place)
-                self._settle()
+            # In a forked child the lock may be taken by a thread that exists in the parent alone.
+            if slot.is_held and os.getpid() == self._process:
+                self._freed.append(slot)
+                self._hand_on_unless_locked()
 
     def when_empty(self, action: Callable[[], None]) -> None:
-        """Do ``action`` once no generation has a place or waits for one."""
+        """Do ``action`` once no generation holds a slot or waits for one."""
         with self._changing():
             self._when_empty = action
             self._act_if_empty()
+
+    @property
+    def held(self) -> int:
+        """The number of slots that generations hold."""
+        with self._changing():
+            return len(self._held)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         try:
             with self._lock:
-                self._give_on()
+                self._hand_on_freed()
                 yield
         finally:
-            self._settle()
+            self._hand_on_unless_locked()
 
-    def _settle(self) -> None:
-        """Give on what was freed, unless another has the lock, who does it afterwards."""
+    def _hand_on_unless_locked(self) -> None:
+        """Hand on freed slots, unless another thread has the lock: it does so afterwards."""
         while self._freed and self._lock.acquire(blocking=False):
             try:
-                self._give_on()
+                self._hand_on_freed()
             finally:
                 self._lock.release()
 
-    def _give_on(self) -> None:
+    def _hand_on_freed(self) -> None:
         while self._freed:
-            self._give_back(self._freed.popleft())
+            self._free(self._freed.popleft())
 
     def _take(self, cancelled: Callable[[], bool] | None) -> Slot:
-        place = Slot()
+        slot = Slot()
         with self._changing():
             if len(self._held) < self._count:  # then nobody waits
-                self._hold(place)
-                return place
-            self._queue.append(place)
+                self._hold(slot)
+                return slot
+            self._queue.append(slot)
         try:
-            while not place.given.acquire(timeout=PATIENCE_S if cancelled is None else POLL_S):
+            while not slot.given.acquire(timeout=PATIENCE_S if cancelled is None else POLL_S):
                 if cancelled is not None and cancelled():
-                    self._leave(place)
-                    return place
+                    self._leave(slot)
+                    return slot
                 self._check_hope()
         except BaseException:
-            self._leave(place)
+            self._leave(slot)
             raise
-        return place
+        return slot
 
-    def _leave(self, place: Slot) -> None:
-        """Wait no longer; what was given meanwhile is given back."""
+    def _leave(self, slot: Slot) -> None:
+        """Leave the queue; free the slot if it was given meanwhile."""
         with self._changing():
-            if place.is_held:
-                self._give_back(place)
+            if slot.is_held:
+                self._free(slot)
             else:
-                self._queue.remove(place)
+                self._queue.remove(slot)
                 self._act_if_empty()
 
-    def _hold(self, place: Slot) -> None:
-        place.is_held = True
-        self._held.add(place)
-        place.given.release()
+    def _hold(self, slot: Slot) -> None:
+        slot.is_held = True
+        self._held.add(slot)
+        slot.given.release()
 
-    def _give_back(self, place: Slot) -> None:
-        place.is_held = False
-        self._held.remove(place)
+    def _free(self, slot: Slot) -> None:
+        slot.is_held = False
+        self._held.remove(slot)
         if self._queue:
             self._hold(self._queue.popleft())
         self._act_if_empty()
@@ -177,9 +183,9 @@ class Slots:
 
     def _check_hope(self) -> None:
         with self._changing():
-            waiting = {place.thread for place in self._queue}
+            waiting = {slot.thread for slot in self._queue}
             since = time.monotonic() - PATIENCE_S
-            lost = all(p.thread in waiting and p.stepped_s < since for p in self._held)
+            lost = all(s.thread in waiting and s.stepped_s < since for s in self._held)
             full = len(self._held) >= self._count
         if lost and full:
             raise EdgeseqError(

@@ -1,1 +1,1 @@
-"""Decoding strategies in numpy: the loop, greedy search and sampling, beams, prompt lookup."""
+"""Decoding in numpy: the loop, its strategies, choices and scoring."""

@@ -1,11 +1,12 @@
 """Beam search and beam sampling, as in Transformers since 4.50.
 
-The most probable ``num_beams`` continuations of a prompt go on; those that end become hypotheses,
-ranked by their log-probability over their length to the power of ``length_penalty``. Source:
-``GenerationMixin._beam_search`` (4.57.6).
+At every step, the ``num_beams`` most probable continuations of a prompt become its beams. A
+continuation that ends becomes a hypothesis. Hypotheses are ranked by their log-probability, divided
+by their length to the power of ``length_penalty``. Source: ``GenerationMixin._beam_search``
+(4.57.6).
 
-One difference: Transformers fills up with copies of score -1e9 where fewer than ``num_beams``
-continuations are possible at all; here there are fewer beams then.
+There is one difference. If fewer than ``num_beams`` continuations are possible, Transformers adds
+copies with a score of -1e9. Here there are fewer beams.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .stopping import Stopping
 
 
 class BeamSearch:
-    """Beams of several prompts, whose rows stand prompt after prompt."""
+    """A beam search on several prompts, whose rows are in the order of the prompts."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class BeamSearch:
         self._scratch: Logits | None = None  # for one row
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
-        """Decide on the continuations of every prompt's beams."""
+        """Choose the continuations of every prompt's beams."""
         scan, known = self._prepare(logits)
         next_tokens: list[int] = []
         parent_rows: list[int] = []
@@ -64,9 +65,11 @@ class BeamSearch:
         return Choice(next_tokens, parent_rows, new_tokens)
 
     def _prepare(self, logits: Logits) -> tuple[Scan | None, Logits]:
-        """What makes log-probabilities of logits, None if they are; and the model's own of those.
+        """Return a scan of ``logits``, and the model's own log-probabilities.
 
-        Where nothing looks at all log-probabilities they are not made, but for the few that count.
+        The logits become log-probabilities in place, and then the processors change them; the scan
+        is None. If no processor, sampling or ``logprobs`` option needs all log-probabilities, the
+        logits are returned as they are, and the scan has the normalizers for the few best ones.
         """
         options = self._options
         if self._scratch is None:
@@ -88,7 +91,7 @@ class BeamSearch:
         return None, known
 
     def results(self) -> Sequence[Found]:
-        """Each prompt's best hypotheses, the best first."""
+        """Return each prompt's best hypotheses, the best first."""
         count = self._options.num_return_sequences
         return [found for prompt in self._prompts for found in prompt.found(count)]
 
@@ -108,7 +111,7 @@ class _PromptBeams:
         self._hypotheses: list[Hypothesis] = []  # the best first
         self._text = index * options.num_return_sequences
         self._agreement = CertainPrefix(self._text)
-        # Enough that num_beams go on even if each beam's best continuations are ends.
+        # Enough to continue num_beams even if the best continuations of each beam are its ends.
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
 
     @cached_property
@@ -118,10 +121,10 @@ class _PromptBeams:
     def advance(
         self, logits: Logits, scan: Scan | None, known: Logits, interrupt: FinishReason | None
     ) -> list[NewToken]:
-        """Go a step on; the tokens that are final now.
+        """Advance the beams by one step; return the tokens that have become final.
 
-        ``logits: (beams, vocab)``, log-probabilities unless there is a ``scan`` of them;
-        ``known``: the model's own.
+        ``logits: (beams, vocab)`` are log-probabilities, unless there is a ``scan`` to normalize
+        them. ``known``: the model's own log-probabilities.
         """
         beams, options = self.beams, self._options
         if options.do_sample:
@@ -148,19 +151,19 @@ class _PromptBeams:
         return self._agreement.advance([] if self.is_done else [beams], best)
 
     def found(self, count: int) -> list[Found]:
-        """The ``count`` best hypotheses."""
-        if not self._hypotheses and not self.is_done:  # nothing was decided
+        """Return the ``count`` best hypotheses."""
+        if not self._hypotheses and not self.is_done:  # cancelled before the first step
             return [Found(self._text, (), "cancelled", None, self.beams.logprobs[0])] * count
         return [hypothesis.found(self._text) for hypothesis in self._hypotheses[:count]]
 
     def _finish(self, hypothesis: Hypothesis) -> None:
-        """Take a hypothesis among the ``num_beams`` best; of equals the older one is better."""
+        """Add a hypothesis and keep the ``num_beams`` best; of equal ones, the older is better."""
         self._hypotheses.append(hypothesis)
         self._hypotheses.sort(key=lambda kept: -kept.score)
         del self._hypotheses[self._options.num_beams :]
 
     def _is_settled(self) -> bool:
-        """Whether no running beam is taken to become one of the best."""
+        """Return whether no running beam is expected to become one of the best hypotheses."""
         options = self._options
         if len(self._hypotheses) < options.num_beams:
             return False

@@ -1,4 +1,4 @@
-"""The texts that a beam search follows, and those that it has finished."""
+"""The running beams of a beam search, and its hypotheses."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FIRST_ROOM = 1024  # new tokens that a beam has room for before it grows
 class Hypothesis(NamedTuple):
     """A text that has ended."""
 
-    token_ids: list[int]  # new ones
+    token_ids: list[int]  # new tokens
     score: float
     finish_reason: FinishReason
     logprobs: Logprobs | None
 
     def found(self, text: int) -> Found:
-        """As a result."""
+        """Return the hypothesis as a result; ``text``: the index of the text."""
         return Found(text, self.token_ids, self.finish_reason, self.score, self.logprobs)
 
 
@@ -39,16 +39,16 @@ class Branch(NamedTuple):
     token: int
     score: float
     matcher: Matcher | None
-    known: Logits | None  # the model's log-probabilities, where those of tokens are kept
+    known: Logits | None  # the model's log-probabilities, (vocab,), if ``logprobs`` needs them
 
     def ended(self, reason: FinishReason, length_penalty: float) -> Hypothesis:
-        """As a hypothesis."""
+        """Return the branch as a hypothesis that ends for ``reason``."""
         token_ids = [*self.beams.new_tokens(self.parent), self.token]
         score = self.score / len(token_ids) ** length_penalty
         return Hypothesis(token_ids, score, reason, self.logprobs())
 
     def logprobs(self) -> Logprobs | None:
-        """Those of the text with this token."""
+        """Return the log-probabilities of all new tokens, this one included; None if not kept."""
         kept = self.beams.logprobs[self.parent]
         if kept is None or self.known is None:
             return None
@@ -58,11 +58,11 @@ class Branch(NamedTuple):
 
 
 class Beams:
-    """The running texts of a prompt: one at first, then up to ``num_beams``, the best first."""
+    """The running beams of a prompt, the best first: one at first, then up to ``num_beams``."""
 
     def __init__(self, start: Sequence[int], logprobs: int | None, matcher: Matcher | None) -> None:
         self.scores = [0.0]  # sums of log-probabilities
-        self.parents: list[int] = [0]  # the beams before the last step that they go on from
+        self.parents: list[int] = [0]  # for each beam, the beam before the last step it continues
         self.last_tokens: list[int] = []
         self.logprobs = [None if logprobs is None else Logprobs(logprobs)]
         self.length = 0  # new tokens
@@ -71,16 +71,19 @@ class Beams:
         self._ids = np.array([[*start, *[0] * FIRST_ROOM]], np.int64)
 
     def texts(self) -> Iterator[TokenIds]:
-        """All ids of each beam."""
+        """Return all ids of each beam, the start tokens included."""
         return iter(self._ids[: len(self.scores), : self._begin + self.length])
 
     def new_tokens(self, beam: int) -> list[int]:
-        """The new ids of a beam."""
+        """Return the new ids of a beam."""
         ids: list[int] = self._ids[beam, self._begin : self._begin + self.length].tolist()
         return ids
 
     def branches(self, found: Sequence[Candidate], known: Logits) -> list[Branch]:
-        """Candidates as continuations; ``known``: the model's log-probabilities by beam."""
+        """Return the candidates as branches.
+
+        ``known``: the model's log-probabilities, (beams, vocab).
+        """
         keeps = self.logprobs[0] is not None
         branches = []
         for score, beam, token in found:
@@ -98,7 +101,7 @@ class Beams:
         return branches
 
     def go_on(self, branches: Sequence[Branch]) -> None:
-        """Become ``branches``, which are of these beams."""
+        """Replace the beams by ``branches``, which continue them."""
         parents = [branch.parent for branch in branches]
         at = self._begin + self.length
         room = self._ids.shape[1]
@@ -117,16 +120,16 @@ class Beams:
         self.length += 1
 
     def since(self, count: int) -> list[list[int]]:
-        """The new ids of each beam but the first ``count``."""
+        """Return the new ids of each beam, without the first ``count``."""
         begin, end = self._begin + count, self._begin + self.length
         ids: list[list[int]] = self._ids[: len(self.scores), begin:end].tolist()
         return ids
 
 
 def best_attainable(score: float, length: int, limit: int, options: GenerationOptions) -> float:
-    """What a running text of ``length`` new tokens and ``score`` is taken to come to at best.
+    """Return the best final score of a running beam with ``length`` new tokens and ``score``.
 
-    A guess, as Transformers makes it, but for ``early_stopping="never"``.
+    The value is an estimate, as in Transformers, except with ``early_stopping="never"``.
     """
     if options.early_stopping == "never" and options.length_penalty > 0.0:
         length = limit
@@ -134,18 +137,21 @@ def best_attainable(score: float, length: int, limit: int, options: GenerationOp
 
 
 class CertainPrefix:
-    """The tokens of a prompt's best text that are certain, given out once each.
+    """The certain tokens of a prompt's best text; each is returned once.
 
-    The best text is the best hypothesis so far, or a continuation of a running beam: what they all
-    begin with is certain.
+    The best text is the best hypothesis so far, or a continuation of a running beam. Their common
+    prefix is certain.
     """
 
     def __init__(self, text: int) -> None:
         self._text = text
-        self._count = 0  # tokens that are given out
+        self._count = 0  # tokens that were returned
 
     def advance(self, running: Sequence[Beams], best: Hypothesis | None) -> list[NewToken]:
-        """What has become certain; all of ``best``, and why it ended, once no beam is running."""
+        """Return the tokens that have become certain.
+
+        Once no beam is running, these are the rest of ``best``, with its finish reason.
+        """
         if not running:
             if best is None:
                 return []

@@ -1,4 +1,4 @@
-"""The continuations of a prompt's beams that are worth keeping, out of beams × vocabulary."""
+"""The best continuations of a prompt's beams, out of beams × vocabulary candidates."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from ..decoder import Logits
 from ..logits.softmax import LogSums, exponentials
 
 SET = 256
-# What is no better cannot come: Transformers' score of beams that are not there. Values of -inf
-# that `remove_invalid_values` made finite are below it.
+# Candidates with this score or a lower one are impossible. It is Transformers' score of beams that
+# do not exist. Values of -inf that `remove_invalid_values` made finite are below it.
 IMPOSSIBLE = -1e9
-DEEP = 40.0  # so far below 0, exponentials are not precise any more, and soon nothing
-SLACK = 1e-3  # what is not known of maxima that were found through exponentials, and much more
+DEEP = 40.0  # exponentials of numbers this far below 0 are imprecise, and lower ones are 0
+SLACK = 1e-3  # upper bound, with a wide margin, of the error of maxima found through exponentials
 
 
 class Candidate(NamedTuple):
     """A continuation of a beam by one token."""
 
-    score: float  # the sum of its log-probabilities, as precise as float32
-    beam: int  # the beam that it goes on from
+    score: float  # the sum of its log-probabilities, in float32 precision
+    beam: int  # the beam that it continues
     token: int
 
 
 class Scan(NamedTuple):
-    """What one look at all logits of some rows shows.
+    """The result of one pass over all logits of some rows.
 
-    The vocabulary is divided into sets of ``SET`` tokens, so far apart that the maxima of all sets
-    are found in few passes; the last tokens, fewer than ``SET``, are left over. Maxima are right to
-    ``SLACK``.
+    The vocabulary is divided into sets of ``SET`` tokens. The tokens of a set are spread over the
+    vocabulary, so that numpy finds the maxima of all sets in few passes. The last tokens, fewer
+    than ``SET``, belong to no set. Maxima are accurate to ``SLACK``.
     """
 
     maxima: Logits  # (rows, sets)
-    rest: Sequence[float]  # of each row, the highest of the tokens that are left over
+    rest: Sequence[float]  # for each row, the highest logit of the tokens that belong to no set
     sums: LogSums
 
     def rows(self, begin: int, end: int) -> Scan:
-        """That of a part of the rows."""
+        """Return the scan of the rows from ``begin`` to before ``end``."""
         peaks, logs = self.sums
         sums = LogSums(peaks[begin:end], logs[begin:end])
         return Scan(self.maxima[begin:end], self.rest[begin:end], sums)
@@ -47,10 +47,11 @@ class Scan(NamedTuple):
 
 @np.errstate(all="ignore")
 def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
-    """Look at ``logits`` (rows, vocabulary). ``scratch``: memory for one row, (1, vocabulary).
+    """Return a scan of ``logits`` (rows, vocabulary).
 
-    Row by row, so that a row is still in the processor's cache, and through the exponentials: they
-    have to be made for the sum, and are as good as the logits to find the highest.
+    ``scratch``: memory for one row, (1, vocabulary). Rows are scanned one by one, so that a row
+    stays in the processor's cache. The maxima are found through the exponentials, which the sum
+    needs anyway and which have the order of the logits.
     """
     scratch = np.empty_like(logits[:1]) if scratch is None else scratch
     sets = _sets(scratch)[0]
@@ -69,7 +70,7 @@ def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
 
 
 def _sets(logits: Logits) -> Logits:
-    """(rows, SET, sets): the token ``i * sets + j`` is the ``i``-th of set ``j``."""
+    """Return a view (rows, SET, sets): token ``i * sets + j`` is the ``i``-th token of set ``j``."""
     sets = logits.shape[1] // SET
     return logits[:, : sets * SET].reshape(len(logits), SET, sets)
 
@@ -80,21 +81,22 @@ def _maxima(logits: Logits) -> tuple[Logits, list[float]]:
 
 
 def _highest(values: Logits) -> list[float]:
-    """The highest of each row; -inf where there is none."""
+    """Return the highest value of each row; -inf for an empty row."""
     highest: list[float] = np.maximum.reduce(values, axis=1, initial=-np.inf).tolist()
     return highest
 
 
-@np.errstate(over="ignore")  # the lowest float32 and a little less
+@np.errstate(over="ignore")  # the lowest float32 plus a negative score
 def best(
     logits: Logits, scores: Sequence[float], count: int, scanned: Scan | None = None
 ) -> list[Candidate]:
-    """The ``count`` best continuations, the best first; of equals that of the lower beam, then id.
+    """Return the ``count`` best continuations, the best first.
 
-    ``logits: (beams, vocab) float32`` of the next token, ``scores`` of the beams so far. The logits
-    are log-probabilities, or become them by what was ``scanned``. What is among the best lies in a
-    set whose highest value is among the ``count`` highest of all sets: only those are looked into.
-    All runs with cold caches, so that it is few calls of numpy and plain Python on what is left.
+    Equal scores are ordered by beam, then by token id. ``logits: (beams, vocab) float32`` of the
+    next token; ``scores``: of the beams so far. The logits are log-probabilities, or ``scanned``
+    has their normalizers. The best continuations are in the sets with the ``count`` highest maxima,
+    so that only these sets are searched. All of this runs with cold caches, so that it makes few
+    numpy calls and does the rest in plain Python.
     """
     peaks, logs = ([0.0] * len(scores),) * 2 if scanned is None else scanned.sums
     maxima, rest = _maxima(logits) if scanned is None else scanned[:2]
@@ -136,7 +138,7 @@ def best(
 
 
 def _border(values: Logits, count: int) -> float:
-    """What the ``count`` highest of ``values`` (n,) are not below."""
+    """Return a lower bound of the ``count`` highest ``values`` (n,), at least ``IMPOSSIBLE``."""
     if values.size <= count:
         return IMPOSSIBLE
     place = values.size - count
@@ -146,11 +148,11 @@ def _border(values: Logits, count: int) -> float:
 def draw(
     log_probs: Logits, scores: Sequence[float], count: int, generator: np.random.Generator
 ) -> list[Candidate]:
-    """``count`` different continuations, drawn one after the other by their probability.
+    """Return ``count`` different continuations, sampled in order by their probability.
 
-    ``log_probs: (beams, vocab) float32``, ``scores`` of the beams so far. Adding Gumbel noise to
-    logarithms and taking the highest draws without replacement, in order. Source: "Stochastic Beams
-    and Where to Find Them", https://arxiv.org/abs/1903.06059.
+    ``log_probs: (beams, vocab) float32``; ``scores``: of the beams so far. The highest sums of
+    log-probability and Gumbel noise are ordered samples without replacement. Source: "Stochastic
+    Beams and Where to Find Them", https://arxiv.org/abs/1903.06059.
     """
     places = np.flatnonzero(log_probs > IMPOSSIBLE)
     beams, tokens = np.divmod(places, log_probs.shape[1])

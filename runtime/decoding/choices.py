@@ -1,8 +1,8 @@
-"""Choices: the probability of each of a few given outputs; shared tokens are read only once.
+"""Choices: the probability of each of a few given outputs. Shared tokens are read only once.
 
-The probability of a choice is that of its tokens after the prompt, including the end-of-sequence
-token if the tokenizer adds one, as T5's does. Without one, a choice that is a prefix of another is
-at least as probable as the other.
+The probability of a choice is the probability of its tokens after the prompt. They include the
+end-of-sequence token if the tokenizer adds one, as T5's does. Without one, a choice that is a
+prefix of another choice is at least as probable as the longer one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def choose(
 ) -> list[GenerationResult]:
     """Return, for each prompt, the most probable of the request's choices and all probabilities.
 
-    ``began``: ``time.perf_counter()`` at the call's start. A cancelled prompt has no choice. Raises
-    ``OptionError`` for a choice that the tokenizer cannot spell, ``PromptError`` for one that does
-    not fit behind its prompt.
+    ``began``: ``time.perf_counter()`` at the call's start. The result of a cancelled prompt has no
+    choices. Raises ``OptionError`` for a choice that the tokenizer cannot spell or that has the
+    tokens of another choice, ``PromptError`` for a choice that is too long after its prompt.
     """
     assert request.controls.choices is not None
     choices = [str(choice) for choice in request.controls.choices]
@@ -56,7 +56,7 @@ def _choose(
     began: float,
     cancelled: Callable[[], bool],
 ) -> GenerationResult:
-    """Choose for one prompt; ``cancelled`` is asked before it and between its chunks."""
+    """Return the result for one prompt; ``cancelled`` is called before it and between its chunks."""
     token_ids = _spelled(outputs, start, choices)
     if cancelled():
         return _result((), (), prompt, began, began)
@@ -80,7 +80,7 @@ def _choose(
 
 
 def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> list[list[int]]:
-    """The token ids of each choice."""
+    """Return the token ids of each choice; raise as ``choose`` does."""
     token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
     positions = outputs.manifest.dimensions.max_positions
     for choice, ids in zip(choices, token_ids, strict=True):
@@ -103,7 +103,10 @@ def _result(
     began: float,
     first: float,
 ) -> GenerationResult:
-    """``found``: the choices, the most probable first; none where the call was cancelled."""
+    """Return the result of a prompt.
+
+    ``found``: the choices, the most probable first; empty if the call was cancelled.
+    """
     return GenerationResult(
         text=found[0].text if found else "",
         token_ids=tuple(token_ids),
@@ -116,17 +119,17 @@ def _result(
 
 
 def _letters(text: str) -> str:
-    """What a tokenizer may not lose of a text: all but spaces and the forms of characters."""
+    """Return ``text`` without the differences that a tokenizer may make: spaces and NFKC forms."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
 def choice_logprobs(
     decoder: Decoder, logits: Logits, choices: Sequence[Sequence[int]]
 ) -> list[list[float]]:
-    """The natural logs of the probability of each token of each choice.
+    """Return the natural log-probability of each token of each choice.
 
-    ``decoder`` has read, in its only row, what the choices follow, and ``logits`` (1, vocabulary)
-    are those after it. It has not read more in the end.
+    The only row of ``decoder`` holds the prompt, and ``logits`` (1, vocabulary) predict the token
+    after it. The row holds the same tokens afterwards.
     """
     after: dict[tuple[int, ...], Logprobs] = {(): log_softmax(logits[0])}
     _read_branches(decoder, (), choices, after)
@@ -139,10 +142,13 @@ def _read_branches(
     choices: Sequence[Sequence[int]],
     after: dict[tuple[int, ...], Logprobs],
 ) -> None:
-    """Note the log-probabilities after every prefix of ``choices``, which all start with one."""
+    """Add to ``after`` the log-probabilities that follow each prefix of ``choices``.
+
+    All choices start with ``prefix``, which the decoder has read.
+    """
     for group in _by_next_token(len(prefix), choices).values():
         shared = _common_prefix(group)
-        # What follows the last token of a choice does not matter: it need not be read.
+        # The last token of a choice need not be read, because no token follows it.
         end = len(shared) if any(len(ids) > len(shared) for ids in group) else len(shared) - 1
         read = shared[len(prefix) : end]
         if read:

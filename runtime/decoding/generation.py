@@ -34,18 +34,18 @@ from .prompt_lookup import LookupSearch
 from .stopping import Stopping
 
 Ids = Sequence[int]
-TIES = 32  # logits that may equal the lowest that top_k keeps, and are then kept too
+TIES = 32  # further logits that may equal the lowest one of top_k, which keeps all equals
 
 
 class Generation(NamedTuple):
-    """A search, and an iterator of steps that does the work as it is read."""
+    """A search, and an iterator of its steps, which does the work as it is read."""
 
     search: Search
     steps: Iterator[Sequence[NewToken]]
 
 
 class Outputs(NamedTuple):
-    """How the tokens of a model's outputs become text."""
+    """The conversion of a model's output tokens to text."""
 
     manifest: Manifest
     tokenizer: Tokenizer | ByteTokenizer
@@ -53,7 +53,7 @@ class Outputs(NamedTuple):
     def context(self, start: Ids) -> Ids:
         """Return the start tokens that belong to the output: after an encoder, all but the first.
 
-        Without an encoder a continuation is a text by itself, as in Transformers.
+        Without an encoder there are none: a continuation is a text by itself, as in Transformers.
         """
         return start[1:] if self.manifest.has_encoder else ()
 
@@ -75,7 +75,7 @@ class Outputs(NamedTuple):
 def new_generation(
     outputs: Outputs, new_decoder: NewDecoder, request: Request, began: float
 ) -> Generation:
-    """Check what depends on the prompts' lengths, and make the search.
+    """Return the search that serves a request, and its steps.
 
     ``began``: ``time.perf_counter()`` at the call's start. Raises ``OptionError`` for options that
     leave no room for a token or cannot serve so many prompts.
@@ -96,7 +96,7 @@ def new_generation(
     processors = [*of_texts, *sampling_processors(options)]
     stopping = Stopping(frozenset(options.eos_token_ids), _new_matcher(outputs, starts, options))
     search = new_search(prompts, options, processors, stopping, diversity)
-    # The last new token is never read, so it needs no position in the cache.
+    # The last new token is never read, so it needs no position in the KV cache.
     capacity = max(len(prompt.start) + prompt.limit - 1 for prompt in prompts)
     steps = decode(
         lambda: new_decoder(request.prompts, capacity),
@@ -116,9 +116,9 @@ def new_search(
     stopping: Stopping,
     diversity: Diversity | None = None,
 ) -> Search:
-    """Return the search of the options' strategy.
+    """Return a search for the options' strategy.
 
-    Raises ``OptionError`` if it cannot serve so many prompts.
+    Raises ``OptionError`` if the strategy cannot serve so many prompts.
     """
     match options.strategy:
         case "greedy" | "sampling":
@@ -137,7 +137,7 @@ def new_search(
 
 
 def _deciding(options: GenerationOptions) -> int | None:
-    """Return how many of a row's highest logits are needed, without processors; None: all."""
+    """Return how many of a row's highest logits a search without processors needs; None: all."""
     if options.logprobs is not None:
         return None
     if options.strategy == "greedy":
@@ -148,7 +148,7 @@ def _deciding(options: GenerationOptions) -> int | None:
 
 
 def _limit(start_length: int, options: GenerationOptions, manifest: Manifest) -> int:
-    """Return the most new tokens of a prompt: the options' limit, or the end of the positions."""
+    """Return the limit of a prompt's new tokens: by the options and the model's positions."""
     limit = options.new_tokens(start_length)
     positions = manifest.dimensions.max_positions
     return limit if positions is None else min(limit, positions - start_length + 1)

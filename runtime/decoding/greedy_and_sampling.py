@@ -1,4 +1,4 @@
-"""Greedy search and sampling: one row a text, each by itself."""
+"""Greedy search and sampling: one independent row for each text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ FIRST_ROOM = 1024  # new tokens that a row has room for before it grows
 
 
 class RowSearch:
-    """``num_return_sequences`` texts a prompt, which are rows of their own after the first step."""
+    """Greedy search or sampling of ``num_return_sequences`` texts for each prompt.
+
+    The texts of a prompt share one row in the first step, and have one row each after it.
+    """
 
     def __init__(
         self,
@@ -38,10 +41,10 @@ class RowSearch:
             for index, prompt in enumerate(prompts)
             for number in range(self._count)
         ]
-        self._rows = self._texts[:: self._count]  # until the first step, one for all of a prompt
+        self._rows = self._texts[:: self._count]  # in the first step, one row for each prompt
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
-        """Decide on one token a row."""
+        """Choose one token for each row."""
         raw = None if self._options.logprobs is None else logits.copy()
         if self._processors:
             rows = Rows([row.tokens for row in self._rows], [row.prompt for row in self._rows])
@@ -67,7 +70,7 @@ class RowSearch:
         return Choice(tokens, parents, new_tokens)
 
     def results(self) -> Sequence[Found]:
-        """The texts, in the order of their prompts."""
+        """Return the texts in the order of their prompts."""
         return [text.found() for text in self._texts]
 
     def _pick(self, logits: Logits) -> TokenIds:
@@ -77,7 +80,10 @@ class RowSearch:
 
 
 def most_probable(logits: Logits) -> TokenIds:
-    """The token of the highest logit of each row, (rows,); of equals the first."""
+    """Return the token of the highest logit of each row, (rows,); the first of equal ones.
+
+    Raises ``DeadEndError`` if a row holds only -inf, ``BundleError`` for NaN and +inf.
+    """
     tokens: TokenIds = logits.argmax(axis=1)
     for row, token in enumerate(tokens.tolist()):
         check_highest(float(logits[row, token]))
@@ -85,7 +91,7 @@ def most_probable(logits: Logits) -> TokenIds:
 
 
 class Text:
-    """The ids of a text so far, those that the decoder started from included."""
+    """The ids of one text so far, the start tokens included."""
 
     def __init__(
         self,
@@ -97,7 +103,7 @@ class Text:
         number: int = 0,
     ) -> None:
         self.prompt = index
-        # The first text of a prompt is the same however many are asked for.
+        # The first text of a prompt does not depend on num_return_sequences.
         seed = [options.seed, number] if number and options.seed is not None else options.seed
         self._seed = seed
         self._text = text
@@ -112,7 +118,7 @@ class Text:
 
     @cached_property
     def generator(self) -> np.random.Generator:
-        """What tokens are drawn with; greedy search never loads numpy's module for it."""
+        """The random generator for sampling, made late: greedy search never loads `numpy.random`."""
         return np.random.default_rng(self._seed)
 
     @property
@@ -122,23 +128,23 @@ class Text:
 
     @property
     def new_tokens(self) -> int:
-        """How many are new."""
+        """The number of new tokens."""
         return self._length - self._begin
 
     @property
     def limit(self) -> int:
-        """How many may be new."""
+        """The limit of new tokens."""
         return self._limit
 
     def record(self, logits: Logits, token: int) -> None:
-        """Keep the log-probability of ``token``, which is chosen, by the model's ``logits``."""
+        """Record the log-probability of the chosen ``token``, by the model's own ``logits``."""
         if self._logprobs is not None:
             self._logprobs.record(logits, token)
 
     def append(
         self, token: int, stopping: Stopping, interrupt: FinishReason | None = None
     ) -> NewToken:
-        """Go on with ``token``."""
+        """Append ``token``; return it with the reason why it ends the text, if it does."""
         if self._length == len(self._items):
             self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
             self._items = self._ids.data
@@ -150,33 +156,33 @@ class Text:
         return NewToken(self._text, token, self._reason)
 
     def found(self) -> Found:
-        """The text as a result; one that nothing ended was cancelled."""
+        """Return the text as a result; a text without a finish reason was cancelled."""
         token_ids = self.tokens[self._begin :].tolist()
         return Found(self._text, token_ids, self._reason or "cancelled", None, self._logprobs)
 
 
 def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
-    """Draw one token a row from softmax(logits) and return them, (rows,) int64.
+    """Return one token for each row, sampled from softmax(logits), (rows,) int64.
 
-    `logits: (rows, vocab) float32`, where -inf is probability 0; one generator a row, from which
-    exactly one uniform number is taken, so a row does not depend on its neighbours. Sums are
-    float64. Source: inverse of the cumulative distribution.
+    `logits: (rows, vocab) float32`, where -inf is probability 0. Each row takes exactly one uniform
+    number from its own generator, so that it does not depend on other rows. Sums are float64.
+    Source: inverse of the cumulative distribution.
 
-    Raises `BundleError` if a row holds NaN or +inf, `OptionError` if nothing but -inf.
+    Raises `BundleError` if a row holds NaN or +inf, `OptionError` if it holds only -inf.
     """
     drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
     return np.array(drawn, dtype=np.int64)
 
 
 def _draw(row: Logits, generator: np.random.Generator) -> int:
-    """Draw one token from `row: (vocab,) float32`."""
+    """Return one token, sampled from `row: (vocab,) float32`."""
     kept = np.flatnonzero(row != -np.inf)
     logits = row[kept].astype(np.float64)
     peak = logits.max(initial=-np.inf)
     check_highest(float(peak))
     cumulative = np.exp(logits - peak).cumsum()
-    # The first sum above the point is always that of a token with a probability above 0. The
-    # product can round up to the total, which no sum is above.
+    # The first sum above the point always belongs to a token with a probability above 0. The
+    # product may round up to the total, and no sum is above the total.
     total = cumulative[-1]
     point = min(generator.random() * total, np.nextafter(total, 0.0))
     return int(kept[np.searchsorted(cumulative, point, side="right")])

@@ -1,13 +1,18 @@
 """Diverse beam search: groups of beams that differ from each other.
 
-The groups of a prompt choose one after the other, and a token that groups before have just chosen
-loses ``diversity_penalty`` for each time. Source: "Diverse Beam Search", https://arxiv.org/abs/
-1610.02424, and ``GenerationMixin._group_beam_search`` with ``BeamSearchScorer`` (Transformers
-4.56.2, the last release with it), which differ from Transformers' plain beam search: the ends of
-sequence among a group's best do not take a place from the beams that go on, beams that are running
-at the limit become hypotheses as they are, and a group that is done counts as choosing the padding
-token. (Transformers writes every end of sequence as the first of several ``eos_token_id``; here it
-is the one that was chosen.)
+The groups of a prompt choose one after the other. At each step, a token loses ``diversity_penalty``
+for each time that an earlier group has just chosen it. Source: "Diverse Beam Search",
+https://arxiv.org/abs/1610.02424, and ``GenerationMixin._group_beam_search`` with
+``BeamSearchScorer`` (Transformers 4.56.2, the last release with it).
+
+These differ from Transformers' plain beam search:
+
+- Ends of sequence among a group's best candidates take no slot of the beams that continue.
+- Beams that are running at the limit become hypotheses as they are.
+- A group that is done counts as choosing the padding token.
+
+Here every end of sequence is the token that was chosen. Transformers writes the first of several
+``eos_token_id`` instead.
 """
 
 from __future__ import annotations
@@ -28,9 +33,9 @@ from .stopping import Stopping
 
 
 class GroupBeamSearch:
-    """Groups of beams of several prompts, whose rows stand prompt after prompt.
+    """A diverse beam search on several prompts, whose rows are in the order of the prompts.
 
-    ``diversity``: the one among ``processors``.
+    ``diversity``: the same object as among ``processors``.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class GroupBeamSearch:
         ]
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
-        """Decide on the continuations of every group, in the order of the groups."""
+        """Choose the continuations of every group, in the order of the groups."""
         if not self._options.remove_invalid_values:
             for row in logits:
                 check_finite(float(row.max()))
@@ -78,7 +83,7 @@ class GroupBeamSearch:
         return Choice(next_tokens, parent_rows, new_tokens)
 
     def results(self) -> Sequence[Found]:
-        """Each prompt's best hypotheses of all groups, the best first."""
+        """Return each prompt's best hypotheses of all groups, the best first."""
         count = self._options.num_return_sequences
         return [found for prompt in self._prompts for found in prompt.found(count)]
 
@@ -106,22 +111,23 @@ class _PromptGroups:
         self._agreement = CertainPrefix(self._text)
 
     def final_tokens(self) -> list[NewToken]:
-        """What has become certain of the best text."""
+        """Return the tokens of the best text that have become certain."""
         ranked = self._ranked()
         running = [group.beams for group in self.groups if group.is_live]
         return self._agreement.advance(running, ranked[0] if ranked else None)
 
     def found(self, count: int) -> list[Found]:
-        """The ``count`` best hypotheses of all groups."""
+        """Return the ``count`` best hypotheses of all groups."""
         ranked = self._ranked()
-        if not ranked:  # nothing was decided
+        if not ranked:  # cancelled before the first step
             logprobs = self.groups[0].beams.logprobs[0]
             return [Found(self._text, (), "cancelled", None, logprobs)] * count
         return [hypothesis.found(self._text) for hypothesis in ranked[:count]]
 
     def _ranked(self) -> list[Hypothesis]:
         kept = [hypothesis for group in self.groups for hypothesis in group.hypotheses]
-        return sorted(kept, key=lambda hypothesis: hypothesis.score)[::-1]  # of equals the last
+        # Among equal scores, the last hypothesis comes first.
+        return sorted(kept, key=lambda hypothesis: hypothesis.score)[::-1]
 
 
 class _Group:
@@ -131,19 +137,23 @@ class _Group:
         self, index: int, prompt: Prompt, options: GenerationOptions, stopping: Stopping
     ) -> None:
         self.beams = Beams(prompt.start, options.logprobs, stopping.matcher(index))
-        self.rows = [index]  # the rows of its beams; all groups begin with the prompt's
+        self.rows = [index]  # the rows of its beams; at first all groups share the prompt's row
         self.is_live = True
-        self.hypotheses: list[Hypothesis] = []  # in the order in which they were finished
+        self.hypotheses: list[Hypothesis] = []  # in the order in which they ended
         self._size = options.num_beams // options.num_beam_groups
         tokens = options.eos_token_ids if options.pad_token_id is None else (options.pad_token_id,)
-        self.padding = [*tokens[:1]] * self._size  # what it counts as choosing once it is done
+        self.padding = [*tokens[:1]] * self._size  # counts as its choice once it is done
         self._limit = prompt.limit
         self._options = options
         self._stopping = stopping
         self._kept = max(2, 1 + len(options.eos_token_ids)) * self._size
 
     def advance(self, log_probs: Logits, known: Logits, interrupt: FinishReason | None) -> None:
-        """Go a step on, by ``log_probs: (beams, vocab)``, processed; ``known``: the model's own."""
+        """Advance the beams by one step.
+
+        ``log_probs: (beams, vocab)``: log-probabilities after the processors; ``known``: the
+        model's own, of the same shape.
+        """
         beams = self.beams
         found = candidates.best(log_probs, beams.scores, self._kept)
         if not found and not self.hypotheses:
@@ -170,7 +180,7 @@ class _Group:
         self.is_live = bool(running) and last is None and not is_done
 
     def _finish(self, branch: Branch, reason: FinishReason) -> None:
-        """Take a hypothesis among the group's best."""
+        """Add the branch as a hypothesis if it is among the group's best."""
         hypothesis = branch.ended(reason, self._options.length_penalty)
         kept = self.hypotheses
         worst = min((other.score for other in kept), default=np.inf)
@@ -180,7 +190,7 @@ class _Group:
                 kept.remove(min(kept, key=lambda other: other.score))
 
     def _is_settled(self, best_score: float, length: int) -> bool:
-        """Whether no running beam is taken to become one of the group's best."""
+        """Return whether no running beam is expected to become one of the group's best."""
         options = self._options
         if len(self.hypotheses) < self._size:
             return False

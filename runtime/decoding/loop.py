@@ -1,11 +1,11 @@
 """The decode loop, which serves every strategy, and the ``Search`` that it drives.
 
 A search turns logits into tokens. It does not know how the logits are computed or where the KV
-cache lies. A row whose text has ended is not named again, and so leaves the batch.
+cache lies. A search leaves finished texts out of its choices, so their rows leave the batch.
 
-A step reads hundreds of megabytes of weights, so that all of this runs with cold caches: the work
-for a token is plain Python on few objects, which touches less memory than numpy calls or frozen
-dataclasses do (`benchmarks/loop_overhead.py`).
+A step reads hundreds of megabytes of weights, so that this code runs with cold caches. The work for
+a token is therefore plain Python on few objects, which touches less memory than numpy calls or
+frozen dataclasses do (`benchmarks/loop_overhead.py`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from .scoring import Logprobs
 
 
 class NewToken(NamedTuple):
-    """A token that is decided, and whether it ends its text."""
+    """A chosen token, and whether it ends its text."""
 
-    text: int  # index of the text: those of the first prompt come first
+    text: int  # index of the text; the texts of the first prompt come first
     token: int
     finish_reason: FinishReason | None
 
 
 class Choice(NamedTuple):
-    """What a step decided."""
+    """The decision of a step."""
 
-    next_tokens: Sequence[int]  # to read next: one for each row that continues, or several of one
-    parent_rows: Sequence[int]  # for each row that continues, the row of this step it is a copy of
+    next_tokens: Sequence[int]  # to read next: one for each row that continues, or several for one
+    parent_rows: Sequence[int]  # for each row that continues, the row of this step that it copies
     new_tokens: Sequence[NewToken]  # for the caller
-    rejected: int = 0  # how many of the tokens read last the only row has to forget
+    rejected: int = 0  # number of last tokens that the only row has to forget
 
 
 class Found(NamedTuple):
     """A text that a search found."""
 
     text: int  # index of the text whose new tokens were reported
-    token_ids: Sequence[int]  # new ones
+    token_ids: Sequence[int]  # new tokens
     finish_reason: FinishReason
-    score: float | None = None  # of a hypothesis
+    score: float | None = None  # of a hypothesis; None without beams
     logprobs: Logprobs | None = None  # if requested
 
 
@@ -53,11 +53,11 @@ class Search(Protocol):
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
         """Choose tokens by ``logits`` (rows, vocabulary), which may be changed in place.
 
-        ``interrupt``: why this step has to be the last one, if so.
+        ``interrupt``: the reason if this step has to be the last one.
         """
 
     def results(self) -> Sequence[Found]:
-        """Return the texts that were found, those of one prompt together, the best first."""
+        """Return the texts that were found, prompt after prompt, the best of a prompt first."""
 
 
 def decode(
@@ -68,12 +68,13 @@ def decode(
     best: int | None = None,
     explain: Callable[[], str] = str,
 ) -> Iterator[Sequence[NewToken]]:
-    """Generate from ``prompts``; yield what each step decided, until no row continues.
+    """Generate from ``prompts``; yield the new tokens of each step, until no row continues.
 
-    The decoder is made when the first step is asked for. ``interrupted`` is asked at every step
-    why it has to be the last one, if so; a call that is cancelled before its first step has no
-    steps. ``best``: how many of a row's highest logits the search needs; None: all. ``explain``:
-    why a constraint allows no token, or "". Raises ``OptionError`` if no token may come next.
+    The decoder is made when the first step is requested. ``interrupted``: called at every step,
+    returns the reason if the step has to be the last one. A call that is cancelled before its first
+    step has no steps. ``best``: how many of a row's highest logits the search needs; None: all.
+    ``explain``: returns why a constraint allows no token, or "". Raises ``OptionError`` if no token
+    may come next.
     """
     if interrupted() == "cancelled":
         return

@@ -1,9 +1,10 @@
-"""Prompt-lookup decoding: greedy search that guesses tokens by looking them up in the text.
+"""Prompt lookup decoding: greedy search that guesses tokens by looking them up in the text.
 
-What followed the last occurrence of the text's last n-gram is a guess at what follows now. The
-decoder reads the guessed tokens all at once, and greedy search keeps them as far as it would have
-chosen them itself: the ids are those of greedy search. Source: Prompt Lookup Decoding,
-https://github.com/apoorvumang/prompt-lookup-decoding, in Transformers ``prompt_lookup_num_tokens``.
+The guess is a copy of the tokens that followed the last occurrence of the text's last n-gram. The
+decoder reads all guessed tokens at once. The search keeps them up to the first token that greedy
+search would not have chosen, so that the ids are the same as with greedy search. Source: Prompt
+Lookup Decoding, https://github.com/apoorvumang/prompt-lookup-decoding, in Transformers
+``prompt_lookup_num_tokens``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from .greedy_and_sampling import Text, most_probable
 from .loop import Choice, Found, NewToken
 from .stopping import Stopping
 
-BORDER = -1  # between a source and a text: no token, so that no guess goes across it
-FIRST_GUESS = 4  # tokens that are guessed at first
-LONGEST_PAUSE = 16  # steps without a guess, after many that were wrong
+BORDER = -1  # between a source and a text: not a token, so that no guess crosses it
+FIRST_GUESS = 4  # tokens of the first guess
+LONGEST_PAUSE = 16  # limit of steps without a guess, after many wrong guesses
 
 
 class LookupSearch:
-    """Greedy search on one text."""
+    """Prompt lookup decoding of one text."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class LookupSearch:
         self._pace = Pace(options.prompt_lookup_num_tokens)
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
-        """Decide on the token after the last one and, as far as the guess was right, more."""
+        """Choose the next token and, as far as the guess was right, the tokens after it."""
         new_tokens: list[NewToken] = []
         for place, token in enumerate(self._picked(logits)):
             new = self._text.append(token, self._stopping, interrupt)
@@ -64,11 +65,14 @@ class LookupSearch:
         return Choice([new_tokens[-1].token, *self._guess], [0], new_tokens, rejected)
 
     def results(self) -> Sequence[Found]:
-        """The text."""
+        """Return the text."""
         return [self._text.found()]
 
     def _picked(self, logits: Logits) -> Iterator[int]:
-        """The most probable token of each row; a row is looked at when its text is known."""
+        """Yield the most probable token of each row.
+
+        The processors of a row see all tokens before it, so each row waits for the token before.
+        """
         if not self._processors and self._options.logprobs is None:
             yield from most_probable(logits).tolist()
             return
@@ -83,7 +87,7 @@ class LookupSearch:
 
 
 class NgramIndex:
-    """A text, and what came after the last occurrence of each of its n-grams."""
+    """A text, and the position after the last occurrence of each of its n-grams."""
 
     def __init__(self, ids: Sequence[int], longest: int) -> None:
         self._ids: list[int] = []
@@ -93,7 +97,7 @@ class NgramIndex:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Go on with ``token``."""
+        """Append ``token`` to the text."""
         end = len(self._ids)
         for size in self._sizes:
             if size <= end:
@@ -101,9 +105,9 @@ class NgramIndex:
         self._ids.append(token)
 
     def following(self, count: int) -> list[int]:
-        """Up to ``count`` tokens that followed the longest n-gram that the text ends with.
+        """Return up to ``count`` tokens that followed the longest known n-gram at the text's end.
 
-        Where the text repeats itself to its end, so does the guess.
+        If these tokens reach the end of the text, they are repeated.
         """
         ids = self._ids
         end = len(ids)
@@ -117,9 +121,9 @@ class NgramIndex:
 
 
 class Pace:
-    """How many tokens to guess: more while guesses are right, none for a while if they are not.
+    """The number of tokens to guess: it grows with right guesses, and wrong guesses cause pauses.
 
-    Reading guessed tokens that turn out wrong takes time that greedy search does not.
+    Reading wrong guesses takes time that greedy search does not need.
     """
 
     def __init__(self, longest: int) -> None:
@@ -129,7 +133,10 @@ class Pace:
         self._pause = 0
 
     def note(self, guessed: int, right: int) -> None:
-        """Learn from a guess; one of no tokens says nothing."""
+        """Adjust to a step in which ``right`` of ``guessed`` tokens were right.
+
+        A step without a guess only shortens the pause.
+        """
         if not guessed:
             self._pause = max(self._pause - 1, 0)
         elif right == guessed:
@@ -144,5 +151,5 @@ class Pace:
             self._pause = min(2 ** (self._misses - 1), LONGEST_PAUSE) - 1
 
     def next_guess(self) -> int:
-        """How many tokens to guess now."""
+        """Return how many tokens to guess now."""
         return 0 if self._pause else self._length

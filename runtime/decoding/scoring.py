@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens: the windows to read, their logits, and those of a generation.
+"""Log-probabilities of the tokens of given texts, read in windows, and of generated texts.
 
-A window is read in chunks, so that the logits of a long text are never in memory together. Nothing
-here knows text, only token ids and logits.
+A window is read in chunks, so that the logits of a long text are never in memory together. This
+module knows token ids and logits, but no text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
         raise OptionError(f"stride is {stride}; it must be from 1 to the context of {context}.")
     if len(ids) < 2:
         return []
-    beyond_first = max(len(ids) - 1 - context, 0)  # tokens that the first window leaves over
+    beyond_first = max(len(ids) - 1 - context, 0)  # tokens after the first window
     return [
         Window((), ids[start : start + context + 1], 1 if start == 0 else context - stride + 1)
         for start in range(0, beyond_first + stride, stride)
@@ -80,9 +80,9 @@ def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[Tok
 
 
 class Logprobs:
-    """Log-probabilities of the tokens of a generated text, and of ``count`` alternatives each.
+    """The log-probabilities of a generated text's tokens, and of ``count`` alternatives to each.
 
-    They are the model's own, from before any processor, as ``Model.score`` returns them.
+    They are the model's own, without any logits processor, as ``Model.score`` returns them.
     """
 
     def __init__(self, count: int) -> None:
@@ -95,7 +95,7 @@ class Logprobs:
         known = log_softmax(logits)
         self.of_tokens.append(float(known[token]))
         count = min(self._count, known.size)
-        # Partitioned, the ``count`` most probable tokens are the last ones.
+        # After the partition, the ``count`` most probable tokens are the last ones.
         top = np.argpartition(known, max(known.size - count - 1, 0))[known.size - count :]
         ordered = sorted((-float(known[i]), int(i)) for i in top)
         self.of_others.append(tuple((i, -negative) for negative, i in ordered))

@@ -1,4 +1,4 @@
-"""When a text ends. The one place that knows."""
+"""The rules that end a text, in one place for all strategies."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ..results import FinishReason
 
 
 class Matcher(Protocol):
-    """Follows the new text of one sequence and says when a stop string is in it."""
+    """A matcher that follows the new text of one sequence and finds stop strings in it."""
 
     def push(self, token: int) -> bool:
-        """Take the next token; whether a stop string is complete now."""
+        """Take the next token; return whether the new text contains a stop string."""
 
     def fork(self) -> Matcher:
-        """An independent copy."""
+        """Return an independent copy."""
 
 
 class Stopping(NamedTuple):
-    """Ends a text at an end-of-sequence token, a stop string or its limit of new tokens."""
+    """The rules that end a text: end-of-sequence tokens, stop strings, a limit of new tokens."""
 
     eos_token_ids: frozenset[int]
-    new_matcher: Callable[[int], Matcher] | None = None  # of a prompt's index, for stop strings
+    new_matcher: Callable[[int], Matcher] | None = None  # from a prompt's index; for stop strings
 
     def matcher(self, prompt: int) -> Matcher | None:
-        """What follows a text for stop strings; None where there are none."""
+        """Return a new matcher for a text of ``prompt``; None without stop strings."""
         return None if self.new_matcher is None else self.new_matcher(prompt)
 
     def reason(
@@ -36,7 +36,10 @@ class Stopping(NamedTuple):
         matcher: Matcher | None = None,
         interrupt: FinishReason | None = None,
     ) -> FinishReason | None:
-        """Why the text ends with ``token``, its ``new_tokens``-th new one; None if it goes on."""
+        """Return why the text ends with ``token``; None if it continues.
+
+        ``new_tokens``: the number of its new tokens, ``token`` included.
+        """
         stopped = matcher is not None and matcher.push(token)
         if token in self.eos_token_ids:
             return "eos"

@@ -1,7 +1,8 @@
 """Texts that obey a JSON Schema, a regular expression or a grammar: which tokens may come next.
 
 The package `llguidance` says what a text so far can go on with, given the bytes that each token
-adds to it (`spelling.py`). This module knows nothing of models, search or the rest of the options.
+adds to it (`text/token_bytes.py`). This module knows nothing of models, search or the rest of the
+options.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from ..decoder import Logits, TokenIds
 from ..errors import MissingPackageError, OptionError, reason
-from ..text.token_bytes import AnyTokenizer, spelling_of
+from ..text.decoder_form import AnyTokenizer
+from ..text.token_bytes import token_bytes_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -222,7 +224,7 @@ def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
     known = _VOCABULARIES.get(tokenizer)
     if known is not None and known.size == size:
         return known
-    spelling = spelling_of(tokenizer)
+    spelling = token_bytes_of(tokenizer)
     tokens = map(tokenizer.token, range(size))
     # llguidance never asks for a symbol without bytes.
     pairs = [(b"", b"") if token is None else spelling(token) for token in tokens]

@@ -1,8 +1,9 @@
-"""How many threads compute where nobody says: the physical cores that this process may use.
+"""The processor: its cores, the cores that this process may use, its name and instructions.
 
-ONNX Runtime's own default counts the machine's, and ties threads to them. A process that is kept to
-some cores, or a container with a quota of processor time, would have more threads than it may run,
-and they wait for each other.
+The default number of threads is ``usable_cores()``. ONNX Runtime's own default is the number of the
+machine's cores, and it ties threads to cores. A process that is restricted to some cores, or a
+container with a quota of processor time, would then have more threads than it can run at once, and
+these threads would wait for each other.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ GROUP_FILES = Path("/sys/fs/cgroup")
 
 
 def physical_cores(cpus: Collection[int] | None = None) -> int:
-    """Cores, each counted once however many threads it runs; outside Linux the logical ones.
+    """Return the number of physical cores; outside Linux, the number of logical cores.
 
-    ``cpus``: the numbers of the logical ones that count; None: all.
+    ``cpus``: the numbers of the logical cores to count; None: all.
     """
     cores = {
-        file.read_text().strip()  # the numbers of a core's threads; its own are not unique on ARM
+        file.read_text().strip()  # ids of a core's threads; on ARM, core ids are not unique
         for file in CPUS.glob("cpu[0-9]*/topology/thread_siblings_list")
         if cpus is None or int(file.parts[-3].removeprefix("cpu")) in cpus
     }
@@ -32,30 +33,30 @@ def physical_cores(cpus: Collection[int] | None = None) -> int:
 
 
 def logical_cores() -> int:
-    """What the system counts as processors."""
+    """Return the number of processors that the system reports: at least 1."""
     return os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """The physical cores that this process may use, whole ones: at least 1."""
+    """Return how many whole physical cores this process may use: at least 1."""
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return max(1, min([physical_cores(affinity), *map(math.floor, _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """Processors' worth of time that the control groups around this process are given (Linux)."""
+    """Yield the processor quota, in processors, of each control group of this process (Linux)."""
     try:
         lines = GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return  # another system, or one that does not tell
+        return  # not Linux, or not readable
     for line in lines:
         _, controllers, group = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # Within a container the group's own name may be that outside of it: then only the files
-        # at the top are there, and they are this group's.
+        # In a container, the group's name may be its name outside the container. Then only the
+        # files at the top exist, and they belong to this group.
         root = GROUP_FILES / controllers
-        if not root.is_dir():  # the list's order may be another
+        if not root.is_dir():  # controllers may be listed in another order
             root = GROUP_FILES / "cpu"
         folder = root if ".." in group else root / group.lstrip("/")
         for place in (folder, *folder.parents):
@@ -66,11 +67,15 @@ def _quotas() -> Iterator[float]:
 
 
 def _quota(place: Path, *, is_unified: bool) -> Iterator[float]:
+    """Yield the quota of the group at ``place``, in processors, if it has one.
+
+    ``is_unified``: whether the group is of version 2 of control groups.
+    """
     names = ("cpu.max",) if is_unified else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
         words = " ".join((place / name).read_text(encoding="utf-8") for name in names).split()
     except OSError:
-        return  # no group has its files here, or they are not for us
+        return  # not a group with a quota, or not readable
     if len(words) == 2 and all(map(str.isdecimal, words)):  # else "max" or -1
         yield int(words[0]) / int(words[1])
 
@@ -79,17 +84,17 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """The processor's name, or its architecture where the system gives no name."""
+    """Return the processor's name, or its architecture if the system gives no name."""
     return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def instructions() -> str:
-    """What the processor can do, or its architecture where the system does not say."""
+    """Return the processor's instruction sets, or its architecture if they are unknown."""
     return " ".join(sorted(_cpu_field("flags", "Features").split())) or platform.machine()
 
 
 def _cpu_field(*names: str) -> str:
-    """What Linux says of the first processor under one of ``names``; empty where it does not."""
+    """Return the value of the first field of ``/proc/cpuinfo`` with one of ``names``, or ""."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             field, _, value = line.partition(":")
@@ -99,5 +104,5 @@ def _cpu_field(*names: str) -> str:
 
 
 def system() -> str:
-    """The operating system and the architecture."""
+    """Return the operating system and the architecture."""
     return f"{platform.system()} {platform.machine()}"

@@ -127,8 +127,8 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     def run_with_iobinding(self, *arguments: Any) -> None:
         """Run as ONNX Runtime does; threads run one after the other, since a run uses all cores.
 
-        Raises ``EdgeseqError`` in a forked child, which lacks the session's threads, ``DeviceError``
-        if a device other than the CPU fails, for instance for lack of memory.
+        Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
+        ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
         """
         if os.getpid() != self._process:
             raise EdgeseqError(

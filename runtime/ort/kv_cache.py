@@ -1,8 +1,12 @@
-"""Keys and values of every decoder layer, in one stretch of memory that the graphs read and write.
+"""The KV cache: keys and values of every decoder layer, in one block of memory.
 
-A decoder's cache holds those of past positions: the graph appends, this module allocates, counts
-what is filled, grows and copies rows. After an encoder it also holds those of the sources. Row i of
+The graph appends to it in place. This module allocates it, counts the filled positions, grows it
+and copies rows. The same class holds the cross-attention keys and values of sources. Row ``i`` of
 every buffer belongs to row ``i`` of the graph's batch; rows past ``rows`` are free.
+
+Rows are reordered with few copies: a text stays in its parent's row if it can. If several texts
+continue one parent, or a row has to move, a text takes the free row with which it shares the
+longest prefix, and only the positions after that prefix are copied.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ TRACKED_ROWS = 64
 
 
 class KVCache:
-    """``buffers``: per layer the keys, then the values, each (rows, heads, capacity, head_size)."""
+    """The keys and values of some rows.
+
+    ``buffers``: for each layer the keys, then the values, (rows, heads, capacity, head_size) each.
+    """
 
     def __init__(
         self,
@@ -41,26 +48,26 @@ class KVCache:
 
     @property
     def rows(self) -> int:
-        """Rows in use."""
+        """The number of rows in use."""
         return len(self.lengths)
 
     @property
     def capacity(self) -> int:
-        """Positions that there is room for."""
+        """The number of positions that a row has room for."""
         return self._shape[3]
 
     @property
     def position_bytes(self) -> int:
-        """What a position of a row takes."""
+        """The bytes of one position of a row."""
         layers, _, heads, _, head_size = self._shape
         return layers * heads * head_size * self._dtype.itemsize
 
     def grow(self, capacity: int) -> None:
-        """Make room for ``capacity`` positions; the buffers are others afterwards."""
+        """Make room for ``capacity`` positions; the cache has new buffers afterwards."""
         self._move(list(range(self.rows)), self._shape[1], capacity)
 
     def fork(self) -> KVCache:
-        """A copy of the first row, with memory of its own."""
+        """Return a copy of the first row, with memory of its own."""
         other = copy(self)
         other._move([0], 1, self.capacity)
         other.lengths = self.lengths[:1]
@@ -68,23 +75,24 @@ class KVCache:
         return other
 
     def forget(self, row: int, length: int) -> None:
-        """Only the first ``length`` positions of ``row`` count from now on."""
+        """Truncate ``row`` to its first ``length`` positions."""
         self.lengths[row] = length
         for other in range(len(self._common)):
             shared = min(self._common[row][other], length)
             self._common[row][other] = self._common[other][row] = shared
 
-    def select_rows(self, sources: Sequence[int], places: Sequence[range], rows: int) -> list[int]:
-        """Rows in use become ``rows``; each text's row, which goes on from that of ``sources``.
+    def select_rows(self, sources: Sequence[int], slots: Sequence[range], rows: int) -> list[int]:
+        """Reorder the cache to ``rows`` rows; return the new row of each text.
 
-        ``places``: the rows that each text may have. Rows that no text has are padding. The buffers
-        are others afterwards if there are more rows than ever before.
+        The row of text ``i`` becomes a copy of row ``sources[i]`` and is one of ``slots[i]``. Rows
+        without a text are padding. The cache has new buffers afterwards if it has more rows than
+        ever before.
         """
         new_rows = max(rows - self._shape[1], 0)
         if new_rows:
             tracked = list(range(self.rows)) if self._common else []
             self._common = self._common_of(tracked, self._shape[1] + new_rows)
-        found, copies = place_rows(sources, places, self._common)
+        found, copies = place_rows(sources, slots, self._common)
         ordered = in_order(copies)
         old = self.lengths
         parents = [sources[0]] * rows  # padding is as long as some text, so that it can be run
@@ -106,7 +114,7 @@ class KVCache:
         return found
 
     def _common_of(self, parents: Sequence[int], rows: int) -> list[list[int]]:
-        """What ``rows`` rows share of which the first have become those of ``parents``."""
+        """Return the prefixes that ``rows`` rows share, with row ``i`` a copy of ``parents[i]``."""
         common = _nothing_in_common(rows)
         if not common:
             return common
@@ -118,7 +126,7 @@ class KVCache:
         return common
 
     def _move(self, parents: Sequence[int], rows: int, capacity: int) -> None:
-        """Into new memory, where row ``i`` is what ``parents[i]`` was."""
+        """Move to new memory, where row ``i`` is a copy of row ``parents[i]``."""
         layers, _, heads, _, head_size = self._shape
         self._shape = (layers, rows, heads, capacity, head_size)
         old = self._block
@@ -132,38 +140,39 @@ class KVCache:
 
 
 def _nothing_in_common(rows: int) -> list[list[int]]:
-    """The positions that two rows share, by row and row; empty for more than are tracked.
+    """Return zeros: the length of the prefix that each two rows share, by row and row.
 
-    Lists, which are faster than numpy for a few rows. Only beams share much, and they are few.
+    Empty for more rows than are tracked: only beams share much, and they are few. For a few rows
+    lists are faster than numpy.
     """
     return [[0] * rows for _ in range(rows)] if rows <= TRACKED_ROWS else []
 
 
 class RowCopy(NamedTuple):
-    """Positions that one row takes over from another."""
+    """Positions to copy from one row to another."""
 
     source: int
     target: int
-    begin: int  # what is before it is the same in both
+    begin: int  # both rows hold the same before it
 
 
 def place_rows(
-    sources: Sequence[int], places: Sequence[range], common: Sequence[Sequence[int]]
+    sources: Sequence[int], slots: Sequence[range], common: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[RowCopy]]:
-    """The new row of each text, and what to copy for it.
+    """Return the new row of each text, and the copies that make it.
 
-    ``sources``: the row that each goes on from. ``places``: the rows that each may have, of which
-    there are enough. ``common``: for each row and each other, how many positions they share from
-    the first on; empty if that is not known.
+    ``sources``: the row that each text continues. ``slots``: the rows that each text may have;
+    there are enough for all. ``common``: the length of the prefix that each two rows share; empty
+    if it is not tracked.
     """
     rows = [-1] * len(sources)
     taken: set[int] = set()
-    for i, (source, allowed) in enumerate(zip(sources, places, strict=True)):
+    for i, (source, allowed) in enumerate(zip(sources, slots, strict=True)):
         if source in allowed and source not in taken:
             rows[i] = source
             taken.add(source)
     copies = []
-    for i, (source, allowed) in enumerate(zip(sources, places, strict=True)):
+    for i, (source, allowed) in enumerate(zip(sources, slots, strict=True)):
         if rows[i] < 0:
             free = (row for row in allowed if row not in taken)
             rows[i] = max(free, key=lambda row: common[row][source]) if len(common) else next(free)
@@ -173,7 +182,7 @@ def place_rows(
 
 
 def in_order(copies: Sequence[RowCopy]) -> list[RowCopy] | None:
-    """The copies such that none overwrites what a later one reads; None if that cannot be."""
+    """Order the copies so that none overwrites a row that a later one reads; None if impossible."""
     ordered: list[RowCopy] = []
     waiting = list(copies)
     while waiting:

@@ -1,8 +1,8 @@
-"""ONNX Runtime, imported with its telemetry off.
+"""ONNX Runtime, imported with its telemetry off. No other module imports it.
 
-It sends usage events by default from 1.29 on; the variable below is read when it is first imported.
-A program that has imported it before has to set it itself: the events that follow are switched off
-here. This is the only module that imports it.
+From version 1.29 on, ONNX Runtime sends usage events by default. It reads the variable below when
+it is first imported. A program that imports ONNX Runtime before edgeseq has to set the variable
+itself: this module then only switches off later events.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
         "(python -m pip install \"edgeseq[cpu]\") or, for NVIDIA GPUs, the extra 'cuda'."
     ) from error
 except ImportError as error:
+    if isinstance(error.__cause__, KeyboardInterrupt):  # its C++ part wraps Ctrl-C
+        raise error.__cause__ from None
     cause = " ".join(str(error).split())
     raise MissingPackageError(
         f"ONNX Runtime is installed but cannot be loaded: {cause}."

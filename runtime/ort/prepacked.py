@@ -1,11 +1,13 @@
-"""Weights in the layout of this machine's processor, kept in the user's cache folder.
+"""Packed weights, kept in the user's cache folder; and where that folder is.
 
-When ONNX Runtime opens a graph it copies the weights into a layout of its kernels.
-``prepacked_graph`` keeps the result: a graph that names them, and a file that is mapped instead of
-memory that is filled. The layout belongs to one processor and one version of ONNX
-Runtime, so an entry's name is made of these and of the hashes of the bundle's files, and an entry
-counts only if its record says the same and its files have their sizes. ONNX Runtime packs each
-weight once more when it opens an entry, and uses what is kept only where that is what it gets.
+When ONNX Runtime opens a graph, it copies the weights into the layout of its kernels.
+``prepacked_graph`` keeps the result as a cache entry: a graph, and a file of packed weights that is
+mapped, so that no memory has to be filled.
+
+The layout depends on the processor and on the version of ONNX Runtime. An entry's name is therefore
+a hash of both and of the hashes of the bundle's files. An entry is used only if its record agrees
+and its files have the recorded sizes. When ONNX Runtime opens an entry, it packs each weight again
+and uses the kept one only if both are equal.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ from .graph_session import SharedWeights, runtime_version, save_prepacked
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
 KEY_DIGITS = 32
-ALIGNMENT = 64  # what kernels take for granted of packed weights
-PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph names the place of packed weights
+ALIGNMENT = 64  # bytes; kernels rely on it for packed weights
+PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph gives the offset of packed weights
 Record = Mapping[str, str]
 
 
 def prepacked_graph(
     folder: Path, manifest: Manifest, role: str, shared: SharedWeights, *, verify: bool = False
 ) -> Path:
-    """The graph ``role`` of the bundle in ``folder``, prepacked; made if it is not there.
+    """Return the path of the prepacked graph ``role`` of the bundle in ``folder``.
 
-    Entries of the same files for other processors or versions are removed when one is made. With
-    ``verify`` the hashes of an entry's files are checked, and it is made anew if they are wrong.
-    Raises ``BundleError`` where it cannot be written.
+    Makes the cache entry if it is missing, and then removes entries of the same files for other
+    processors or versions. ``verify``: check the hashes of the entry's files, and make the entry
+    anew if they are wrong. Raises ``BundleError`` if the entry cannot be written.
     """
     wanted = _record(manifest, role)
     entries = cache_folder() / "prepacked"
@@ -58,7 +60,7 @@ def prepacked_graph(
 
 
 def _record(manifest: Manifest, role: str) -> Record:
-    """What an entry is for."""
+    """Return what an entry depends on: the bundle's files, ONNX Runtime and the processor."""
     graph = manifest.graphs[role]
     return {
         "graph": manifest.files[graph].sha256,
@@ -66,7 +68,7 @@ def _record(manifest: Manifest, role: str) -> Record:
         "onnxruntime": runtime_version(),
         "processor": processor(),
         "instructions": instructions(),
-        "checked": "alignment",  # entries of before are not used
+        "checked": "alignment",  # entries made before this check are not used
     }
 
 
@@ -88,12 +90,12 @@ def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
             if verify and file_entry(path).sha256 != sha256:
                 return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # no entry, or one that was cut off or damaged: it is made anew
+        return False  # missing, cut off or damaged
     return {GRAPH_NAME, WEIGHTS_FILE_NAME} <= set(found["files"])
 
 
 def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> None:
-    """Fill a folder beside ``entry`` and move it there."""
+    """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
     part.mkdir()
@@ -110,10 +112,10 @@ def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> No
 
 
 def _check_alignment(graph: Path) -> None:
-    """Refuse packed weights that kernels would misread.
+    """Raise ``BundleError`` if kernels would misread the packed weights.
 
-    ONNX Runtime (1.32) writes them behind the other weights without regard to their addresses, and
-    ``MatMulNBits`` computes with others then.
+    ONNX Runtime (1.32) appends packed weights to the other weights without aligning them.
+    ``MatMulNBits`` then computes with wrong weights.
     """
     places = [int(place) for place in PACKED_AT.findall(graph.read_bytes())]
     if any(place % ALIGNMENT for place in places):
@@ -124,9 +126,9 @@ def _check_alignment(graph: Path) -> None:
 
 
 def _remove_others(entry: Path, wanted: Record) -> None:
-    """Remove what ``entry`` replaces: a damaged one, and those that no longer match."""
+    """Remove the entries that ``entry`` replaces: a damaged one, and outdated ones."""
     for path in entry.parent.iterdir():
-        written = not path.name.startswith(".")  # not still being made
+        written = not path.name.startswith(".")  # else still being made
         if path == entry or (written and _is_for_the_same_files(path / RECORD_NAME, wanted)):
             shutil.rmtree(path)
 
@@ -136,16 +138,16 @@ def _is_for_the_same_files(record: Path, wanted: Record) -> bool:
         found = json.loads(record.read_bytes())["for"]
         return bool(all(found[name] == wanted[name] for name in ("graph", "weights")))
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # another program's, or one that is being written
+        return False  # not an entry, or one that is being written
 
 
 def cache_folder() -> Path:
-    """edgeseq's folder in the user's cache: by the customs of Linux, macOS or Windows."""
+    """Return edgeseq's folder in the user's cache folder, as Linux, macOS or Windows define it."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         return (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "edgeseq"
-    # The variable has to hold an absolute path to count (XDG Base Directory Specification).
+    # Relative paths are to be ignored (XDG Base Directory Specification).
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"

@@ -1,4 +1,4 @@
-"""What execution providers other than the CPU's need of ONNX Runtime."""
+"""Setup of execution providers other than the CPU's: libraries, plug-ins, checks, tensors."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from .library import onnxruntime
 LIBRARIES = Path(onnxruntime.__file__).parent / "capi"
 _lock = Lock()
 _preloaded = False
-_plugged_in: dict[str, str] = {}  # by the name that it is registered under, its library
+_plugged_in: dict[str, str] = {}  # from a provider's registered name to its library
 
 
 def prepare(device: Device) -> None:
-    """Find what a session on ``device`` needs; ``DeviceError`` where the driver is missing."""
-    global _preloaded  # noqa: PLW0603  # ONNX Runtime's libraries are the process's
+    """Load the libraries that ``device`` needs; ``DeviceError`` if the driver is missing."""
+    global _preloaded  # noqa: PLW0603  # libraries belong to the process
     if device.provider != CUDA:
         return
     check_driver(device)
     with _lock:
         if not _preloaded:
-            # What it does not find it prints: into the module's own `print`, not the program's.
+            # ONNX Runtime prints what it does not find: silence its module, not the program.
             onnxruntime.print = lambda *_, **__: None
             try:
-                onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
+                onnxruntime.preload_dlls()  # CUDA and cuDNN as installed by pip
             finally:
                 del onnxruntime.print
             _preloaded = True
 
 
 def check_build(device: Device) -> None:
-    """Raise ``DeviceError`` where this build of ONNX Runtime lacks the device's provider."""
+    """Raise ``DeviceError`` if this build of ONNX Runtime lacks the device's provider."""
     if device.library is None:
         check_there(device, onnxruntime.get_available_providers(), onnxruntime.__version__)
 
 
 def plug_in(options: Any, device: Device) -> None:
-    """Let the session of ``options`` run on ``device``, which a library has.
+    """Add ``device``, which a plug-in library provides, to a session's ``options``.
 
-    Raises ``DeviceError`` where it cannot be loaded, or has no such provider.
+    Raises ``DeviceError`` if the library cannot be loaded or has no such provider.
     """
     assert device.library is not None
     with _lock:
         if _plugged_in.get(device.provider) != device.library:
             try:
                 onnxruntime.register_execution_provider_library(device.provider, device.library)
-            except Exception as error:  # of ONNX Runtime's, and the library's own
+            except Exception as error:  # ONNX Runtime's kinds, and the library's own
                 raise DeviceError(
                     f"The library {device.library} cannot be loaded: {reason(error)}."
                 ) from error
@@ -68,21 +68,21 @@ def plug_in(options: Any, device: Device) -> None:
 
 
 def check_opened(session: Any, device: Device) -> None:
-    """Raise ``DeviceError`` where ``session`` fell back to the CPU: ONNX Runtime only warns."""
+    """Raise ``DeviceError`` if ``session`` fell back to the CPU: ONNX Runtime only warns."""
     if session.get_providers()[0] != device.provider:
         why = why_not_opened(_library(device.provider))
         raise DeviceError(f"The device {device.name!r} is not available: {why}.")
 
 
 def device_tensor(device: Device, shape: Sequence[int], dtype: Any) -> Any:
-    """A tensor of undefined contents in the memory of a CUDA device."""
+    """Return a tensor with undefined contents in the memory of a CUDA device."""
     return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
         list(shape), dtype.type, "cuda", device.number
     )
 
 
 def _library(provider: str) -> Path:
-    """The file of a provider that is a library of its own."""
+    """Return the path of a provider's library in ONNX Runtime's package."""
     word = provider.removesuffix("ExecutionProvider").lower()
     begin, end = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
     return LIBRARIES / f"{begin}onnxruntime_providers_{word}{end}"

@@ -1,4 +1,4 @@
-"""What pipelines take beside the options of ``generate``."""
+"""The arguments of pipelines other than the options of ``generate``, and their checks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineArguments:
-    """Checked by ``split``."""
+    """The arguments of a pipeline, as checked by ``read_arguments``."""
 
     return_type: ReturnType
-    batch_size: int = BATCH_SIZE  # texts that are generated from at once
-    clean_up_tokenization_spaces: bool | None = None  # None: as the pipeline does
+    batch_size: int = BATCH_SIZE  # texts in a batch
+    clean_up_tokenization_spaces: bool | None = None  # None: the pipeline's ``cleans_up``
     prefix: str | None = None  # None: the checkpoint's
     truncation: bool = False
     handle_long_generation: str | None = None
@@ -48,9 +48,9 @@ class PipelineArguments:
 def read_arguments(
     options: Mapping[str, Any], names: frozenset[str], default_return: ReturnType
 ) -> tuple[PipelineArguments, dict[str, Any]]:
-    """The arguments ``names`` of a pipeline, and options of ``generate``.
+    """Split ``options`` into a pipeline's arguments, by ``names``, and options of ``generate``.
 
-    Raises ``OptionError`` for bad ones; None is as if it was not passed.
+    An argument that is None counts as not passed. Raises ``OptionError`` for a bad argument.
     """
     given = {name: options[name] for name in sorted(names) if options.get(name) is not None}
     rest = {name: value for name, value in options.items() if name not in names}
@@ -95,7 +95,7 @@ def _return_type(given: Mapping[str, Any], default: ReturnType) -> ReturnType:
 
 
 def _pair(given: Mapping[str, Any]) -> str | None:
-    """The task that two languages name."""
+    """Return the task that ``src_lang`` and ``tgt_lang`` name, or None if both are missing."""
     source, target = given.get("src_lang"), given.get("tgt_lang")
     if source is None and target is None:
         return None

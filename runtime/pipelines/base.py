@@ -1,4 +1,4 @@
-"""What all pipelines do: prompts with the task's prefix and defaults, records of what comes."""
+"""The base class of all pipelines: prompts with the task's prefix, its defaults, and records."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from .arguments import COMMON, RETURNS, PipelineArguments, ReturnType, read_argu
 Record = dict[str, Any]
 Records = list[Record]
 Ids = Sequence[int]
-GLOBAL_MAX_LENGTH = 20  # of a checkpoint that says nothing
-WITHOUT_EFFECT = {"choices", "logprobs"}  # records have no place for what they give
+GLOBAL_MAX_LENGTH = 20  # Transformers' default ``max_length``
+WITHOUT_EFFECT = {"choices", "logprobs"}  # records cannot hold their results
 
 
 class Pipeline(ABC):
-    """A task of a model; ``pipeline`` makes one. Calling it gives records, dictionaries.
+    """A task of a model; ``pipeline`` makes one. A call returns records, which are dictionaries.
 
-    One text gives a list with a record for each sequence that is asked for. Several texts give a
-    list of these; where each has one record only, pipelines of encoder-decoder models give a flat
-    list of the records. An iterator gives an iterator, which reads it as it goes.
+    For one text, a call returns a list with one record for each sequence. For several texts, it
+    returns a list of such lists; if each has a single record, pipelines of encoder-decoder models
+    return a flat list of records. For an iterator, it returns an iterator that reads texts when
+    they are needed.
     """
 
     kind: ClassVar[Kind]
     default_return: ClassVar[ReturnType]
     return_name: ClassVar[str] = "generated"
-    defaults: ClassVar[Mapping[str, Any]]  # under the checkpoint's for the task
+    defaults: ClassVar[Mapping[str, Any]]  # the checkpoint's defaults for the task override them
     cleans_up: ClassVar[bool]
-    arguments: ClassVar[frozenset[str]] = COMMON  # beside the options of ``generate``
+    arguments: ClassVar[frozenset[str]] = COMMON  # besides the options of ``generate``
 
     def __init__(self, model: Model, task: str, **options: Any) -> None:
         manifest = model.bundle.manifest
@@ -46,7 +47,7 @@ class Pipeline(ABC):
         self.task = task
         arguments, generation = read_arguments(
             options, self.arguments, self.default_return
-        )  # bad ones raise now
+        )  # here, so that bad ones raise now
         _check_effects(generation)
         padding, generation = _padding(generation, manifest)
         _, self._defaults = split_controls(generation)
@@ -57,11 +58,11 @@ class Pipeline(ABC):
         self._own = {name: options[name] for name in options if name not in self._defaults}
 
     def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
-        """Records of one text, of several, or of as many as an iterator gives.
+        """Return the records of one text, of several texts, or of the texts of an iterator.
 
-        Arguments are those of Transformers' pipeline of this task, and options of ``generate``.
-        Raises ``PromptError`` for what is no text, ``OptionError`` for an option that is unknown or
-        has no effect.
+        Takes the arguments of Transformers' pipeline of this task, and options of ``generate``.
+        Raises ``PromptError`` for an input that is not a text, ``OptionError`` for an option that
+        is unknown or has no effect.
         """
         own = self._own
         if RETURNS & options.keys():
@@ -103,7 +104,10 @@ class Pipeline(ABC):
         options: Mapping[str, Any],
         before: int = 0,
     ) -> list[Records]:
-        """By text its records, generated ``batch_size`` texts at a time; ``before`` went others."""
+        """Return the records of each text, generated in batches of ``batch_size``.
+
+        ``before``: how many texts of the same call were served before these.
+        """
         for text in texts:
             if not isinstance(text, str):
                 raise PromptError(f"A pipeline takes texts, not {text!r:.60}.")
@@ -124,7 +128,7 @@ class Pipeline(ABC):
         return found
 
     def _for_task(self, task: str | None) -> tuple[str, Model]:
-        """The prefix of a task, None: the pipeline's, and the model with its defaults."""
+        """Return a task's prefix, and the model with its defaults; None: the pipeline's task."""
         manifest = self.model.bundle.manifest
         params = dict(manifest.task_specific_params.get(task or self.task, {}))
         prefix = params.pop("prefix", manifest.prefix)
@@ -141,7 +145,7 @@ class Pipeline(ABC):
         return self.model.tokenizer.encode(text, max_length=longest)
 
     def longest(self, name: str) -> int:
-        """The tokenizer's bound; ``OptionError`` about ``name`` where it has none."""
+        """Return the tokenizer's limit in tokens; ``OptionError``, about ``name``, without one."""
         longest = self.model.bundle.manifest.tokenizer.model_max_length
         if longest is None:
             raise OptionError(f"{name} has no effect: the tokenizer has no bound.")
@@ -150,8 +154,9 @@ class Pipeline(ABC):
     def _generation_options(
         self, prefix: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """``options`` with the tokens that ``stop_sequence`` stands for, as Transformers reads it:
-        any of them ends a text, with an encoder the first one.
+        """Return ``options`` with the tokens of ``stop_sequence`` as end-of-sequence tokens.
+
+        As in Transformers, any of these tokens ends a text; with an encoder only the first does.
         """
         if arguments.stop_sequence is None:
             return options
@@ -168,7 +173,7 @@ class Pipeline(ABC):
     def _record(
         self, text: str, prompt: Ids, token_ids: Ids, arguments: PipelineArguments
     ) -> Record:
-        """What is given back of one generated sequence."""
+        """Return the record of one generated sequence."""
 
     def _decode(self, ids: Ids, arguments: PipelineArguments) -> str:
         given = arguments.clean_up_tokenization_spaces
@@ -184,10 +189,10 @@ def _check_effects(options: Mapping[str, Any]) -> None:
 def _padding(
     options: Mapping[str, Any], manifest: Manifest
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``pad_token_id`` as a default, and the other options.
+    """Split ``options`` into ``pad_token_id``, as a default, and the others.
 
-    Nearly every call of Transformers' pipelines has it. Here nothing is padded, and only groups of
-    beams have a use for it, as a default has.
+    Nearly every call of Transformers' pipelines passes it. Here nothing is padded, and only group
+    beam search uses it. Without groups, an option would raise an error, a default does not.
     """
     rest = dict(options)
     token = rest.pop("pad_token_id", None)
@@ -197,21 +202,21 @@ def _padding(
 
 
 def _check_starts(options: Mapping[str, Any], count: int) -> None:
-    """Refuse other than ``count`` lists of ``decoder_input_ids``, whatever a batch has of them."""
+    """Raise unless ``decoder_input_ids`` is one list for all texts, or holds ``count`` lists."""
     starts = lists_by_prompt(options.get("decoder_input_ids"))
     if starts is not None:
         check_one_each(starts, count, "texts")
 
 
 def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
-    """``options`` for the texts from ``first`` on: some are given by text."""
+    """Return ``options`` for ``count`` texts from ``first`` on: some options differ by text."""
     changed = dict(options)
     function = options.get("prefix_allowed_tokens_fn")
     starts = lists_by_prompt(options.get("decoder_input_ids"))
     if callable(function):
         changed["prefix_allowed_tokens_fn"] = lambda i, ids: function(first + i, ids)
     if starts is not None:
-        if len(starts) < first + count:  # an iterator gave more texts
+        if len(starts) < first + count:  # an iterator has more texts
             check_one_each(starts, first + count, "texts")
         changed["decoder_input_ids"] = starts[first : first + count]
     return changed
@@ -220,10 +225,11 @@ def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str
 def _generation(
     manifest: Manifest, defaults: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Generation defaults as Transformers' pipelines find them.
+    """Return the generation defaults, merged as in Transformers' pipelines.
 
-    The checkpoint's for the task, over the pipeline's, over the checkpoint's; but a ``max_length``
-    of the checkpoint takes the place of the pipeline's ``max_new_tokens``.
+    The checkpoint's defaults for the task (``params``) override the pipeline's (``defaults``), and
+    these override the checkpoint's. But a ``max_length`` of the checkpoint replaces the pipeline's
+    ``max_new_tokens``.
     """
     own = manifest.generation
     merged = {**own, **defaults}

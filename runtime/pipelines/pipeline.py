@@ -1,12 +1,12 @@
-"""Pipelines with the names, arguments and return shapes of Transformers 4.57's, without torch.
+"""Pipelines with the names, arguments and return shapes of Transformers 4.57, without torch.
 
     from edgeseq.runtime import pipeline
 
     summarizer = pipeline("summarization", "my-t5-bundle")
     print(summarizer("A long text.")[0]["summary_text"])
 
-What a call generates is what Transformers' pipeline of the same checkpoint does; docs/pipelines.md
-says where they differ, and why.
+A call generates the same text as Transformers' pipeline with the same checkpoint.
+docs/pipelines.md lists the differences and their reasons.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ LOADING = (
     "kv_cache",
     "prepack",
     "max_concurrent",
-)  # what ``load`` takes
+)  # arguments of ``load``
 DEMO_OF: Mapping[Kind, str] = {"decoder-only": "gpt2", "encoder-decoder": "t5"}
 
 
 class TextGenerationPipeline(Pipeline):
-    """``"text-generation"``: what comes after a text, by default with the text before it.
+    """The pipeline ``"text-generation"``: continues a text; records include the text by default.
 
-    Where neither the checkpoint nor the call says anything else: 256 new tokens, drawn at a
+    Defaults, unless the checkpoint or the call sets others: 256 new tokens, sampled with a
     temperature of 0.7.
     """
 
@@ -81,8 +81,9 @@ class TextGenerationPipeline(Pipeline):
     def _generation_options(
         self, prefix: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """The same. Lengths do not count the prefix; with ``truncation`` a ``max_length`` is the
-        prompt's, as in Transformers.
+        """Return the options; as in Transformers, lengths do not count the prefix.
+
+        With ``truncation``, a ``max_length`` limits the prompt.
         """
         changed = dict(super()._generation_options(prefix, model, arguments, options))
         if arguments.truncation:
@@ -110,9 +111,9 @@ class TextGenerationPipeline(Pipeline):
 
 
 class Text2TextGenerationPipeline(Pipeline):
-    """``"text2text-generation"``: what an encoder-decoder model makes of a text.
+    """The pipeline ``"text2text-generation"``: the output of an encoder-decoder model.
 
-    Where neither the checkpoint nor the call says anything else: 256 new tokens, four beams.
+    Defaults, unless the checkpoint or the call sets others: 256 new tokens, four beams.
     """
 
     kind = "encoder-decoder"
@@ -121,7 +122,7 @@ class Text2TextGenerationPipeline(Pipeline):
     cleans_up = False
 
     def _stop_ids(self, ids: list[int]) -> list[int]:
-        return ids[:1]  # as Transformers
+        return ids[:1]  # as in Transformers
 
     def _joined(self, found: list[Records]) -> list[Any]:
         single = all(len(records) == 1 for records in found)
@@ -136,16 +137,17 @@ class Text2TextGenerationPipeline(Pipeline):
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
-    """``"summarization"``, with the checkpoint's prefix and defaults for it."""
+    """The pipeline ``"summarization"``, with the checkpoint's prefix and defaults for that task."""
 
     return_name = "summary"
 
 
 class TranslationPipeline(Text2TextGenerationPipeline):
-    """``"translation_en_to_fr"`` and others, with the checkpoint's prefix and defaults for it.
+    """The pipelines ``"translation_en_to_fr"`` and others, and ``"translation"``.
 
-    ``"translation"`` alone is the first of the checkpoint's; ``src_lang`` and ``tgt_lang``, "en"
-    and "fr", choose another in a call.
+    Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` stands for the
+    first translation of the checkpoint. A call chooses another by ``src_lang`` and ``tgt_lang``,
+    such as "en" and "fr".
     """
 
     return_name = "translation"
@@ -158,7 +160,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
             known_are = f"known are {', '.join(pairs)}." if pairs else "or of another translation."
             raise OptionError(f"The checkpoint says nothing of {task!r}: {known_are}")
         if task is None and self.task == "translation" and pairs:
-            task = pairs[0]  # as Transformers does
+            task = pairs[0]  # as in Transformers
         return super()._for_task(task)
 
 
@@ -176,14 +178,15 @@ def pipeline(
     model: Model | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Pipeline:
-    """The pipeline of a task: "text-generation", "text2text-generation", "summarization",
-    "translation", or "translation_en_to_fr" and the like.
+    """Return the pipeline of a task.
 
-    ``model``: a bundle's folder, or a model that ``load`` gave; None: a demo model. ``options``:
-    those of ``load`` where it is no loaded model, and what calls take, for all of them. Raises
-    ``OptionError`` for an unknown task, or one that the model is not for, and what ``load`` does.
+    ``task``: "text-generation", "text2text-generation", "summarization", "translation", or
+    "translation_en_to_fr" and the like. ``model``: a bundle's folder, or a model from ``load``;
+    None: a demo model. ``options``: arguments of calls, which apply to all calls, and arguments of
+    ``load`` unless ``model`` is a loaded model. Raises ``OptionError`` for an unknown task or a
+    task that the model is not for, and the errors of ``load``.
     """
-    given: Any = task  # it need not be what the types say
+    given: Any = task  # callers without type checks may pass anything
     name = given if isinstance(given, str) else ""
     made = TASKS.get("translation" if PAIR.fullmatch(name) else name)
     if made is None:
@@ -192,7 +195,7 @@ def pipeline(
             "with any two languages."
         )
     loading = {name: options.pop(name) for name in LOADING if name in options}
-    if type(number := loading.get("device")) is int:  # as in Transformers: of a GPU, or -1
+    if type(number := loading.get("device")) is int:  # as in Transformers: a GPU, or -1
         loading["device"] = "cpu" if number == -1 else f"cuda:{number}"
     if isinstance(model, Model):
         if loading:

@@ -252,7 +252,7 @@ class GenerationOptions:
         None, checks.check_words, ids=lambda words: [token for ids in words for token in ids]
     )
     # {ids: bias}, added to the logit of the last id after the others
-    sequence_bias: Any = _option(None, _biases, ids=_biased_ids)
+    sequence_bias: Any = _option(None, _biases, ids=_biased_ids)  # noqa: RUF009  # a field
     suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # never occur
     begin_suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # not first
     forced_bos_token_id: int | None = _option(None, _id, ids=several)  # after one start token

@@ -1,1 +1,1 @@
-"""Tasks: templates (the `.toml` files), running one on texts, and on files of inputs."""
+"""Tasks: their templates (the `.toml` files), and running them on texts and on files of inputs."""

@@ -1,8 +1,9 @@
-"""A task on every line of a file, its answers a file of JSON lines that can be gone on with.
+"""A task on every line of a file: inputs, answers as JSON lines, and a lock on the output file.
 
-Answers are written in the order of the inputs, some dozens at a time; an input that the model
-cannot serve has an error in the place of its answer. A run that was interrupted is given again:
-answers that are there stay, a line that was cut off is made anew, and the rest is appended.
+Answers are written in the order of the inputs, some dozens at a time. For an input that the model
+cannot serve, an error is written instead of an answer. To continue after an interruption, start the
+same run again: it keeps the complete answers, replaces a line that was cut off and appends the
+rest. The lock keeps two runs from writing one file.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from .templates import Template
 if TYPE_CHECKING:
     from ..model import Model
 
-STANDARD = "-"  # standard input or output, in the place of a file
-WINDOW = 64  # inputs that are sorted by length among themselves, and whose answers come together
+STANDARD = "-"  # standard input or output instead of a file
+WINDOW = 64  # inputs that are batched by length, and whose answers are written together
 
 
 def read_inputs(path: Path, template: Template) -> list[Input]:
-    """An input a line: a text for the template's first field, or in a .jsonl file an object.
+    """Return one input for each line of a file.
 
-    ``-`` is standard input, with texts. Raises ``PromptError`` for a line that is no input.
+    A line is a text for the template's first field; in a .jsonl file it is an object. ``-`` is
+    standard input, with texts. Raises ``PromptError`` for a line that is not an input.
     """
     content = sys.stdin.buffer.read() if str(path) == STANDARD else path.read_bytes()
     text = decode_utf8(content, path)
@@ -43,16 +45,16 @@ def read_inputs(path: Path, template: Template) -> list[Input]:
 
 
 class Answered(NamedTuple):
-    """How many answers were there already, and how many inputs could not be served, in all."""
+    """The number of answers that existed before, and the number of errors among all answers."""
 
     before: int
     failed: int
 
 
 class Job:
-    """The answers to ``inputs`` as lines.
+    """A task on ``inputs``, whose answers are lines of JSON.
 
-    ``loading``: how the model was loaded, where answers depend on it. Raises ``OptionError`` for a
+    ``loading``: the arguments of ``load`` that change answers. Raises ``OptionError`` for a
     template that is not for this kind of model, ``PromptError`` for an input that lacks a field.
     """
 
@@ -78,15 +80,15 @@ class Job:
         defaults = [dict(template.defaults), manifest.generation]
         told = [files, asdict(form), defaults, dict(options), dict(loading)]
         known = json.dumps(told, sort_keys=True, default=repr).encode()
-        # Names all that answers depend on beside the input.
+        # Identifies everything, except the input, that the answers depend on.
         self._run = sha256(known).hexdigest()[:12]
 
     def begin(self, number: int) -> bytes:
-        """What the line of an answer begins with: what was asked."""
+        """Return the beginning of an answer's line, which identifies the input and the run."""
         return self._line(number, {})[: -len("}")]
 
     def lines(self, first: int) -> Iterator[tuple[bytes, bool]]:
-        """The lines from ``first`` on, and whether they are answers: an error else."""
+        """Yield each line from ``first`` on, and whether it is an answer (else it is an error)."""
         for start in range(first, len(self.inputs), WINDOW):
             window = self.inputs[start : start + WINDOW]
             for number, found in enumerate(self._answers(window), start):
@@ -103,7 +105,7 @@ class Job:
             yield from run_all(self._model, self._template, window, self._options)
             return
         except PromptError:
-            pass  # one of them: the others are answered
+            pass  # an input cannot be served: run each alone, to answer the others
         for values in window:
             try:
                 yield from run_all(self._model, self._template, [values], self._options)
@@ -117,15 +119,16 @@ class Job:
 
 
 def write_answers(job: Job, out: BinaryIO) -> Answered:
-    """All answers of ``job``, as they come."""
+    """Write all answers of ``job`` to ``out``, as they become known."""
     return Answered(0, _append(job, out, 0))
 
 
 def answer_file(job: Job, out: Path, *, overwrite: bool = False) -> Answered:
-    """Append the answers that ``out`` lacks to it.
+    """Append the missing answers to the file ``out``.
 
-    Raises ``OptionError`` where ``out`` holds something else than the first answers of ``job``,
-    unless ``overwrite``, ``EdgeseqError`` where another process is writing it.
+    ``overwrite``: replace the contents of the file. Raises ``OptionError`` if ``out`` is not a file
+    or, without ``overwrite``, holds anything but the first answers of ``job``. Raises
+    ``EdgeseqError`` if another process is writing it.
     """
     if out.exists() and not out.is_file():
         raise OptionError(f"{out} is no file: give one, or - for standard output.")
@@ -138,9 +141,9 @@ def answer_file(job: Job, out: Path, *, overwrite: bool = False) -> Answered:
 
 
 def _append(job: Job, file: BinaryIO, done: int, *, cut: bool = False) -> int:
-    """Write the answers from the ``done``-th on; how many are errors.
+    """Write the answers from number ``done`` on; return how many of them are errors.
 
-    ``cut``: what is behind the file's place goes, but not before there is something to write.
+    ``cut``: truncate the file at its current position, but only once the first answer is known.
     """
     failed = 0
     with Progress(job.name, len(job.inputs) - done, unit="lines") as progress:
@@ -158,7 +161,7 @@ def _append(job: Job, file: BinaryIO, done: int, *, cut: bool = False) -> int:
 
 
 def _read(job: Job, file: BinaryIO, out: Path) -> Answered:
-    """The answers that are there; the file is read up to their end."""
+    """Count the answers in the file and seek their end; ``OptionError`` for any other line."""
     done = failed = end = 0
     file.seek(0)
     for line in file:
@@ -168,7 +171,7 @@ def _read(job: Job, file: BinaryIO, out: Path) -> Answered:
                 "this model, template and options: give another file, or --overwrite."
             )
         if not line.endswith(b"\n"):
-            break  # what an interruption left of it
+            break  # cut off by an interruption
         failed += line.startswith(job.begin(done) + b', "error": ')
         done += 1
         end += len(line)
@@ -177,7 +180,7 @@ def _read(job: Job, file: BinaryIO, out: Path) -> Answered:
 
 
 def _is_answer(line: bytes, begin: bytes) -> bool:
-    """Whether a line is the answer that begins so, or was on the way to become it."""
+    """Return whether ``line`` is the answer that starts with ``begin``, complete or cut off."""
     if not line.endswith(b"\n"):
         return line.startswith(begin) or begin.startswith(line)
     return line.startswith(begin) and line.endswith(b"}\n")
@@ -192,7 +195,7 @@ def _object(where: str, line: str, template: Template) -> Input:
 
 
 def check_files(source: Path, out: Path) -> None:
-    """Refuse an output that is the input."""
+    """Raise ``EdgeseqError`` if the output file is the input file."""
     if out.exists() and source.exists() and out.samefile(source):
         raise EdgeseqError(f"{out} is the input: give another file for the answers.")
 
@@ -204,9 +207,10 @@ else:
 
 
 def lock(file: IO[Any], path: Path) -> None:
-    """Keep others from locking ``file``, which is at ``path``, until it is closed.
+    """Lock ``file``, which is at ``path``, until it is closed.
 
-    Raises ``EdgeseqError`` where another has. The system lets go of it when a process ends.
+    Raises ``EdgeseqError`` if another process has locked it. The system releases the lock when the
+    process ends.
     """
     try:
         if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""Tasks on a loaded model: prompts from a template, and what is made of the answers."""
+"""Running a task on a loaded model: prompts from its template, results from its answers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 class TaskResult:
     """The answer to one input."""
 
-    text: str  # the answer; of a classification the most probable label, or "" if it was cancelled
-    probabilities: Mapping[str, float] | None  # of a classification, by label, the highest first
+    text: str  # for a classification the most probable label, or "" if it was cancelled
+    probabilities: Mapping[str, float] | None  # for a classification: by label, the highest first
     generation: GenerationResult
 
 
 class TaskModel(Protocol):
-    """What a task needs of a ``Model``."""
+    """The part of a ``Model`` that tasks use."""
 
     @property
     def bundle(self) -> Bundle: ...
@@ -47,10 +47,10 @@ class TaskModel(Protocol):
 def run_all(
     model: TaskModel, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
 ) -> list[TaskResult]:
-    """The answers to ``inputs``, in their order; inputs of similar length are read together.
+    """Return the answers to ``inputs``, in their order; batches hold inputs of similar length.
 
-    ``options``: of ``generate``, over the template's. Raises ``PromptError`` for an input that
-    lacks a field, ``OptionError`` for a template that is not for this kind of model.
+    ``options``: of ``generate``; they override the template's. Raises ``PromptError`` for an input
+    that lacks a field, ``OptionError`` for a template that is not for this kind of model.
     """
     kind = model.bundle.manifest.kind
     form = template.form(kind)
@@ -65,7 +65,7 @@ def run_all(
     model, constraints = _with_template(model, template)
     options = {**constraints, **options}
     ids = [model.tokenizer.encode(prompt) for prompt in prompts]
-    checked_request(model.bundle.manifest, ids, options)  # by their own numbers
+    checked_request(model.bundle.manifest, ids, options)  # errors name the caller's indices
     found: dict[int, TaskResult] = {}
     for batch in batches([len(prompt) for prompt in ids]):
         for result in model.generate_ids([ids[i] for i in batch], **options):
@@ -75,7 +75,7 @@ def run_all(
 
 
 def _with_template(model: TaskModel, template: Template) -> tuple[TaskModel, dict[str, Any]]:
-    """The model with the template's options as its defaults, and what its texts have to match."""
+    """Return the model with the template's options as defaults, and the template's constraints."""
     manifest = model.bundle.manifest
     form = template.form(manifest.kind)
     constraints = {name: form.options[name] for name in GUIDES if name in form.options}
@@ -84,7 +84,7 @@ def _with_template(model: TaskModel, template: Template) -> tuple[TaskModel, dic
     try:
         if given.get(COUNT, 1) != 1:
             raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
-        resolve_options(defaults, given, manifest.kind)  # as defaults, wrong ones would be unused
+        resolve_options(defaults, given, manifest.kind)  # wrong defaults would be ignored later
     except OptionError as error:
         raise OptionError(f"The template {template.name} has wrong options: {error}") from error
     return model.with_defaults({**defaults, **given}), constraints
@@ -98,5 +98,5 @@ def _result(form: Form, generation: GenerationResult) -> TaskResult:
     probabilities = {
         label_of.get(choice.text, choice.text): choice.probability for choice in generation.choices
     }
-    best = next(iter(probabilities), "")  # none where it was cancelled
+    best = next(iter(probabilities), "")  # empty if the call was cancelled
     return TaskResult(text=best, probabilities=probabilities, generation=generation)

@@ -1,8 +1,7 @@
-"""Task templates: how a model is asked, as plain files that users can read, copy and change.
+"""Task templates: TOML files that users can read, copy and change.
 
-A template is a TOML file. It names the ``fields`` that the prompt is made of, and, by kind of
-model, the ``prompt``, ``options`` of ``generate``, or ``labels`` to choose between. docs/tasks.md
-says what each key means.
+A template names the ``fields`` of the prompt. For each kind of model it gives the ``prompt``, and
+``options`` of ``generate`` or ``labels`` to choose between. docs/tasks.md describes each key.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ FORM_KEYS = {"prompt", "labels", "strip", "options"}
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a model of one kind is asked."""
+    """A template's prompt and options for one kind of model."""
 
     prompt: str  # with fields in braces
     options: Mapping[str, Any]
-    labels: Mapping[str, str]  # what is written for each; none: text is generated
-    strip: bool  # whether white space around an answer goes
+    labels: Mapping[str, str]  # from a label to the text that is scored; empty: text is generated
+    strip: bool  # whether to remove white space around an answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A task, read from a file."""
+    """A task template, read from a file."""
 
     name: str
     title: str
@@ -46,7 +45,7 @@ class Template:
     forms: Mapping[Kind, Form]
 
     def form(self, kind: Kind) -> Form:
-        """How a model of ``kind`` is asked; ``OptionError`` where the template does not say."""
+        """Return the form for models of ``kind``; ``OptionError`` if the template has none."""
         if kind not in self.forms:
             raise OptionError(
                 f"The task {self.name} is for {' and '.join(self.forms)} models; this one is "
@@ -55,7 +54,7 @@ class Template:
         return self.forms[kind]
 
     def prompt(self, kind: Kind, values: Mapping[str, str]) -> str:
-        """The prompt of a model of ``kind``; ``PromptError`` where a field is missing."""
+        """Return the prompt for models of ``kind``; ``PromptError`` if a field is missing."""
         filled = {**self.defaults, **values}
         for name in self.fields:
             if not isinstance(filled.get(name), str):
@@ -69,7 +68,7 @@ class Template:
 
 
 def check_characters(name: str, text: str) -> None:
-    """Raise ``PromptError`` for a text that no file could hold."""
+    """Raise ``PromptError`` for a text that cannot be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -77,14 +76,14 @@ def check_characters(name: str, text: str) -> None:
 
 
 def template_names() -> list[str]:
-    """The templates that come with edgeseq."""
+    """Return the names of the templates that come with edgeseq."""
     return sorted(path.stem for path in TEMPLATES.glob(f"*{SUFFIX}"))
 
 
 def template_path(task: str | os.PathLike[str]) -> Path:
-    """The file of a template: of a name, or of a path that ends in ``.toml``.
+    """Return the file of a template, given by its name or by a path that ends in ``.toml``.
 
-    Raises ``OptionError`` where there is none.
+    Raises ``OptionError`` if there is none.
     """
     given: Any = task
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
@@ -101,11 +100,11 @@ def template_path(task: str | os.PathLike[str]) -> Path:
 
 
 def read_template(task: str | os.PathLike[str]) -> Template:
-    """The template of a name, or of a file of the user's; ``OptionError`` for a wrong one."""
+    """Read a template, by its name or from a user's file; ``OptionError`` for a wrong one."""
     path = template_path(task)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
+    except (OSError, ValueError) as error:  # errors of TOML, and text that is not UTF-8
         raise OptionError(f"{path} cannot be read as a template: {reason(error)}.") from error
     kinds = {name: content.pop(name) for name in get_args(Kind) if name in content}
     _check_keys(path, content, HEAD_KEYS)

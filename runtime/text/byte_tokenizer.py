@@ -1,7 +1,7 @@
-"""ByT5's tokenizer: UTF-8 bytes are the tokens, so that there is no file to read.
+"""ByT5's tokenizer: its tokens are UTF-8 bytes, so that it needs no file.
 
-Source: ``ByT5Tokenizer`` of Transformers 4.57. Three special tokens come first, then the 256 bytes,
-then the sentinels.
+The ids are three special tokens, then the 256 bytes, then the sentinels. Source: ``ByT5Tokenizer``
+of Transformers 4.57.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ FIRST_SENTINEL = FIRST_BYTE + 256
 
 
 def sentinel(number: int) -> str:
-    """The text of the sentinel ``number``, whose id is ``FIRST_SENTINEL + number``."""
+    """Return the text of the sentinel ``number``, whose id is ``FIRST_SENTINEL + number``."""
     return f"<extra_id_{number}>"
 
 
 class ByteTokenizer:
-    """Text to ids and back; ``sentinels``: how many of them there are, 125 as a rule.
+    """ByT5's tokenizer with a number of ``sentinels``, usually 125.
 
-    Special tokens written out in a text are those tokens. ``special_tokens_strip``: the first three
-    take the whitespace around them with them.
+    A special token that is written out in a text is encoded as that token.
+    ``special_tokens_strip``: whether the three ``SPECIAL_TOKENS`` strip the whitespace around them.
+    ``truncation_side``: the side that ``encode`` cuts off.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class ByteTokenizer:
         self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
-        """The ids of ``text``, closed by the end-of-text token unless it ends with it already.
+        """Return the ids of ``text`` and the end-of-text token, unless the text ends with it.
 
-        ``max_length``: how many they may be; the text is cut off at ``truncation_side``. Raises
+        ``max_length``: the most ids; the text is cut off at ``truncation_side``. Raises
         ``PromptError`` if ``text`` is not a string of whole Unicode characters.
         """
         if not isinstance(text, str):
@@ -73,10 +74,10 @@ class ByteTokenizer:
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """The text of ``ids`` without special tokens and bytes that are no UTF-8.
+        """Return the text of ``ids``; special tokens and invalid UTF-8 are skipped.
 
-        Equal to Transformers' ``decode(ids, skip_special_tokens=True)``. None: as the checkpoint
-        says.
+        The text equals Transformers' ``decode(ids, skip_special_tokens=True)``.
+        ``clean_up_tokenization_spaces``: None for the checkpoint's setting.
         """
         data = bytes(token - FIRST_BYTE for token in ids if is_byte(token))
         text = data.decode("utf-8", errors="ignore")
@@ -86,14 +87,15 @@ class ByteTokenizer:
         return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
-        """The character whose number is the byte of ``token_id``; None where ``decode`` leaves it
-        out.
+        """Return the character whose code point is the byte of ``token_id``.
+
+        None if ``decode`` skips the id.
         """
         return chr(token_id - FIRST_BYTE) if is_byte(token_id) else None
 
 
 def is_byte(token: int) -> bool:
-    """Whether a token id stands for a byte."""
+    """Return whether a token id stands for a byte."""
     return FIRST_BYTE <= token < FIRST_SENTINEL
 
 

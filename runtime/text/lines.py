@@ -1,4 +1,4 @@
-"""Lines of text files: decoding UTF-8, and one JSON object a line."""
+"""Text files: UTF-8 content, its lines, and one JSON object for each line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ..errors import PromptError, reason
 
 
 def decode_utf8(content: bytes, name: object) -> str:
-    """Decode a file's content, without a byte order mark; ``name``: of the file, for the error."""
+    """Return a file's content as text, without a byte order mark.
+
+    ``name``: the file's name for errors. Raises ``PromptError`` if the content is not UTF-8.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -24,7 +27,8 @@ def split_lines(text: str) -> list[str]:
 def json_object(line: str, where: str, expected: str) -> dict[str, Any]:
     """Return the JSON object in ``line``.
 
-    Raises ``PromptError`` with ``where`` it stands and what was ``expected`` if it is none.
+    Raises ``PromptError`` if the line is not a JSON object. ``where`` the line is and what was
+    ``expected`` are parts of the message.
     """
     try:
         found = json.loads(line)

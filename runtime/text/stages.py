@@ -1,7 +1,7 @@
-"""The steps by which tokens become text on a stream.
+"""The stages that turn a stream of tokens into text.
 
-Each takes tokens or text in order and gives text in order, holding back only what the next piece
-could still change. `detokenizer.py` puts them together for a tokenizer.
+Each stage takes tokens or text in order and returns text in order. It holds back only the text that
+the next piece could still change. `detokenizer.py` combines the stages for a tokenizer.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Stage(ABC):
-    """A step of the stream: takes tokens or text in order, gives text in order.
+    """A stage of the stream, from tokens or text to text, both in order.
 
-    Attributes are set anew and not changed in place, so that a fork may share their values.
+    Attributes are assigned anew and never changed in place, so that a fork may share their values.
     """
 
     @abstractmethod
     def push(self, text: str) -> str:
-        """Take the next token or text and return what is certain."""
+        """Take the next token or text; return the text that has become certain."""
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         return ""
 
     def rest(self, text: str) -> str:
-        """Return what `push(text)` and `finish` would return now, and stay as it is."""
+        """Return the text that `push(text)` and `finish` would return; leave the stage unchanged."""
         twin = self.fork()
         return twin.push(text) + twin.finish()
 
     def fork(self) -> Self:
-        """Return a copy from which the stream can go on in another way."""
-        twin = object.__new__(type(self))  # for `copy.copy` takes several times as long
+        """Return an independent copy."""
+        twin = object.__new__(type(self))  # `copy.copy` takes several times as long
         twin.__dict__.update(self.__dict__)
         return twin
 
 
 def _byte_of_character() -> dict[str, int]:
-    """Return GPT-2's alphabet: the character that stands for each byte in a vocabulary."""
+    """Return GPT-2's alphabet: the byte that each character of a vocabulary stands for."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -54,15 +54,15 @@ BYTE_OF: Final = _byte_of_character()
 
 
 class Bytes(Stage):
-    """Byte-level BPE: each token is some bytes, and all bytes together are UTF-8."""
+    """Byte-level BPE: each token is a few bytes, and the bytes of all tokens are UTF-8."""
 
     def __init__(self) -> None:
-        self._incomplete = b""  # the bytes of a character of which more must come
+        self._incomplete = b""  # the first bytes of a character that is not complete yet
 
     def push(self, text: str) -> str:
         try:
             data = bytes(map(BYTE_OF.__getitem__, text))
-        except KeyError:  # an added token, spelled as it is
+        except KeyError:  # an added token, which is plain text
             data = text.encode()
         data = self._incomplete + data
         text, size = codecs.utf_8_decode(data, "replace")
@@ -74,7 +74,7 @@ class Bytes(Stage):
 
 
 class Utf8(Stage):
-    """ByT5: each token is the character whose number is its byte; bytes that are no UTF-8 go."""
+    """ByT5: each token is the character whose code point is its byte; invalid UTF-8 is dropped."""
 
     def __init__(self) -> None:
         self._incomplete = b""
@@ -87,7 +87,7 @@ class Utf8(Stage):
 
 
 class Words(Stage):
-    """Decoders that render every token by itself, but the first of a text differently."""
+    """Decoders that render each token independently, but the first token of a text differently."""
 
     def __init__(self, join: Callable[[list[str]], str]) -> None:
         self._join = join
@@ -97,14 +97,14 @@ class Words(Stage):
     def push(self, text: str) -> str:
         if self._before:
             return self._join([*self._before, text])[self._start :]
-        self._before = ["a"]  # any token will do to make the next one not the first
+        self._before = ["a"]  # any token, so that the next one is not rendered as the first
         return self._join([text])
 
 
 class ByteFallback(Stage):
-    """Tokens are text with `old` for `new`, except runs of `<0xNN>`.
+    """Byte fallback: a token is text, with `old` replaced by `new`, or one byte as `<0xNN>`.
 
-    A run is the text of its bytes if all of it is UTF-8, else one U+FFFD a byte.
+    A run of bytes becomes text if all of it is valid UTF-8, else one U+FFFD for each byte.
     """
 
     def __init__(self, old: str, new: str) -> None:
@@ -144,7 +144,7 @@ class ByteFallback(Stage):
 
 
 class Whole(Stage):
-    """Any other decoder: nothing is known to be certain before the end."""
+    """Any other decoder: all text is held back until `finish`."""
 
     def __init__(self, join: Callable[[list[str]], str]) -> None:
         self._join = join
@@ -164,7 +164,7 @@ class Whole(Stage):
 
 
 class LeadingStrip(Stage):
-    """Takes up to `count` of the character `content` off the start of the text."""
+    """Removal of up to `count` characters `content` from the start of the text."""
 
     def __init__(self, content: str, count: int) -> None:
         self._content, self._count = content, count
@@ -180,7 +180,7 @@ class LeadingStrip(Stage):
 
 
 class Replacement(Stage):
-    """`str.replace(old, new)` on a stream: holds back a tail that may be the start of `old`."""
+    """`str.replace(old, new)` on a stream; it holds back a tail that may be the start of `old`."""
 
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
@@ -197,5 +197,5 @@ class Replacement(Stage):
         held, self._held = self._held, ""
         return held
 
-    def rest(self, text: str) -> str:  # without a fork: clean-up asks ten times a token
+    def rest(self, text: str) -> str:  # without a fork: clean-up calls this ten times a token
         return (self._held + text).replace(self._old, self._new)

@@ -1,8 +1,8 @@
-"""Stop strings: texts that end a generation, found in its text across the borders of tokens.
+"""Stop strings: strings that end a generation, found in its text across token borders.
 
-`StopMatcher` says when to stop, `StopFilter` and `cut` take the stop string, and what follows it,
-out of the text. They know tokens only through the detokenizer, and nothing of models or options.
-No stop string is empty.
+`StopMatcher` says when to stop. `StopFilter` and `cut` remove the stop string and all text after
+it. They see tokens only through the detokenizer, and know nothing of models or options. No stop
+string is empty.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from .detokenizer import Detokenizer
 
 
 class StopMatcher:
-    """Follows the new text of one sequence and says when a stop string is in it.
+    """A matcher that follows the new text of one sequence and finds stop strings in it.
 
-    New is what the `detokenizer` gives out from here on: it may have seen a context already, whose
-    text does not count. The matcher keeps only as many characters as the next token may complete
-    to a stop string. A token costs more the longer the text only if the detokenizer holds back all
-    of it, as it does for a decoder of an unknown kind.
+    The new text is the text that the `detokenizer` returns from now on. Text of earlier tokens,
+    such as a context, does not count. The matcher keeps only as many characters as the next token
+    may complete to a stop string. The time for a token depends on the length of the text only if
+    the detokenizer holds back all text, as it does for an unknown decoder.
     """
 
     def __init__(self, detokenizer: Detokenizer, stop_strings: Sequence[str]) -> None:
@@ -29,12 +29,12 @@ class StopMatcher:
         self._is_found = False
 
     def push(self, token: int) -> bool:
-        """Take the next id; True once a stop string is complete in the new text.
+        """Take the next id; return whether the new text contains a stop string.
 
-        Text counts that is still held back, because ending the sequence now gives it out: waiting
-        would cost one more token. But not U+FFFD at its end, which stands for a character that has
-        begun: were it taken for text, a stop string "\\ufffd" would break the next emoji in two. It
-        counts once it is certain that no character comes of the bytes.
+        Text that is still held back counts, because ending the sequence now releases it: waiting
+        would cost one more token. U+FFFD at its end does not count, because it stands for the first
+        bytes of a character: a stop string "\\ufffd" would otherwise cut the next emoji in two. It
+        counts once it is certain that the bytes are no character.
         """
         text = self._tail + self._detokenizer.push(token)
         seen = text + self._detokenizer.held().rstrip("\ufffd")
@@ -43,16 +43,16 @@ class StopMatcher:
         return self._is_found
 
     def fork(self) -> StopMatcher:
-        """Return a copy from which the sequence can go on in another way."""
+        """Return an independent copy."""
         twin = StopMatcher(self._detokenizer.fork(), self._stop_strings)
         twin._tail, twin._is_found = self._tail, self._is_found
         return twin
 
 
 class StopFilter:
-    """Pieces of text on their way to a reader, none of which holds a part of a stop string.
+    """A filter for pieces of text that never returns a part of a stop string.
 
-    For any pieces, the results of `push` and the one of `finish` join to `cut` of them joined.
+    For any pieces, the results of `push` and `finish` join to `cut` of the joined pieces.
     """
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
@@ -63,10 +63,11 @@ class StopFilter:
         self._has_stopped = False
 
     def push(self, piece: str) -> str:
-        """Take the next piece and return the text that is certain to be before any stop string.
+        """Take the next piece; return the text that is certain to be before any stop string.
 
-        Nothing comes after a stop string. It is no more than a candidate while a longer one that
-        starts before it may follow, as "abc" may where the text ends in "ab" and "b" is another.
+        After a stop string the result is empty. A stop string is held back as a candidate while a
+        longer one that starts before it may still follow: for the stop strings "abc" and "b", while
+        the text ends in "ab".
         """
         if self._has_stopped:
             return ""
@@ -78,18 +79,21 @@ class StopFilter:
         return text[: min(start, end)]
 
     def finish(self) -> str:
-        """Return what was held back and turned out to be no stop string; nothing may follow."""
+        """Return the held back text up to a stop string; no piece may be pushed after this."""
         return "" if self._has_stopped else cut(self._held, self._stop_strings)
 
     def _start_of_candidate(self, text: str) -> int:
-        """Where the longest end of `text` begins that could become a stop string."""
+        """Return where the longest tail of `text` starts that may become a stop string.
+
+        `len(text)` if there is none.
+        """
         first = max(len(text) - self._longest_start, 0)
         places = range(first, len(text))
         return next((place for place in places if text[place:] in self._starts), len(text))
 
 
 def cut(text: str, stop_strings: Sequence[str]) -> str:
-    """Return `text` up to the first place where a stop string starts, all of it if none does."""
+    """Return `text` up to the start of the first stop string, or all of it if there is none."""
     return text[: _end(text, stop_strings)]
 
 

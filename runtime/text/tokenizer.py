@@ -1,7 +1,7 @@
-"""Text to token ids and back, as the checkpoint's own Transformers tokenizer does it.
+"""Text to token ids and back, with the results of the checkpoint's own Transformers tokenizer.
 
-The work is done by the `tokenizers` package on the bundle's tokenizer.json. This module knows
-nothing of models, sessions or generation.
+The `tokenizers` package does the work, by the bundle's tokenizer.json. This module knows nothing of
+models, sessions or generation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenizers.decoders import Decoder
 from ..bundle.manifest import Side
 from ..errors import BundleError, PromptError
 
-# Applied one after the other, each over the whole text: the table of
+# Each replacement is applied to the whole text, in this order. Source:
 # `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
 CLEAN_UPS: Final = (
     (" .", "."),
@@ -33,7 +33,7 @@ CLEAN_UPS: Final = (
 
 
 def clean_up(text: str) -> str:
-    """Take out the spaces that English tokenization leaves before punctuation."""
+    """Return `text` without the spaces that English tokenization leaves before punctuation."""
     for old, new in CLEAN_UPS:
         text = text.replace(old, new)
     return text
@@ -42,10 +42,10 @@ def clean_up(text: str) -> str:
 class Tokenizer:
     """The tokenizer of one bundle.
 
-    `clean_up_tokenization_spaces` is the checkpoint's setting of that name: whether `decode`
-    takes out the spaces that English tokenization leaves before punctuation.
-
-    Raises `BundleError` if `path` is not a tokenizer.json that `tokenizers` can read.
+    `path`: its tokenizer.json. `clean_up_tokenization_spaces`: the checkpoint's setting of that
+    name, whether `decode` removes the spaces that English tokenization leaves before punctuation.
+    `truncation_side`: the side that `encode` cuts off. Raises `BundleError` if `path` is not a
+    tokenizer.json that `tokenizers` can read.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Tokenizer:
                 f"{path} is not a tokenizer that can be read ({error}); "
                 "export the checkpoint again or restore the file."
             ) from error
-        # Transformers leaves both to the caller, whatever the file says.
+        # Transformers leaves both to the caller and ignores what the file sets.
         self._backend.no_truncation()
         self._backend.no_padding()
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -72,14 +72,14 @@ class Tokenizer:
 
     @property
     def decoder(self) -> Decoder | None:
-        """The part that joins token strings to text; None joins them with spaces."""
+        """The decoder that joins token strings to text; None: spaces join them."""
         decoder: Decoder | None = self._backend.decoder
         return decoder
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
-        """Return the token ids of `text`, special tokens added as by `tokenizer(text)`.
+        """Return the token ids of `text`, with the special tokens that `tokenizer(text)` adds.
 
-        `max_length`: how many they may be; the text is cut off at `truncation_side`, special tokens
+        `max_length`: the most ids; the text is cut off at `truncation_side` and special tokens
         stay, as with Transformers' `truncation=True`. Raises `PromptError` if `text` is not a
         string of whole Unicode characters.
         """
@@ -102,10 +102,10 @@ class Tokenizer:
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """Return the text of `ids` without special tokens and ids outside the vocabulary.
+        """Return the text of `ids`; special tokens and ids outside the vocabulary are skipped.
 
-        Equal to Transformers' `decode(ids, skip_special_tokens=True)`. None: as the checkpoint
-        says.
+        The text equals Transformers' `decode(ids, skip_special_tokens=True)`.
+        `clean_up_tokenization_spaces`: None for the checkpoint's setting.
         """
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         cleans = self.clean_up_tokenization_spaces
@@ -114,6 +114,6 @@ class Tokenizer:
         return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
-        """Return the vocabulary's string for `token_id`, or None where `decode` leaves it out."""
+        """Return the vocabulary's string for `token_id`; None if `decode` skips the id."""
         token: str | None = self._backend.id_to_token(token_id)
         return None if token in self._special else token

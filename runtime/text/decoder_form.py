@@ -1,0 +1,82 @@
+"""The form of a tokenizer's decoder: how the strings of its tokens become text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .byte_tokenizer import ByteTokenizer
+from .tokenizer import Tokenizer
+
+AnyTokenizer = Tokenizer | ByteTokenizer
+Join = Callable[[list[str]], str]
+
+
+@dataclass(frozen=True)
+class RawBytes:
+    """ByT5: each token is the character whose number is its byte."""
+
+
+@dataclass(frozen=True)
+class ByteLevel:
+    """GPT-2: each token is some bytes, in the alphabet of byte-level BPE."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """T5, BERT, no decoder: ``join`` renders every token by itself, the first one differently."""
+
+    join: Join
+
+
+@dataclass(frozen=True)
+class ByteFallback:
+    """Gemma, Llama: tokens are text with ``old`` for ``new``, or bytes as `<0xNN>`.
+
+    Up to ``count`` of the character ``stripped`` are taken off the start of the text.
+    """
+
+    old: str
+    new: str
+    stripped: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Any other decoder, of which only ``join`` is known."""
+
+    config: dict[str, Any]
+    join: Join
+
+
+Form = RawBytes | ByteLevel | Words | ByteFallback | Unknown
+
+
+def decoder_form(tokenizer: AnyTokenizer) -> Form:
+    """Return the form of a tokenizer's decoder, by its configuration in tokenizer.json."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return RawBytes()
+    decoder = tokenizer.decoder
+    if decoder is None:
+        return Words(" ".join)
+    config: dict[str, Any] = json.loads(decoder.__getstate__())
+    match config.get("decoders", [config]):
+        case [{"type": "ByteLevel"}]:
+            return ByteLevel()
+        case [{"type": "Metaspace" | "WordPiece"}]:
+            return Words(decoder.decode)
+        case [
+            {"type": "Replace", "pattern": {"String": old}, "content": new},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            *rest,
+        ]:
+            match rest:
+                case []:
+                    return ByteFallback(old, new)
+                case [{"type": "Strip", "content": content, "start": count, "stop": 0}]:
+                    return ByteFallback(old, new, content, count)
+    return Unknown(config, decoder.decode)

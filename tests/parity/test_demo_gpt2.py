@@ -1,0 +1,99 @@
+"""The demo model that comes with the package: trained weights, offline, readable text.
+
+It is INT8. Its checkpoint, exported to float32, is what says the same as Transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import GPT2LMHeadModel
+
+from edgeseq.export import export_checkpoint
+from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.decoding.scoring import text_windows
+from edgeseq.runtime.evaluation.losses import compare
+
+ROOT = Path(__file__).parents[2]
+CALIBRATION = ROOT / "quantize" / "calibration.txt"
+CHECKPOINT = ROOT / "demos" / "gpt2" / "checkpoint"
+PROMPTS = ("Once upon a time,", "The princess opened the door", "A fox said:", "The dragon", "")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return load(verify=True)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The checkpoint in float32."""
+    return load(export_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "gpt2").folder)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_its_text_is_varied(demo: Model, seed: int) -> None:
+    results = demo.generate(PROMPTS, max_new_tokens=128, seed=seed)
+    texts = [words(result.text)[:60] for result in results if result.finish_reason == "length"]
+    assert len(texts) >= 3
+    assert all(len(set(text)) >= 0.6 * 60 for text in texts)
+    assert len({tuple(text) for text in texts}) == len(texts)
+
+
+def test_its_words_are_words(demo: Model) -> None:
+    """Nearly all are among those of the prompts' and the tests' plain English."""
+    text = demo.generate("Once upon a time,", max_new_tokens=128, seed=1)[0].text
+    common = {"the", "and", "to", "of", "he", "she", "a", "in", "was", "said", "i", "you", "that"}
+    assert sum(word in common for word in words(text)) > 0.2 * len(words(text))
+
+
+def test_greedy_ids_are_those_of_transformers(
+    exported: Model, greedy_ids: Callable[..., list[int]]
+) -> None:
+    reference = GPT2LMHeadModel.from_pretrained(CHECKPOINT, attn_implementation="eager").float()
+    prompts = [exported.tokenizer.encode(text) for text in PROMPTS if text]
+    options = {"repetition_penalty": 1.2}
+    expected = [
+        greedy_ids(reference.eval(), prompt, 64, top_p=None, temperature=None, **options)
+        for prompt in prompts
+    ]
+    results = exported.generate_ids(prompts, max_new_tokens=64, do_sample=False, **options)
+    assert [list(result.token_ids) for result in results] == expected
+
+
+def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) -> None:
+    made, shipped = exported.bundle.manifest, demo.bundle.manifest
+    assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
+    assert shipped.quantization.quality is not None
+    assert shipped.quantization.quality.perplexity_rise <= 0.005
+    assert shipped.files["weights.bin"].size_bytes < 0.3 * made.files["weights.bin"].size_bytes
+    assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
+    assert made.generation == shipped.generation
+    assert made.dimensions == shipped.dimensions
+
+
+def test_it_predicts_as_the_checkpoint_does(demo: Model, exported: Model) -> None:
+    text = CALIBRATION.read_text(encoding="utf-8")[-9000:]
+    windows = text_windows(demo.tokenizer.encode(text), 512, 512)
+    compared = compare(exported.new_decoder, demo.new_decoder, windows)
+    assert compared.candidate.tokens > 2000
+    assert abs(compared.perplexity_rise) < 0.01
+    assert compared.top1_agreement > 0.94
+    assert compared.kl_divergence < 0.005
+
+
+def test_its_size_and_its_held_out_loss_are_as_asked() -> None:
+    figures = json.loads((ROOT / "demos" / "gpt2" / "heldout.json").read_text(encoding="utf-8"))
+    assert figures["bits_per_byte"] < 1.8
+    files = [*demo_bundle("gpt2").rglob("*"), *(ROOT / "demos" / "gpt2").glob("*.*")]
+    files += CHECKPOINT.rglob("*")
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 25e6

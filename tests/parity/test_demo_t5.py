@@ -1,0 +1,93 @@
+"""The demo T5 that comes with the package: trained weights, offline, right answers.
+
+It is INT8. Its checkpoint, exported to float32, is what says the same as Transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import T5ForConditionalGeneration
+
+from edgeseq.export import export_checkpoint
+from edgeseq.runtime import Model, load
+
+DEMO = Path(__file__).parents[2] / "demos" / "t5"
+SOURCES = [
+    "pronounce: algorithm",
+    "pronounce: cat",
+    "pronounce: Washington",
+    "pronounce: zorblax",
+    "spell: HH AH0 L OW1",
+    "spell: K AE1 T",
+    "pronounce: antidisestablishmentarianism",
+    "something else",
+]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    return load(demo="t5", verify=True)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The checkpoint in float32."""
+    folder = tmp_path_factory.mktemp("demo") / "t5"
+    return load(export_checkpoint(DEMO / "checkpoint", folder).folder)
+
+
+def test_it_pronounces(demo: Model) -> None:
+    texts = [result.text for result in demo.generate(["pronounce: cat", "pronounce: table"])]
+    assert texts == ["K AE1 T", "T EY1 B AH0 L"]
+
+
+def test_it_spells(demo: Model) -> None:
+    texts = [result.text for result in demo.generate(["spell: K AE1 T", "spell: B UH K"])]
+    assert texts == ["cat", "book"]
+
+
+@torch.no_grad()
+def test_greedy_ids_are_those_of_transformers(exported: Model) -> None:
+    reference = T5ForConditionalGeneration.from_pretrained(
+        DEMO / "checkpoint", attn_implementation="eager"
+    )
+    reference = reference.float().eval()
+    expected = []
+    for source in SOURCES:
+        ids = torch.tensor([exported.tokenizer.encode(source)])
+        expected.append(reference.generate(ids, do_sample=False)[0, 1:].tolist())
+    results = exported.generate(SOURCES)
+    assert [list(result.token_ids) for result in results] == expected
+    assert [result.finish_reason for result in results].count("eos") >= len(SOURCES) - 2
+    assert [list(exported.generate(source)[0].token_ids) for source in SOURCES] == expected
+
+
+def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) -> None:
+    made, shipped = exported.bundle.manifest, demo.bundle.manifest
+    assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
+    assert shipped.quantization.quality is not None
+    assert shipped.quantization.quality.perplexity_rise <= 0.005
+    assert shipped.files["weights.bin"].size_bytes < 0.3 * made.files["weights.bin"].size_bytes
+    assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
+    assert made.generation == shipped.generation
+    assert made.dimensions == shipped.dimensions
+
+
+def test_it_answers_as_the_checkpoint_does(demo: Model, exported: Model) -> None:
+    pairs = zip(demo.generate(SOURCES), exported.generate(SOURCES), strict=True)
+    assert sum(ours.text == theirs.text for ours, theirs in pairs) >= len(SOURCES) - 1
+
+
+def test_its_size_and_its_held_out_errors_are_as_asked() -> None:
+    figures = json.loads((DEMO / "heldout.json").read_text(encoding="utf-8"))
+    assert figures["words"] > 5000
+    assert figures["pronounce"]["word_error_rate"] < 0.40
+    assert figures["pronounce"]["phoneme_error_rate"] < 0.10
+    with safe_open(DEMO / "checkpoint" / "model.safetensors", "pt") as file:
+        parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert 2e6 <= parameters <= 6e6
