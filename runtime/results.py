@@ -13,7 +13,7 @@ TopLogprobs = tuple[tuple[int, float], ...]  # token ids and natural logs, the m
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds since the start of the call, which include tokenization."""
+    """Seconds since the start of the call; tokenization is included."""
 
     first_token_s: float  # time to first token of this text
     total_s: float  # until the last token of this text was known
@@ -41,7 +41,7 @@ class GenerationResult:
     prompt_index: int = 0  # index of its prompt in the call
     sequence_score: float | None = None  # the score that ranks hypotheses; only with beam search
     logprobs: tuple[float, ...] | None = None  # the model's own, natural, one a token; if requested
-    top_logprobs: tuple[TopLogprobs, ...] | None = None  # alternatives to each token; if requested
+    top_logprobs: tuple[TopLogprobs, ...] | None = None  # the most probable tokens at each step
     choices: tuple[ChoiceProbability, ...] | None = None  # all ``choices``, most probable first
 
 

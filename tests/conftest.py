@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # A core each: threads that wait for each other while they spin would slow all of them down.
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # A core for each worker: threads that spin while they wait would slow the others down.
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ["PYTEST_XDIST_WORKER"]
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import pytest
 

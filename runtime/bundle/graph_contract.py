@@ -23,7 +23,7 @@ def layer_names(sizes: Dimensions) -> list[str]:
 
 
 def decoder_inputs(sizes: Dimensions, *, after_encoder: bool) -> Shapes:
-    """Return the decoder's inputs.
+    """Return the names and shapes of the decoder's inputs.
 
     ``after_encoder``: include the source lengths and the cross-attention keys and values.
     """
@@ -40,7 +40,7 @@ def decoder_inputs(sizes: Dimensions, *, after_encoder: bool) -> Shapes:
 
 
 def decoder_outputs(sizes: Dimensions) -> Shapes:
-    """Return the decoder's outputs."""
+    """Return the names and shapes of the decoder's outputs."""
     return {
         "logits": ("m", sizes.vocabulary),
         **{f"present.{name}": _cache(sizes) for name in layer_names(sizes)},
@@ -48,12 +48,12 @@ def decoder_outputs(sizes: Dimensions) -> Shapes:
 
 
 def encoder_inputs() -> Shapes:
-    """Return the encoder's inputs."""
+    """Return the names and shapes of the encoder's inputs."""
     return {"input_ids": ("batch", "source"), "source_lengths": ("batch",)}
 
 
 def encoder_outputs(sizes: Dimensions) -> Shapes:
-    """Return the encoder's outputs, which are inputs of the decoder."""
+    """Return the names and shapes of the encoder's outputs, which are inputs of the decoder."""
     shape = ("batch", sizes.heads, "source", sizes.head_size)
     return {f"cross.{name}": shape for name in layer_names(sizes)}
 

@@ -57,7 +57,7 @@ class TokenizerFormat:
 
     file: str | None  # None: ByT5's tokenizer, whose tokens are bytes
     sentinels: int  # number of tokens after ByT5's bytes; 0 with a file, which lists its own
-    special_tokens_strip: bool  # whether ByT5's strip the whitespace around them; False with a file
+    special_tokens_strip: bool  # whether they strip whitespace around them; False with a file
     clean_up_tokenization_spaces: bool
     model_max_length: int | None  # most tokens after truncation; None: no limit
     truncation_side: Side  # the side that truncation cuts off
@@ -74,7 +74,7 @@ class SharedWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The quality that quantization cost, measured on a text against the source bundle."""
+    """The loss of quality through quantization, measured on a text against the source bundle."""
 
     text: str  # name of the text's file
     tokens: int  # number of predicted tokens

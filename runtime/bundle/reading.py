@@ -25,10 +25,11 @@ class Bundle:
 
 
 def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
-    """Read and check a bundle; ``verify``: also check the hash of every file, and the seal.
+    """Return the bundle in ``folder``, read and checked.
 
-    Raises ``BundleError`` for a folder that is not a bundle, is damaged, has a newer schema, or
-    names files outside itself.
+    ``verify``: also check the hash of every file, and the seal of the manifest. Raises
+    ``BundleError`` for a folder that is not a bundle, is damaged, has a newer schema, or names
+    files outside itself.
     """
     manifest_path = folder / MANIFEST_NAME
     if folder.is_file():

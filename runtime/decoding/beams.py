@@ -62,7 +62,7 @@ class Beams:
 
     def __init__(self, start: Sequence[int], logprobs: int | None, matcher: Matcher | None) -> None:
         self.scores = [0.0]  # sums of log-probabilities
-        self.parents: list[int] = [0]  # for each beam, the beam before the last step it continues
+        self.parents: list[int] = [0]  # for each beam, the index of its parent before the last step
         self.last_tokens: list[int] = []
         self.logprobs = [None if logprobs is None else Logprobs(logprobs)]
         self.length = 0  # new tokens
@@ -127,9 +127,10 @@ class Beams:
 
 
 def best_attainable(score: float, length: int, limit: int, options: GenerationOptions) -> float:
-    """Return the best final score of a running beam with ``length`` new tokens and ``score``.
+    """Return the best score that a running beam is expected to reach as a hypothesis.
 
-    The value is an estimate, as in Transformers, except with ``early_stopping="never"``.
+    ``score``: the sum of the log-probabilities of its ``length`` new tokens. The result is an
+    estimate, as in Transformers, except with ``early_stopping="never"``.
     """
     if options.early_stopping == "never" and options.length_penalty > 0.0:
         length = limit

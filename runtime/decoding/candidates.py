@@ -14,7 +14,7 @@ SET = 256
 # Candidates with this score or a lower one are impossible. It is Transformers' score of beams that
 # do not exist. Values of -inf that `remove_invalid_values` made finite are below it.
 IMPOSSIBLE = -1e9
-DEEP = 40.0  # exponentials of numbers this far below 0 are imprecise, and lower ones are 0
+DEEP = 40.0  # this far below 0, exponentials lose precision; further down they are 0
 SLACK = 1e-3  # upper bound, with a wide margin, of the error of maxima found through exponentials
 
 
@@ -70,7 +70,7 @@ def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
 
 
 def _sets(logits: Logits) -> Logits:
-    """Return a view (rows, SET, sets): token ``i * sets + j`` is the ``i``-th token of set ``j``."""
+    """Return the view (rows, SET, sets): token ``i * sets + j`` is the ``i``-th of set ``j``."""
     sets = logits.shape[1] // SET
     return logits[:, : sets * SET].reshape(len(logits), SET, sets)
 
@@ -86,7 +86,7 @@ def _highest(values: Logits) -> list[float]:
     return highest
 
 
-@np.errstate(over="ignore")  # the lowest float32 plus a negative score
+@np.errstate(over="ignore")  # from the lowest float32 plus a negative score
 def best(
     logits: Logits, scores: Sequence[float], count: int, scanned: Scan | None = None
 ) -> list[Candidate]:
@@ -148,7 +148,7 @@ def _border(values: Logits, count: int) -> float:
 def draw(
     log_probs: Logits, scores: Sequence[float], count: int, generator: np.random.Generator
 ) -> list[Candidate]:
-    """Return ``count`` different continuations, sampled in order by their probability.
+    """Return ``count`` different continuations, sampled one after the other by their probability.
 
     ``log_probs: (beams, vocab) float32``; ``scores``: of the beams so far. The highest sums of
     log-probability and Gumbel noise are ordered samples without replacement. Source: "Stochastic

@@ -56,7 +56,7 @@ def _choose(
     began: float,
     cancelled: Callable[[], bool],
 ) -> GenerationResult:
-    """Return the result for one prompt; ``cancelled`` is called before it and between its chunks."""
+    """Return the result of one prompt; ``cancelled`` is called before it and between its chunks."""
     token_ids = _spelled(outputs, start, choices)
     if cancelled():
         return _result((), (), prompt, began, began)
@@ -119,7 +119,7 @@ def _result(
 
 
 def _letters(text: str) -> str:
-    """Return ``text`` without the differences that a tokenizer may make: spaces and NFKC forms."""
+    """Return ``text`` in NFKC form and without spaces, because a tokenizer may change both."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 

@@ -34,11 +34,11 @@ from .prompt_lookup import LookupSearch
 from .stopping import Stopping
 
 Ids = Sequence[int]
-TIES = 32  # further logits that may equal the lowest one of top_k, which keeps all equals
+TIES = 32  # further logits, because top_k keeps all logits that equal its lowest one
 
 
 class Generation(NamedTuple):
-    """A search, and an iterator of its steps, which does the work as it is read."""
+    """A search and an iterator of its steps. Reading the iterator does the work."""
 
     search: Search
     steps: Iterator[Sequence[NewToken]]

@@ -118,7 +118,7 @@ class Text:
 
     @cached_property
     def generator(self) -> np.random.Generator:
-        """The random generator for sampling, made late: greedy search never loads `numpy.random`."""
+        """The generator for sampling, made late because greedy search needs no `numpy.random`."""
         return np.random.default_rng(self._seed)
 
     @property

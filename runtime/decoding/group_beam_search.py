@@ -5,7 +5,7 @@ for each time that an earlier group has just chosen it. Source: "Diverse Beam Se
 https://arxiv.org/abs/1610.02424, and ``GenerationMixin._group_beam_search`` with
 ``BeamSearchScorer`` (Transformers 4.56.2, the last release with it).
 
-These differ from Transformers' plain beam search:
+This search differs from Transformers' plain beam search:
 
 - Ends of sequence among a group's best candidates take no slot of the beams that continue.
 - Beams that are running at the limit become hypotheses as they are.

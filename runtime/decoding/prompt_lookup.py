@@ -71,7 +71,7 @@ class LookupSearch:
     def _picked(self, logits: Logits) -> Iterator[int]:
         """Yield the most probable token of each row.
 
-        The processors of a row see all tokens before it, so each row waits for the token before.
+        Processors see all tokens before a row, so a row is processed once these are known.
         """
         if not self._processors and self._options.logprobs is None:
             yield from most_probable(logits).tolist()
@@ -107,7 +107,7 @@ class NgramIndex:
     def following(self, count: int) -> list[int]:
         """Return up to ``count`` tokens that followed the longest known n-gram at the text's end.
 
-        If these tokens reach the end of the text, they are repeated.
+        If these tokens reach the end of the text, the guess repeats them.
         """
         ids = self._ids
         end = len(ids)

@@ -21,9 +21,9 @@ CHUNK = 128  # tokens that are read at once
 
 @dataclass(frozen=True)
 class Window:
-    """Token ids that a decoder reads, and which of them it predicts."""
+    """The token ids that a decoder reads, and the part of them that it predicts."""
 
-    source: Sequence[int]  # what an encoder reads; empty without an encoder
+    source: Sequence[int]  # token ids for the encoder; empty without an encoder
     tokens: Sequence[int]  # the decoder reads all but the last; the first is never predicted
     first: int  # index in `tokens` of the first predicted token, at least 1
 
@@ -36,10 +36,10 @@ class Window:
 def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
     """Return windows over a text that predict each token but the first exactly once.
 
-    The decoder reads at most ``context`` tokens of each. The first window predicts ``context``
-    tokens; each later one starts ``stride`` tokens after the previous one and predicts the next
-    ``stride`` tokens, so that it has read at least ``context - stride + 1`` tokens before each of
-    them. Fewer than two ids give no window. Raises ``OptionError`` unless
+    The decoder reads at most ``context`` tokens of each window. The first window predicts
+    ``context`` tokens. Each later window starts ``stride`` tokens after the previous one and
+    predicts the next ``stride`` tokens, each of them after at least ``context - stride + 1`` tokens
+    of the window. Fewer than two ids give no window. Raises ``OptionError`` unless
     ``1 <= stride <= context``.
     """
     if context < 1:
@@ -63,7 +63,7 @@ def pair_window(source: Sequence[int], target: Sequence[int], start: Sequence[in
 def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[TokenIds, Logits]]:
     """Yield blocks of predicted tokens, (k,), with the logits that predict them, (k, vocabulary).
 
-    The logits belong to the decoder and are overwritten when the next block is asked for.
+    The logits belong to the decoder, and the next block overwrites them.
     """
     read = window.tokens[:-1]
     if not window.predicted:

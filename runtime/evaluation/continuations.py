@@ -1,4 +1,4 @@
-"""What models write by plain greedy search: answers to sources, and whether two go on alike."""
+"""Texts by plain greedy search: answers to sources, and the agreement of two models."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..results import GenerationResult
 from .passages import Passages
 
 BATCH = 32  # texts that are generated at once
-PROMPTS = 32  # that continuations are compared for, at most
-PROMPT_TOKENS = 32  # of a text, that a prompt takes
-NEW_TOKENS = 64  # that are compared
+PROMPTS = 32  # limit of prompts whose continuations are compared
+PROMPT_TOKENS = 32  # tokens of a text in each prompt
+NEW_TOKENS = 64  # tokens of a continuation that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationAgreement:
-    """How many continuations two models agree on."""
+    """The share of continuations on which two models agree."""
 
-    continuations: int  # how many were compared
+    continuations: int  # number of continuations that were compared
     tokens: int  # length of each
-    identical: float  # share of them that are the same in all tokens
+    identical: float  # share of continuations with the same tokens
 
 
 def answers(
     model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
 ) -> list[str]:
-    """The greedy text for the source of each pair.
+    """Return the greedy text for the source of each pair.
 
-    Sources of like length share a batch. A text has as many tokens at most as the bundle says, or
-    twice those of the longest target. ``progress`` is told how many more texts are done.
+    Sources of similar length share a batch. The limit of new tokens is the bundle's, or else twice
+    the length of the longest target. ``progress`` is called with the number of texts of each batch.
     """
     windows = passages.windows
     limit = 2 * max(window.predicted for window in windows)
@@ -50,10 +50,10 @@ def answers(
 
 
 def agreement(model: Model, reference: Model, passages: Passages) -> ContinuationAgreement:
-    """Whether two models with the same tokens continue prompts from ``passages`` alike.
+    """Return how often two models with the same vocabulary continue prompts with the same tokens.
 
-    Prompts are evenly spaced stretches of a text, or evenly spaced sources. Nothing ends a
-    continuation early but a table of positions.
+    The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced sources. Only a
+    table of positions ends a continuation early.
     """
     prompts = _prompts(passages, model.bundle.manifest.dimensions.max_positions)
     texts, expected = ([r.token_ids for r in _continue(m, prompts)] for m in (model, reference))
@@ -80,7 +80,7 @@ def _prompts(passages: Passages, positions: int | None) -> list[Sequence[int]]:
     if passages.pairs:
         sources = [window.source for window in passages.windows]
         return [sources[i] for i in _evenly(len(sources) - 1, min(PROMPTS, len(sources)))]
-    # The last new token is never read, so that it needs no position.
+    # The last new token is never read, so it needs no position.
     room = PROMPT_TOKENS if positions is None else positions + 1 - NEW_TOKENS
     length = max(min(PROMPT_TOKENS, room, len(passages.ids)), 1)
     count = min(PROMPTS, len(passages.ids) // length)
@@ -89,6 +89,6 @@ def _prompts(passages: Passages, positions: int | None) -> list[Sequence[int]]:
 
 
 def _evenly(last: int, count: int) -> list[int]:
-    """``count`` whole numbers from 0 to ``last``, about equally far from each other."""
+    """Return ``count`` evenly spaced integers from 0 to ``last``."""
     numbers: list[int] = np.linspace(0, last, count).astype(int).tolist()
     return numbers

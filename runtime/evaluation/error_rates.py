@@ -1,4 +1,4 @@
-"""How far generated texts are from those that were expected."""
+"""Error rates of generated texts against the expected texts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..errors import PromptError
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRates:
-    """Shares over all texts; an error rate can be above 1."""
+    """The error rates of all texts together, as shares; an error rate can be above 1."""
 
-    exact_match: float  # texts that are as expected, to the character
-    word_error_rate: float  # edits of words over the words expected; whitespace parts words
-    character_error_rate: float  # edits of characters over the characters expected
+    exact_match: float  # texts that equal the expected text / all texts
+    word_error_rate: float  # edits of words / expected words; whitespace separates words
+    character_error_rate: float  # edits of characters / expected characters
 
 
 def error_rates(found: Sequence[str], expected: Sequence[str]) -> ErrorRates:
-    """Compare texts with the ``expected`` ones at the same places.
+    """Return the error rates of the ``found`` texts against the ``expected`` ones, pair by pair.
 
-    Raises ``PromptError`` if there are no words among the expected ones.
+    Raises ``PromptError`` if the expected texts have no words.
     """
     pairs = list(zip(found, expected, strict=True))
     words = [(text.split(), other.split()) for text, other in pairs]
@@ -36,7 +36,7 @@ def error_rates(found: Sequence[str], expected: Sequence[str]) -> ErrorRates:
 
 
 def edit_distance(found: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
-    """Insertions, deletions and substitutions from ``found`` to ``expected``.
+    """Return the number of insertions, deletions and substitutions from one sequence to the other.
 
     Source: Levenshtein's distance, by Wagner and Fischer's table, one row at a time.
     """
@@ -51,7 +51,7 @@ def edit_distance(found: Sequence[Hashable], expected: Sequence[Hashable]) -> in
     for item in rows:
         nearest = distances + 1
         nearest[1:] = np.minimum(nearest[1:], distances[:-1] + (columns != item))
-        # The best way along the row too: a step to the right costs 1.
+        # A distance may also come from the left in the same row, at a cost of 1 for each step.
         distances = np.minimum.accumulate(nearest - places) + places
     return int(distances[-1])
 

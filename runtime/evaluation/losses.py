@@ -1,4 +1,4 @@
-"""How well a model predicts given windows, alone or beside a reference."""
+"""The loss of a model on given windows, alone or compared with a reference."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ from ..decoder import Logits, NewDecoder, TokenIds
 from ..decoding.scoring import Window, window_logits
 from ..logits.softmax import log_probabilities, log_softmax
 
-ReportProgress = Callable[[int], object]  # is told how many more tokens were predicted
+ReportProgress = Callable[[int], object]  # called with the number of newly predicted tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What predicting some tokens cost."""
+    """The loss of some predicted tokens."""
 
-    tokens: int  # how many were predicted
-    nats: float  # the negative log-probabilities of all of them
+    tokens: int  # number of predicted tokens
+    nats: float  # sum of their negative log-probabilities
 
     @property
     def cross_entropy(self) -> float:
-        """Nats a token."""
+        """The loss in nats a token."""
         return self.nats / self.tokens
 
     @property
     def perplexity(self) -> float:
-        """exp(cross-entropy); infinite where that is beyond all floats."""
+        """The perplexity, exp(cross-entropy); infinite if no float can hold it."""
         try:
             return math.exp(self.cross_entropy)
         except OverflowError:
             return math.inf
 
     def bits_per_byte(self, size_bytes: int) -> float:
-        """Bits for each of the ``size_bytes`` that the tokens stand for."""
+        """Return the loss in bits for each of the ``size_bytes`` of the tokens' text."""
         return self.nats / math.log(2) / size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A candidate beside a reference that reads the same."""
+    """The losses of a candidate and a reference that read the same tokens."""
 
     reference: Loss
     candidate: Loss
-    kl_divergence: float  # nats: mean over the positions of KL(reference || candidate)
-    top1_agreement: float  # share of the positions where both find the same token most probable
+    kl_divergence: float  # nats, mean over positions of KL(reference || candidate)
+    top1_agreement: float  # share of positions with the same most probable token
 
     @property
     def perplexity_rise(self) -> float:
-        """How much higher the candidate's perplexity is, as a share of the reference's.
+        """The rise of the candidate's perplexity, as a share of the reference's perplexity.
 
-        Where both are beyond all floats too; infinite where the rise itself is.
+        It is valid even if no float can hold the perplexities, and infinite if no float can hold
+        the rise.
         """
         try:
             return math.expm1(self.candidate.cross_entropy - self.reference.cross_entropy)
@@ -68,9 +69,10 @@ def measure(
     progress: ReportProgress = lambda tokens: None,
     by_position: PositionLoss | None = None,
 ) -> Loss:
-    """Predict what ``windows`` ask for. Raises ``BundleError`` if a logit is not finite.
+    """Return the loss of the tokens that ``windows`` predict.
 
-    ``by_position``: what each token costs is added to it.
+    ``by_position``: sums to which the loss of each token is added. Raises ``BundleError`` if a
+    row's highest logit is not finite.
     """
     tokens, nats = 0, 0.0
     for window in windows:
@@ -93,10 +95,11 @@ def compare(
     progress: ReportProgress = lambda tokens: None,
     by_position: tuple[PositionLoss, PositionLoss] | None = None,
 ) -> Comparison:
-    """Predict what ``windows``, of at least one token, ask for with both models in step.
+    """Return the losses of two models on the tokens that ``windows`` predict, at least one token.
 
-    ``by_position``: what each token costs the reference and the candidate is added to them. Raises
-    ``BundleError`` if a logit is not finite.
+    Both models read the windows in step, block by block. ``by_position``: sums to which the losses
+    of each token are added, for the reference and for the candidate. Raises ``BundleError`` if a
+    row's highest logit is not finite.
     """
     sums, tokens = _Sums(), 0
     for window in windows:
@@ -121,7 +124,7 @@ def compare(
 
 @dataclass
 class _Sums:
-    """Totals over positions."""
+    """The sums over all positions."""
 
     reference_nats: float = 0.0
     candidate_nats: float = 0.0
@@ -131,9 +134,9 @@ class _Sums:
     def add(
         self, targets: TokenIds, expected: Logits, found: Logits
     ) -> tuple[list[float], list[float]]:
-        """Count (k,) ``targets`` under the logits of both models, (k, vocabulary) each.
+        """Add ``targets``, (k,), with the logits of both models, (k, vocabulary) each.
 
-        Returns the log-probabilities of the targets, the reference's and the candidate's.
+        Returns the log-probabilities of the targets by the reference and by the candidate.
         """
         known: tuple[list[float], list[float]] = ([], [])
         self.agreeing += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
@@ -149,7 +152,7 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Bin:
-    """The tokens that ``first`` to ``last`` others stand before."""
+    """The loss of the tokens that have ``first`` to ``last`` tokens before them."""
 
     first: int
     last: int
@@ -158,25 +161,28 @@ class Bin:
 
 
 class PositionLoss:
-    """Sums by position, in bins that double: 1, 2 to 3, 4 to 7, 8 to 15 and on."""
+    """The loss by position, in bins that double: 1, 2 to 3, 4 to 7, 8 to 15 and so on.
+
+    The position of a token is the number of tokens before it.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, tuple[int, float]] = {}
 
     def add(self, first: int, log_probabilities: ArrayLike) -> None:
-        """Count tokens that stand one behind the other; ``first`` others stand before the first.
+        """Add consecutive tokens, from position ``first`` on.
 
         ``log_probabilities``: natural, (k,).
         """
         values = np.asarray(log_probabilities, np.float64)
-        bins = np.frexp(np.arange(first, first + len(values)))[1] - 1  # of whole numbers: exact
+        bins = np.frexp(np.arange(first, first + len(values)))[1] - 1  # exact for integers
         for number in np.unique(bins).tolist():
             tokens, nats = self._sums.get(number, (0, 0.0))
             found = values[bins == number]
             self._sums[number] = tokens + len(found), nats - float(found.sum())
 
     def bins(self) -> list[Bin]:
-        """What was counted, by position."""
+        """Return the bins that have tokens, by position."""
         return [
             Bin(2**number, 2 ** (number + 1) - 1, tokens, nats / tokens)
             for number, (tokens, nats) in sorted(self._sums.items())

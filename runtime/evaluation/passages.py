@@ -1,4 +1,4 @@
-"""What a model is evaluated on: a text, or pairs of source and target, as windows of token ids."""
+"""The texts of an evaluation: one text, or pairs of source and target, as windows of token ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pair = tuple[str, str]  # source, target
 
 @dataclass(frozen=True, kw_only=True)
 class Passages:
-    """Windows of a text, or one for each pair."""
+    """The windows of a text, or one window for each pair."""
 
     windows: Sequence[Window]
     size_bytes: int  # in UTF-8, of the text after its first token, or of the targets
@@ -32,7 +32,7 @@ class Passages:
 
     @property
     def tokens(self) -> int:
-        """How many are predicted."""
+        """The number of predicted tokens."""
         return sum(window.predicted for window in self.windows)
 
 
@@ -44,12 +44,12 @@ def read_passages(
     context: int | None = None,
     stride: int | None = None,
 ) -> Passages:
-    """Read a file in UTF-8 for the model of ``manifest``.
+    """Return the passages of a UTF-8 file for the model of ``manifest``.
 
-    A decoder-only model gets it as one text: see ``text_passages``. A model with an encoder gets a
-    pair from each line: ``{"source": …, "target": …}`` in a ``.jsonl`` file, else the source, a tab
-    and the target. Raises ``PromptError`` for a file that is none of this, ``OptionError`` for a
-    ``context`` or ``stride`` that cannot be.
+    A decoder-only model gets the file as one text: see ``text_passages``. A model with an encoder
+    gets a pair from each line: ``{"source": …, "target": …}`` in a ``.jsonl`` file, else the
+    source, a tab and the target. Raises ``PromptError`` for any other file, ``OptionError`` for a
+    ``context`` or ``stride`` that is out of range or has no effect.
     """
     if not path.is_file():
         raise PromptError(f"There is no file {path}: give the text to read.")
@@ -78,11 +78,12 @@ def text_passages(
     stride: int | None = None,
     name: object = "The text",
 ) -> Passages:
-    """A text as it is, with nothing before its first token, which is not predicted.
+    """Return the windows of a text; nothing is put before its first token, which is not predicted.
 
-    ``context`` is as many positions as the model has unless it is less; ``stride`` is half of it
-    unless it is given. The bytes of the first token are not counted, unless it ends within a
-    character. Raises ``PromptError``, with the text's ``name``, where there is nothing to predict.
+    ``context``: None for the model's positions, or for the whole text if they have no limit.
+    ``stride``: None for half of the context. The bytes of the first token do not count, unless the
+    token ends within a character. Raises ``PromptError``, with the text's ``name``, if there is no
+    token to predict, and ``OptionError`` for a ``context`` or ``stride`` out of range.
     """
     positions = manifest.dimensions.max_positions
     if context is not None and positions is not None and context > positions:
@@ -109,10 +110,10 @@ def text_passages(
 
 
 def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyTokenizer) -> Passages:
-    """Pairs tokenized as for training: what the tokenizer puts at the end of a text, as a rule the
-    end-of-sequence token, is read after a source and predicted after a target.
+    """Return the windows of pairs, which are tokenized as for training.
 
-    That token is no byte of a target.
+    The tokenizer puts a token at the end of a text, usually the end-of-sequence token. It is read
+    after a source and predicted after a target, and it adds no bytes to a target.
     """
     options = resolve_options(manifest.generation, {}, manifest.kind)
     sources = [tokenizer.encode(source) for source, _ in pairs]
@@ -131,7 +132,7 @@ def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyToken
 def scored(
     text: str, target: str | None, manifest: Manifest, tokenizer: AnyTokenizer
 ) -> tuple[Sequence[Window], Sequence[int]]:
-    """The windows that predict ``text``, or ``target`` after an encoder, and the ids of its tokens.
+    """Return the windows that predict ``text``, or ``target`` after an encoder, and its token ids.
 
     Raises ``OptionError`` for a target that is missing or has no effect.
     """

@@ -1,4 +1,4 @@
-"""What ``edgeseq eval`` reports: measured, as numbers and as lines for people."""
+"""The report of ``edgeseq eval``, as numbers and as lines of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .passages import Passages
 
 
 def measure_report(model: Model, reference: Model | None, passages: Passages) -> dict[str, Any]:
-    """What is measured, as ``--json`` prints it."""
+    """Measure the model and return the figures, as ``--json`` prints them."""
     total, comparison = passages.tokens, None
     own, others = PositionLoss(), PositionLoss()
     started = time.perf_counter()
@@ -33,7 +33,7 @@ def measure_report(model: Model, reference: Model | None, passages: Passages) ->
     else:
         report |= {"context": passages.context, "stride": passages.stride}
     report["loss_by_position"] = [asdict(found) for found in own.bins()]
-    report["tokens_per_second"] = tokens_per_second  # of both models where there is a reference
+    report["tokens_per_second"] = tokens_per_second  # by both models if there is a reference
     if reference is not None and comparison is not None:
         report["reference"] = _beside(reference, model, comparison, passages)
         report["reference"]["loss_by_position"] = [asdict(found) for found in others.bins()]
@@ -75,7 +75,7 @@ def _beside(
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
-    """The report for people."""
+    """Return the report as lines of text."""
     lines = {
         "bundle": report["bundle"],
         "precision": report["recipe"],

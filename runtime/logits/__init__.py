@@ -1,1 +1,1 @@
-"""Logits processors in numpy: penalties, masks, warpers, constraints, and softmax."""
+"""Logits processors in numpy: penalties, masks, warpers, constraints and softmax."""

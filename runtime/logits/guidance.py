@@ -1,8 +1,7 @@
-"""Texts that obey a JSON Schema, a regular expression or a grammar: which tokens may come next.
+"""Constrained decoding by a JSON Schema, a regular expression or a grammar.
 
-The package `llguidance` says what a text so far can go on with, given the bytes that each token
-adds to it (`text/token_bytes.py`). This module knows nothing of models, search or the rest of the
-options.
+The package `llguidance` computes which tokens may come next, from the bytes that each token adds to
+a text (`text/token_bytes.py`). This module knows nothing of models, search or other options.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MOST_MATCHERS: Final = 256
-"""How many texts' states are kept; a text whose state is gone is read again from its start."""
+"""The most texts whose states are kept. A text without a state is read again from its start."""
 
-# Without it llguidance asks for the tokenizer's own spelling of what must come, and no other.
+# Without this, llguidance allows only the tokenizer's own spelling of text that must come next.
 _ANY_SPELLING: Final = '\n%llguidance {"no_forcing": true}\n'
-# One layout, that of `json.dumps`: where any whitespace is allowed, a weak model writes no end.
+# Only the layout of `json.dumps`: where any whitespace may come, a weak model writes it forever.
 _JSON_LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _FORMS: Final = {
     "json_schema": "a JSON Schema (an object) of keywords that llguidance supports",
@@ -45,11 +44,11 @@ _VOCABULARIES: Final[WeakKeyDictionary[AnyTokenizer, _Vocabulary]] = WeakKeyDict
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """What each token id adds to a text, as llguidance takes it.
+    """The bytes that each token id adds to a text, in the form that llguidance needs.
 
-    llguidance knows tokens as symbols. First come the ids themselves; then, at `size`, the end;
-    then what stands for all ids that add nothing as a text's first token; then one symbol for each
-    id that adds something there, but not what it adds after another token.
+    llguidance knows tokens as symbols. Their order is: the token ids; at `size`, the end of the
+    text; at `size + 1`, one symbol for all ids that add nothing as the first token of a text; then
+    one symbol for each id that adds other bytes as the first token than after another token.
     """
 
     size: int  # of the model's vocabulary
@@ -58,19 +57,19 @@ class _Vocabulary:
 
 
 class Guide:
-    """What tokens may come next, for one generation.
+    """The constraint of one generation, which says what tokens may come next.
 
     Exactly one of these is given:
 
-    - `json_schema`, a dict or its JSON text: texts are laid out as by `json.dumps`, unless the
+    - `json_schema`, a dict or its JSON text: texts have the layout of `json.dumps`, unless the
       schema has another layout at the key "x-guidance".
-    - `regex`: all of the text matches it; the syntax is that of Rust, and `\\d` is 0 to 9.
+    - `regex`: matches the whole text, in Rust's syntax; `\\d` is 0 to 9.
     - `grammar`: in llguidance's dialect of Lark.
 
-    Texts are constrained as they are before clean-up of spaces, and may be spelled with any tokens
-    but special ones. Raises `OptionError` for what cannot be followed, without end-of-text ids, for
-    a tokenizer whose decoder is not known here and where the vocabulary cannot spell the start of
-    any text; `MissingPackageError` without llguidance.
+    The constraint applies to a text before the clean-up of spaces. All tokens but special ones may
+    spell it. Raises `OptionError` for a constraint that cannot be followed, without end-of-text
+    ids, for a tokenizer with an unknown decoder, and for a vocabulary that cannot spell the start
+    of any text; `MissingPackageError` without llguidance.
     """
 
     def __init__(
@@ -97,10 +96,11 @@ class Guide:
             raise OptionError(self._describe([]))
 
     def filter(self, row: Logits, new_tokens: Sequence[int] | TokenIds, *, at_start: bool) -> None:
-        """Set the logits to -inf of the tokens that the text cannot go on with: all, at a dead end.
+        """Set the logits of tokens that cannot follow the text to -inf; at a dead end, all logits.
 
         `row`: (vocabulary,), changed in place. `new_tokens`: the text so far. `at_start`: whether
-        its first token is the first that is decoded, whose leading space T5's decoder takes off.
+        its first token is the first one that is decoded; T5's decoder removes the leading space of
+        that token.
         """
         tokens = np.asarray(new_tokens, np.int64)
         blocked = self._blocked(self._matcher(tokens, at_start), at_start and not tokens.size)
@@ -109,11 +109,11 @@ class Guide:
             self._dead_end = self._symbols(tokens, at_start)
 
     def describe_dead_end(self) -> str:
-        """Why nothing could follow the first text that came to a dead end; "" if none did."""
+        """Return why no token could follow the first text at a dead end; "" if there is none."""
         return "" if self._dead_end is None else self._describe(self._dead_end)
 
     def _matcher(self, tokens: TokenIds, at_start: bool) -> LLMatcher:
-        """The state after `tokens`: a copy of the one before the last token, and a step on."""
+        """Return the state after `tokens`, from a copy of the state before the last token."""
         key = (at_start, tokens.tobytes())
         matcher = self._matchers.get(key)
         if matcher is None:
@@ -128,7 +128,7 @@ class Guide:
         return matcher
 
     def _symbols(self, tokens: TokenIds, at_start: bool) -> list[int]:
-        """What llguidance is to take for `tokens`."""
+        """Return llguidance's symbols for `tokens`."""
         symbols: list[int] = tokens.tolist()
         if at_start and symbols:
             symbols[0] = int(self._first[symbols[0]])
@@ -136,11 +136,11 @@ class Guide:
         return [end if symbol in self._ends else symbol for symbol in symbols if symbol != end + 1]
 
     def _blocked(self, matcher: LLMatcher, is_first: bool) -> NDArray[np.bool_]:
-        """(vocabulary,): the ids that may not come next, of all or of those that come first."""
+        """Return which ids may not come next, (vocabulary,) bool; `is_first`: as a first token."""
         bits = ~np.frombuffer(matcher.compute_bitmask(), np.uint8)
         symbols = np.unpackbits(bits, bitorder="little").view(np.bool_)
         blocked = symbols[: self._vocabulary.size]
-        # Not the bit of the end: where nothing may follow, llguidance sets it all the same.
+        # The bit of the end is not used, because llguidance also sets it at a dead end.
         blocked[self._ends] = not matcher.is_accepting()
         if not is_first:
             return blocked
@@ -148,7 +148,7 @@ class Guide:
         return symbols[self._first]
 
     def _describe(self, symbols: list[int]) -> str:
-        """Say why nothing comes after `symbols`."""
+        """Return a sentence that says why no token may follow `symbols`."""
         text = self._vocabulary.symbols.decode_str(symbols)
         place = f"after {text[-40:]!r}" if text else "at the start"
         matcher = self._start.deep_copy()
@@ -168,7 +168,10 @@ class Guide:
 
 
 def _lark(json_schema: Any, regex: str | None, grammar: str | None) -> tuple[str, str]:
-    """The name of the option that is given, and its Lark grammar."""
+    """Return the name of the given option, and its Lark grammar.
+
+    Raises `MissingPackageError` without llguidance.
+    """
     try:
         from llguidance import regex_to_lark
     except ImportError as error:
@@ -184,20 +187,20 @@ def _lark(json_schema: Any, regex: str | None, grammar: str | None) -> tuple[str
 
 
 def _start(symbols: LLTokenizer, option: str, lark: str) -> LLMatcher:
-    """The state before the first token."""
+    """Return the state before the first token; raise `OptionError` for a bad constraint."""
     from llguidance import LLMatcher
 
     matcher = LLMatcher(symbols, lark + _ANY_SPELLING, log_level=0)
     if matcher.is_error():
         cause = _cause(matcher.get_error())
-        if option != "grammar":  # where in a Lark text that the caller has never seen
+        if option != "grammar":  # remove the position in a Lark text that the caller did not write
             cause = re.sub(r"^(at )?\d+\(\d+\): ", "", cause)
         raise OptionError(f"{option} must be {_FORMS[option]}: {cause}.")
     return matcher
 
 
 def _schema_text(schema: Any) -> str:
-    """The JSON text of a schema, its layout added."""
+    """Return the JSON text of a schema with the layout; raise `OptionError` for a bad schema."""
     try:
         if isinstance(schema, str):
             schema = json.loads(schema)
@@ -210,15 +213,18 @@ def _schema_text(schema: Any) -> str:
 
 
 def _cause(message: str) -> str:
-    """What llguidance's message says, as a part of one sentence."""
+    """Return llguidance's message as a part of a sentence."""
     first, *rest = message.splitlines() or [""]
-    # Of a regular expression's error, a later line tells what is wrong.
+    # If a regular expression is wrong, a later line says why.
     details = [line.removeprefix("error: ") for line in rest if line.startswith("error: ")]
     return (first.removesuffix("regex parse error:") + "".join(details)).strip().rstrip(".")
 
 
 def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
-    """A tokenizer's vocabulary, read in a fraction of a second and kept as long as it is."""
+    """Return a tokenizer's vocabulary, which is cached as long as the tokenizer exists.
+
+    Reading it takes a fraction of a second.
+    """
     from llguidance import LLTokenizer, TokenizerWrapper
 
     known = _VOCABULARIES.get(tokenizer)
@@ -226,7 +232,7 @@ def _vocabulary_of(tokenizer: AnyTokenizer, size: int) -> _Vocabulary:
         return known
     spelling = token_bytes_of(tokenizer)
     tokens = map(tokenizer.token, range(size))
-    # llguidance never asks for a symbol without bytes.
+    # llguidance never allows a symbol without bytes.
     pairs = [(b"", b"") if token is None else spelling(token) for token in tokens]
     spellings = [after for _, after in pairs] + [b"<|end|>", b""]
     first = np.arange(size, dtype=np.intp)

@@ -1,8 +1,8 @@
 """Masks: logits processors that forbid or force tokens.
 
 `logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
-`tokens` holds all ids of each row so far, the prompt's included; `lengths` holds, for each row, the
-number of ids at which the mask applies. Values are those of the processors in
+`tokens` holds all ids of each row so far, including the prompt. `lengths` holds, for each row, the
+number of ids at which the mask applies. Results equal those of the processors in
 `transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
 """
 
@@ -66,7 +66,7 @@ def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int],
 
 
 def keep_allowed(row: Logits, ids: Ids) -> None:
-    """Forbid all but `ids` in `row: (vocab,) float32`; without ids, all.
+    """Forbid all but `ids` in `row: (vocab,) float32`; if `ids` is empty, forbid all.
 
     Source: `PrefixConstrainedLogitsProcessor`.
     """

@@ -1,8 +1,8 @@
 """Penalties: logits processors that depend on the ids of the text so far.
 
 `logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
-`tokens` holds all ids of each row so far, the prompt's included; `sources` holds the ids that the
-encoder has read, or the prompt's. Values are those of the processors in
+`tokens` holds all ids of each row so far, including the prompt. `sources` holds the encoder's
+source of each row, or without an encoder the prompt. Results equal those of the processors in
 `transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
 """
 
@@ -18,12 +18,12 @@ from .masks import Ids
 HIGHEST = float(np.finfo(np.float32).max)
 
 
-@np.errstate(over="ignore")  # of the side that is not taken, too
+@np.errstate(over="ignore")  # np.where also computes the side that it does not take
 def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
-    """Make the ids in `tokens` less likely: divide by `penalty` > 0, or multiply if negative.
+    """Lower the logits of the ids in `tokens`: divide by `penalty` > 0, or multiply if negative.
 
-    A penalty below 1 makes them more likely. An id counts once, however often it occurs.
-    Source: `RepetitionPenaltyLogitsProcessor`, after CTRL, https://arxiv.org/abs/1909.05858.
+    A penalty below 1 raises them. An id counts once, even if it occurs several times. Source:
+    `RepetitionPenaltyLogitsProcessor`, after CTRL, https://arxiv.org/abs/1909.05858.
     """
     for row, ids in zip(logits, tokens, strict=True):
         seen = row[ids]
@@ -31,7 +31,7 @@ def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: flo
 
 
 def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) -> None:
-    """Make the ids in `sources` more likely: multiply by `penalty` > 0, or divide if negative.
+    """Raise the logits of the ids in `sources`: multiply by `penalty` > 0, or divide if negative.
 
     Source: `EncoderRepetitionPenaltyLogitsProcessor`.
     """
@@ -63,16 +63,16 @@ def block_source_ngrams(
 
 
 class SequenceBias:
-    """Adds a number to the logit of each id that would complete one of some sequences.
+    """A processor that adds a bias to the logit of each id that would complete a given sequence.
 
-    Biases of sequences with the same last id add up; -inf forbids to complete a sequence. A
-    sequence of several ids counts only in a text at least as long as itself, so that two ids are
-    not looked for after a prompt of one. Source: `SequenceBiasLogitsProcessor`, and with -inf
+    Biases of sequences with the same last id add up; -inf forbids completing a sequence. A sequence
+    of several ids counts only in a text that is at least as long as the sequence: two ids are not
+    looked for after a prompt of one id. Source: `SequenceBiasLogitsProcessor`, and with -inf
     `NoBadWordsLogitsProcessor`.
     """
 
     def __init__(self, biases: Sequence[tuple[tuple[int, ...], float]]) -> None:
-        """Take sequences of at least one id, each with its bias; of equal ones the last counts."""
+        """Take sequences of at least one id and their biases; of equal ones the last counts."""
         self._alone: dict[int, float] = {}
         self._after: dict[tuple[int, ...], list[tuple[int, float]]] = {}
         for (*prefix, last_id), bias in dict(biases).items():
@@ -84,9 +84,9 @@ class SequenceBias:
         self._alone_ids = np.array(list(self._alone), dtype=np.intp)
         self._alone_biases = np.array(list(self._alone.values()), dtype=np.float64)
 
-    @np.errstate(over="ignore", invalid="ignore")  # as torch: too much is inf, inf - inf is NaN
+    @np.errstate(over="ignore", invalid="ignore")  # as in torch: overflow is inf, inf - inf NaN
     def __call__(self, logits: Logits, tokens: Sequence[TokenIds]) -> None:
-        """Change `logits` in place."""
+        """Add the biases to `logits` in place."""
         for row, ids in zip(logits, tokens, strict=True):
             sums = self._sums_after(ids)
             sum_ids = np.array(list(sums), dtype=np.intp)
@@ -95,7 +95,7 @@ class SequenceBias:
             row[sum_ids] = summed
 
     def _sums_after(self, ids: TokenIds) -> dict[int, float]:
-        """The whole bias of each id that would complete a sequence of several ids after `ids`."""
+        """Return the total bias of each id that completes a sequence of several ids after `ids`."""
         sums: dict[int, float] = {}
         for size in self._prefix_sizes:
             if size >= ids.size:
@@ -113,11 +113,11 @@ def decay_length(
     factor: float,
     eos_token_ids: Ids,
 ) -> None:
-    """Raise `eos_token_ids` more and more once a row has over `start` ids after its prompt.
+    """Raise the logits of `eos_token_ids` more with each new id of a row after the first `start`.
 
-    With n ids more than that, a logit x becomes x + abs(x) * (`factor`**n - 1). Source:
-    `ExponentialDecayLengthPenalty`. Where that gets NaN or stops, here an id that had been
-    forbidden stays so, and what is too large becomes the highest float32.
+    With n ids more than `start` after the prompt, a logit x becomes x + abs(x) * (`factor`**n - 1).
+    Source: `ExponentialDecayLengthPenalty`, which gives NaN or fails in two cases. Here a forbidden
+    id stays forbidden, and a logit that is too large becomes the highest float32.
     """
     columns = np.asarray(eos_token_ids, dtype=np.intp)
     for row, ids, prompt_length in zip(logits, tokens, prompt_lengths, strict=True):

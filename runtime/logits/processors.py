@@ -1,7 +1,8 @@
 """The logits processors of one generation, in Transformers' order.
 
-``penalties.py``, ``masks.py`` and ``warpers.py`` define what each does. Processors of the text so
-far come first, then the caller's own and the constraint, and, with sampling, the warpers.
+``penalties.py``, ``masks.py`` and ``warpers.py`` define what each does. The order is: penalties and
+masks, the caller's own processors, the constraint, the warpers (with sampling only) and the
+normalization.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Rows(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What a search knows of one prompt."""
+    """The data of one prompt that a search needs."""
 
     start: Sequence[int]  # the tokens that the decoder reads first
     source: Sequence[int]  # the encoder's source; without an encoder, the start
@@ -39,17 +40,20 @@ class Prompt(NamedTuple):
 
 
 class Constraint(Protocol):
-    """What the output has to match (``guidance.py``)."""
+    """A constraint on the output (``guidance.py``)."""
 
     def filter(self, row: Logits, new_tokens: TokenIds, *, at_start: bool) -> None:
-        """Set logits in ``row`` (vocabulary,) to -inf for tokens that cannot follow."""
+        """Set the logits of tokens that cannot follow to -inf, in ``row`` (vocabulary,).
+
+        ``at_start``: whether ``new_tokens`` are the first of the output.
+        """
 
 
 Processor = Callable[[Logits, Rows], None]  # changes logits (rows, vocabulary) in place
 
 
 class Diversity:
-    """Subtracts ``penalty`` from a token for each time that earlier groups have ``chosen`` it.
+    """A processor that lowers a token's logit by ``penalty`` for each choice of an earlier group.
 
     Source: ``HammingDiversityLogitsProcessor`` of Transformers.
     """
@@ -71,7 +75,10 @@ def text_processors(
     constraint: Processor | None = None,
     diversity: Diversity | None = None,
 ) -> list[Processor]:
-    """Return the processors that every strategy uses; ``diversity``: between groups of beams."""
+    """Return the processors that run first, for every strategy.
+
+    ``diversity``: the processor between groups of beams.
+    """
     bias = _of_tokens(penalties.SequenceBias(options.biases)) if options.biases else None
     return [
         *([bias] if bias else []),
@@ -84,7 +91,7 @@ def text_processors(
 
 
 def sampling_processors(options: GenerationOptions) -> list[Processor]:
-    """Return the processors after those: warpers, with sampling, and the last normalization."""
+    """Return the processors that run last: the warpers (with sampling) and the normalization."""
     return [*(_warpers(options) if options.do_sample else ()), *_normalization(options)]
 
 
@@ -169,14 +176,14 @@ def _masks(
         never = np.array(options.suppress_tokens, np.int64)
         found.append(lambda logits, rows: masks.suppress(logits, never))
     if options.begin_suppress_tokens is not None:
-        # After a forced first token the text begins with the second one.
+        # After a forced first token, the second token counts as the first of the text.
         firsts = [begin + (begin == 1 and bos is not None) for begin in begins]
         found.append(_at(masks.suppress_at, firsts, np.array(options.begin_suppress_tokens)))
     return found
 
 
 def _warpers(options: GenerationOptions) -> list[Processor]:
-    # Of beams one must be able to go on beside those that end.
+    # With beams, at least one kept token must not end the text.
     least = 1 if options.num_beams == 1 else max(len(options.eos_token_ids), 1) + 1
     found: list[Callable[[Logits], None]] = []
     if options.temperature != 1.0:
@@ -215,7 +222,7 @@ def _at(
     lengths: Sequence[int],
     ids: TokenIds,
 ) -> Processor:
-    """Return ``process`` for ``ids``, at a length that depends on the prompt."""
+    """Return ``process`` for ``ids`` as a processor; ``lengths``: the length for each prompt."""
     return lambda logits, rows: process(
         logits, rows.tokens, [lengths[prompt] for prompt in rows.prompts], ids
     )

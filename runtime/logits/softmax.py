@@ -1,4 +1,4 @@
-"""Softmax of logits: log-probabilities in float32 and float64, and checks of a row's highest logit.
+"""Softmax of logits: log-probabilities in float32 and float64, checks of a row's highest logit.
 
 `logits: (rows, vocab) float32`.
 """
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from ..decoder import Logits, TokenIds
 from ..errors import BundleError, OptionError
 
-SAFE_SUM = 1e-15  # far from what float32 cannot hold, on either side
+SAFE_SUM = 1e-15  # sums between this and its inverse are far from the limits of float32
 
 
 class LogSums(NamedTuple):
     """The normalizers of some rows: log-probabilities are `logits - peaks - logs`.
 
-    `peaks` is near a row's highest logit, or 0; `logs` is the logarithm of the sum of
+    `peaks` is a row's highest logit, or 0; `logs` is the logarithm of the sum of
     `exp(logits - peak)`. If a row's highest logit is not finite, its peak is that logit and its log
     is NaN.
     """
@@ -39,7 +39,7 @@ def normalize(logits: Logits, sums: LogSums | None = None) -> None:
     """
     for row, peak, log_sum in zip(logits, *(sums or log_sums(logits)), strict=True):
         if math.isfinite(peak):
-            # Two subtractions: the sum of both may be rounded to far fewer digits than the result.
+            # Two subtractions, because rounding may take far more digits from the sum of both.
             np.subtract(row, peak, out=row)
             np.subtract(row, log_sum, out=row)
 
@@ -56,7 +56,8 @@ def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
     """Return the peak and the log of `row: (vocab,)`; write `exp(row - peak)` to `scratch`.
 
     Float32 usually holds the exponentials of the logits themselves (peak 0), which saves two
-    passes. Callers switch numpy's overflow warnings off: doing so for each row takes microseconds.
+    passes. Callers switch numpy's overflow warnings off, because a switch for each row would take
+    microseconds.
     """
     np.exp(row, out=scratch)
     total = float(np.add.reduce(scratch))
@@ -88,13 +89,13 @@ def log_probabilities(logits: Logits, targets: TokenIds) -> NDArray[np.float64]:
 
     Raises `BundleError` if a row's highest logit is not finite.
     """
-    # Row by row: one in float64 stays in the cache of the processor.
+    # Row by row, because one row in float64 fits into the processor's cache.
     rows = zip(logits, targets, strict=True)
     return np.array([log_softmax(row)[target] for row, target in rows], np.float64)
 
 
 class DeadEndError(OptionError):
-    """No token may come next."""
+    """Error for a step at which no token may come next."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -103,9 +104,9 @@ class DeadEndError(OptionError):
 
 
 def check_highest(highest: float) -> None:
-    """Raise unless a token can be chosen by a row's highest logit, after the processors.
+    """Raise an error unless a token can be chosen by a row's highest logit, after the processors.
 
-    `DeadEndError` for -inf, `BundleError` for NaN and +inf.
+    Raises `DeadEndError` for -inf, `BundleError` for NaN and +inf.
     """
     if highest == -math.inf:
         raise DeadEndError

@@ -1,11 +1,11 @@
-"""Changes to the logits of the next token that shape the distribution it is drawn from.
+"""Warpers: logits processors that shape the distribution that sampling uses.
 
-`logits: (rows, vocab) float32` are changed in place; an id that is left out becomes -inf, and
-what was left out before costs little. Left in are those that the warpers in
-`transformers.generation.logits_process` (4.57.6) keep, at least `min_tokens_to_keep` >= 1 of
-those with a probability. Where torch's unstable sort chooses among equals, the lowest ids stay.
-A row without probabilities is left alone: what draws from it will say so. Parameters are taken as
-valid: the options check them.
+`logits: (rows, vocab) float32` are changed in place; the logit of a removed id becomes -inf. Ids
+that were removed before take little time. Each warper keeps the same ids as the warper in
+`transformers.generation.logits_process` (4.57.6), and at least `min_tokens_to_keep` >= 1 of the ids
+with a probability above 0. Where torch's unstable sort chooses among equals, the lowest ids are
+kept. A row without probabilities stays as it is, and sampling from it raises the error. Parameters
+are valid: the options check them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def apply_temperature(logits: Logits, temperature: float) -> None:
 
 
 def keep_top_k(logits: Logits, top_k: int, min_tokens_to_keep: int = 1) -> None:
-    """Keep the `top_k` >= 1 highest of each row and whatever equals the lowest of them.
+    """Keep the `top_k` >= 1 highest logits of each row, and all that equal the lowest of these.
 
     Source: `TopKLogitsWarper`.
     """
@@ -48,11 +48,11 @@ def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> Non
     `top_p` is in [0, 1]. Source: `TopPLogitsWarper`, after "The Curious Case of Neural Text
     Degeneration", https://arxiv.org/abs/1904.09751.
     """
-    # float32 as in Transformers, so that sums which meet the border exactly fall on its side.
+    # float32 as in Transformers, so that a sum exactly on the border is on the same side of it.
     may_go = np.float32(1.0 - top_p)
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
-        # All tokens below this add up to half of `may_go` at most: they go without being sorted.
+        # All tokens below this add up to half of `may_go` at most: they are removed unsorted.
         is_candidate = probabilities > may_go / (2 * values.size)
         below = probabilities[~is_candidate].sum(dtype=np.float64)
         ascending = np.sort(probabilities[is_candidate])
@@ -77,16 +77,16 @@ def keep_min_p(logits: Logits, min_p: float, min_tokens_to_keep: int = 1) -> Non
 def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1) -> None:
     """Keep the most typical tokens of each row that reach probability `typical_p`.
 
-    A token is the more typical, the nearer its surprise, -log p, is to the row's entropy, so that
-    the most probable one may go. `min_tokens_to_keep` are the most typical ones, too. `typical_p`
-    is between 0 and 1. Source: `TypicalLogitsWarper`, after "Locally Typical Sampling",
-    https://arxiv.org/abs/2202.00666.
+    A token is more typical if its surprise, -log p, is nearer to the row's entropy. The most
+    probable token may therefore be removed. `min_tokens_to_keep` also keeps the most typical
+    tokens. `typical_p` is between 0 and 1. Source: `TypicalLogitsWarper`, after "Locally Typical
+    Sampling", https://arxiv.org/abs/2202.00666.
     """
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
         logarithms = _log_probabilities(values)
         distances = np.abs(-logarithms - _entropy(probabilities, logarithms))
-        # Without those below this there is enough left, so none is kept that is farther off.
+        # The tokens above this reach `typical_p` together, so no token farther off is kept.
         likely = probabilities > (1.0 - typical_p) / (2 * values.size)
         candidates = np.flatnonzero(distances <= distances[likely].max())
         candidates = candidates[np.argsort(distances[candidates])]
@@ -101,8 +101,9 @@ def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1
 def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int = 1) -> None:
     """Keep the tokens with a probability of at least `epsilon_cutoff`, between 0 and 1.
 
-    Of equals at the border of `min_tokens_to_keep` all are kept. Source: `EpsilonLogitsWarper`,
-    after "Truncation Sampling as Language Model Desmoothing", https://arxiv.org/abs/2210.15191.
+    Tokens that equal the last one of `min_tokens_to_keep` are kept, too. Source:
+    `EpsilonLogitsWarper`, after "Truncation Sampling as Language Model Desmoothing",
+    https://arxiv.org/abs/2210.15191.
     """
     for row, ids, values in _possible(logits):
         stays = _probabilities(values) >= np.float32(epsilon_cutoff)
@@ -111,10 +112,11 @@ def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int 
 
 
 def keep_eta(logits: Logits, eta_cutoff: float, min_tokens_to_keep: int = 1) -> None:
-    """Keep the tokens that are probable enough for the entropy of their row.
+    """Keep the tokens whose probability reaches a cutoff that falls with the entropy of the row.
 
-    At least min(`eta_cutoff`, sqrt(`eta_cutoff`) * exp(-entropy)), with `eta_cutoff` between 0
-    and 1. Equals and source are those of `keep_epsilon`, and `EtaLogitsWarper`.
+    The cutoff is min(`eta_cutoff`, sqrt(`eta_cutoff`) * exp(-entropy)), with `eta_cutoff` between 0
+    and 1. Tokens that equal the last one of `min_tokens_to_keep` are kept, too. Source:
+    `EtaLogitsWarper`, after the paper of `keep_epsilon`.
     """
     epsilon = np.float32(eta_cutoff)
     for row, ids, values in _possible(logits):
@@ -126,7 +128,7 @@ def keep_eta(logits: Logits, eta_cutoff: float, min_tokens_to_keep: int = 1) -> 
 
 
 def _possible(logits: Logits) -> Iterator[tuple[Logits, NDArray[np.intp], Logits]]:
-    """Each row that has probabilities, its ids that are not left out yet, and their logits."""
+    """Yield each row that has probabilities, its ids that are not removed, and their logits."""
     for row in logits:
         ids = np.flatnonzero(row != -np.inf)
         values = row[ids]
@@ -137,7 +139,7 @@ def _possible(logits: Logits) -> Iterator[tuple[Logits, NDArray[np.intp], Logits
 def _keep(
     row: Logits, ids: NDArray[np.intp], values: Logits, stays: NDArray[np.intp] | NDArray[np.bool_]
 ) -> None:
-    """Leave out all of `row: (vocab,)` but those of `ids` and their `values` that stay."""
+    """Remove all ids of `row: (vocab,)`, except for the `ids` that stay with their `values`."""
     row.fill(-np.inf)
     row[ids[stays]] = values[stays]
 
@@ -151,7 +153,7 @@ def _probabilities(values: Logits) -> Logits:
 
 
 def _log_probabilities(values: Logits) -> Logits:
-    """The logarithms of the probabilities, all of them finite."""
+    """Return the log-probabilities, all of them finite."""
     logarithms = values.copy()
     normalize(logarithms[np.newaxis])
     np.maximum(logarithms, np.finfo(np.float32).min, out=logarithms)
@@ -163,21 +165,21 @@ def _entropy(probabilities: Logits, logarithms: Logits) -> np.float32:
 
 
 def _highest(values: Logits, count: int) -> NDArray[np.intp]:
-    """The places of the `count` highest of `values`, of equals the first, or of all if fewer."""
+    """Return the indices of the `count` highest `values`, the first of equals; all if fewer."""
     lowest = _kth_highest(values, count)
     above = np.flatnonzero(values > lowest)
     return np.concatenate([above, np.flatnonzero(values == lowest)[: count - above.size]])
 
 
 def _kth_highest(row: Logits, k: int) -> np.float32:
-    """The `k`-th highest value of `row: (vocab,)`, -inf if no `k` are above that.
+    """Return the `k`-th highest value of `row: (vocab,)`; -inf if fewer than `k` are above -inf.
 
-    The k-th highest of the maxima of blocks is no higher than it, so that only the few values from
-    there on have to be sorted (0.10 ms instead of 0.34 for 50 of GPT-2's 50,257).
+    The `k`-th highest of the maxima of blocks is a lower bound of it, so that only the few values
+    from this bound on have to be sorted (0.10 ms instead of 0.34 ms for 50 of GPT-2's 50,257).
     """
     maxima = row[: row.size // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)
     bound = _partitioned(maxima, k) if maxima.size > k else np.float32(-np.inf)
-    # Many values of -inf would take partition 4 ms.
+    # With many values of -inf, partition would take 4 ms.
     candidates = row[row >= bound] if bound > -np.inf else row[row != -np.inf]
     return _partitioned(candidates, k) if candidates.size >= k else np.float32(-np.inf)
 

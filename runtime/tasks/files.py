@@ -15,16 +15,13 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
 from ..text.lines import decode_utf8, json_object, split_lines
-from .runs import Input, TaskResult, run_all
+from .runs import Input, TaskModel, TaskResult, run_all
 from .templates import Template
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 STANDARD = "-"  # standard input or output instead of a file
 WINDOW = 64  # inputs that are batched by length, and whose answers are written together
@@ -60,7 +57,7 @@ class Job:
 
     def __init__(
         self,
-        model: Model,
+        model: TaskModel,
         template: Template,
         inputs: Sequence[Input],
         options: Mapping[str, Any],

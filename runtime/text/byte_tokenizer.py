@@ -48,7 +48,7 @@ class ByteTokenizer:
         self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
-        """Return the ids of ``text`` and the end-of-text token, unless the text ends with it.
+        """Return the ids of ``text``; the end-of-text token is added unless the text ends with it.
 
         ``max_length``: the most ids; the text is cut off at ``truncation_side``. Raises
         ``PromptError`` if ``text`` is not a string of whole Unicode characters.

@@ -31,7 +31,7 @@ class Stage(ABC):
         return ""
 
     def rest(self, text: str) -> str:
-        """Return the text that `push(text)` and `finish` would return; leave the stage unchanged."""
+        """Return the text of `push(text)` and `finish`, without a change to the stage."""
         twin = self.fork()
         return twin.push(text) + twin.finish()
 

@@ -21,8 +21,17 @@ import pytest
 from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import GenerationResult, Model, load
+from tests.support.commands import (
+    COMMAND,
+    Captured,
+    failure,
+    help_text,
+    process,
+    process_without,
+    succeed,
+    wrong_usage,
+)
 
-COMMAND = [sys.executable, "-m", "edgeseq.cli"]
 PROMPT = "Once upon “a time”"
 RESULT_FIELDS = {
     "prompt",
@@ -39,7 +48,6 @@ RESULT_FIELDS = {
     "choices",
 }
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +62,7 @@ def generate(bundle: Path, capsys: Captured) -> Callable[..., str]:
     """``generate(*arguments)``: what the command prints; it has to succeed quietly."""
 
     def run(*arguments: str) -> str:
-        assert main(["generate", "--bundle", str(bundle), *arguments]) == 0
-        printed = capsys.readouterr()
-        assert printed.err == ""
-        return printed.out
+        return succeed(capsys, "generate", "--bundle", bundle, *arguments)
 
     return run
 
@@ -65,17 +70,6 @@ def generate(bundle: Path, capsys: Captured) -> Callable[..., str]:
 def give_input(monkeypatch: pytest.MonkeyPatch, data: bytes, errors: str = "strict") -> None:
     stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors=errors)
     monkeypatch.setattr(sys, "stdin", stream)
-
-
-def failure(arguments: list[str], capsys: Captured) -> str:
-    """The one line on standard error of a command that ends with status 1."""
-    assert main(arguments) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("edgeseq: ")
-    assert printed.err.endswith("\n")
-    assert len(printed.err.splitlines()) == 1
-    return printed.err
 
 
 # generate
@@ -196,12 +190,10 @@ def test_up_to_128_new_tokens_unless_told(long_bundle: Path, capsys: Captured) -
 
 
 def test_info_says_what_the_bundle_is(bundle: Path, capsys: Captured) -> None:
-    assert main(["info", str(bundle)]) == 0
-    printed = capsys.readouterr()
+    printed = succeed(capsys, "info", bundle)
     for word in ("gpt2", "decoder-only", "fp32", "320", "96", "2, 4 heads of 12", str(bundle)):
-        assert word in printed.out
-    assert printed.err == ""
-    assert "verified" not in printed.out
+        assert word in printed
+    assert "verified" not in printed
 
 
 def test_info_json_is_the_manifest(bundle: Path, capsys: Captured) -> None:
@@ -219,8 +211,8 @@ def test_info_verifies_on_request(bundle: Path, tmp_path: Path, capsys: Captured
     (copy / "weights.bin").write_bytes(weights)
     assert main(["info", str(copy)]) == 0
     capsys.readouterr()
-    assert "weights.bin" in failure(["info", str(copy), "--verify"], capsys)
-    assert "weights.bin" in failure(["info", str(copy), "--verify", "--json"], capsys)
+    assert "weights.bin" in failure(capsys, "info", str(copy), "--verify")
+    assert "weights.bin" in failure(capsys, "info", str(copy), "--verify", "--json")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
@@ -253,7 +245,7 @@ def test_export_overwrites_only_on_request(
     checkpoint: Path, bundle: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     out = Path(shutil.copytree(bundle, tmp_path / "out"))
-    assert "--overwrite" in failure(["export", str(checkpoint), str(out)], capsys)
+    assert "--overwrite" in failure(capsys, "export", str(checkpoint), str(out))
     assert main(["export", str(checkpoint), str(out), "--overwrite", "--precision", "fp32"]) == 0
 
 
@@ -283,13 +275,13 @@ def test_export_overwrites_only_on_request(
 def test_generate_refuses_in_one_line(
     bundle: Path, arguments: list[str], named: str, capsys: Captured
 ) -> None:
-    assert named in failure(["generate", "--bundle", str(bundle), *arguments], capsys)
+    assert named in failure(capsys, "generate", "--bundle", str(bundle), *arguments)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_a_temperature_below_all_floats(bundle: Path, capsys: Captured) -> None:
     options = ["a", "--do-sample", "--temperature", "1e-40"]
-    assert "temperature" in failure(["generate", "--bundle", str(bundle), *options], capsys)
+    assert "temperature" in failure(capsys, "generate", "--bundle", str(bundle), *options)
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
@@ -297,14 +289,14 @@ def test_input_that_is_not_utf8(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, errors: str
 ) -> None:
     give_input(monkeypatch, b"a\xffb", errors)
-    failure(["generate", "--bundle", str(bundle)], capsys)
+    failure(capsys, "generate", "--bundle", str(bundle))
 
 
 def test_no_standard_input_at_all(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    failure(["generate", "--bundle", str(bundle)], capsys)
+    failure(capsys, "generate", "--bundle", str(bundle))
 
 
 def test_no_standard_output_at_all(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,8 +322,7 @@ def test_files_that_are_not_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.txt").write_text("Once\n")
-    assert main(["run", "completion", *arguments]) == 1
-    assert capsys.readouterr().err == f"edgeseq: {sentence}\n"
+    assert failure(capsys, "run", "completion", *arguments) == sentence
 
 
 def test_length_is_the_bundles_before_it_is_ours(
@@ -348,7 +339,7 @@ def test_length_is_the_bundles_before_it_is_ours(
 
 @pytest.mark.parametrize("path", ["no-such", "line\nbreak", "edgeseq.json"])
 def test_info_on_what_is_no_bundle(bundle: Path, path: str, capsys: Captured) -> None:
-    failure(["info", str(bundle / path)], capsys)
+    failure(capsys, "info", str(bundle / path))
 
 
 @pytest.mark.parametrize(
@@ -371,14 +362,8 @@ def test_export_refuses_in_one_line(
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     given = {"good": str(checkpoint), "empty": str(tmp_path / "empty")}
-    status = main(["export", given.get(checkpoint_name, checkpoint_name), str(tmp_path / out)])
-    printed = capfd.readouterr()
-    *progress, line = printed.err.splitlines()
-    assert status == 1
-    assert printed.out == ""
-    assert line.startswith("edgeseq: ")
-    assert named in line
-    assert not any(text.startswith(("edgeseq: ", "Traceback")) for text in progress)
+    name = given.get(checkpoint_name, checkpoint_name)
+    assert named in failure(capfd, "export", name, tmp_path / out, progress=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -393,7 +378,7 @@ def test_permission_denied_to_write(
         make(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "mkdir", denied)
-    assert "denied" in failure(["export", str(checkpoint), str(tmp_path / "out")], capsys)
+    assert "denied" in failure(capsys, "export", str(checkpoint), str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("command", ["info", "generate"])
@@ -406,7 +391,7 @@ def test_permission_denied_to_read(
     monkeypatch.setattr(Path, "read_text", denied)
     monkeypatch.setattr(Path, "read_bytes", denied)
     options = ["generate", "a", "-b"] if command == "generate" else ["info"]
-    assert "denied" in failure([*options, str(bundle)], capsys)
+    assert "denied" in failure(capsys, *options, str(bundle))
 
 
 # Usage
@@ -433,29 +418,15 @@ def test_permission_denied_to_read(
     ids=" ".join,
 )
 def test_wrong_usage(arguments: list[str], capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    printed = capsys.readouterr()
-    assert ended.value.code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("usage: edgeseq")
-
-
-def helped(arguments: list[str], capsys: Captured) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    printed = capsys.readouterr()
-    assert ended.value.code == 0
-    assert printed.err == ""
-    return printed.out
+    wrong_usage(capsys, *arguments)
 
 
 def test_version(capsys: Captured) -> None:
-    assert helped(["--version"], capsys) == f"edgeseq {version('edgeseq')}\n"
+    assert help_text(capsys, "--version") == f"edgeseq {version('edgeseq')}\n"
 
 
 def test_help_lists_the_commands(capsys: Captured) -> None:
-    text = helped(["--help"], capsys)
+    text = help_text(capsys, "--help")
     assert all(re.search(rf"^ +{name} +\S", text, re.M) for name in ("generate", "export", "info"))
 
 
@@ -473,25 +444,11 @@ def test_help_lists_the_commands(capsys: Captured) -> None:
 def test_help_of_a_command_lists_its_options(
     command: str, options: list[str], capsys: Captured
 ) -> None:
-    text = helped([command, "--help"], capsys)
+    text = help_text(capsys, command, "--help")
     assert all(option in text for option in options)
 
 
 # Real processes
-
-
-def process(
-    *arguments: object, command: list[str] | None = None, **options: Any
-) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PYTHONWARNINGS": "error", **options.pop("env", {})}
-    return subprocess.run(
-        [*(command or COMMAND), *map(str, arguments)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        check=False,
-        timeout=120,
-        **{"stdout": subprocess.PIPE, **options},
-    )
 
 
 def test_the_installed_command(bundle: Path, model: Model) -> None:
@@ -599,21 +556,6 @@ def test_ctrl_c(long_bundle: Path) -> None:
     assert errors.strip() == b""
 
 
-WITHOUT_PACKAGES = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-blocked = sys.argv.pop(1).split(",")
-sys.meta_path.insert(0, Blocker())
-from edgeseq.cli import main
-sys.exit(main())
-"""
-
-
 @pytest.mark.parametrize(
     ("blocked", "arguments", "extra"),
     [
@@ -629,8 +571,7 @@ def test_a_missing_extra_is_named(
     bundle: Path, tmp_path: Path, blocked: str, arguments: list[str], extra: str
 ) -> None:
     given = [str(bundle) if item == "BUNDLE" else item for item in arguments]
-    command = [sys.executable, "-c", WITHOUT_PACKAGES, blocked]
-    done = process(*given, command=command, cwd=tmp_path)
+    done = process_without(blocked, *given, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert len(done.stderr.splitlines()) == 1
     assert re.search(rf"edgeseq\[[a-z,]*\b{extra}\b[a-z,]*\]", done.stderr.decode())
@@ -638,6 +579,5 @@ def test_a_missing_extra_is_named(
 
 
 def test_info_needs_no_extra(bundle: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_PACKAGES, "onnxruntime,torch,transformers,onnx"]
-    done = process("info", bundle, "--verify", command=command)
+    done = process_without("onnxruntime,torch,transformers,onnx", "info", bundle, "--verify")
     assert (done.returncode, done.stderr) == (0, b"")

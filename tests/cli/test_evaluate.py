@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from edgeseq.runtime.evaluation.continuations import answers
 from edgeseq.runtime.evaluation.error_rates import error_rates
 from edgeseq.runtime.evaluation.losses import compare, measure
 from edgeseq.runtime.evaluation.passages import pair_passages, text_passages
+from tests.support.commands import Captured, failure, succeed, wrong_usage
 
-Captured = pytest.CaptureFixture[str]
 Report = Callable[..., dict[str, Any]]
 TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\nAnd 3 üs.\n" * 40
 PAIRS = [
@@ -61,24 +61,12 @@ def report(capsys: Captured) -> Report:
     """``report(*arguments)``: the JSON that the command prints; it has to succeed quietly."""
 
     def run(*arguments: object) -> dict[str, Any]:
-        assert main(["eval", *map(str, arguments), "--threads", "1", "--json"]) == 0
-        printed = capsys.readouterr()
-        assert printed.err == ""
-        assert len(printed.out.splitlines()) == 1
-        found: dict[str, Any] = json.loads(printed.out)
+        printed = succeed(capsys, "eval", *arguments, "--threads", "1", "--json")
+        assert len(printed.splitlines()) == 1
+        found: dict[str, Any] = json.loads(printed)
         return found
 
     return run
-
-
-def failure(arguments: Sequence[object], capsys: Captured) -> str:
-    """The one line on standard error of a command that ends with status 1."""
-    assert main(["eval", *map(str, arguments)]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    [line] = printed.err.splitlines()
-    assert line.startswith("edgeseq: ")
-    return line
 
 
 # Alone
@@ -136,9 +124,8 @@ def test_the_demo_t5_knows_some_words(report: Report, tmp_path: Path) -> None:
 
 
 def test_lines_for_people(bundle: Path, text: Path, capsys: Captured) -> None:
-    assert main(["eval", str(bundle), str(text), "--reference", str(bundle)]) == 0
-    printed = capsys.readouterr()
-    lines = dict(line.split("  ", 1) for line in printed.out.splitlines())
+    printed = succeed(capsys, "eval", bundle, text, "--reference", bundle)
+    lines = dict(line.split("  ", 1) for line in printed.splitlines())
     assert {name: value.strip() for name, value in lines.items()}.items() >= {
         "bundle": str(bundle),
         "precision": "fp32",
@@ -149,7 +136,6 @@ def test_lines_for_people(bundle: Path, text: Path, capsys: Captured) -> None:
         "identical": "100.0% of 32 greedy continuations of 64 tokens",
     }.items()
     assert {"perplexity", "bits per byte", "cross-entropy", "throughput"} <= set(lines)
-    assert printed.err == ""
 
 
 def test_progress_is_shown_on_a_terminal(
@@ -215,15 +201,15 @@ def test_files_that_cannot_be_read(
     bundle: Path, t5_model: Model, text: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "bad.txt").write_bytes(b"abc\xff")
-    assert "UTF-8" in failure([bundle, tmp_path / "bad.txt"], capsys)
-    assert "no-such.txt" in failure([bundle, tmp_path / "no-such.txt"], capsys)
-    assert str(tmp_path) in failure([bundle, tmp_path], capsys)
-    assert "line 1 has 0 tabs" in failure([t5_model.bundle.folder, text], capsys)
-    assert "no-such" in failure(["no-such", text], capsys)
-    assert "context" in failure([bundle, text, "--context", "97"], capsys)
-    assert "stride" in failure([bundle, text, "--stride", "0", "--json"], capsys)
-    assert "threads" in failure([bundle, text, "--threads", "0"], capsys)
-    assert "no-such" in failure([bundle, text, "--reference", "no-such"], capsys)
+    assert "UTF-8" in failure(capsys, "eval", bundle, tmp_path / "bad.txt")
+    assert "no-such.txt" in failure(capsys, "eval", bundle, tmp_path / "no-such.txt")
+    assert str(tmp_path) in failure(capsys, "eval", bundle, tmp_path)
+    assert "line 1 has 0 tabs" in failure(capsys, "eval", t5_model.bundle.folder, text)
+    assert "no-such" in failure(capsys, "eval", "no-such", text)
+    assert "context" in failure(capsys, "eval", bundle, text, "--context", "97")
+    assert "stride" in failure(capsys, "eval", bundle, text, "--stride", "0", "--json")
+    assert "threads" in failure(capsys, "eval", bundle, text, "--threads", "0")
+    assert "no-such" in failure(capsys, "eval", bundle, text, "--reference", "no-such")
 
 
 def test_references_that_read_other_tokens(
@@ -234,12 +220,14 @@ def test_references_that_read_other_tokens(
     manifest = path.read_text(encoding="utf-8")
     digest = json.loads(manifest)["files"]["tokenizer.json"]["sha256"]
     path.write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
-    assert "another tokenizer" in failure([bundle, text, "--reference", copy], capsys)
+    assert "another tokenizer" in failure(capsys, "eval", bundle, text, "--reference", copy)
     path.write_text(manifest.replace('"max_positions": 96', '"max_positions": 90'), "utf-8")
-    assert "another number of positions" in failure([bundle, text, "--reference", copy], capsys)
+    assert "another number of positions" in failure(
+        capsys, "eval", bundle, text, "--reference", copy
+    )
     t5 = t5_model.bundle.folder
-    assert "another kind of model" in failure([bundle, text, "--reference", t5], capsys)
-    assert "another kind of model" in failure([t5, text, "--reference", bundle], capsys)
+    assert "another kind of model" in failure(capsys, "eval", bundle, text, "--reference", t5)
+    assert "another kind of model" in failure(capsys, "eval", t5, text, "--reference", bundle)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +242,4 @@ def test_references_that_read_other_tokens(
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["eval", *arguments])
-    assert ended.value.code == 2
-    assert "usage: edgeseq" in capsys.readouterr().err
+    wrong_usage(capsys, "eval", *arguments)

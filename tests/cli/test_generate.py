@@ -10,31 +10,21 @@ from typing import Any
 
 import pytest
 
-from edgeseq.cli.command_line import main
 from edgeseq.runtime import Model
+from tests.support.commands import Captured, failure, succeed
 
 PROMPT = "Once upon a time"
 Run = Callable[..., str]
 
 
 @pytest.fixture
-def generate(bundle: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def generate(bundle: Path, capsys: Captured) -> Run:
     """What the command prints, for the bundle."""
 
     def run(*arguments: str) -> str:
-        capsys.readouterr()
-        assert main(["generate", "--bundle", str(bundle), "--threads", "1", *arguments]) == 0
-        return capsys.readouterr().out
+        return succeed(capsys, "generate", "--bundle", bundle, "--threads", "1", *arguments)
 
     return run
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["generate", *arguments]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert len(printed.err.splitlines()) == 1
-    return printed.err
 
 
 @pytest.mark.parametrize(
@@ -91,17 +81,17 @@ def test_choices_are_printed_with_their_probabilities(generate: Run, model: Mode
     assert generate(PROMPT, "--choice", " a", "--choice", " the").splitlines() == lines
 
 
-def test_log_probabilities_need_json(generate: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_probabilities_need_json(generate: Run, capsys: Captured) -> None:
     found = json.loads(generate(PROMPT, "--json", "--logprobs", "2", "--max-new-tokens", "3"))
     assert len(found["logprobs"]) == len(found["top_logprobs"]) == 3
     assert [len(others) for others in found["top_logprobs"]] == [2, 2, 2]
-    assert "without --json" in refused(capsys, PROMPT, "--logprobs", "2")
+    assert "without --json" in failure(capsys, "generate", PROMPT, "--logprobs", "2")
 
 
-def test_constraints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_constraints(tmp_path: Path, capsys: Captured) -> None:
     def run(*arguments: str) -> str:
-        assert main(["generate", "Then", "--no-do-sample", "--threads", "1", *arguments]) == 0
-        return capsys.readouterr().out.removesuffix("\n")
+        given = ("generate", "Then", "--no-do-sample", "--threads", "1", *arguments)
+        return succeed(capsys, *given).removesuffix("\n")
 
     assert re.fullmatch("( [a-z]{1,6}){2}!", run("--regex", "( [a-z]{1,6}){2}!"))
     schema = tmp_path / "schema.json"
@@ -112,14 +102,14 @@ def test_constraints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run("--grammar", str(grammar)) in (" a", " b")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, capsys: Captured) -> None:
     missing = tmp_path / "missing.json"
-    assert str(missing) in refused(capsys, "Then", "--json-schema", str(missing))
+    assert str(missing) in failure(capsys, "generate", "Then", "--json-schema", str(missing))
     bad = tmp_path / "bad.json"
     bad.write_bytes(b"\xff\xfe{")
-    assert "not text in UTF-8" in refused(capsys, "Then", "--json-schema", str(bad))
+    assert "not text in UTF-8" in failure(capsys, "generate", "Then", "--json-schema", str(bad))
     bad.write_text("{", encoding="utf-8")
-    assert "json_schema" in refused(capsys, "Then", "--json-schema", str(bad))
+    assert "json_schema" in failure(capsys, "generate", "Then", "--json-schema", str(bad))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +123,5 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--stop-string", ""], "stop_strings"),
     ],
 )
-def test_what_is_refused(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    assert said in refused(capsys, "Then", *arguments)
+def test_what_is_refused(capsys: Captured, arguments: list[str], said: str) -> None:
+    assert said in failure(capsys, "generate", "Then", *arguments)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.cli.command_line import main
 from edgeseq.cli.plots import check_plot, plot_bench
 from edgeseq.runtime import Model
 from edgeseq.runtime.decoding.scoring import text_windows
 from edgeseq.runtime.evaluation.losses import PositionLoss, compare, measure
+from tests.support.commands import Captured, failure, succeed
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IDS = [(7 * i) % 300 for i in range(90)]
@@ -53,12 +53,11 @@ def test_the_sum_of_all_positions_is_the_loss(model: Model, context: int, stride
         assert one.cross_entropy == pytest.approx(other.cross_entropy)
 
 
-def test_eval_plots_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_plots_and_reports(tmp_path: Path, capsys: Captured) -> None:
     text, png = tmp_path / "text.txt", tmp_path / "loss.png"
     text.write_text("Once upon a time there was a king who had a daughter. " * 20)
     command = ["eval", "--demo", "gpt2", str(text), "--json", "--plot", str(png)]
-    assert main(command) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(succeed(capsys, *command))
     assert png.read_bytes().startswith(PNG)
     assert sum(b["tokens"] for b in report["loss_by_position"]) == report["tokens"]
     assert report["loss_by_position"][0]["first"] == 1
@@ -78,7 +77,7 @@ def test_bench_plots(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_drawn_is_said_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_plot(None)
     for path, message in (
@@ -86,8 +85,7 @@ def test_what_cannot_be_drawn_is_said_first(
         (tmp_path / "no" / "loss.png", "There is no folder"),
     ):
         for command in (["eval", "--demo", "gpt2", "text.txt"], ["bench", "--demo", "gpt2"]):
-            assert main([*command, "--plot", str(path)]) == 1
-            assert message in capsys.readouterr().err
+            assert message in failure(capsys, *command, "--plot", path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["bench", "--demo", "gpt2", "--plot", str(tmp_path / "loss.png")]) == 1
-    assert "install the extra 'bench'" in capsys.readouterr().err
+    message = failure(capsys, "bench", "--demo", "gpt2", "--plot", tmp_path / "loss.png")
+    assert "install the extra 'bench'" in message

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,10 @@ from edgeseq.export import export_checkpoint
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Quantization
 from edgeseq.runtime.bundle.reading import open_bundle
+from tests.support.commands import Captured, failure, process_without, succeed, wrong_usage
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
-Captured = pytest.CaptureFixture[str]
 Run = Callable[..., Quantization]
-WITHOUT = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocked())
-from edgeseq.cli import main
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +44,8 @@ def quantize(bundle: Path, text: str, tmp_path: Path, capsys: Captured) -> Run:
     return run
 
 
-def failure(arguments: list[str], capsys: Captured) -> str:
-    """The last line on standard error of a command that ends with status 1."""
-    assert main(arguments) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    *_, last = printed.err.splitlines()
-    assert last.startswith("edgeseq: ")
-    return last
-
-
 def info(folder: Path, capsys: Captured) -> dict[str, str]:
-    assert main(["info", str(folder)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = succeed(capsys, "info", folder).splitlines()
     return {line[:14].strip(): line[15:] for line in lines}
 
 
@@ -126,10 +100,7 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
         ["export", str(bundle), out, "--allow-loss"],
         ["export", str(bundle), out, "--precision", "int3"],
     ):
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        assert caught.value.code == 2
-        assert "usage: edgeseq" in capsys.readouterr().err
+        wrong_usage(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,8 +117,8 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
 def test_bad_options_are_one_sentence(
     arguments: list[str], message: str, bundle: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    line = failure(["quantize", str(bundle), str(tmp_path / "out"), *arguments], capsys)
-    assert line.startswith(f"edgeseq: {message}")
+    line = failure(capsys, "quantize", bundle, tmp_path / "out", *arguments)
+    assert line.startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,9 +137,9 @@ def test_a_loss_beyond_the_limit(
     source, out = tmp_path / "source", tmp_path / "out"
     export_checkpoint(save_t5(seeded_t5(num_layers=1, vocab_size=384)), source)
     command = ["quantize", str(source), str(out), "--recipe", "int4", "--max-loss", "0.001"]
-    line = failure(command, capsys)
-    assert line.startswith("edgeseq: Perplexity rises by ")
-    assert "--allow-loss" in line
+    message = failure(capsys, *command, progress=True)
+    assert message.startswith("Perplexity rises by ")
+    assert "--allow-loss" in message
     assert list(tmp_path.iterdir()) == [source]
     assert main([*command, "--allow-loss"]) == 0
     capsys.readouterr()
@@ -190,12 +161,10 @@ def test_a_place_that_is_taken(
     command = ["quantize", str(bundle), str(taken), "--text", text, "--recipe", "int4"]
     with monkeypatch.context() as patch:
         patch.setattr("edgeseq.quantize.quantizing.open_engine", None)
-        line = failure(command, capsys)
-        assert line == (
-            f"edgeseq: {taken} holds a bundle: choose another place or pass --overwrite."
-        )
-        line = failure([*command[:2], str(other), "--overwrite"], capsys)
-        assert line == f"edgeseq: {other} exists and is not a bundle: choose another place."
+        message = failure(capsys, *command)
+        assert message == f"{taken} holds a bundle: choose another place or pass --overwrite."
+        message = failure(capsys, *command[:2], other, "--overwrite")
+        assert message == f"{other} exists and is not a bundle: choose another place."
     assert (taken / MANIFEST_NAME).read_bytes() == manifest
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
     assert main([*command, "--overwrite", "--allow-loss"]) == 0
@@ -227,8 +196,7 @@ def test_info_of_what_is_not_quantized(bundle: Path, capsys: Captured) -> None:
 def test_info_as_json(quantize: Run, tmp_path: Path, capsys: Captured) -> None:
     quantize()
     out = tmp_path / "out"
-    assert main(["info", str(out), "--json", "--verify"]) == 0
-    printed = capsys.readouterr().out
+    printed = succeed(capsys, "info", out, "--json", "--verify")
     assert printed == (out / MANIFEST_NAME).read_text(encoding="utf-8")
     data = json.loads(printed)
     assert data["kv_cache"] == {"dtype": "int8"}
@@ -267,37 +235,33 @@ def test_export_to_int8(
     assert manifest.quantization.quality.perplexity_rise_limit == 9.0
     assert manifest.source.id == checkpoint.name
     monkeypatch.setattr("edgeseq.export.export_checkpoint", None)  # refused before any work
-    line = failure(["export", str(checkpoint), str(out), "--precision", "int8"], capsys)
-    assert line.endswith("holds a bundle: choose another place or pass --overwrite.")
+    message = failure(capsys, "export", checkpoint, out, "--precision", "int8")
+    assert message.endswith("holds a bundle: choose another place or pass --overwrite.")
 
 
 def test_export_of_no_checkpoint(tmp_path: Path, capsys: Captured) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    failure(["export", str(empty), str(tmp_path / "out"), "--precision", "int4"], capsys)
+    failure(capsys, "export", empty, tmp_path / "out", "--precision", "int4", progress=True)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 # Without other packages
 
 
-def without(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", WITHOUT, packages, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_no_torch_is_needed(bundle: Path, text: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     packages = "torch,transformers,optimum,sentencepiece,psutil"
-    done = without(packages, "quantize", str(bundle), str(out), "--text", text, "--allow-loss")
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    arguments = ("quantize", bundle, out, "--text", text, "--allow-loss")
+    done = process_without(packages, *arguments)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
     assert open_bundle(out, verify=True).manifest.quantization.recipe == "int8"
 
 
 def test_onnx_is_needed(bundle: Path, tmp_path: Path) -> None:
-    done = without("onnx", "quantize", str(bundle), str(tmp_path / "out"))
+    done = process_without("onnx", "quantize", bundle, tmp_path / "out")
     assert done.returncode == 1
-    assert done.stderr == (
+    assert done.stderr.decode() == (
         "edgeseq: Quantizing needs onnx: install the extra 'quantize' "
         '(python -m pip install "edgeseq[cpu,quantize]").\n'
     )
@@ -306,5 +270,5 @@ def test_onnx_is_needed(bundle: Path, tmp_path: Path) -> None:
 
 def test_onnx_is_not_needed_to_load(quantize: Run, tmp_path: Path) -> None:
     quantize()
-    generate = ["generate", "--bundle", str(tmp_path / "out"), "Once", "--max-new-tokens", "3"]
-    assert without("onnx,torch,transformers", *generate).returncode == 0
+    arguments = ("generate", "--bundle", tmp_path / "out", "Once", "--max-new-tokens", 3)
+    assert process_without("onnx,torch,transformers", *arguments).returncode == 0

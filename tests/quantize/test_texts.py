@@ -13,6 +13,7 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize import texts
 from edgeseq.quantize.texts import BUILT_IN, Texts, built_in, find_texts
 from edgeseq.runtime import Model, PromptError, load
+from tests.support.errors import refusal
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 
@@ -28,9 +29,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 def refused(model: Model, path: Path) -> str:
-    with pytest.raises(PromptError) as caught:
-        found(model, path)
-    return str(caught.value)
+    return refusal(PromptError, lambda: found(model, path))
 
 
 def test_built_in_text_for_gpt2(model: Model) -> None:

@@ -15,41 +15,22 @@ from typing import Any
 
 import pytest
 
-from edgeseq.cli.command_line import main
 from edgeseq.runtime import Model
 from edgeseq.runtime.bench import rounds
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
+from tests.support.commands import COMMAND, Captured, failure, succeed, wrong_usage
 
 SMALL = ["--threads", "1", "--repeats", "1", "--new-tokens", "16"]
 LENGTHS = ["--prompt-lengths", "8,40", "--contexts", "8,60"]
 STATISTICS = {"median", "min", "max", "quartile_1", "quartile_3"}
-Captured = pytest.CaptureFixture[str]
+BENCH = ["bench", *SMALL]
 
 
-def bench(capsys: Captured, *arguments: str) -> dict[str, Any]:
+def bench(capsys: Captured, *arguments: object) -> dict[str, Any]:
     """What ``edgeseq bench --json`` prints; it has to succeed quietly."""
-    assert main(["bench", *SMALL, *arguments, "--json"]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    result: dict[str, Any] = json.loads(printed.out)
+    result: dict[str, Any] = json.loads(succeed(capsys, *BENCH, *arguments, "--json"))
     return result
-
-
-def failure(capsys: Captured, *arguments: str) -> str:
-    """The one line on standard error of a command that ends with status 1."""
-    assert main(["bench", *SMALL, *arguments]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    [line] = printed.err.splitlines()
-    return line.removeprefix("edgeseq: ")
-
-
-def wrong_usage(capsys: Captured, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", *arguments])
-    assert ended.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
 
 
 def statistics_in(value: Any) -> Iterator[dict[str, float]]:
@@ -130,21 +111,18 @@ def test_lengths_without_room_are_left_out_and_said(bundle: Path, capsys: Captur
 
 
 def test_nothing_that_fits(bundle: Path, capsys: Captured) -> None:
-    arguments = ["bench", *SMALL, str(bundle), "--rounds", "1"]
-    assert main([*arguments, "--prompt-lengths", "500", "--contexts", "500"]) == 0
-    out = capsys.readouterr().out
-    assert "peak memory" in out
-    assert "tokens/s" not in out
+    lengths = ["--prompt-lengths", "500", "--contexts", "500"]
+    printed = succeed(capsys, *BENCH, bundle, "--rounds", "1", *lengths)
+    assert "peak memory" in printed
+    assert "tokens/s" not in printed
 
 
 def test_table(bundle: Path, capsys: Captured) -> None:
-    assert main(["bench", *SMALL, str(bundle), str(bundle), "--rounds", "1", *LENGTHS]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert "decode at 60 tokens" in printed.out
-    assert "gpt2 #1" in printed.out
-    assert "gpt2 #2" in printed.out
-    assert "×" in printed.out
+    printed = succeed(capsys, *BENCH, bundle, bundle, "--rounds", "1", *LENGTHS)
+    assert "decode at 60 tokens" in printed
+    assert "gpt2 #1" in printed
+    assert "gpt2 #2" in printed
+    assert "×" in printed
 
 
 @pytest.mark.parametrize(
@@ -160,17 +138,21 @@ def test_table(bundle: Path, capsys: Captured) -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str, capsys: Captured) -> None:
-    assert complaint in wrong_usage(capsys, *arguments)
+    assert complaint in wrong_usage(capsys, "bench", *arguments)
 
 
 def test_no_bundle_there(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     missing = tmp_path / "nothing"
-    assert failure(capsys, str(bundle), str(missing)).startswith(f"There is no folder {missing}")
+    message = failure(capsys, *BENCH, bundle, missing)
+    assert message.startswith(f"There is no folder {missing}")
 
 
 def test_cache_that_is_not_there(bundle: Path, capsys: Captured) -> None:
-    assert failure(capsys, str(bundle), "--kv-cache", "int4").startswith("gpt2: kv_cache is 'int4'")
-    assert failure(capsys, str(bundle), "--kv-cache", "int8").startswith("gpt2: The bundle has no")
+    for dtype, message in (
+        ("int4", "gpt2: kv_cache is 'int4'"),
+        ("int8", "gpt2: The bundle has no"),
+    ):
+        assert failure(capsys, *BENCH, bundle, "--kv-cache", dtype).startswith(message)
 
 
 def test_given_cache(bundle: Path, capsys: Captured) -> None:
@@ -205,28 +187,28 @@ def test_devices(bundle: Path, capsys: Captured) -> None:
 def test_devices_that_are_not_there(
     arguments: list[str], complaint: str, bundle: Path, capsys: Captured
 ) -> None:
-    assert failure(capsys, str(bundle), "--rounds", "1", *arguments).startswith(complaint)
+    assert failure(capsys, *BENCH, bundle, "--rounds", "1", *arguments).startswith(complaint)
 
 
 def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     graph = broken / "decoder.onnx"
     graph.write_bytes(b"\0" * graph.stat().st_size)
-    message = failure(capsys, str(broken))
+    message = failure(capsys, *BENCH, broken)
     assert message.startswith("broken: ONNX Runtime")
     assert "cannot load" in message
 
 
 def test_process_that_dies(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "WORKER", "edgeseq.runtime.nothing")
-    message = failure(capsys, str(bundle))
+    message = failure(capsys, *BENCH, bundle)
     assert message.startswith("The process that measured gpt2 ended with status 1 (")
     assert message.endswith(f"see whether `edgeseq generate --bundle {bundle}` works.")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgeseq.cli", "bench", str(bundle), *SMALL]
+    command = [*COMMAND, "bench", str(bundle), *SMALL]
     process = subprocess.Popen(
         [*command, "--repeats", "1000000"], stderr=subprocess.PIPE, start_new_session=True
     )
@@ -259,4 +241,4 @@ def test_a_worker_ends_when_its_parent_is_gone() -> None:
 
 def test_folder_that_is_no_bundle(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert MANIFEST_NAME in failure(capsys, str(tmp_path))
+    assert MANIFEST_NAME in failure(capsys, *BENCH, tmp_path)

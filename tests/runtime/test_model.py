@@ -19,6 +19,7 @@ from transformers import GPT2TokenizerFast
 from edgeseq.runtime import BundleError, DeviceError, Model, OptionError, PromptError, Timings, load
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.support.errors import refusal
 from tests.support.scripted_engine import model_with
 
 TEXTS = ["Once upon a time", "a clever fox; he said", "“home”", "x"]
@@ -419,9 +420,7 @@ def test_a_path_and_a_demo_at_once(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["bert", "GPT2", "../gpt2"])
 def test_a_demo_that_does_not_exist(name: str) -> None:
     for call in (lambda: load(demo=name), lambda: demo_bundle(name)):
-        with pytest.raises(OptionError) as caught:
-            call()
-        assert str(caught.value) == f"There is no demo {name!r}: there are gpt2, t5."
+        assert refusal(OptionError, call) == f"There is no demo {name!r}: there are gpt2, t5."
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
@@ -438,10 +437,9 @@ def test_threads_do_not_change_the_text(bundle: Path, model: Model, threads: int
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "", "CPU", None])
 def test_a_device_that_is_not_there(bundle: Path, device: Any) -> None:
-    with pytest.raises(DeviceError) as caught:
-        load(bundle, device=device)
-    assert repr(device) in str(caught.value)
-    assert "'cpu'" in str(caught.value)
+    message = refusal(DeviceError, lambda: load(bundle, device=device))
+    assert repr(device) in message
+    assert "'cpu'" in message
 
 
 def test_load_verifies_on_request(bundle: Path, tmp_path: Path) -> None:

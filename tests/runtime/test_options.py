@@ -20,7 +20,7 @@ from tests.support.option_cases import (
     EXAMPLES,
     GROUPS,
     SAMPLING,
-    refusal,
+    options_error,
     resolve,
 )
 
@@ -126,13 +126,13 @@ def test_the_callers_options_and_the_bundles_are_left_as_they_were() -> None:
     ],
 )
 def test_an_unknown_option_is_refused_with_a_suggestion(name: str, meant: str) -> None:
-    message = refusal({name: 1})
+    message = options_error({name: 1})
     assert repr(name) in message
     assert meant in message
 
 
 def test_an_option_like_no_other_is_refused_with_the_list() -> None:
-    message = refusal({"qqq": 1})
+    message = options_error({"qqq": 1})
     assert all(f.name in message for f in fields(GenerationOptions))
 
 
@@ -164,11 +164,11 @@ WITHOUT_EFFECT = {
 @pytest.mark.parametrize(("name", "needed"), WITHOUT_EFFECT.items())
 def test_options_without_effect(name: str, needed: str) -> None:
     value = EXAMPLES[name][0]
-    message = refusal({name: value})
+    message = options_error({name: value})
     assert message.startswith(f"{name} has no effect ")
     assert needed in message
     default = getattr(GenerationOptions(), needed)
-    assert refusal({name: value, needed: default}) == message
+    assert options_error({name: value, needed: default}) == message
     resolve({name: value}, {needed: default})
     resolve(BESIDE[name], {name: value})
     resolve({}, {**BESIDE[name], name: value})
@@ -176,18 +176,18 @@ def test_options_without_effect(name: str, needed: str) -> None:
 
 @pytest.mark.parametrize("ends", [None, [], ()])
 def test_options_of_an_end_that_there_is_not(ends: Any) -> None:
-    assert "eos_token_id" in refusal({"min_new_tokens": 2, "eos_token_id": ends}, ENDING)
+    assert "eos_token_id" in options_error({"min_new_tokens": 2, "eos_token_id": ends}, ENDING)
 
 
 def test_sampling_options_when_the_caller_turns_sampling_off() -> None:
-    assert "temperature" in refusal({"do_sample": False, "temperature": 0.5}, SAMPLING)
+    assert "temperature" in options_error({"do_sample": False, "temperature": 0.5}, SAMPLING)
     options = resolve({**SAMPLING, "temperature": 0.5}, {"do_sample": False})
     assert not options.do_sample
 
 
 @pytest.mark.parametrize("kind", ["max", "min"])
 def test_both_limits_at_once(kind: str) -> None:
-    message = refusal({f"{kind}_length": 9, f"{kind}_new_tokens": 3}, ENDING)
+    message = options_error({f"{kind}_length": 9, f"{kind}_new_tokens": 3}, ENDING)
     assert message.startswith(f"{kind}_length has no effect beside {kind}_new_tokens")
 
 
@@ -208,7 +208,7 @@ def test_the_callers_shortest_length_replaces_either_of_the_bundles() -> None:
 )
 def test_options_of_the_other_kind_of_model(name: str, kind: Kind) -> None:
     start = {"decoder_start_token_id": 0}
-    message = refusal({name: 1}, start, resolve=partial(resolve_options, kind=kind))
+    message = options_error({name: 1}, start, resolve=partial(resolve_options, kind=kind))
     assert message.startswith(f"{name} has no effect")
     assert message.endswith(f"{kind}.")
     resolve_options({name: 1}, {}, kind)
@@ -251,7 +251,7 @@ def test_new_tokens(options: dict[str, int], prompt_length: int, expected: int) 
 
 @pytest.mark.parametrize("prompt_length", [10, 11, 500])
 def test_a_prompt_that_fills_max_length(prompt_length: int) -> None:
-    message = refusal({"max_length": 10}, prompt_length=prompt_length)
+    message = options_error({"max_length": 10}, prompt_length=prompt_length)
     assert "10" in message
     assert str(prompt_length) in message
     assert "max_new_tokens" in message

@@ -12,6 +12,7 @@ import pytest
 from edgeseq.runtime import Model, OptionError, PromptError
 from edgeseq.runtime.decoding.scoring import Window, text_windows
 from edgeseq.runtime.evaluation.passages import Passages, pair_passages, read_passages
+from tests.support.errors import refusal
 
 TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\r\nAnd 3 üs.\n" * 9
 
@@ -22,14 +23,10 @@ def read(model: Model, folder: Path, data: str | bytes, name: str = "t.txt", **s
     return read_passages(path, model.bundle.manifest, model.tokenizer, **sizes)
 
 
-def refusal(model: Model, folder: Path, data: str | bytes, name: str = "t.txt") -> str:
-    """The one sentence about a bad file, which names it."""
-    with pytest.raises(PromptError) as caught:
-        read(model, folder, data, name)
-    message = str(caught.value)
+def file_error(model: Model, folder: Path, data: str | bytes, name: str = "t.txt") -> str:
+    """Return the sentence about a bad file without the file's path, which it begins with."""
+    message = refusal(PromptError, lambda: read(model, folder, data, name))
     assert message.startswith(str(folder / name))
-    assert message.endswith(".")
-    assert "\n" not in message
     return message.removeprefix(str(folder / name))
 
 
@@ -71,9 +68,7 @@ def test_context_and_stride_can_be_smaller(model: Model, tmp_path: Path) -> None
 def test_windows_that_cannot_be(
     model: Model, tmp_path: Path, sizes: dict[str, int], named: str
 ) -> None:
-    with pytest.raises(OptionError) as caught:
-        read(model, tmp_path, TEXT, **sizes)
-    assert str(caught.value) == named
+    assert refusal(OptionError, lambda: read(model, tmp_path, TEXT, **sizes)) == named
 
 
 def test_a_model_without_a_table_of_positions_reads_a_text_at_once(
@@ -97,10 +92,10 @@ def test_a_first_token_within_a_character_is_not_taken_off(model: Model, tmp_pat
 
 
 def test_texts_that_cannot_be_read(model: Model, tmp_path: Path) -> None:
-    assert "UTF-8: byte 3" in refusal(model, tmp_path, b"abc\xff")
-    assert "no text" in refusal(model, tmp_path, b"")
-    assert "no text" in refusal(model, tmp_path, " \n\r\n")
-    assert "has 1 token, and" in refusal(model, tmp_path, "z")
+    assert "UTF-8: byte 3" in file_error(model, tmp_path, b"abc\xff")
+    assert "no text" in file_error(model, tmp_path, b"")
+    assert "no text" in file_error(model, tmp_path, " \n\r\n")
+    assert "has 1 token, and" in file_error(model, tmp_path, "z")
 
 
 @pytest.mark.parametrize("name", ["no-such", "."])
@@ -175,7 +170,7 @@ def test_windows_have_no_effect_on_pairs(
 def test_pairs_that_cannot_be_read(
     t5_model: Model, tmp_path: Path, data: str | bytes, named: str
 ) -> None:
-    assert named in refusal(t5_model, tmp_path, data)
+    assert named in file_error(t5_model, tmp_path, data)
 
 
 @pytest.mark.parametrize(
@@ -194,4 +189,4 @@ def test_pairs_that_cannot_be_read(
 )
 def test_json_that_cannot_be_read(t5_model: Model, tmp_path: Path, line: str, named: str) -> None:
     data = f'{{"source": "a", "target": "b"}}\n{line}\n'
-    assert refusal(t5_model, tmp_path, data, "p.jsonl").startswith(f", line 2{named}")
+    assert file_error(t5_model, tmp_path, data, "p.jsonl").startswith(f", line 2{named}")

@@ -13,6 +13,7 @@ from edgeseq.runtime import Model, OptionError, PromptError, load
 from edgeseq.runtime.request.batching import BATCH_ROWS, BATCH_TOKENS, batches
 from edgeseq.runtime.tasks.runs import TaskResult
 from edgeseq.runtime.tasks.templates import TEMPLATES, read_template, template_names
+from tests.support.errors import refusal
 
 INPUTS = {
     "anonymization": {"text": "Call Jane Roe at 555-0123."},
@@ -185,9 +186,7 @@ def test_wrong_templates(old: str, new: str, message: str, tmp_path: Path) -> No
     path = tmp_path / "mine.toml"
     assert old in GOOD
     path.write_text(GOOD.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(OptionError, match=message) as caught:
-        read_template(path)
-    assert len(str(caught.value).splitlines()) == 1
+    refusal(OptionError, lambda: read_template(path), match=message)
 
 
 def test_a_template_of_ones_own(tmp_path: Path, demo: Model) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,9 @@ from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgeseq.runtime.bundle.reading import file_entry, open_bundle
 from edgeseq.runtime.bundle.writing import BundleWriter
+from tests.support.errors import refusal
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The one sentence of the ``BundleError`` that ``call`` raises."""
-    with pytest.raises(BundleError) as caught:
-        call()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.endswith(".")
-    return message
 
 
 @pytest.fixture
@@ -97,13 +87,15 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path, taken: str, overwri
     (tmp_path / taken).write_bytes(b"precious")
     before = contents(tmp_path)
     out = tmp_path / Path(taken).parts[0]
-    assert out.name in refusal(lambda: BundleWriter(out, overwrite=overwrite).__enter__())
+    assert out.name in refusal(
+        BundleError, lambda: BundleWriter(out, overwrite=overwrite).__enter__()
+    )
     assert contents(tmp_path) == before
 
 
 def test_a_bundle_is_replaced_only_on_request(old: Path) -> None:
     before = contents(old.parent)
-    assert "--overwrite" in refusal(lambda: BundleWriter(old).__enter__())
+    assert "--overwrite" in refusal(BundleError, lambda: BundleWriter(old).__enter__())
     assert contents(old.parent) == before
 
 

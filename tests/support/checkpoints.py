@@ -1,4 +1,4 @@
-"""Seeded checkpoints made with the real Transformers classes, and what Transformers makes of them."""
+"""Seeded checkpoints of Transformers, and what Transformers generates from them."""
 
 from __future__ import annotations
 

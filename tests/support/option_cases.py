@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from edgeseq.runtime import OptionError
 from edgeseq.runtime.bundle.manifest import Kind
 from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.request.resolving import resolve_options
+from tests.support.errors import refusal
 
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "max_new_tokens": (7, 9),
@@ -83,16 +82,13 @@ def resolve(bundle: dict[str, Any], caller: dict[str, Any]) -> GenerationOptions
     return resolve_options(bundle, caller, kinds.pop() if kinds else "decoder-only")
 
 
-def refusal(
+def options_error(
     caller: dict[str, Any],
     bundle: dict[str, Any] | None = None,
     prompt_length: int = 1,
     resolve: Callable[..., GenerationOptions] = resolve,
 ) -> str:
-    """The one sentence of the ``OptionError`` that the options raise."""
-    with pytest.raises(OptionError) as caught:
-        resolve(bundle or {}, caller).new_tokens(prompt_length)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert message.endswith((".", "?"))
-    return message
+    """Return the one sentence of the ``OptionError`` that the options raise."""
+    return refusal(
+        OptionError, lambda: resolve(bundle or {}, caller).new_tokens(prompt_length), marks=".?"
+    )

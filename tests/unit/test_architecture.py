@@ -40,7 +40,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "ort": {"bundle", "concurrency", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
-    "tasks": {"bundle", "model", "progress", "request", "text", *TOP},
+    "tasks": {"bundle", "progress", "request", "text", *TOP},
     "pipelines": {"bundle", "loading", "model", "request", *TOP},
 }
 SEARCH_SIDE = ("request", "logits", "decoding", "decoder", "prefix_cache", "results")

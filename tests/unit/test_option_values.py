@@ -16,7 +16,7 @@ from tests.support.option_cases import (
     EXAMPLES,
     GROUPS,
     SAMPLING,
-    refusal,
+    options_error,
     resolve,
 )
 
@@ -87,12 +87,12 @@ def test_every_option_has_bad_values() -> None:
 )
 def test_an_invalid_value_is_named(name: str, value: Any) -> None:
     beside = BESIDE.get(name, {})
-    message = refusal({name: value}, beside)
+    message = options_error({name: value}, beside)
     assert message.startswith(
         (f"{name} is ", f"an item of {name} is ", f"the ids of an item of {name}")
     )
     assert "must" in message
-    assert refusal({}, {**beside, name: value}) == message  # the bundle's, too
+    assert options_error({}, {**beside, name: value}) == message  # the bundle's, too
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_one_end_or_several_or_none(value: Any, expected: tuple[int, ...]) -> No
     ids=str,
 )
 def test_values_that_do_not_go_together(options: dict[str, Any], named: str) -> None:
-    assert named in refusal(options)
+    assert named in options_error(options)
 
 
 @pytest.mark.parametrize(
