@@ -63,7 +63,15 @@ def run(folder: Path, interrupt_after_s: float | None) -> tuple[int, float]:
     """Run the command; return its exit status (negative: a signal) and its seconds."""
     out = folder / "out.jsonl"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-X", "faulthandler", "-m", "edgeseq.cli", "run", str(folder / "pronounce.toml")]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "edgeseq.cli",
+        "run",
+        str(folder / "pronounce.toml"),
+    ]
     command += ["--demo", "t5", "--input", str(folder / "words.txt"), "--output", str(out)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    from ..runtime.evaluation.passages import read_passages
     from ..runtime.evaluation.report import measure_report, report_lines
     from ..runtime.loading import load
+    from ..runtime.request.passages import read_passages
     from .plots import check_plot, plot_eval
 
     check_plot(arguments.plot)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle.graph_contract import encoder_outputs, layer_names
 from ..runtime.bundle.reading import Bundle
-from ..runtime.decoding.scoring import Window
 from ..runtime.ort.graph_session import GraphSession, open_session
+from ..runtime.request.passages import Window
 from .graph.network import Network
 from .rounding import Curvature
 

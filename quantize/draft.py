@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantization
 from ..runtime.bundle.reading import Bundle
 from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
-from ..runtime.decoding.scoring import Window
+from ..runtime.request.passages import Window
 from .calibration import Observed, observe
 from .graph.cuda import for_cuda
 from .graph.float16_cache import with_float16_cache

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.decoder import NewDecoder
-from ..runtime.decoding.scoring import Window
 from ..runtime.errors import QuantizationError
 from ..runtime.evaluation.losses import Comparison, compare
 from ..runtime.ort.engine import open_engine
+from ..runtime.request.passages import Window
 from .draft import Draft
 
 PROBE_TOKENS = 512  # to measure each layer's share of the loss on

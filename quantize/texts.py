@@ -8,13 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..runtime.bundle.reading import Bundle
-from ..runtime.decoding.scoring import Window, pair_window
 from ..runtime.errors import PromptError
-from ..runtime.evaluation.passages import read_passages
 from ..runtime.loading import open_tokenizer
 from ..runtime.model import Model
 from ..runtime.ort.engine import open_engine
 from ..runtime.request.batching import batches
+from ..runtime.request.passages import Window, pair_window, read_passages
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 

@@ -16,10 +16,10 @@ from .decoding.generation import Generation, Outputs, new_generation
 from .decoding.loop import Found
 from .decoding.scoring import window_logits
 from .errors import EdgeseqError, OptionError, PromptError
-from .evaluation.passages import scored
 from .logits.softmax import log_probabilities
 from .prefix_cache import CachePool, PrefixCache
 from .request.controls import Controls
+from .request.passages import scored
 from .request.prompts import id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer

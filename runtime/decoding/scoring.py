@@ -6,58 +6,16 @@ module knows token ids and logits, but no text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..decoder import Logits, NewDecoder, TokenIds, chunk_ends
-from ..errors import OptionError
 from ..logits.softmax import log_softmax
+from ..request.passages import Window
 from ..results import TopLogprobs
 
 CHUNK = 128  # tokens that are read at once
-
-
-@dataclass(frozen=True)
-class Window:
-    """The token ids that a decoder reads, and the part of them that it predicts."""
-
-    source: Sequence[int]  # token ids for the encoder; empty without an encoder
-    tokens: Sequence[int]  # the decoder reads all but the last; the first is never predicted
-    first: int  # index in `tokens` of the first predicted token, at least 1
-
-    @property
-    def predicted(self) -> int:
-        """The number of predicted tokens: all from ``first`` on."""
-        return max(len(self.tokens) - self.first, 0)
-
-
-def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
-    """Return windows over a text that predict each token but the first exactly once.
-
-    The decoder reads at most ``context`` tokens of each window. The first window predicts
-    ``context`` tokens. Each later window starts ``stride`` tokens after the previous one and
-    predicts the next ``stride`` tokens, each of them after at least ``context - stride + 1`` tokens
-    of the window. Fewer than two ids give no window. Raises ``OptionError`` unless
-    ``1 <= stride <= context``.
-    """
-    if context < 1:
-        raise OptionError(f"context is {context}; it must be at least 1.")
-    if not 1 <= stride <= context:
-        raise OptionError(f"stride is {stride}; it must be from 1 to the context of {context}.")
-    if len(ids) < 2:
-        return []
-    beyond_first = max(len(ids) - 1 - context, 0)  # tokens after the first window
-    return [
-        Window((), ids[start : start + context + 1], 1 if start == 0 else context - stride + 1)
-        for start in range(0, beyond_first + stride, stride)
-    ]
-
-
-def pair_window(source: Sequence[int], target: Sequence[int], start: Sequence[int]) -> Window:
-    """Return the window of a ``target`` after its ``source``; the decoder reads ``start`` first."""
-    return Window(source, [*start, *target], len(start))
 
 
 def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[TokenIds, Logits]]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..model import Model
 from ..request.batching import batches
+from ..request.passages import Passages
 from ..results import GenerationResult
-from .passages import Passages
 
 BATCH = 32  # texts that are generated at once
 PROMPTS = 32  # limit of prompts whose continuations are compared

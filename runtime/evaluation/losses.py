@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..decoder import Logits, NewDecoder, TokenIds
-from ..decoding.scoring import Window, window_logits
+from ..decoding.scoring import window_logits
 from ..logits.softmax import log_probabilities, log_softmax
+from ..request.passages import Window
 
 ReportProgress = Callable[[int], object]  # called with the number of newly predicted tokens
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..model import Model
 from ..progress import Progress
+from ..request.passages import Passages
 from .continuations import agreement, answers
 from .error_rates import error_rates
 from .losses import Comparison, Loss, PositionLoss, compare, measure
-from .passages import Passages
 
 
 def measure_report(model: Model, reference: Model | None, passages: Passages) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from edgeseq.runtime import Model, load
 from edgeseq.runtime.evaluation.continuations import answers
 from edgeseq.runtime.evaluation.error_rates import error_rates
 from edgeseq.runtime.evaluation.losses import compare, measure
-from edgeseq.runtime.evaluation.passages import pair_passages, text_passages
+from edgeseq.runtime.request.passages import pair_passages, text_passages
 from tests.support.commands import Captured, failure, succeed, wrong_usage
 
 Report = Callable[..., dict[str, Any]]

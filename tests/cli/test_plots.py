@@ -12,8 +12,8 @@ import pytest
 
 from edgeseq.cli.plots import check_plot, plot_bench
 from edgeseq.runtime import Model
-from edgeseq.runtime.decoding.scoring import text_windows
 from edgeseq.runtime.evaluation.losses import PositionLoss, compare, measure
+from edgeseq.runtime.request.passages import text_windows
 from tests.support.commands import Captured, failure, succeed
 
 PNG = b"\x89PNG\r\n\x1a\n"

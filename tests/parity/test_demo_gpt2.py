@@ -16,8 +16,8 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
-from edgeseq.runtime.decoding.scoring import text_windows
 from edgeseq.runtime.evaluation.losses import compare
+from edgeseq.runtime.request.passages import text_windows
 
 ROOT = Path(__file__).parents[2]
 CALIBRATION = ROOT / "quantize" / "calibration.txt"

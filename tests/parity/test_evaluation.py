@@ -15,8 +15,8 @@ from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import BundleError, Model, load
-from edgeseq.runtime.decoding.scoring import Window, pair_window, text_windows
 from edgeseq.runtime.evaluation.losses import Comparison, Loss, compare, measure
+from edgeseq.runtime.request.passages import Window, pair_window, text_windows
 
 IDS = np.random.default_rng(5).integers(0, 320, 400).tolist()
 WINDOWS = text_windows(IDS, 96, 40)

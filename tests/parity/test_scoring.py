@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.runtime import BundleError, Model, OptionError, PromptError, Score
-from edgeseq.runtime.decoding.scoring import CHUNK, Window, pair_window, text_windows, window_logits
+from edgeseq.runtime.decoding.scoring import CHUNK, window_logits
 from edgeseq.runtime.logits.softmax import log_probabilities
+from edgeseq.runtime.request.passages import Window, pair_window, text_windows
 
 VOCABULARY = 8
 LONG_TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!” To 42 üs? " * 6

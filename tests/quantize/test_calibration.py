@@ -16,7 +16,7 @@ from edgeseq.quantize.graph.network import Network
 from edgeseq.runtime import Model
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
-from edgeseq.runtime.decoding.scoring import Window
+from edgeseq.runtime.request.passages import Window
 
 IDS = np.random.default_rng(0).integers(1, 320, (3, 40)).tolist()
 TEXTS = [Window((), ids, 1) for ids in IDS]

@@ -23,7 +23,7 @@ from edgeseq.quantize.storage import Blocks, Rows
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
-from edgeseq.runtime.decoding.scoring import Window
+from edgeseq.runtime.request.passages import Window
 
 IDS = np.random.default_rng(0).integers(1, 320, (6, 90)).tolist()
 WINDOWS = [Window(ids[:40], [0, *ids[40:]], 1) for ids in IDS]  # a decoder reads no source

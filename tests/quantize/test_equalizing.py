@@ -23,8 +23,9 @@ from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
-from edgeseq.runtime.decoding.scoring import Window, window_logits
+from edgeseq.runtime.decoding.scoring import window_logits
 from edgeseq.runtime.ort.engine import open_engine
+from edgeseq.runtime.request.passages import Window
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
 WINDOWS = [Window(ids[:30], [0, *ids[30:]], 1) for ids in IDS]  # a decoder reads no source

@@ -22,7 +22,7 @@ from edgeseq.quantize.storage import BLOCK_SIZES
 from edgeseq.quantize.texts import Texts
 from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
-from edgeseq.runtime.decoding.scoring import Window
+from edgeseq.runtime.request.passages import Window
 from tests.support.errors import refusal
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "

@@ -9,7 +9,7 @@ import pytest
 
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.evaluation.continuations import agreement, answers
-from edgeseq.runtime.evaluation.passages import Passages, pair_passages
+from edgeseq.runtime.request.passages import Passages, pair_passages
 
 
 def test_answers_are_those_of_each_source_alone(t5_model: Model) -> None:

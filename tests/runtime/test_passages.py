@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 from edgeseq.runtime import Model, OptionError, PromptError
-from edgeseq.runtime.decoding.scoring import Window, text_windows
-from edgeseq.runtime.evaluation.passages import Passages, pair_passages, read_passages
+from edgeseq.runtime.request.passages import (
+    Passages,
+    Window,
+    pair_passages,
+    read_passages,
+    text_windows,
+)
 from tests.support.errors import refusal
 
 TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\r\nAnd 3 üs.\n" * 9

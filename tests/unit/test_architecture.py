@@ -34,7 +34,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"errors"},
     "concurrency": {"errors"},
     "text": {"bundle", "errors"},
-    "request": {"bundle", *TOP},
+    "request": {"bundle", "text", *TOP},
     "logits": {"request", "text", *TOP},
     "decoding": {"bundle", "logits", "request", "text", *TOP},
     "ort": {"bundle", "concurrency", *TOP},

@@ -13,8 +13,8 @@ import pytest
 from edgeseq.quantize import QuantizationError
 from edgeseq.quantize.gate import Gate, probe_windows
 from edgeseq.quantize.recipes import Recipe, find_recipe
-from edgeseq.runtime.decoding.scoring import Window
 from edgeseq.runtime.evaluation.losses import Comparison, Loss
+from edgeseq.runtime.request.passages import Window
 
 WINDOWS = [Window((), list(range(301)), 1) for _ in range(4)]
 LAYERS = [f"layer {number}" for number in range(12)]

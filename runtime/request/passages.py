@@ -1,4 +1,4 @@
-"""The texts of an evaluation: one text, or pairs of source and target, as windows of token ids."""
+"""Texts to score: one text, or pairs of source and target, as windows of token ids."""
 
 from __future__ import annotations
 
@@ -7,16 +7,56 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle.manifest import Manifest
-from ..decoding.scoring import Window, pair_window, text_windows
 from ..errors import OptionError, PromptError
-from ..request.prompts import check_ids, check_prompt, decoder_prompts
-from ..request.resolving import resolve_options
 from ..text.byte_tokenizer import ByteTokenizer
 from ..text.lines import decode_utf8, json_object, split_lines
 from ..text.tokenizer import Tokenizer
+from .prompts import check_ids, check_prompt, decoder_prompts
+from .resolving import resolve_options
 
 AnyTokenizer = Tokenizer | ByteTokenizer
 Pair = tuple[str, str]  # source, target
+
+
+@dataclass(frozen=True)
+class Window:
+    """The token ids that a decoder reads, and the part of them that it predicts."""
+
+    source: Sequence[int]  # token ids for the encoder; empty without an encoder
+    tokens: Sequence[int]  # the decoder reads all but the last; the first is never predicted
+    first: int  # index in `tokens` of the first predicted token, at least 1
+
+    @property
+    def predicted(self) -> int:
+        """The number of predicted tokens: all from ``first`` on."""
+        return max(len(self.tokens) - self.first, 0)
+
+
+def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
+    """Return windows over a text that predict each token but the first exactly once.
+
+    The decoder reads at most ``context`` tokens of each window. The first window predicts
+    ``context`` tokens. Each later window starts ``stride`` tokens after the previous one and
+    predicts the next ``stride`` tokens, each of them after at least ``context - stride + 1`` tokens
+    of the window. Fewer than two ids give no window. Raises ``OptionError`` unless
+    ``1 <= stride <= context``.
+    """
+    if context < 1:
+        raise OptionError(f"context is {context}; it must be at least 1.")
+    if not 1 <= stride <= context:
+        raise OptionError(f"stride is {stride}; it must be from 1 to the context of {context}.")
+    if len(ids) < 2:
+        return []
+    beyond_first = max(len(ids) - 1 - context, 0)  # tokens after the first window
+    return [
+        Window((), ids[start : start + context + 1], 1 if start == 0 else context - stride + 1)
+        for start in range(0, beyond_first + stride, stride)
+    ]
+
+
+def pair_window(source: Sequence[int], target: Sequence[int], start: Sequence[int]) -> Window:
+    """Return the window of a ``target`` after its ``source``; the decoder reads ``start`` first."""
+    return Window(source, [*start, *target], len(start))
 
 
 @dataclass(frozen=True, kw_only=True)
