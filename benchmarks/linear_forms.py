@@ -30,7 +30,7 @@ from edgeseq.quantize.graph.network import Layer, Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.graph.writer import GraphWriter
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.storage import MICROSOFT, Blocks, Rounded, Rows, Storage
+from edgeseq.quantize.storage import MICROSOFT, Blockwise, DynamicInt8, Rounded, Storage
 from edgeseq.runtime import EdgeseqError
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -43,8 +43,8 @@ CONTEXT, PROMPT = 32, 512
 DECODED = 64
 
 
-class Dynamic(Rows):
-    """Rows whose product is one `DynamicQuantizeMatMul`."""
+class Dynamic(DynamicInt8):
+    """Per-token activations, whose product is one `DynamicQuantizeMatMul`."""
 
     def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
         graph.external(f"{layer.weight}.int8", codes.codes)
@@ -53,8 +53,8 @@ class Dynamic(Rows):
         graph.node("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
 
 
-class FusedScales(Rows):
-    """Rows with the columns' scales in `MatMulIntegerToFloat`, and the tokens' scales after it."""
+class FusedScales(DynamicInt8):
+    """Columns' scales in `MatMulIntegerToFloat`, and the tokens' scales after it."""
 
     def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
         activations, scale = self._quantized(graph, layer.input)
@@ -70,14 +70,14 @@ class FusedScales(Rows):
 
 
 FORMS: dict[str, Storage] = {
-    "int8 rows": Rows(),
+    "int8 rows": DynamicInt8(),
     "int8 rows, fused scales": FusedScales(),
     "dynamic": Dynamic(),
-    "int8 blocks of 64": Blocks(8, 64),
-    "int8 blocks of 128": Blocks(8, 128),
-    "int4 blocks of 32": Blocks(4, 32),
-    "int4 blocks of 64": Blocks(4, 64),
-    "int4 blocks of 128": Blocks(4, 128),
+    "int8 blocks of 64": Blockwise(8, 64),
+    "int8 blocks of 128": Blockwise(8, 128),
+    "int4 blocks of 32": Blockwise(4, 32),
+    "int4 blocks of 64": Blockwise(4, 64),
+    "int4 blocks of 128": Blockwise(4, 128),
 }
 
 
@@ -88,7 +88,7 @@ def rounded(network: Network, storage: Storage) -> dict[str, Rounded]:
     tables |= {layer.weight for layer in network.layers.values() if layer.is_table}
     for name in [layer.weight for layer in network.layers.values()] + sorted(tables):
         weight = np.asarray(network.weights[name])
-        kind = Blocks(8, 64) if name in tables else storage
+        kind = Blockwise(8, 64) if name in tables else storage
         codes = kind.round(weight.T if name in tables else weight, None)
         found[name] = Rounded(kind, codes)
     return found

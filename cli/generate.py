@@ -88,7 +88,7 @@ def _add_constraints(group: Any) -> None:
         action="append",
         dest="choices",
         metavar="TEXT",
-        help="one of the only outputs there are; prints the probability of each",
+        help="restrict the output to this or another --choice; prints the probability of each",
     )
     group.add_argument("--regex", help="a regular expression of the whole output")
     group.add_argument("--json-schema", type=Path, metavar="FILE", help="a JSON Schema")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 OPTIONS = [name for name in FLAGS if name != "num_return_sequences"]  # a task has one answer
 RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
-text a line, or in a .jsonl file an object a line with the task's fields. Given once more after an
-interruption, the command goes on where the output ends.
+text on each line, or in a .jsonl file an object with the task's fields on each line. After an
+interruption, run the same command again: it continues where the output ends.
 """
 
 

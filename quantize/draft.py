@@ -24,7 +24,7 @@ from .graph.network import Network
 from .graph.rewriting import rewrite
 from .recipes import Recipe
 from .smoothing import smooth
-from .storage import Rounded, RoundedWeights, Rows, round_to
+from .storage import DynamicInt8, Rounded, RoundedWeights, round_to
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
 FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"
@@ -177,6 +177,6 @@ def _smooth(network: Network, name: str, seen: Observed) -> None:
 
     Layers in blocks need no smoothing, because each block has its own scale.
     """
-    factors = smooth(network, name, seen.peaks, seen.rows, bits=Rows.bits)
+    factors = smooth(network, name, seen.peaks, seen.rows, bits=DynamicInt8.bits)
     if factors is not None:
         seen.divide(factors)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime.bundle.manifest import CacheDtype
 from ..runtime.errors import OptionError
-from .storage import BLOCK_SIZES, Blocks, Float16, Float32, Rows, Storage
+from .storage import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32, Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Recipe:
     name: str
     layer: Storage  # of the linear layers
     step_layer: Storage  # of a decoder's layers after an encoder, which read few tokens at once
-    table: Blocks | Float16  # of embeddings and lm_head, which are one table if they are tied
+    table: Blockwise | Float16  # of embeddings and lm_head, which are one table if they are tied
     kept: Storage  # of layers that are too sensitive
-    kept_table: Blocks | Float32  # of tables that are too sensitive
+    kept_table: Blockwise | Float32  # of tables that are too sensitive
     kept_layers: frozenset[str] = field(default=frozenset())  # names of such layers and tables
     kv_cache: CacheDtype  # the default when the bundle is loaded
     perplexity_rise_limit: float  # 0.01: one percent
@@ -60,19 +60,19 @@ class Recipe:
 
 # With larger blocks (8 bits: above 64, 4 bits: above 32) the results of ONNX Runtime's AVX-512
 # kernels for one row and for several differ in the last bits.
-_BLOCKS_8 = Blocks(8, 64)
-_BLOCKS_4 = Blocks(4, 32)
+_BLOCKS_8 = Blockwise(8, 64)
+_BLOCKS_4 = Blockwise(4, 32)
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
             name="int8",
-            layer=Rows(),
+            layer=DynamicInt8(),
             step_layer=_BLOCKS_8,
             table=_BLOCKS_8,
-            kept=Blocks(8, 32),
-            kept_table=Blocks(8, 32),
+            kept=Blockwise(8, 32),
+            kept_table=Blockwise(8, 32),
             kv_cache="int8",
             perplexity_rise_limit=0.005,
         ),
@@ -92,7 +92,7 @@ RECIPES: Mapping[str, Recipe] = {
             step_layer=_BLOCKS_8,
             table=_BLOCKS_8,
             kept=Float32(),
-            kept_table=Blocks(8, 32),
+            kept_table=Blockwise(8, 32),
             kv_cache="int8",
             perplexity_rise_limit=0.005,
         ),

@@ -3,7 +3,7 @@
 A storage declares everything that the quantizer does with a weight. To add one, write its class
 here and name it in a recipe (``recipes.py``).
 
-    x, W                      ->  y         Rows: 8-bit activations, one scale a token
+    x, W                      ->  y         DynamicInt8: 8-bit activations, one scale a token
     Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
     QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
     MatMulInteger, DequantizeLinear, Mul -> y
@@ -65,7 +65,7 @@ class Storage(ABC):
 
 
 @dataclass(frozen=True)
-class Rows(Storage):
+class DynamicInt8(Storage):
     """8-bit activations, one scale per token, times 7-bit weights, one scale per column.
 
     CPUs without VNNI sum u8 x s8 products in 16 bits. With weights from -64 to 63 these sums cannot
@@ -138,7 +138,7 @@ class Rows(Storage):
 
 
 @dataclass(frozen=True)
-class Blocks(Storage):
+class Blockwise(Storage):
     """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``)."""
 
     bits: Literal[4, 8]
@@ -147,7 +147,7 @@ class Blocks(Storage):
     def __str__(self) -> str:
         return f"int{self.bits} in blocks of {self.block_size}"
 
-    def with_block_size(self, size: int) -> Blocks:
+    def with_block_size(self, size: int) -> Blockwise:
         return replace(self, block_size=size)
 
     def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes:
@@ -292,7 +292,7 @@ def _part_ends(outputs: int, size_bytes: int) -> list[int]:
     return [*range(size, outputs, size), outputs]
 
 
-def _packed(codes: Codes, storage: Blocks) -> NDArray[np.uint8]:
+def _packed(codes: Codes, storage: Blockwise) -> NDArray[np.uint8]:
     """Return the codes as MatMulNBits reads them, (outputs, blocks, bytes of a block).
 
     The last block is padded.

@@ -90,8 +90,8 @@ def lone_tail(count: int, tile: int) -> bool:
 def chunk_ends(count: int, size: int, tile: int) -> list[int]:
     """Return where the chunks of ``count`` tokens end, so that no chunk has a lone tail.
 
-    ``size``: the usual size of a chunk, a multiple of ``tile`` or less than it. A chunk has one
-    token only if ``count`` is 1.
+    ``size``: the usual size of a chunk, at least 2, and a multiple of ``tile`` or less than it. A
+    chunk has one token only if ``count`` is 1.
     """
     ends = [*range(size, count, size), count]
     last = ends[-1] - ([0, *ends])[-2]

@@ -100,7 +100,7 @@ def choose(model: Model) -> dict[str, float]:
     return {choice.text: choice.probability for choice in result.choices or ()}
 
 
-def go_on(model: Model, stop: threading.Event) -> str:
+def advance(model: Model, stop: threading.Event) -> str:
     with model.session(max_cache_bytes=2**20) as session:
         [result] = session.generate("Once", cancel=stop, stop_strings=["."])
         with session.fork() as other:

@@ -36,7 +36,7 @@ class Case:
     name: str
     manifest: Manifest  # with the KV cache to measure
     device: Device
-    task: Workload
+    workload: Workload
     left_out: Sequence[str]  # a sentence for each length that does not fit the model
 
 
@@ -77,7 +77,7 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
     name += f" ({', '.join(words)})" if words else ""
     positions = manifest.dimensions.max_positions
     pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]
-    task = Workload(
+    workload = Workload(
         folder=str(bundle.folder),
         load_options={option: value for option, value in asked.items() if value is not None},
         # A limit on positions limits the prompt; an encoder reads any number of tokens.
@@ -85,8 +85,8 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
         new_tokens=[pair for pair in pairs if pair[1] >= lengths.fewest_new_tokens],
         repeats=lengths.repeats,
     )
-    left_out = [] if positions is None else list(_left_out(name, task, lengths, positions))
-    return Case(name=name, manifest=manifest, device=device, task=task, left_out=left_out)
+    left_out = [] if positions is None else list(_left_out(name, workload, lengths, positions))
+    return Case(name=name, manifest=manifest, device=device, workload=workload, left_out=left_out)
 
 
 def _device(asked: Mapping[str, Any]) -> Device:
@@ -102,14 +102,14 @@ def _new_tokens(context: int, wanted: int, max_positions: int | None) -> int:
     return wanted if max_positions is None else min(wanted, max_positions - context + 1)
 
 
-def _left_out(name: str, task: Workload, lengths: Lengths, max_positions: int) -> Iterator[str]:
+def _left_out(name: str, workload: Workload, lengths: Lengths, max_positions: int) -> Iterator[str]:
     for length in lengths.prompts:
-        if length not in task.prompt_lengths:
+        if length not in workload.prompt_lengths:
             yield (
                 f"{name} reads at most {max_positions} tokens, so that none comes after {length}: "
                 "give smaller --prompt-lengths."
             )
-    measured, fewest = dict(task.new_tokens), lengths.fewest_new_tokens
+    measured, fewest = dict(workload.new_tokens), lengths.fewest_new_tokens
     for context in lengths.contexts:
         if context not in measured:
             yield (

@@ -125,8 +125,8 @@ def _described(case: Case) -> dict[str, Any]:
         "kv_cache": manifest.kv_cache.dtype,
         "size_mb": _rounded(sum(file.size_bytes for file in manifest.files.values()) / 1e6),
         "weights_per_token_mb": _rounded(manifest.weights_per_token_bytes / 1e6),
-        "repeats": case.task.repeats,
-        "new_tokens": {str(context): count for context, count in case.task.new_tokens},
+        "repeats": case.workload.repeats,
+        "new_tokens": {str(context): count for context, count in case.workload.new_tokens},
         "left_out": list(case.left_out),
     }
 

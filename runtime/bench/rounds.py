@@ -68,7 +68,7 @@ def measure_in_process(case: Case) -> Measurement:
     its standard error.
     """
     # -P: import nothing from the current folder, like the `edgeseq` command.
-    command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.task))]
+    command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.workload))]
     command.append(str(os.getpid()))
     with subprocess.Popen(
         command,
@@ -92,7 +92,7 @@ def measure_in_process(case: Case) -> Measurement:
         *_, words = err.strip().splitlines() or ["it said nothing"]
         raise EdgeseqError(
             f"The process that measured {case.name} ended with status {process.returncode} "
-            f"({words}): see whether `edgeseq generate --bundle {case.task.folder}` works."
+            f"({words}): see whether `edgeseq generate --bundle {case.workload.folder}` works."
         )
     return result
 

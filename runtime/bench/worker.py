@@ -61,7 +61,7 @@ class Workload:
     repeats: int  # of each time to first token
 
 
-def measure(task: Workload) -> dict[str, Any]:
+def measure(workload: Workload) -> dict[str, Any]:
     """Load the bundle once and measure it; return the figures.
 
     Keys name their units. A figure that depends on a length is a mapping from the length, as a
@@ -74,17 +74,19 @@ def measure(task: Workload) -> dict[str, Any]:
     from .machine import peak_bytes, resident_bytes
 
     imported = time.perf_counter()
-    model = load(task.folder, **task.load_options)
+    model = load(workload.folder, **workload.load_options)
     loaded = time.perf_counter()
     resident = resident_bytes()
     _generate(model, WARM_UP_TOKENS, WARM_UP_TOKENS)
     first_token_ms = {
         str(length): median(
-            1e3 * _generate(model, length, 1).timings.first_token_s for _ in range(task.repeats)
+            1e3 * _generate(model, length, 1).timings.first_token_s for _ in range(workload.repeats)
         )
-        for length in task.prompt_lengths
+        for length in workload.prompt_lengths
     }
-    decodes = {str(context): _decode(model, context, count) for context, count in task.new_tokens}
+    decodes = {
+        str(context): _decode(model, context, count) for context, count in workload.new_tokens
+    }
     return {
         "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
         "import_ms": 1e3 * (imported - started),

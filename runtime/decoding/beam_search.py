@@ -145,7 +145,7 @@ class _PromptBeams:
                 self._finish(branch.ended(reason, options.length_penalty))
         if options.do_sample:
             running.sort(key=lambda place: -found[place].score)
-        beams.go_on([branches[place] for place in running[: options.num_beams]])
+        beams.advance([branches[place] for place in running[: options.num_beams]])
         self.is_done = not running or self._is_settled()
         best = self._hypotheses[0] if self._hypotheses else None
         return self._agreement.advance([] if self.is_done else [beams], best)

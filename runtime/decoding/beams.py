@@ -100,7 +100,7 @@ class Beams:
             )
         return branches
 
-    def go_on(self, branches: Sequence[Branch]) -> None:
+    def advance(self, branches: Sequence[Branch]) -> None:
         """Replace the beams by ``branches``, which continue them."""
         parents = [branch.parent for branch in branches]
         at = self._begin + self.length

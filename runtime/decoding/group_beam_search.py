@@ -176,7 +176,7 @@ class _Group:
         if last is not None and not is_done:
             for branch in running:
                 self._finish(branch, last)
-        beams.go_on(running)
+        beams.advance(running)
         self.is_live = bool(running) and last is None and not is_done
 
     def _finish(self, branch: Branch, reason: FinishReason) -> None:

@@ -26,7 +26,7 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle.reading import open_bundle
-from tests.support.errors import assert_one_sentence
+from tests.support.errors import CODE, assert_one_sentence
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"  # commits
 TIME_LIMIT_S = 300
@@ -292,7 +292,7 @@ def assert_says_in_one_sentence(errors: str, *words: str) -> None:
     assert "Traceback" not in errors
     (message,) = [line for line in errors.splitlines() if line.startswith("edgeseq: ")]
     assert errors.strip().splitlines()[-1] == message
-    assert_one_sentence(message, longest=400)
+    assert_one_sentence(message, ending=CODE, longest=400)
     for word in words:
         assert re.search(word, message, re.IGNORECASE)
 

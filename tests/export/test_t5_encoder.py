@@ -233,13 +233,13 @@ def test_rows_of_a_source_share_its_keys_and_values(
     texts = [list(begin) for begin in begins for _ in range(3)]
     logits: list[np.ndarray[Any, Any]] = []
 
-    def go_on(tokens: list[int]) -> None:
+    def advance(tokens: list[int]) -> None:
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
         logits.append(beams.decode(tokens))
 
     beams.prefill(begins)
-    go_on(list(range(40, 49)))
+    advance(list(range(40, 49)))
     for parents in (
         [2, 0, 1, 3, 5, 4, 8, 7, 6],  # within the sources
         [1, 1, 0, 4, 3, 3, 6, 6, 8],  # some rows twice, others not at all
@@ -247,16 +247,16 @@ def test_rows_of_a_source_share_its_keys_and_values(
     ):
         beams.select_rows(parents)
         texts = [list(texts[parent]) for parent in parents]
-        go_on([50 + 3 * row for row in range(9)])
+        advance([50 + 3 * row for row in range(9)])
     sources = [sources[1], sources[0], sources[2]]
     parents = [8, 6, 7, 4, 3, 5]  # the first source is done: the last one fills its place
     beams.select_rows(parents)
     texts, sources = [list(texts[parent]) for parent in parents], [sources[2], sources[1]]
-    go_on(list(range(60, 66)))
-    go_on(list(range(70, 76)))
+    advance(list(range(60, 66)))
+    advance(list(range(70, 76)))
     beams.select_rows([4, 3, 5])
     texts, sources = [list(texts[row]) for row in (4, 3, 5)], [sources[1]]
-    go_on([80, 81, 82])
+    advance([80, 81, 82])
     for row, text in enumerate(texts):
         expected = t5_logits(exported.reference, sources[0], text)[-1]
         np.testing.assert_allclose(logits[-1][row], expected, rtol=0, atol=TOLERANCE)

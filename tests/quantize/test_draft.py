@@ -19,7 +19,7 @@ from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.recipes import Recipe, find_recipe
 from edgeseq.quantize.rounding import Curvature, round_weight
-from edgeseq.quantize.storage import Blocks, Rows
+from edgeseq.quantize.storage import Blockwise, DynamicInt8
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -83,7 +83,7 @@ def test_weights_are_rounded_for_their_inputs(name: str, source: Bundle, tmp_pat
             after_encoder = role == "decoder" and "encoder" in made.networks
             recipe = made.recipe
             assert storage == (recipe.step_layer if after_encoder else recipe.layer)
-            rows = isinstance(storage, Rows)
+            rows = isinstance(storage, DynamicInt8)
             form = {
                 "bits": 7 if rows else storage.bits,
                 "group_size": len(weight) if rows else storage.block_size,
@@ -113,9 +113,10 @@ def test_tables_are_rounded_plainly(name: str, source: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("int8", Blocks(8, 32)), ("int4", Blocks(8, 64)), ("int8-weights", None)]
+    ("name", "kept"),
+    [("int8", Blockwise(8, 32)), ("int4", Blockwise(8, 64)), ("int8-weights", None)],
 )
-def test_keeping_layers(name: str, kept: Blocks | None, source: Bundle) -> None:
+def test_keeping_layers(name: str, kept: Blockwise | None, source: Bundle) -> None:
     made = candidate(source, find_recipe(name))
     linear = linear_names(made.networks)
     layers = [linear[0], linear[-1]]
@@ -150,7 +151,7 @@ def test_layers_that_are_kept_from_the_start(source: Bundle) -> None:
     names = linear_names({role: Network(source, role) for role in ROLES[source.manifest.kind]})
     recipe = replace(find_recipe("int4"), kept_layers=frozenset(names[1:2]))
     made = candidate(source, recipe)
-    assert made.rounded[names[1]][0] == Blocks(8, 64)
+    assert made.rounded[names[1]][0] == Blockwise(8, 64)
     assert made.rounded[names[0]][0] == recipe.layer
 
 

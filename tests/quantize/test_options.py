@@ -23,7 +23,7 @@ from edgeseq.quantize.texts import Texts
 from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.request.passages import Window
-from tests.support.errors import refusal
+from tests.support.errors import CODE, refusal
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 LAYERS = [
@@ -129,9 +129,7 @@ def test_cache(recipe: str, dtype: str, quantize: Callable[..., Bundle]) -> None
 
 
 def test_a_float_bundle_has_no_int8_cache(bundle: Path) -> None:
-    with pytest.raises(OptionError) as caught:
-        load(bundle, kv_cache="int8")
-    assert str(caught.value) == (
+    assert refusal(OptionError, lambda: load(bundle, kv_cache="int8"), ending=CODE) == (
         "The bundle has no graph for a cache of int8: use 'float32', or make one that has with "
         "`edgeseq quantize`."
     )

@@ -13,7 +13,7 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize import texts
 from edgeseq.quantize.texts import BUILT_IN, Texts, built_in, find_texts
 from edgeseq.runtime import Model, PromptError, load
-from tests.support.errors import refusal
+from tests.support.errors import CODE, refusal
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 
@@ -29,7 +29,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 def refused(model: Model, path: Path) -> str:
-    return refusal(PromptError, lambda: found(model, path))
+    return refusal(PromptError, lambda: found(model, path), ending=CODE)
 
 
 def test_built_in_text_for_gpt2(model: Model) -> None:

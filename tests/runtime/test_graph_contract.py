@@ -123,4 +123,4 @@ def test_names_that_are_no_text(manifest: Manifest) -> None:
         def get_inputs(self) -> list[Value]:
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
-    assert "damaged" in refusal(Damaged(), "decoder", manifest)
+    assert "damaged" in graph_error(Damaged(), "decoder", manifest)

@@ -17,7 +17,7 @@ from edgeseq.runtime.request.passages import (
     read_passages,
     text_windows,
 )
-from tests.support.errors import refusal
+from tests.support.errors import CODE, refusal
 
 TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\r\nAnd 3 üs.\n" * 9
 
@@ -30,7 +30,7 @@ def read(model: Model, folder: Path, data: str | bytes, name: str = "t.txt", **s
 
 def file_error(model: Model, folder: Path, data: str | bytes, name: str = "t.txt") -> str:
     """Return the sentence about a bad file without the file's path, which it begins with."""
-    message = refusal(PromptError, lambda: read(model, folder, data, name))
+    message = refusal(PromptError, lambda: read(model, folder, data, name), ending=CODE)
     assert message.startswith(str(folder / name))
     return message.removeprefix(str(folder / name))
 

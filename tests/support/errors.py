@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+# How a sentence ends: a word, perhaps in quotes or brackets, and a full stop. No `?.`, `:.`, `..`.
+ENDING = r"[^\W_]['\"\])}]*\."
+QUESTION = rf"{ENDING}|\w['\"\])}}]*\?"
+CODE = rf"{ENDING}|[`…]['\"\])}}]*\."
 
-def assert_one_sentence(message: str, *, marks: str = ".", longest: int = 500) -> None:
-    """Check that a message is one line of fewer than ``longest`` characters, ended by a mark.
 
-    What is before the mark has to be a word, not another mark: no `?.`, `:.` or `..`.
-    """
+def assert_one_sentence(message: str, *, ending: str = ENDING, longest: int = 500) -> None:
+    """Check that a message is one line of fewer than ``longest`` characters with that ending."""
     assert message.splitlines() == [message]
-    assert re.search(rf"[^\W_]['\"\])}}]*[{re.escape(marks)}]$", message)
+    assert re.search(f"({ending})$", message)
     assert len(message) < longest
 
 
@@ -23,12 +25,12 @@ def refusal(
     call: Callable[[], object],
     *,
     match: str | None = None,
-    marks: str = ".",
+    ending: str = ENDING,
     longest: int = 500,
 ) -> str:
     """Return the one sentence of the error that ``call`` raises; ``match`` is a pattern in it."""
     with pytest.raises(error_type, match=match) as caught:
         call()
     message = str(caught.value)
-    assert_one_sentence(message, marks=marks, longest=longest)
+    assert_one_sentence(message, ending=ending, longest=longest)
     return message

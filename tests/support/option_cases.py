@@ -9,7 +9,7 @@ from edgeseq.runtime import OptionError
 from edgeseq.runtime.bundle.manifest import Kind
 from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.request.resolving import resolve_options
-from tests.support.errors import refusal
+from tests.support.errors import QUESTION, refusal
 
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "max_new_tokens": (7, 9),
@@ -90,5 +90,8 @@ def options_error(
 ) -> str:
     """Return the one sentence of the ``OptionError`` that the options raise."""
     return refusal(
-        OptionError, lambda: resolve(bundle or {}, caller).new_tokens(prompt_length), marks=".?"
+        OptionError,
+        lambda: resolve(bundle or {}, caller).new_tokens(prompt_length),
+        ending=QUESTION,
+        longest=2000,
     )

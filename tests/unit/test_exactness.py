@@ -20,29 +20,29 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Rounded, Rows
+from edgeseq.quantize.storage import BLOCK_SIZES, Blockwise, DynamicInt8, Rounded
 from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.ort.graph_session import open_session
 
 Array = NDArray[Any]
-Storage = Rows | Blocks
+Storage = DynamicInt8 | Blockwise
 Run = Callable[[Array], Array]
 STORAGES: list[Storage] = [
-    Rows(),
-    *(Blocks(bits, size) for bits in (4, 8) for size in BLOCK_SIZES),
+    DynamicInt8(),
+    *(Blockwise(bits, size) for bits in (4, 8) for size in BLOCK_SIZES),
 ]
-TABLES = [Blocks(8, 64), Blocks(8, 32), Blocks(4, 32)]
+TABLES = [Blockwise(8, 64), Blockwise(8, 32), Blockwise(4, 32)]
 ROWS = (1, 2, 7, 65)  # one row and several take other kernels
 SHAPES = ((64, 16), (768, 40), (100, 33), (16, 1))  # inputs, outputs
 
 
 def limits(storage: Storage) -> tuple[int, int]:
-    bits = 7 if isinstance(storage, Rows) else storage.bits
+    bits = 7 if isinstance(storage, DynamicInt8) else storage.bits
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def layer_codes(storage: Storage, codes: Array, scale: float = 1.0) -> Codes:
-    size = len(codes) if isinstance(storage, Rows) else storage.block_size
+    size = len(codes) if isinstance(storage, DynamicInt8) else storage.block_size
     groups = -(-len(codes) // size)
     scales = np.full((groups, codes.shape[1]), scale, np.float32)
     return Codes(np.ascontiguousarray(codes, np.int8), scales, size)
@@ -138,7 +138,7 @@ def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> Non
 def test_the_largest_sums_of_int8(code: int, activation: int, tmp_path: Path) -> None:
     """3072 inputs, all at their ends, which float32 still holds: 3072 has ten zero bits."""
     codes = np.full((3072, 24), code)
-    run = product(tmp_path, Rows(), layer_codes(Rows(), codes))
+    run = product(tmp_path, DynamicInt8(), layer_codes(DynamicInt8(), codes))
     for rows in ROWS:
         x = np.full((rows, 3072), activation, np.float32)
         assert (run(x) == 3072 * code * activation).all()
@@ -148,7 +148,9 @@ def test_long_sums_of_int8_are_rounded_once(tmp_path: Path) -> None:
     codes = np.random.default_rng(2).choice([-64, 63], (3072, 24))
     x = np.random.default_rng(3).choice([-127.0, 127.0], (5, 3072)).astype(np.float32)
     x[0] = np.where(codes[:, 0] < 0, -127, 127)  # beyond 2^24
-    assert (product(tmp_path, Rows(), layer_codes(Rows(), codes))(x) == expected(x, codes)).all()
+    assert (
+        product(tmp_path, DynamicInt8(), layer_codes(DynamicInt8(), codes))(x) == expected(x, codes)
+    ).all()
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
@@ -168,7 +170,7 @@ def test_scales_of_rows_and_columns(storage: Storage, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", BLOCK_SIZES)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_every_block_has_its_scale(bits: Any, size: int, tmp_path: Path) -> None:
-    storage = Blocks(bits, size)
+    storage = Blockwise(bits, size)
     codes = np.random.default_rng(5).integers(-8, 8, (512, 3))
     chosen = layer_codes(storage, codes)
     chosen.scales[:] = 2.0 ** np.arange(chosen.scales.size).reshape(chosen.scales.shape) % 7
@@ -183,7 +185,7 @@ def test_every_block_has_its_scale(bits: Any, size: int, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("inputs", [64, 768, 100, 50])
 @pytest.mark.parametrize("storage", TABLES, ids=str)
-def test_lm_head(inputs: int, storage: Blocks, tmp_path: Path) -> None:
+def test_lm_head(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
     low, high = limits(storage)
     codes = np.random.default_rng(6).integers(low, high + 1, (inputs, 320))
     run = product(tmp_path, storage, layer_codes(storage, codes), table=True)
@@ -194,7 +196,7 @@ def test_lm_head(inputs: int, storage: Blocks, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inputs", [64, 128, 100, 50, 1])
 @pytest.mark.parametrize("storage", TABLES, ids=str)
-def test_embedding(inputs: int, storage: Blocks, tmp_path: Path) -> None:
+def test_embedding(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
     """Rows of the table are its codes times their scales, to the last bit."""
     rng, (low, high) = np.random.default_rng(7), limits(storage)
     codes = layer_codes(storage, rng.integers(low, high + 1, (inputs, 30)))

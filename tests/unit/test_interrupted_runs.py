@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -21,6 +21,14 @@ from edgeseq.runtime.ort.graph_session import LONG, Binding
 
 RUN_S = 0.05  # of a native run that nobody ends
 STRETCH = {graph_session.__file__, background.__file__}
+
+
+@pytest.fixture(autouse=True)
+def few_objects_to_collect() -> Iterator[None]:
+    """Leave what other tests loaded out of the many collections here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class NativeBinding:
@@ -158,8 +166,8 @@ def test_what_work_uses_outlives_it_wherever_a_load_is_interrupted() -> None:
 def test_leaving_the_block_waits_for_the_end(presses: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often one presses Ctrl-C: the last interrupt is raised when the work has ended."""
     ended = threading.Event()
-    go_on = threading.Event()
-    working = Background(lambda: go_on.wait(60) and ended.set())
+    may_end = threading.Event()
+    working = Background(lambda: may_end.wait(60) and ended.set())
     interrupts = 0
 
     class Lock:
@@ -171,7 +179,7 @@ def test_leaving_the_block_waits_for_the_end(presses: int, monkeypatch: pytest.M
             if interrupts < presses:
                 interrupts += 1
                 raise KeyboardInterrupt
-            go_on.set()
+            may_end.set()
             return bool(self._lock.acquire(timeout=timeout))
 
         def release(self) -> None:

@@ -96,16 +96,16 @@ def test_places_are_given_in_the_order_of_arrival() -> None:
 
 def test_as_many_as_there_are_places() -> None:
     places, inside = Slots(3), []
-    go_on = threading.Event()
+    may_run = threading.Event()
 
     def take() -> None:
         with places.one():
             inside.append(1)
-            go_on.wait()
+            may_run.wait()
 
     threads = [start(take) for _ in range(8)]
     wait_until(lambda: len(inside) == 3 and len(places._queue) == 5)
-    go_on.set()
+    may_run.set()
     for thread in threads:
         thread.join()
     assert len(inside) == 8
@@ -234,13 +234,13 @@ def test_streams_that_other_threads_go_on_with_are_waited_for(
     place = held.__enter__()  # begun in this thread, which waits below
     end = time.monotonic() + 2
 
-    def go_on() -> None:
+    def advance() -> None:
         while time.monotonic() < end:
             place.step()
             time.sleep(0.01)
         held.__exit__(None, None, None)
 
-    thread = start(go_on)
+    thread = start(advance)
     wait_until(lambda: place.thread == thread.ident)
     with places.one():
         assert time.monotonic() >= end

@@ -10,7 +10,7 @@ import pytest
 from edgeseq.cli import main
 from edgeseq.quantize import RECIPES as EXPORTED
 from edgeseq.quantize.recipes import RECIPES, find_recipe
-from edgeseq.quantize.storage import BLOCK_SIZES, Blocks, Float16, Float32, Rows
+from edgeseq.quantize.storage import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32
 from edgeseq.runtime import OptionError
 
 WITH_BLOCKS = ("int4", "int8-weights")
@@ -36,9 +36,9 @@ def test_the_command_line_knows_the_recipes(
 @pytest.mark.parametrize(
     ("name", "layer", "kept", "kv_cache"),
     [
-        ("int8", Rows(), Blocks(8, 32), "int8"),
-        ("int4", Blocks(4, 32), Blocks(8, 64), "int8"),
-        ("int8-weights", Blocks(8, 64), Float32(), "int8"),
+        ("int8", DynamicInt8(), Blockwise(8, 32), "int8"),
+        ("int4", Blockwise(4, 32), Blockwise(8, 64), "int8"),
+        ("int8-weights", Blockwise(8, 64), Float32(), "int8"),
         ("fp16", Float16(), Float32(), "float32"),
     ],
 )
@@ -47,7 +47,7 @@ def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> 
     assert recipe.name == name
     assert recipe.storage("h.0.mlp.input.weight") == layer
     stepwise = recipe.storage("decoder.0.ff.wi", in_steps=True)
-    assert stepwise == (Blocks(8, 64) if layer == Rows() else layer)
+    assert stepwise == (Blockwise(8, 64) if layer == DynamicInt8() else layer)
     assert recipe.kv_cache == kv_cache
     assert recipe.storage("wte", is_table=True) == recipe.table
     assert 0 < recipe.perplexity_rise_limit < 0.05
@@ -62,9 +62,9 @@ def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> 
 def test_tables_are_as_small_as_layers() -> None:
     tables = {name: recipe.table for name, recipe in RECIPES.items()}
     assert tables == {
-        "int8": Blocks(8, 64),
-        "int4": Blocks(4, 32),
-        "int8-weights": Blocks(8, 64),
+        "int8": Blockwise(8, 64),
+        "int4": Blockwise(4, 32),
+        "int8-weights": Blockwise(8, 64),
         "fp16": Float16(),
     }
     assert {str(recipe.kept_table) for recipe in RECIPES.values()} == {
@@ -83,9 +83,9 @@ def test_t5_s_largest_activations_stay_in_32_bits() -> None:
 @pytest.mark.parametrize(
     ("storage", "text"),
     [
-        (Rows(), "int8 by rows"),
-        (Blocks(4, 32), "int4 in blocks of 32"),
-        (Blocks(8, 64), "int8 in blocks of 64"),
+        (DynamicInt8(), "int8 by rows"),
+        (Blockwise(4, 32), "int4 in blocks of 32"),
+        (Blockwise(8, 64), "int8 in blocks of 64"),
         (Float32(), "float32"),
     ],
 )
@@ -98,7 +98,7 @@ def test_storage_in_words(storage: object, text: str) -> None:
 def test_block_sizes(name: str, size: int) -> None:
     plain, recipe = find_recipe(name), find_recipe(name, size)
     assert recipe.block_size == size
-    assert recipe.storage("a") == Blocks(plain.layer.bits, size)
+    assert recipe.storage("a") == Blockwise(plain.layer.bits, size)
     assert recipe.storage("a", in_steps=True) == recipe.storage("a")
     changed = {"layer": recipe.layer, "step_layer": recipe.layer}
     assert recipe == replace(plain, **changed)  # nothing else: tables stay exact
