@@ -23,7 +23,7 @@ from edgeseq.runtime.errors import reason
 from edgeseq.runtime.ort.devices import Device, hidden_nodes
 from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import GraphSession, open_session
-from edgeseq.runtime.ort.library import status
+from edgeseq.runtime.ort.import_onnxruntime import status
 from edgeseq.runtime.ort.memory import DeviceMemory
 
 CACHE: Any = "float16"

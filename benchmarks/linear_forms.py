@@ -30,7 +30,7 @@ from edgeseq.quantize.graph.network import Layer, Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.graph.writer import GraphWriter
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.storage import MICROSOFT, Blockwise, DynamicInt8, Rounded, Storage
+from edgeseq.quantize.weight_storages import MICROSOFT, Blockwise, DynamicInt8, Rounded, Storage
 from edgeseq.runtime import EdgeseqError
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile

@@ -32,7 +32,7 @@ from ..runtime.request.options import GenerationOptions
 from ..runtime.request.resolving import resolve_options
 from .checkpoint.hub import Checkpoint, find_checkpoint
 from .checkpoint.loading import generation_defaults, load_model, task_specific_params
-from .checkpoint.reading import Progress
+from .checkpoint.reading import ReportProgress
 from .checkpoint.tokenizer import write_tokenizer
 from .families.family import Family, find_family
 from .graphs.optimizing import optimize
@@ -48,7 +48,7 @@ def export_checkpoint(
     *,
     revision: str | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda message: None,
+    progress: ReportProgress = lambda message: None,
 ) -> Bundle:
     """Export a checkpoint (a folder, or a Hub id at ``revision``) to the bundle ``out``.
 
@@ -70,7 +70,7 @@ def export_checkpoint(
 
 @torch.no_grad()
 def _write_files(
-    family: Family, checkpoint: Checkpoint, folder: Path, progress: Progress
+    family: Family, checkpoint: Checkpoint, folder: Path, progress: ReportProgress
 ) -> Manifest:
     """Write all files but the manifest into ``folder``, and compare them with PyTorch.
 
@@ -106,7 +106,7 @@ def _precise_reference(family: Family, checkpoint: Checkpoint) -> Reference:
 
 
 def _write_graphs(
-    graphs: Sequence[Graph], folder: Path, progress: Progress
+    graphs: Sequence[Graph], folder: Path, progress: ReportProgress
 ) -> dict[str, SharedWeight]:
     """Write the graphs and their weights; return the matrices that several graphs read."""
     shared: dict[str, SharedWeight] = {}
@@ -125,7 +125,7 @@ def _write_graphs(
 
 
 def _check_defaults(
-    kind: Kind, model: PreTrainedModel, defaults: dict[str, Any], progress: Progress
+    kind: Kind, model: PreTrainedModel, defaults: dict[str, Any], progress: ReportProgress
 ) -> None:
     """Raise ``CheckpointError`` for invalid generation defaults, and report unknown ones."""
     try:

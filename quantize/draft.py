@@ -24,7 +24,7 @@ from .graph.network import Network
 from .graph.rewriting import rewrite
 from .recipes import Recipe
 from .smoothing import smooth
-from .storage import DynamicInt8, Rounded, RoundedWeights, round_to
+from .weight_storages import DynamicInt8, Rounded, RoundedWeights, round_to
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
 FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"

@@ -18,7 +18,7 @@ from .draft import Draft
 PROBE_TOKENS = 512  # to measure each layer's share of the loss on
 LARGEST_SHARE = 4  # at most one layer in four is kept in higher precision
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Gate:
     windows: Sequence[Window]
     limit: float  # highest rise of perplexity, 0.01: one percent
     folder: Path  # for temporary files
-    progress: Progress
+    progress: ReportProgress
 
     def measure(self, candidate: Draft, windows: Sequence[Window]) -> Comparison:
         """Compare the candidate, with its default KV cache, with the reference."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime.bundle.manifest import CacheDtype
 from ..runtime.errors import OptionError
-from .storage import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32, Storage
+from .weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32, Storage
 
 
 @dataclass(frozen=True, kw_only=True)

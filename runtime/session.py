@@ -12,7 +12,7 @@ from .request.prompts import listed
 from .results import GenerationResult
 
 
-class Generator(Protocol):
+class TextModel(Protocol):
     """The calls of a ``Model`` that a session forwards."""
 
     def generate(self, text: str, **options: Any) -> list[GenerationResult]: ...
@@ -39,7 +39,7 @@ class Session:
 
     def __init__(
         self,
-        with_decoders: Callable[[NewDecoder], Generator],
+        with_decoders: Callable[[NewDecoder], TextModel],
         cache: PrefixCache,
         pool: CachePool,
     ) -> None:

@@ -50,6 +50,12 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    """A checkpoint of other weights than ``checkpoint``, not to be changed."""
+    return make_checkpoint(seed=1)
+
+
+@pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``checkpoint``, not to be changed."""
     from edgeseq.export import export_checkpoint

@@ -12,7 +12,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from ...runtime.errors import CheckpointError, reason
 from ..families.family import Family
-from .reading import Progress, quiet_transformers
+from .reading import ReportProgress, quiet_transformers
 
 LOAD_ERRORS = (  # Transformers raises them for damaged or unusual files
     OSError,
@@ -26,7 +26,7 @@ LOAD_ERRORS = (  # Transformers raises them for damaged or unusual files
 )
 
 
-def load_model(family: Family, folder: Path, progress: Progress) -> PreTrainedModel:
+def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTrainedModel:
     """Return the checkpoint's model in float32, with eager attention and every weight loaded.
 
     Attention is eager because Transformers' SDPA path ignores ``scale_attn_weights`` and

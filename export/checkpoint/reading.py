@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ...runtime.errors import CheckpointError
 
-Progress = Callable[[str], None]  # is called with a line for each step
+ReportProgress = Callable[[str], None]  # is called with a line for each step
 
 
 def read_json(path: Path) -> dict[str, Any]:

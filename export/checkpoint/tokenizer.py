@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from ...runtime.bundle.manifest import Side, TokenizerFormat
 from ...runtime.errors import CheckpointError, reason
 from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
-from .reading import Progress, quiet_transformers, read_json
+from .reading import ReportProgress, quiet_transformers, read_json
 
 TOKENIZER_FILE = "tokenizer.json"
 BYTES_CLASS = "ByT5Tokenizer"
@@ -26,7 +26,7 @@ def write_tokenizer(
     checkpoint: Path,
     folder: Path,
     slow_files: tuple[str, ...],
-    progress: Progress = lambda message: None,
+    progress: ReportProgress = lambda message: None,
 ) -> TokenizerFormat:
     """Write ``folder/tokenizer.json``; return the tokenizer's entry in the manifest.
 

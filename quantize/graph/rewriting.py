@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...runtime.bundle.weights_file import WeightsFile
-from ..storage import RoundedWeights
+from ..weight_storages import RoundedWeights
 from .network import Network
 from .writer import GraphWriter
 

@@ -24,7 +24,7 @@ from ..results import FinishReason
 from . import candidates
 from .beams import Beams, CertainPrefix, Hypothesis, best_attainable
 from .candidates import Scan
-from .loop import Choice, Found, NewToken
+from .loop import Found, NewToken, StepResult
 from .stopping import Stopping
 
 
@@ -46,7 +46,7 @@ class BeamSearch:
         self._live = list(self._prompts)
         self._scratch: Logits | None = None  # for one row
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose the continuations of every prompt's beams."""
         scan, known = self._prepare(logits)
         next_tokens: list[int] = []
@@ -62,7 +62,7 @@ class BeamSearch:
                 parent_rows += [begin + parent for parent in prompt.beams.parents]
             begin = end
         self._live = [prompt for prompt in self._live if not prompt.is_done]
-        return Choice(next_tokens, parent_rows, new_tokens)
+        return StepResult(next_tokens, parent_rows, new_tokens)
 
     def _prepare(self, logits: Logits) -> tuple[Scan | None, Logits]:
         """Return a scan of ``logits``, and the model's own log-probabilities.

@@ -12,7 +12,7 @@ from ..logits.processors import Processor, Prompt, Rows
 from ..logits.softmax import check_highest
 from ..request.options import GenerationOptions
 from ..results import FinishReason
-from .loop import Choice, Found, NewToken
+from .loop import Found, NewToken, StepResult
 from .scoring import Logprobs
 from .stopping import Stopping
 
@@ -37,13 +37,13 @@ class RowSearch:
         self._processors = processors
         self._count = options.num_return_sequences
         self._texts = [
-            Text(index, index * self._count + number, prompt, options, stopping, number)
+            SequenceState(index, index * self._count + number, prompt, options, stopping, number)
             for index, prompt in enumerate(prompts)
             for number in range(self._count)
         ]
         self._rows = self._texts[:: self._count]  # in the first step, one row for each prompt
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose one token for each row."""
         raw = None if self._options.logprobs is None else logits.copy()
         if self._processors:
@@ -67,7 +67,7 @@ class RowSearch:
             self._rows = [self._rows[i] for i in live]
             tokens = [tokens[i] for i in live]
             parents = [parents[i] for i in live]
-        return Choice(tokens, parents, new_tokens)
+        return StepResult(tokens, parents, new_tokens)
 
     def results(self) -> Sequence[Found]:
         """Return the texts in the order of their prompts."""
@@ -90,7 +90,7 @@ def most_probable(logits: Logits) -> TokenIds:
     return tokens
 
 
-class Text:
+class SequenceState:
     """The ids of one text so far, the start tokens included."""
 
     def __init__(

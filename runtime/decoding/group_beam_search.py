@@ -28,7 +28,7 @@ from ..request.options import GenerationOptions
 from ..results import FinishReason
 from . import candidates
 from .beams import Beams, Branch, CertainPrefix, Hypothesis, best_attainable
-from .loop import Choice, Found, NewToken
+from .loop import Found, NewToken, StepResult
 from .stopping import Stopping
 
 
@@ -53,7 +53,7 @@ class GroupBeamSearch:
             _PromptGroups(index, prompt, options, stopping) for index, prompt in enumerate(prompts)
         ]
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose the continuations of every group, in the order of the groups."""
         if not self._options.remove_invalid_values:
             for row in logits:
@@ -80,7 +80,7 @@ class GroupBeamSearch:
                     next_tokens += beams.last_tokens
                     group.rows = list(range(begin, len(next_tokens)))
             new_tokens += prompt.final_tokens()
-        return Choice(next_tokens, parent_rows, new_tokens)
+        return StepResult(next_tokens, parent_rows, new_tokens)
 
     def results(self) -> Sequence[Found]:
         """Return each prompt's best hypotheses of all groups, the best first."""

@@ -28,7 +28,7 @@ class NewToken(NamedTuple):
     finish_reason: FinishReason | None
 
 
-class Choice(NamedTuple):
+class StepResult(NamedTuple):
     """The decision of a step."""
 
     next_tokens: Sequence[int]  # to read next: one for each row that continues, or several for one
@@ -50,7 +50,7 @@ class Found(NamedTuple):
 class Search(Protocol):
     """A decoding strategy for one generation."""
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose tokens by ``logits`` (rows, vocabulary), which may be changed in place.
 
         ``interrupt``: the reason if this step has to be the last one.

@@ -15,8 +15,8 @@ from ..decoder import Logits
 from ..logits.processors import Processor, Prompt, Rows
 from ..request.options import DEFAULT_NGRAM, GenerationOptions
 from ..results import FinishReason
-from .greedy_and_sampling import Text, most_probable
-from .loop import Choice, Found, NewToken
+from .greedy_and_sampling import SequenceState, most_probable
+from .loop import Found, NewToken, StepResult
 from .stopping import Stopping
 
 BORDER = -1  # between a source and a text: not a token, so that no guess crosses it
@@ -38,7 +38,7 @@ class LookupSearch:
         self._options = options
         self._processors = processors
         self._stopping = stopping
-        self._text = Text(0, 0, prompt, options, stopping)
+        self._text = SequenceState(0, 0, prompt, options, stopping)
         source = () if prompt.source is prompt.start else (*prompt.source, BORDER)
         self._index = NgramIndex(
             [*source, *prompt.start], options.max_matching_ngram_size or DEFAULT_NGRAM
@@ -46,14 +46,14 @@ class LookupSearch:
         self._guess: Sequence[int] = ()
         self._pace = Pace(options.prompt_lookup_num_tokens)
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose the next token and, as far as the guess was right, the tokens after it."""
         new_tokens: list[NewToken] = []
         for place, token in enumerate(self._picked(logits)):
             new = self._text.append(token, self._stopping, interrupt)
             new_tokens.append(new)
             if new.finish_reason is not None:
-                return Choice((), (), new_tokens, len(self._guess) - len(new_tokens) + 1)
+                return StepResult((), (), new_tokens, len(self._guess) - len(new_tokens) + 1)
             self._index.append(token)
             if place < len(self._guess) and token != self._guess[place]:
                 break
@@ -62,7 +62,7 @@ class LookupSearch:
         self._pace.note(len(self._guess), right)
         room = self._text.limit - self._text.new_tokens - 1  # the last token is never read
         self._guess = self._index.following(min(self._pace.next_guess(), room))
-        return Choice([new_tokens[-1].token, *self._guess], [0], new_tokens, rejected)
+        return StepResult([new_tokens[-1].token, *self._guess], [0], new_tokens, rejected)
 
     def results(self) -> Sequence[Found]:
         """Return the text."""

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime over a bundle's graphs, and bindings that hold the memory of a run."""
+"""Sessions of ONNX Runtime over a bundle's graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -14,24 +13,18 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
-from ..concurrency.background import Background
 from ..concurrency.locks import FairLock
-from ..decoder import CancelledError
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from .cpu import usable_cores
 from .devices import CPU, CPU_DEVICE, CUDA, Assigned, Device, hidden_nodes
-from .library import onnxruntime
-from .library import status as _status
-from .memory import Buffer, Memory, address_of
+from .import_onnxruntime import onnxruntime
+from .import_onnxruntime import status as _status
 from .providers import check_build, check_opened, plug_in, prepare
 
 MAX_THREADS = 1024
-POLL_S = 0.05  # between two questions whether a long run is cancelled
-LONG = 128  # tokens; a run over fewer ends before anybody notices
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -59,7 +52,7 @@ _DEVICE_ERRORS = (
 )
 
 
-SharedWeights = Mapping[str, onnxruntime.OrtValue]
+MappedWeights = Mapping[str, onnxruntime.OrtValue]
 
 
 class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
@@ -75,7 +68,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         graph: Path | bytes,
         device: Device = CPU_DEVICE,
         threads: int | None = None,
-        shared: SharedWeights = MappingProxyType({}),
+        shared: MappedWeights = MappingProxyType({}),
         folder: Path | None = None,
         *,
         optimize: bool = False,
@@ -175,92 +168,11 @@ def _failing(device: Device) -> Iterator[None]:
         raise DeviceError(f"The device {device.name!r} failed: {_reason(error)}.") from error
 
 
-class Binding:
-    """Inputs and outputs of a session, bound by address, and the memory that they lie in.
-
-    ONNX Runtime knows addresses alone. A binding holds every array and buffer that is bound, so
-    that whoever holds the binding, such as the thread of a run, keeps their memory. Bind the same
-    name again and the memory before it is released.
-    """
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.native = session.io_binding()
-        self._held: dict[str, Any] = {}  # by the name of the input or output
-        self._copied: dict[str, tuple[Any, ...]] | None = (
-            {} if getattr(session, "copies_inputs", False) else None
-        )
-
-    def input_array(self, name: str, array: NDArray[Any]) -> None:
-        """Bind an input to an array in main memory, whose numbers may change between runs."""
-        self._bind_input(name, array, _host_place(array))
-
-    def output_array(self, name: str, array: NDArray[Any]) -> None:
-        """Bind an output to an array in main memory."""
-        self._held[name] = array
-        self.native.bind_output(name, *_host_place(array))
-
-    def input_buffer(
-        self, name: str, memory: Memory, buffer: Buffer, rows: int | None = None
-    ) -> None:
-        """Bind an input to a buffer, or to its first ``rows``."""
-        self._bind_input(name, buffer, address_of(memory, buffer, rows))
-
-    def output_buffer(
-        self, name: str, memory: Memory, buffer: Buffer, rows: int | None = None
-    ) -> None:
-        """Bind an output to a buffer, or to its first ``rows``."""
-        self._held[name] = buffer
-        self.native.bind_output(name, *address_of(memory, buffer, rows))
-
-    def _bind_input(self, name: str, held: Any, place: tuple[Any, ...]) -> None:
-        self._held[name] = held
-        if self._copied is not None and place[0] == "cpu":
-            self._copied[name] = place
-        self.native.bind_input(name, *place)
-
-    def copy_inputs(self) -> None:
-        """Hand inputs in main memory anew to a device that copies them when they are bound."""
-        if self._copied is not None:
-            for name, place in self._copied.items():
-                self.native.bind_input(name, *place)
-
-    def run_native(self, *options: Any) -> None:
-        """Run the session on what is bound."""
-        self.session.run_with_iobinding(self.native, *options)
-
-    def run_until_cancelled(self, tokens: int, cancelled: Callable[[], bool]) -> None:
-        """Run, and end early on Ctrl-C or once ``cancelled`` if the run reads many ``tokens``.
-
-        ``cancelled`` is asked every ``POLL_S``; then ``CancelledError`` is raised. The outputs of a
-        run that ended early are undefined.
-        """
-        if tokens < LONG:
-            self.run_native()
-            return
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4  # do not print that a run was ended
-        # The thread holds this binding, and so all memory of the run, until the run has ended.
-        with Background(partial(self.run_native, options)) as running:
-            try:
-                while not running.wait(POLL_S):
-                    if cancelled():
-                        raise CancelledError(read=0)
-            except BaseException:
-                options.terminate = True
-                raise
-            running.result()
-
-
-def _host_place(array: NDArray[Any]) -> tuple[Any, ...]:
-    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
-
-
 def open_session(
     graph: Path,
     device: Device = CPU_DEVICE,
     threads: int | None = None,
-    shared: SharedWeights = MappingProxyType({}),
+    shared: MappedWeights = MappingProxyType({}),
     **settings: Any,
 ) -> GraphSession:
     """Open a session over ``graph`` on ``device`` with ``threads`` threads.
@@ -327,7 +239,7 @@ def _file_identity(path: Path) -> Hashable:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def save_prepacked(graph: Path, out: Path, shared: SharedWeights) -> None:
+def save_prepacked(graph: Path, out: Path, shared: MappedWeights) -> None:
     """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
     open_session(graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
 
@@ -345,7 +257,7 @@ def runtime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> SharedWeights:
+def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> MappedWeights:
     """Map the float32 matrices of the weights file ``path``.
 
     Raises ``BundleError`` if the file ends before one of them.

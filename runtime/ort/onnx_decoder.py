@@ -17,10 +17,10 @@ import numpy as np
 from ..bundle.graph_contract import layer_names
 from ..bundle.manifest import Manifest
 from ..decoder import CancelledError, Logits, chunk_ends, lone_tail, never
-from .graph_session import Binding
+from .binding import Binding
 from .kv_cache import KVCache
 from .memory import DeviceLogits, Memory
-from .onnx_encoder import Sources
+from .onnx_encoder import EncodedSources
 
 # Tokens of a single prompt that are read at once, by the dtype of the KV cache: what was fastest
 # for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
@@ -47,7 +47,7 @@ class OnnxDecoder:
         *,
         rows: int,
         capacity: int,
-        sources: Sources | None = None,
+        sources: EncodedSources | None = None,
         device_logits: Callable[[int], DeviceLogits] | None = None,
     ) -> None:
         sizes = manifest.dimensions

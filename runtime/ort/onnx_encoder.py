@@ -10,7 +10,7 @@ import numpy as np
 from ..bundle.graph_contract import layer_names
 from ..bundle.manifest import Manifest
 from ..decoder import never
-from .graph_session import Binding
+from .binding import Binding
 from .kv_cache import KVCache
 from .memory import Memory
 
@@ -19,7 +19,7 @@ from .memory import Memory
 SOURCE_MULTIPLE = 16
 
 
-class Sources:
+class EncodedSources:
     """The encoder output of some sources: a row of keys and values each, once they are read."""
 
     def __init__(self, binding: Binding, cache: KVCache) -> None:
@@ -44,7 +44,7 @@ class OnnxEncoder:
         self._manifest = manifest
         self._memory = memory
 
-    def prepare(self, sources: Sequence[Sequence[int]]) -> Sources:
+    def prepare(self, sources: Sequence[Sequence[int]]) -> EncodedSources:
         """Bind the sources, padded on the right, and memory for the encoder output."""
         lengths = [len(source) for source in sources]
         padded = max(lengths) + -max(lengths) % SOURCE_MULTIPLE
@@ -66,4 +66,4 @@ class OnnxEncoder:
         binding.input_array("source_lengths", np.array(lengths, np.int32))
         for name, buffer in zip(layer_names(sizes), encoded.buffers, strict=True):
             binding.output_buffer(f"cross.{name}", self._memory, buffer, encoded.rows)
-        return Sources(binding, encoded)
+        return EncodedSources(binding, encoded)

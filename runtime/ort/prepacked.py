@@ -26,7 +26,7 @@ from ..bundle.reading import file_entry
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..errors import BundleError, reason
 from .cpu import instructions, processor
-from .graph_session import SharedWeights, runtime_version, save_prepacked
+from .graph_session import MappedWeights, runtime_version, save_prepacked
 
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
@@ -37,7 +37,7 @@ Record = Mapping[str, str]
 
 
 def prepacked_graph(
-    folder: Path, manifest: Manifest, role: str, shared: SharedWeights, *, verify: bool = False
+    folder: Path, manifest: Manifest, role: str, shared: MappedWeights, *, verify: bool = False
 ) -> Path:
     """Return the path of the prepacked graph ``role`` of the bundle in ``folder``.
 
@@ -94,7 +94,7 @@ def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
     return {GRAPH_NAME, WEIGHTS_FILE_NAME} <= set(found["files"])
 
 
-def _make(entry: Path, wanted: Record, graph: Path, shared: SharedWeights) -> None:
+def _make(entry: Path, wanted: Record, graph: Path, shared: MappedWeights) -> None:
     """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DeviceError, reason
 from .devices import CUDA, Device, check_driver, check_there, why_not_opened
-from .library import onnxruntime
+from .import_onnxruntime import onnxruntime
 
 LIBRARIES = Path(onnxruntime.__file__).parent / "capi"
 _lock = Lock()

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..bundle.manifest import Manifest
 from ..errors import OptionError, PromptError
 from ..text.byte_tokenizer import ByteTokenizer
-from ..text.lines import decode_utf8, json_object, split_lines
+from ..text.input_lines import decode_utf8, json_object, split_lines
 from ..text.tokenizer import Tokenizer
 from .prompts import check_ids, check_prompt, decoder_prompts
 from .resolving import resolve_options

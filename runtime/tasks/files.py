@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 
 from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
-from ..text.lines import decode_utf8, json_object, split_lines
+from ..text.input_lines import decode_utf8, json_object, split_lines
 from .runs import Input, TaskModel, TaskResult, run_all
 from .templates import Template
 

@@ -11,11 +11,11 @@ so that a token costs the same at any length.
 
 from __future__ import annotations
 
-from . import stages
+from . import detokenizer_stages as stages
 from .byte_tokenizer import ByteTokenizer
-from .decoder_form import ByteFallback, ByteLevel, RawBytes, Unknown, Words, decoder_form
-from .stages import Replacement, Stage
+from .detokenizer_stages import Replacement, Stage
 from .tokenizer import CLEAN_UPS, Tokenizer
+from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words, decoder_form
 
 
 class Detokenizer:
@@ -75,9 +75,9 @@ def _follow(tokenizer: Tokenizer | ByteTokenizer) -> tuple[Stage, list[Stage]]:
         case ByteLevel():
             return stages.Bytes(), []
         case Words(join):
-            return stages.Words(join), []
+            return stages.RenderedTokens(join), []
         case ByteFallback(old, new, stripped, count):
             strip = [stages.LeadingStrip(stripped, count)] if stripped else []
-            return stages.ByteFallback(old, new), [*strip]
+            return stages.ByteRuns(old, new), [*strip]
         case Unknown(join=join):
             return stages.Whole(join), []

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 
 from ..errors import OptionError
-from .decoder_form import (
+from .detokenizer_stages import BYTE_OF, BYTE_TOKEN
+from .tokenizer_decoder import (
     AnyTokenizer,
     ByteFallback,
     ByteLevel,
@@ -16,7 +17,6 @@ from .decoder_form import (
     Words,
     decoder_form,
 )
-from .stages import BYTE_OF, BYTE_TOKEN
 
 # From a token to the bytes that it adds to a text as the first token, and after another one.
 TokenBytes = Callable[[str], tuple[bytes, bytes]]

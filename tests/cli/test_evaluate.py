@@ -50,10 +50,10 @@ def pairs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def other_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Path:
+def other_bundle(other_checkpoint: Path, tmp_path_factory: Any) -> Path:
     """A bundle of the same sizes with other weights."""
     out = tmp_path_factory.mktemp("other") / "bundle"
-    return export_checkpoint(make_checkpoint(1), out).folder
+    return export_checkpoint(other_checkpoint, out).folder
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 
-from edgeseq.cli.command_line import main
 from edgeseq.export import CheckpointError, export_checkpoint
 from edgeseq.export.families import gpt2
 from edgeseq.runtime import BundleError, Model, load
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.support.commands import Captured, failure
 from tests.support.errors import refusal
+from tests.support.files import assert_nothing_written, contents, edit_json
 
 Weights = dict[str, torch.Tensor]
 Change = Callable[[Path], None]
@@ -47,13 +48,6 @@ def ids_of(folder: Path) -> list[tuple[int, ...]]:
 
 def weights_hash(bundle: Bundle) -> str:
     return bundle.manifest.files["weights.bin"].sha256
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    """Set keys of a JSON object; None takes a key out."""
-    content = json.loads(path.read_text(encoding="utf-8")) | changes
-    content = {key: value for key, value in content.items() if value is not None}
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def edit_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
@@ -429,11 +423,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
 }
 
 
-def assert_nothing_written(out: Path) -> None:
-    """Neither the bundle nor a partial folder beside it."""
-    assert not out.parent.exists() or list(out.parent.iterdir()) == []
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_sentence(name: str, folder: Path, out: Path) -> None:
     change, pattern = REFUSED[name]
@@ -454,15 +443,11 @@ def test_code_in_weights_is_not_run(folder: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "half of safetensors", "missing weight"])
 def test_command_line_says_so_and_exits_with_1(
-    name: str, folder: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    name: str, folder: Path, out: Path, capsys: Captured
 ) -> None:
     change, _ = REFUSED[name]
     change(folder)
-    assert main(["export", str(folder), str(out)]) == 1
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert [line.startswith("edgeseq: ") for line in errors.splitlines()].count(True) == 1
-    assert errors.splitlines()[-1].startswith("edgeseq: ")
+    failure(capsys, "export", folder, out, progress=True)
     assert_nothing_written(out)
 
 
@@ -482,29 +467,21 @@ def test_folder_has_no_revision(folder: Path, out: Path) -> None:
 # Where the bundle goes
 
 
-@pytest.fixture
-def other(make_checkpoint: Callable[..., Path]) -> Path:
-    """A checkpoint of other weights."""
-    return make_checkpoint(seed=1)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_bundle_is_not_replaced_unless_asked(bundle: Path, other: Path, out: Path) -> None:
+def test_bundle_is_not_replaced_unless_asked(
+    bundle: Path, other_checkpoint: Path, out: Path
+) -> None:
     shutil.copytree(bundle, out)
-    refusal(BundleError, lambda: export_checkpoint(other, out), match="--overwrite")
+    refusal(BundleError, lambda: export_checkpoint(other_checkpoint, out), match="--overwrite")
     assert contents(out) == contents(bundle)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-def test_overwrite_replaces_a_bundle(bundle: Path, other: Path, out: Path) -> None:
+def test_overwrite_replaces_a_bundle(bundle: Path, other_checkpoint: Path, out: Path) -> None:
     shutil.copytree(bundle, out)
-    exported = export_checkpoint(other, out, overwrite=True)
+    exported = export_checkpoint(other_checkpoint, out, overwrite=True)
     assert exported.folder == out
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    assert load(out, verify=True).bundle.manifest.source.id == other.name
+    assert load(out, verify=True).bundle.manifest.source.id == other_checkpoint.name
     assert ids_of(out) != ids_of(bundle)
 
 
@@ -577,12 +554,12 @@ def test_wrong_graph_is_refused(
 
 
 def test_wrong_graph_does_not_replace_a_bundle(
-    bundle: Path, other: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, other_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(bundle, out)
     monkeypatch.setattr(gpt2, "attention_scale", wrong_scale)
     with pytest.raises(CheckpointError, match="differ from PyTorch"):
-        export_checkpoint(other, out, overwrite=True)
+        export_checkpoint(other_checkpoint, out, overwrite=True)
     assert contents(out) == contents(bundle)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 

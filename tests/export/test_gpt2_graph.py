@@ -21,6 +21,7 @@ from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from tests.support.graphs import attributes, dtypes, names_after, nodes_of, shape
 
 PAGE_BYTES = 4096
 INT32, INT64, FLOAT = onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
@@ -86,26 +87,6 @@ def make_vectors_random(reference: GPT2LMHeadModel) -> None:
 
 def cache_names(sizes: Dimensions) -> list[str]:
     return [f"{i}.{part}" for i in range(sizes.layers) for part in ("key", "value")]
-
-
-def nodes_of(graph: onnx.GraphProto, op_type: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if node.op_type == op_type]
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-
-
-def shape(value: onnx.ValueInfoProto) -> list[str | int]:
-    """A dimension's size where it is fixed, else its name."""
-    return [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-        for dim in value.type.tensor_type.shape.dim
-    ]
-
-
-def dtypes(values: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:
-    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def places(graph: onnx.GraphProto) -> dict[str, dict[str, str]]:
@@ -221,17 +202,8 @@ def test_heads_are_stored_in_multiples_of_8(exported: Exported) -> None:
 # What is computed
 
 
-def names_after(graph: onnx.GraphProto, name: str) -> set[str]:
-    """Everything that depends on ``name``; nodes are in topological order."""
-    reached = {name}
-    for node in graph.node:
-        if reached & set(node.input):
-            reached |= {output for output in node.output if output}
-    return reached
-
-
 def test_after_the_last_attention_only_the_asked_rows_are_computed(exported: Exported) -> None:
-    after = names_after(exported.graph, "logits_at")
+    after = names_after(exported.graph, ["logits_at"])
     products = [node for node in exported.graph.node if node.op_type in {"MatMul", "Gemm"}]
     at_rows = [node for node in products if set(node.input) & after]
     assert len(at_rows) == 4  # attention's output, the two of the MLP, the lm_head

@@ -27,6 +27,7 @@ from transformers import GPT2LMHeadModel
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle.reading import open_bundle
 from tests.support.errors import CODE, assert_one_sentence
+from tests.support.files import assert_nothing_written
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"  # commits
 TIME_LIMIT_S = 300
@@ -295,10 +296,6 @@ def assert_says_in_one_sentence(errors: str, *words: str) -> None:
     assert_one_sentence(message, ending=CODE, longest=400)
     for word in words:
         assert re.search(word, message, re.IGNORECASE)
-
-
-def assert_nothing_written(out: Path) -> None:
-    assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
 def test_branch_resolves_to_its_commit(

@@ -24,6 +24,7 @@ from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edgeseq.runtime.bundle.writing import BundleWriter
+from tests.support.files import contents
 
 Action = Callable[[], None]
 
@@ -69,12 +70,6 @@ def taken(empty: Path, bundle: Path) -> Path:
     return Path(shutil.copytree(bundle, empty))
 
 
-@pytest.fixture(scope="module")
-def other(make_checkpoint: Callable[..., Path]) -> Path:
-    """A checkpoint of other weights than those of ``bundle``."""
-    return make_checkpoint(seed=1)
-
-
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -93,10 +88,6 @@ def at(monkeypatch: pytest.MonkeyPatch, moment: str, action: Action) -> None:
         return call(path, text, *arguments, **options)
 
     monkeypatch.setattr(where, name, write_half_first if where is Path else call)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def partial_folders(out: Path) -> list[Path]:
@@ -152,7 +143,7 @@ def test_nothing_loads_after_a_kill(
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_old_bundle_loads_after_a_kill(
     moment: str,
-    other: Path,
+    other_checkpoint: Path,
     bundle: Path,
     taken: Path,
     disk: tuple[Action, Path],
@@ -160,7 +151,7 @@ def test_old_bundle_loads_after_a_kill(
 ) -> None:
     action, place = disk
     at(monkeypatch, moment, action)
-    export_checkpoint(other, taken, overwrite=True)
+    export_checkpoint(other_checkpoint, taken, overwrite=True)
     assert partial_folders(place) != []
     assert_is_the_old_bundle(place, bundle)
     assert contents(taken) != contents(bundle)
@@ -176,8 +167,10 @@ def test_real_kill(checkpoint: Path, empty: Path) -> None:
     load(empty, verify=True)
 
 
-def test_real_kill_with_overwrite(other: Path, bundle: Path, taken: Path) -> None:
-    kill_export("edgeseq.export.exporting", "verify", str(other), str(taken), "overwrite")
+def test_real_kill_with_overwrite(other_checkpoint: Path, bundle: Path, taken: Path) -> None:
+    kill_export(
+        "edgeseq.export.exporting", "verify", str(other_checkpoint), str(taken), "overwrite"
+    )
     assert partial_folders(taken) != []
     assert_is_the_old_bundle(taken, bundle)
     assert_partial_folders_do_not_load(taken)
@@ -206,7 +199,7 @@ def kill_export(*arguments: str) -> None:
 def test_nothing_is_left_after_control_c(
     moment: str,
     overwrite: bool,
-    other: Path,
+    other_checkpoint: Path,
     bundle: Path,
     empty: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +209,7 @@ def test_nothing_is_left_after_control_c(
         shutil.copytree(bundle, empty)
     at(monkeypatch, moment, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(other, empty, overwrite=overwrite)
+        export_checkpoint(other_checkpoint, empty, overwrite=overwrite)
     monkeypatch.undo()
     assert partial_folders(empty) == []
     if overwrite:
@@ -255,14 +248,14 @@ def fail_to_move(monkeypatch: pytest.MonkeyPatch, out: Path, error: BaseExceptio
 @pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()], ids=repr)
 def test_old_bundle_survives_a_move_that_fails(
     error: BaseException,
-    other: Path,
+    other_checkpoint: Path,
     bundle: Path,
     taken: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fail_to_move(monkeypatch, taken, error)
     with pytest.raises(BundleError if isinstance(error, OSError) else type(error)):
-        export_checkpoint(other, taken, overwrite=True)
+        export_checkpoint(other_checkpoint, taken, overwrite=True)
     assert_is_the_old_bundle(taken, bundle)
     assert partial_folders(taken) == []
 
@@ -278,7 +271,7 @@ def test_nothing_is_left_by_a_move_that_fails(
 
 
 def test_old_bundle_is_somewhere_at_any_time(
-    other: Path,
+    other_checkpoint: Path,
     bundle: Path,
     taken: Path,
     disk: tuple[Action, Path],
@@ -294,6 +287,6 @@ def test_old_bundle_is_somewhere_at_any_time(
         return original(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    export_checkpoint(other, taken, overwrite=True)
+    export_checkpoint(other_checkpoint, taken, overwrite=True)
     manifests = [path.read_bytes() for path in place.parent.rglob(MANIFEST_NAME)]
     assert (bundle / MANIFEST_NAME).read_bytes() in manifests

@@ -16,6 +16,7 @@ from edgeseq.export import CheckpointError, export_checkpoint
 from edgeseq.export.families import t5_decoder, t5_encoder, t5_stack
 from edgeseq.runtime import Model, OptionError, load
 from tests.support.errors import refusal
+from tests.support.files import assert_nothing_written, edit_json
 
 T5 = T5ForConditionalGeneration
 Weights = dict[str, torch.Tensor]
@@ -34,23 +35,11 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "bundles" / "t5"
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
-    """Set keys of the configuration; None takes a key out."""
-    path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8")) | changes
-    content = {key: value for key, value in content.items() if value is not None}
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def assert_nothing_written(out: Path) -> None:
-    assert not out.parent.exists() or list(out.parent.iterdir()) == []
-
-
 # What exports
 
 
 def name_old_architecture(folder: Path) -> None:
-    edit_config(folder, architectures=["T5WithLMHeadModel"])
+    edit_json(folder / "config.json", architectures=["T5WithLMHeadModel"])
 
 
 def save_bare_model(folder: Path) -> None:
@@ -192,7 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_sentence(name: str, folder: Path, out: Path) -> None:
     changes, pattern = REFUSED[name]
-    edit_config(folder, **changes)
+    edit_json(folder / "config.json", **changes)
     refusal(CheckpointError, lambda: export_checkpoint(folder, out), match=pattern)
     assert_nothing_written(out)
 

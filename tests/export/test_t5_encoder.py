@@ -22,7 +22,7 @@ from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 from edgeseq.runtime.ort.kv_cache import KVCache
 from edgeseq.runtime.ort.memory import CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
-from edgeseq.runtime.ort.onnx_encoder import OnnxEncoder, Sources
+from edgeseq.runtime.ort.onnx_encoder import EncodedSources, OnnxEncoder
 
 Ids = list[list[int]]
 
@@ -58,7 +58,7 @@ class Exported:
     def encoder(self) -> OnnxEncoder:
         return OnnxEncoder(self.session, self.bundle.manifest, CpuMemory())
 
-    def decoder(self, sources: Sources, rows: int) -> OnnxDecoder:
+    def decoder(self, sources: EncodedSources, rows: int) -> OnnxDecoder:
         session = open_session(self.bundle.file("decoder.onnx"), threads=1)
         manifest = self.bundle.manifest
         return OnnxDecoder(session, manifest, CpuMemory(), rows=rows, capacity=16, sources=sources)

@@ -16,6 +16,7 @@ from transformers import T5ForConditionalGeneration
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime.bundle.manifest import Dimensions
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.support.graphs import attributes, dtypes, names_after, nodes_of, shape
 
 PAGE_BYTES = 4096
 MEGABYTE = 1_000_000
@@ -73,27 +74,8 @@ def layer_names(prefix: str, sizes: Dimensions) -> list[str]:
     return [f"{prefix}.{i}.{part}" for i in range(sizes.layers) for part in ("key", "value")]
 
 
-def nodes_of(graph: onnx.GraphProto, op_type: str) -> list[onnx.NodeProto]:
-    return [node for node in graph.node if node.op_type == op_type]
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-
-
-def dtypes(values: Any) -> dict[str, int]:
-    return {value.name: value.type.tensor_type.elem_type for value in values}
-
-
 def shapes(values: Any) -> dict[str, list[str | int]]:
-    """A dimension's size where it is fixed, else its name."""
-    return {
-        value.name: [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-            for dim in value.type.tensor_type.shape.dim
-        ]
-        for value in values
-    }
+    return {value.name: shape(value) for value in values}
 
 
 def place(graph: onnx.GraphProto, name: str) -> tuple[str, int, int]:
@@ -101,15 +83,6 @@ def place(graph: onnx.GraphProto, name: str) -> tuple[str, int, int]:
     (found,) = [item for item in graph.initializer if item.name == name]
     entries = {entry.key: entry.value for entry in found.external_data}
     return entries["location"], int(entries["offset"]), int(entries["length"])
-
-
-def names_after(graph: onnx.GraphProto, names: list[str], but: set[str]) -> set[str]:
-    """Everything that depends on ``names`` otherwise than through a node of the types ``but``."""
-    reached = set(names)
-    for node in graph.node:
-        if node.op_type not in but and reached & set(node.input):
-            reached |= {output for output in node.output if output}
-    return reached
 
 
 # The contract
@@ -123,8 +96,8 @@ def test_encoder_gives_exactly_the_keys_and_values(exported: Exported) -> None:
     inputs = shapes(exported.encoder.input)
     batch, source = inputs["input_ids"]
     assert inputs["source_lengths"] == [batch]
-    for shape in shapes(exported.encoder.output).values():
-        assert shape == [batch, exported.sizes.heads, source, exported.sizes.head_size]
+    for found in shapes(exported.encoder.output).values():
+        assert found == [batch, exported.sizes.heads, source, exported.sizes.head_size]
 
 
 def test_decoder_takes_and_gives_what_the_contract_says(exported: Exported) -> None:
@@ -218,7 +191,7 @@ def test_attention_is_unscaled_and_its_bias_is_made_once(exported: Exported) -> 
 
 
 def test_after_the_last_attention_only_the_asked_rows_are_computed(exported: Exported) -> None:
-    after = names_after(exported.decoder, ["logits_at"], but=set())
+    after = names_after(exported.decoder, ["logits_at"])
     products = [node for node in exported.decoder.node if node.op_type in PRODUCTS]
     feed_forward = 3 if exported.reference.config.is_gated_act else 2
     at_rows = [node for node in products if set(node.input) & after]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -21,6 +21,7 @@ from edgeseq.runtime.text.byte_tokenizer import (
     sentinel,
 )
 from edgeseq.runtime.text.detokenizer import Detokenizer
+from tests.support.texts import streamed
 
 # Transformers warns of every text that ends with </s>.
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has </s>")
@@ -129,11 +130,6 @@ def varied_ids(count: int) -> Iterator[list[int]]:
     for _ in range(count - count // 2):
         kinds = [ODD_IDS, range(VOCABULARY), range(FIRST_BYTE, FIRST_SENTINEL)]
         yield generator.choices(generator.choice(kinds), k=generator.randrange(16))
-
-
-def streamed(tokenizer: ByteTokenizer, ids: Sequence[int]) -> str:
-    detokenizer = Detokenizer(tokenizer)
-    return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
 
 class Cached(ByT5Tokenizer):

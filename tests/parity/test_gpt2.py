@@ -6,7 +6,7 @@ end token is picked from the reference's own texts so that some rows end early a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from edgeseq.runtime import Model, load
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from tests.support.texts import choose_end_token, cut
 
 NEW_TOKENS = 64
 TOLERANCE = 1e-4
@@ -98,21 +99,6 @@ def make_varied(reference: GPT2LMHeadModel) -> None:
 def token_ids(model: Model, prompts: list[list[int]], **options: Any) -> list[list[int]]:
     results = model.generate_ids(prompts, max_new_tokens=NEW_TOKENS, **options)
     return [list(result.token_ids) for result in results]
-
-
-def choose_end_token(texts: Sequence[Sequence[int]]) -> int:
-    """The token that ends the most of the texts at different steps, but not all of them."""
-
-    def ends(token: int) -> set[int]:
-        return {text.index(token) for text in texts if token in text}
-
-    tokens = {token for text in texts for token in text}
-    some = [t for t in sorted(tokens) if any(t not in text for text in texts)]
-    return max(some, key=lambda token: len(ends(token)))
-
-
-def cut(text: list[int], end_token: int) -> list[int]:
-    return text[: text.index(end_token) + 1] if end_token in text else text
 
 
 @torch.no_grad()

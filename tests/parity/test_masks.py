@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,11 @@ from edgeseq.runtime.logits.masks import (
     suppress_before,
 )
 from edgeseq.runtime.logits.softmax import normalize
+from tests.support.logits import Logits, assert_same_logits, changed
 
 INF = float("inf")
 HIGHEST = float(np.finfo(np.float32).max)
-Logits = npt.NDArray[np.float32]
 Tokens = list[npt.NDArray[np.int64]]
-
-
-def changed(change: Callable[[Logits], None], *rows: Sequence[float]) -> list[list[float]]:
-    logits = np.array(rows, dtype=np.float32)
-    change(logits)
-    result: list[list[float]] = logits.tolist()
-    return result
 
 
 def texts(*lengths: int) -> Tokens:
@@ -160,11 +153,6 @@ def random_logits(vocab: int, seed: int, spread: float = 3.0) -> Logits:
     return logits
 
 
-def assert_same(logits: Logits, expected: torch.Tensor) -> None:
-    np.testing.assert_array_equal(np.isneginf(logits), np.isneginf(expected.numpy()))
-    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("vocab", [7, 503])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(("ours", "lengths", "theirs"), AT_A_PLACE)
@@ -179,7 +167,7 @@ def test_places_as_transformers(
     tokens = torch.zeros((2, length), dtype=torch.int64)
     expected = theirs()(tokens, torch.from_numpy(logits.copy()))
     ours(logits, list(tokens.numpy()), lengths, IDS)
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
@@ -188,7 +176,7 @@ def test_forced_bos_as_transformers(length: int) -> None:
     tokens = torch.zeros((2, length), dtype=torch.int64)
     expected = ForcedBOSTokenLogitsProcessor(3)(tokens, torch.from_numpy(logits.copy()))
     force_at(logits, list(tokens.numpy()), [1, 1], [3])
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)
 
 
 def test_the_others_as_transformers() -> None:
@@ -198,12 +186,12 @@ def test_the_others_as_transformers() -> None:
     expected = allowed(tokens, torch.from_numpy(logits.copy()))
     for row in logits:
         keep_allowed(row, IDS)
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)
 
     logits = random_logits(503, seed=1)
     expected = SuppressTokensLogitsProcessor(IDS)(tokens, torch.from_numpy(logits.copy()))
     suppress(logits, IDS)
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)
 
     logits[:, 10:12] = np.nan, np.inf
     expected = InfNanRemoveLogitsProcessor()(tokens, torch.from_numpy(logits.copy()))
@@ -243,4 +231,4 @@ def test_chain_as_transformers(length: int) -> None:
     suppress(logits, [1, 4])
     suppress_at(logits, text, [4, 4], [2])
     normalize(logits)
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)

@@ -27,9 +27,9 @@ from edgeseq.runtime.logits.penalties import (
     penalize_repetition,
     reward_sources,
 )
+from tests.support.logits import Logits, assert_same_logits
 
 INF = float("inf")
-Logits = npt.NDArray[np.float32]
 Tokens = list[npt.NDArray[np.int64]]
 SOURCES = np.random.default_rng(7).integers(0, 3, size=(3, 12))
 PROMPT = 4
@@ -45,11 +45,6 @@ def random_logits(generator: np.random.Generator, vocab: int) -> Logits:
     logits = generator.normal(scale=3.0, size=(3, vocab)).astype(np.float32)
     logits[1, generator.random(vocab) < 0.8] = -np.inf
     return logits
-
-
-def assert_same(logits: Logits, expected: torch.Tensor) -> None:
-    np.testing.assert_array_equal(np.isneginf(logits), np.isneginf(expected.numpy()))
-    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-6, atol=1e-6)
 
 
 def our_bias(logits: Logits, tokens: Tokens, biases: dict[tuple[int, ...], float]) -> None:
@@ -111,7 +106,7 @@ def test_as_transformers(
         tokens = generator.integers(0, 3, size=(3, length))  # few ids, so that n-grams do repeat
         expected = theirs(value)(torch.from_numpy(tokens), torch.from_numpy(logits.copy()))
         ours(logits, list(tokens), value)
-        assert_same(logits, expected)
+        assert_same_logits(logits, expected)
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
@@ -127,4 +122,4 @@ def test_chain_as_transformers(length: int) -> None:
         ours, theirs, _ = PENALTIES[index]
         expected = theirs(value)(torch.from_numpy(tokens), expected)
         ours(logits, list(tokens), value)
-    assert_same(logits, expected)
+    assert_same_logits(logits, expected)

@@ -7,7 +7,7 @@ others run on. Sources and texts reach beyond the relative distances that the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import T5ForConditionalGeneration
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
+from tests.support.texts import choose_end_token, cut
 
 Ids = list[list[int]]
 
@@ -108,21 +109,6 @@ def case(
 def token_ids(model: Model, sources: Ids, **options: Any) -> Ids:
     results = model.generate_ids(sources, max_new_tokens=NEW_TOKENS, **options)
     return [list(result.token_ids) for result in results]
-
-
-def choose_end_token(texts: Sequence[Sequence[int]]) -> int:
-    """The token that ends the most of the texts at different steps, but not all of them."""
-
-    def ends(token: int) -> set[int]:
-        return {text.index(token) for text in texts if token in text}
-
-    tokens = {token for text in texts for token in text}
-    some = [t for t in sorted(tokens) if any(t not in text for text in texts)]
-    return max(some, key=lambda token: len(ends(token)))
-
-
-def cut(text: list[int], end_token: int) -> list[int]:
-    return text[: text.index(end_token) + 1] if end_token in text else text
 
 
 def test_texts_vary_and_are_clearly_decided(case: Case) -> None:

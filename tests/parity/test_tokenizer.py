@@ -10,8 +10,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast, T5TokenizerFast
 
 from edgeseq.runtime.errors import BundleError, PromptError
-from edgeseq.runtime.text.detokenizer import Detokenizer
 from edgeseq.runtime.text.tokenizer import Tokenizer
+from tests.support.texts import streamed
 
 TEXTS = [
     "",
@@ -201,11 +201,6 @@ def test_decodes_any_ids_as_transformers(both: Pair) -> None:
         decoded = theirs.decode(ids, skip_special_tokens=True)
         assert ours.decode(ids) == decoded, ids
         assert streamed(ours, ids) == decoded, ids
-
-
-def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
-    detokenizer = Detokenizer(tokenizer)
-    return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
 
 def test_clean_up_is_the_checkpoints_choice(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from transformers.generation.logits_process import (
@@ -27,9 +26,9 @@ from edgeseq.runtime.logits.warpers import (
     keep_top_p,
     keep_typical_p,
 )
+from tests.support.logits import Logits, assert_same_logits
 
 NOTHING = torch.zeros((3, 0), dtype=torch.int64)
-Logits = npt.NDArray[np.float32]
 Keep = Callable[..., None]
 
 WARPERS: list[tuple[Keep, Callable[..., Any], list[Any]]] = [
@@ -52,8 +51,7 @@ def random_logits(generator: np.random.Generator, vocab: int, spread: float) -> 
 
 
 def assert_same(logits: Logits, expected: torch.Tensor) -> None:
-    np.testing.assert_array_equal(np.isneginf(logits), np.isneginf(expected.numpy()))
-    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-6, atol=1e-6)
+    assert_same_logits(logits, expected)
     probabilities = torch.from_numpy(logits).softmax(dim=-1).numpy()
     np.testing.assert_allclose(probabilities, expected.softmax(dim=-1).numpy(), rtol=0, atol=1e-5)
 

@@ -19,7 +19,7 @@ from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.recipes import Recipe, find_recipe
 from edgeseq.quantize.rounding import Curvature, round_weight
-from edgeseq.quantize.storage import Blockwise, DynamicInt8
+from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile

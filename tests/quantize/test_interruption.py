@@ -19,6 +19,7 @@ from edgeseq.runtime import load
 from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import Manifest
 from edgeseq.runtime.bundle.writing import BundleWriter
+from tests.support.files import contents
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 MOMENTS: dict[str, tuple[Any, str]] = {  # quantizing is stopped as it calls these
@@ -56,10 +57,6 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "bundles"
     folder.mkdir()
     return folder / "int8"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, moment: str, error: BaseException) -> None:

@@ -18,12 +18,13 @@ from transformers import GPT2LMHeadModel
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import QuantizationError, quantize_bundle, quantizing
 from edgeseq.quantize.recipes import find_recipe
-from edgeseq.quantize.storage import BLOCK_SIZES
 from edgeseq.quantize.texts import Texts
+from edgeseq.quantize.weight_storages import BLOCK_SIZES
 from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.request.passages import Window
 from tests.support.errors import CODE, refusal
+from tests.support.graphs import attributes
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 LAYERS = [
@@ -60,10 +61,6 @@ def nodes(bundle: Bundle, role: str = "decoder") -> dict[str, onnx.NodeProto]:
         for node in graph.node
         if node.op_type in kinds
     }
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 # What options change

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgeseq.runtime import Model, OptionError
 from edgeseq.runtime.request.controls import CONTROL_NAMES as ARGUMENTS
 from edgeseq.runtime.request.options import GenerationOptions
-from tests.support.errors import QUESTION, assert_one_sentence
+from tests.support.errors import VALUE, assert_one_sentence
 from tests.support.option_cases import BEAMS, BESIDE, ENDING, EXAMPLES, GROUPS, SAMPLING
 from tests.support.scripted_model import Hashed, scripted_model
 
@@ -60,7 +60,7 @@ def refusal_of(model: Model, options: dict[str, Any]) -> str | None:
             model.generate_ids([[1, 2]], **options)
     except OptionError as error:
         message = str(error)
-        assert_one_sentence(message, ending=QUESTION, longest=2000)
+        assert_one_sentence(message, ending=VALUE, longest=2000)
         return message
     return None
 

@@ -13,6 +13,7 @@ from edgeseq.runtime import Model, OptionError, PromptError, load
 from edgeseq.runtime.request.batching import BATCH_ROWS, BATCH_TOKENS, batches
 from edgeseq.runtime.tasks.runs import TaskResult
 from edgeseq.runtime.tasks.templates import TEMPLATES, read_template, template_names
+from tests.support.commands import Captured, succeed
 from tests.support.errors import refusal
 
 INPUTS = {
@@ -232,7 +233,7 @@ def test_a_classification_is_cancelled_between_texts() -> None:
     assert [bool(result.text) for result in found] == [True, False, False]
 
 
-def test_an_empty_answer_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_answer_is_said(capsys: Captured) -> None:
     """The demo model knows tales alone, and an empty line looks like a broken program."""
     assert main(["run", "open-book-question-answering", "Who?", "--field", "context=A."]) == 0
     printed = capsys.readouterr()
@@ -307,11 +308,10 @@ def test_a_template_may_say_what_its_answers_match(speller: Model, tmp_path: Pat
 
 
 def test_the_first_field_may_have_a_default(
-    speller: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    speller: Model, tmp_path: Path, capsys: Captured
 ) -> None:
     text = PRONOUNCE.replace("[encoder", '[defaults]\ntext = "spell: K AE1 T"\n[encoder', 1)
     path = template_file(tmp_path, "\ufeff" + text)
     assert run(speller, path).text == "cat"
-    assert main(["run", str(path), "--demo", "t5"]) == 0
-    assert capsys.readouterr().out == "cat\n"
+    assert succeed(capsys, "run", path, "--demo", "t5") == "cat\n"
     assert run(speller, path, "pronounce: fox").text == "F AA1 K S"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeseq.cli.command_line import main
-from tests.support.errors import assert_one_sentence
+from tests.support.errors import CODE, assert_one_sentence
 
 Captured = pytest.CaptureFixture[str]
 
@@ -56,7 +56,7 @@ def failure(capsys: Captured, *arguments: object, progress: bool = False) -> str
     assert "Traceback" not in printed.err
     assert last.startswith(PREFIX)
     message = last.removeprefix(PREFIX)
-    assert_one_sentence(message)
+    assert_one_sentence(message, ending=CODE)
     return message
 
 

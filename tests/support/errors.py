@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-# How a sentence ends: a word, perhaps in quotes or brackets, and a full stop. No `?.`, `:.`, `..`.
-ENDING = r"[^\W_]['\"\])}]*\."
-QUESTION = rf"{ENDING}|\w['\"\])}}]*\?"
-CODE = rf"{ENDING}|[`…]['\"\])}}]*\."
+# How a sentence ends: with a word, perhaps in quotes or brackets, and a full stop (no `?.`, `:.` or
+# `..`); with code; or with any value or a question mark.
+WORD = r"[^\W_]['\"\])}]*\."
+CODE = rf"{WORD}|[`…]['\"\])}}]*\."
+VALUE = r"[.?]"
 
 
-def assert_one_sentence(message: str, *, ending: str = ENDING, longest: int = 500) -> None:
+def assert_one_sentence(message: str, *, ending: str = WORD, longest: int = 500) -> None:
     """Check that a message is one line of fewer than ``longest`` characters with that ending."""
     assert message.splitlines() == [message]
     assert re.search(f"({ending})$", message)
@@ -25,7 +26,7 @@ def refusal(
     call: Callable[[], object],
     *,
     match: str | None = None,
-    ending: str = ENDING,
+    ending: str = WORD,
     longest: int = 500,
 ) -> str:
     """Return the one sentence of the error that ``call`` raises; ``match`` is a pattern in it."""

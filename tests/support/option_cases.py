@@ -9,7 +9,7 @@ from edgeseq.runtime import OptionError
 from edgeseq.runtime.bundle.manifest import Kind
 from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.request.resolving import resolve_options
-from tests.support.errors import QUESTION, refusal
+from tests.support.errors import VALUE, refusal
 
 EXAMPLES: dict[str, tuple[Any, Any]] = {
     "max_new_tokens": (7, 9),
@@ -92,6 +92,6 @@ def options_error(
     return refusal(
         OptionError,
         lambda: resolve(bundle or {}, caller).new_tokens(prompt_length),
-        ending=QUESTION,
+        ending=VALUE,
         longest=2000,
     )

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.storage import BLOCK_SIZES, Blockwise, DynamicInt8, Rounded
+from edgeseq.quantize.weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Rounded
 from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.ort.graph_session import open_session
 

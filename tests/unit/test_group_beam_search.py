@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseq.runtime.decoding.group_beam_search import GroupBeamSearch
-from edgeseq.runtime.decoding.loop import Choice
+from edgeseq.runtime.decoding.loop import StepResult
 from edgeseq.runtime.decoding.stopping import Stopping
 from edgeseq.runtime.logits.processors import Diversity, Prompt, Rows, text_processors
 from edgeseq.runtime.request.options import GenerationOptions
@@ -29,7 +29,7 @@ def new_search(limit: int = 9, **options: Any) -> GroupBeamSearch:
     return GroupBeamSearch(tasks, resolved, processors, stopping, diversity)
 
 
-def step(search: GroupBeamSearch, *rows: Sequence[float]) -> Choice:
+def step(search: GroupBeamSearch, *rows: Sequence[float]) -> StepResult:
     """A step on rows of probabilities, which sum to 1."""
     with np.errstate(divide="ignore"):
         logits = np.log(np.array(rows, np.float32))

@@ -16,11 +16,11 @@ import pytest
 from edgeseq.runtime.concurrency import background
 from edgeseq.runtime.concurrency.background import Background, together
 from edgeseq.runtime.decoder import CancelledError, never
-from edgeseq.runtime.ort import graph_session
-from edgeseq.runtime.ort.graph_session import LONG, Binding
+from edgeseq.runtime.ort import binding
+from edgeseq.runtime.ort.binding import LONG, Binding
 
 RUN_S = 0.05  # of a native run that nobody ends
-STRETCH = {graph_session.__file__, background.__file__}
+STRETCH = {binding.__file__, background.__file__}
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def wait_for_the_threads() -> None:
 def test_memory_outlives_the_run_wherever_it_is_interrupted(
     cancelled: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_session, "POLL_S", RUN_S / 5)
+    monkeypatch.setattr(binding, "POLL_S", RUN_S / 5)
     line, runs = 0, 0
     got_there = True
     while got_there:

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from edgeseq.runtime.decoding.loop import Choice, Found, NewToken, decode
+from edgeseq.runtime.decoding.loop import Found, NewToken, StepResult, decode
 from edgeseq.runtime.request.options import GenerationOptions
 from edgeseq.runtime.results import FinishReason
 from tests.support.scripted_decoder import Ids, Logits, ScriptedDecoder
@@ -178,11 +178,11 @@ def test_closing_early_ends_the_work(taken: int) -> None:
 class Script:
     """A search that decides what it was told, and keeps the logits that it is shown."""
 
-    def __init__(self, *choices: Choice) -> None:
+    def __init__(self, *choices: StepResult) -> None:
         self._choices = iter(choices)
         self.shown: list[list[int]] = []  # the most probable token of each row
 
-    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> Choice:
+    def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         self.shown.append(logits.argmax(axis=1).tolist())
         return next(self._choices)
 
@@ -193,11 +193,11 @@ class Script:
 def test_several_tokens_are_read_at_once_and_the_wrong_ones_forgotten() -> None:
     decoder = ScriptedDecoder(counting)
     search = Script(
-        Choice([1, 2, 5], [0], []),
-        Choice([3, 4], [0], [], rejected=1),
-        Choice([5], [0], []),
-        Choice([6], [0], [], rejected=0),
-        Choice([], [], []),
+        StepResult([1, 2, 5], [0], []),
+        StepResult([3, 4], [0], [], rejected=1),
+        StepResult([5], [0], []),
+        StepResult([6], [0], [], rejected=0),
+        StepResult([], [], []),
     )
     assert len(list(decode(lambda: decoder, [[0]], search))) == 5
     assert search.shown == [[1], [2, 3, 6], [4, 5], [6], [7]]
@@ -210,9 +210,9 @@ def test_several_tokens_are_read_at_once_and_the_wrong_ones_forgotten() -> None:
 def test_rows_may_become_more() -> None:
     decoder = ScriptedDecoder(counting)
     search = Script(
-        Choice([1, 2, 3], [0, 0, 0], []),
-        Choice([2, 4, 5], [2, 0, 0], []),
-        Choice([], [], []),
+        StepResult([1, 2, 3], [0, 0, 0], []),
+        StepResult([2, 4, 5], [2, 0, 0], []),
+        StepResult([], [], []),
     )
     list(decode(lambda: decoder, [[0]], search))
     assert search.shown == [[1], [2, 3, 4], [3, 5, 6]]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,11 @@ from edgeseq.runtime.logits.penalties import (
     penalize_repetition,
     reward_sources,
 )
+from tests.support.logits import Logits, changed
 
 INF = float("inf")
 HIGHEST = float(np.finfo(np.float32).max)
-Logits = npt.NDArray[np.float32]
 Tokens = list[npt.NDArray[np.int64]]
-
-
-def changed(change: Callable[[Logits], None], *rows: Sequence[float]) -> list[list[float]]:
-    logits = np.array(rows, dtype=np.float32)
-    change(logits)
-    result: list[list[float]] = logits.tolist()
-    return result
 
 
 def ids(*rows: list[int]) -> Tokens:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from edgeseq.cli import main
 from edgeseq.quantize import RECIPES as EXPORTED
 from edgeseq.quantize.recipes import RECIPES, find_recipe
-from edgeseq.quantize.storage import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32
+from edgeseq.quantize.weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32
 from edgeseq.runtime import OptionError
+from tests.support.commands import Captured, help_text
 
 WITH_BLOCKS = ("int4", "int8-weights")
 
@@ -23,14 +23,10 @@ WITH_BLOCKS = ("int4", "int8-weights")
         ("export", "{fp32,int8,int4,int8-weights,fp16}"),
     ],
 )
-def test_the_command_line_knows_the_recipes(
-    command: str, known: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_knows_the_recipes(command: str, known: str, capsys: Captured) -> None:
     assert tuple(RECIPES) == ("int8", "int4", "int8-weights", "fp16")
     assert EXPORTED is RECIPES
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    assert known in capsys.readouterr().out
+    assert known in help_text(capsys, command, "--help")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load
 from edgeseq.runtime.tasks import files
 from edgeseq.runtime.tasks.files import Job, answer_file, lock, read_inputs
 from edgeseq.runtime.tasks.templates import read_template
+from tests.support.commands import Captured, failure, process, succeed, wrong_usage
 
 TASK = "closed-book-question-answering"
 WORDS = ["fox", "algorithm", "a", "extraordinary", "house", "home", "clever", "night", "so", "go"]
@@ -203,7 +202,7 @@ def test_lines_that_were_added_are_answered(
     assert answers(out)[-1]["input"] == {"question": "pronounce: new"}
 
 
-def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Any) -> None:
+def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Captured) -> None:
     source, out = tmp_path / "lines.txt", tmp_path / "out.jsonl"
     source.write_text(f"One\nTwo\n{'word ' * 1024}\nFour\n", encoding="utf-8")
     command = ["run", "completion", "--input", str(source), "--output", str(out), "--seed", "1"]
@@ -244,7 +243,7 @@ def test_objects_a_line(tmp_path: Path) -> None:
 # The commands
 
 
-def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Any) -> None:
+def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "out.jsonl"
     command = ["run", TASK, "--demo", "t5", "--input", str(source), "--output", str(out)]
     assert main(command) == 0
@@ -253,49 +252,43 @@ def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Any) -> 
     assert out.read_bytes() == whole
     *_, last = capsys.readouterr().err.splitlines()
     assert last == f"{out} has 10 answers, 10 of them before"
-    assert main([*command[:-1], str(source)]) == 1
-    assert "is the input" in capsys.readouterr().err
+    assert "is the input" in failure(capsys, *command[:-1], source)
     assert source.read_text(encoding="utf-8").splitlines() == LINES
 
 
 def test_standard_input_and_output(source: Path, whole: bytes) -> None:
-    command = [sys.executable, "-m", "edgeseq.cli", "run", TASK, "--demo", "t5"]
-    done = subprocess.run(
-        [*command, "--input", "-", "--output", "-"],
-        check=True,
-        input=source.read_bytes(),
-        capture_output=True,
-    )
+    arguments = ("run", TASK, "--demo", "t5", "--input", "-", "--output", "-")
+    done = process(*arguments, input=source.read_bytes())
+    assert done.returncode == 0
     assert done.stdout == whole
     assert done.stderr == b"standard output has 10 answers\n"
 
 
-def test_what_is_no_file_is_refused(source: Path, capsys: Any) -> None:
-    command = ["run", TASK, "--demo", "t5", "--input", str(source)]
-    assert main([*command, "--output", os.devnull]) == 1
-    assert "is no file" in capsys.readouterr().err
-    assert main([*command, "--field", "question=x", "--output", os.devnull]) == 1
-    assert "--field question has no effect beside --input" in capsys.readouterr().err
+def test_what_is_no_file_is_refused(source: Path, capsys: Captured) -> None:
+    command = ["run", TASK, "--demo", "t5", "--input", source, "--output", os.devnull]
+    assert "is no file" in failure(capsys, *command)
+    message = failure(capsys, *command, "--field", "question=x")
+    assert "--field question has no effect beside --input" in message
 
 
-def test_run_a_text(model: Model, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["run", TASK, "--demo", "t5", LINES[0]]) == 0
-    assert capsys.readouterr().out == model.generate(LINES[0])[0].text + "\n"
-    assert main(["run", TASK, "--demo", "t5", "--json", LINES[0], "--max-new-tokens", "2"]) == 0
+def test_run_a_text(model: Model, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("run", TASK, "--demo", "t5", LINES[0])
+    assert succeed(capsys, *command) == model.generate(LINES[0])[0].text + "\n"
+    printed = succeed(capsys, *command, "--json", "--max-new-tokens", "2")
     [expected] = model.generate(LINES[0], max_new_tokens=2)
-    assert json.loads(capsys.readouterr().out) == {"output": expected.text.strip()}
-    assert main(["run", "classification", "A charming film."]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert json.loads(printed) == {"output": expected.text.strip()}
+    printed = succeed(capsys, "run", "classification", "A charming film.")
+    lines = [line.split() for line in printed.splitlines()]
     assert {label for _, label in lines} == {"positive", "negative"}
     assert sum(float(probability) for probability, _ in lines) == pytest.approx(1, abs=2e-4)
-    question = ["run", "open-book-question-answering", "--demo", "t5", "--max-new-tokens", "3"]
-    assert main([*question, "Who?", "--field", "context=The fox."]) == 0
-    assert main([*question, "Who?"]) == 1
-    assert "lacks context" in capsys.readouterr().err
-    assert main([*question, "Who?", "--field", "context=A.", "--field", "context=B."]) == 1
-    assert "--field context is given twice" in capsys.readouterr().err
-    assert main([*question, "Who?", "--field", "other=The fox."]) == 1
-    assert "question or context" in capsys.readouterr().err
+    options = ("--demo", "t5", "--max-new-tokens", "3")
+    question = ("run", "open-book-question-answering", *options, "Who?")
+    succeed(capsys, *question, "--field", "context=The fox.")
+    assert "lacks context" in failure(capsys, *question)
+    message = failure(capsys, *question, "--field", "context=A.", "--field", "context=B.")
+    assert "--field context is given twice" in message
+    message = failure(capsys, *question, "--field", "other=The fox.")
+    assert "question or context" in message
 
 
 @pytest.mark.parametrize(
@@ -308,38 +301,31 @@ def test_run_a_text(model: Model, capsys: Any, monkeypatch: pytest.MonkeyPatch) 
         ["--input", "x.txt", "--output", "y.jsonl", "--json"],
     ],
 )
-def test_wrong_usage(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["run", TASK, *arguments])
-    assert caught.value.code == 2
+def test_wrong_usage(arguments: list[str], capsys: Captured) -> None:
+    wrong_usage(capsys, "run", TASK, *arguments)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, capsys: Any) -> None:
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "out.jsonl"
-    missing = str(tmp_path / "no.txt")
-    assert main(["run", TASK, "--demo", "t5", "--input", missing, "--output", str(out)]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    missing = tmp_path / "no.txt"
+    failure(capsys, "run", TASK, "--demo", "t5", "--input", missing, "--output", out)
     assert not out.exists()
 
 
-def test_tasks_are_listed_shown_and_copied(tmp_path: Path, capsys: Any) -> None:
-    assert main(["tasks"]) == 0
-    listed = capsys.readouterr().out
+def test_tasks_are_listed_shown_and_copied(tmp_path: Path, capsys: Captured) -> None:
+    listed = succeed(capsys, "tasks")
     assert "summarization" in listed
     assert "completion                      Go on from a text (decoder-only)" in listed
-    assert main(["tasks", "summarization"]) == 0
-    shown = capsys.readouterr().out
+    shown = succeed(capsys, "tasks", "summarization")
     assert 'prompt = "summarize: {text}"' in shown
     copy = tmp_path / "mine.toml"
-    assert main(["tasks", "summarization", "--copy", str(copy)]) == 0
+    succeed(capsys, "tasks", "summarization", "--copy", copy)
     assert copy.read_text(encoding="utf-8") == shown
-    assert main(["tasks", "summarization", "--copy", str(copy)]) == 1
-    assert main(["tasks", "summarization", "--copy", str(tmp_path / "mine.txt")]) == 1
-    assert main(["tasks", "--copy", str(tmp_path / "other.toml")]) == 1
-    assert main(["tasks", "nonsense"]) == 1
-    errors = capsys.readouterr().err
-    assert "is there already" in errors
-    assert "must end in .toml" in errors
-    assert "needs the name of a task" in errors
-    assert "There is no task 'nonsense'" in errors
-    assert main(["run", str(copy), "--demo", "t5", "The fox.", "--max-new-tokens", "3"]) == 0
+    for arguments, message in (
+        (("summarization", "--copy", copy), "is there already"),
+        (("summarization", "--copy", tmp_path / "mine.txt"), "must end in .toml"),
+        (("--copy", tmp_path / "other.toml"), "needs the name of a task"),
+        (("nonsense",), "There is no task 'nonsense'"),
+    ):
+        assert message in failure(capsys, "tasks", *arguments)
+    succeed(capsys, "run", copy, "--demo", "t5", "The fox.", "--max-new-tokens", "3")

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from edgeseq.runtime.logits.warpers import (
@@ -16,17 +15,10 @@ from edgeseq.runtime.logits.warpers import (
     keep_top_p,
     keep_typical_p,
 )
+from tests.support.logits import Logits, changed
 
 INF = float("inf")
 HIGHEST = float(np.finfo(np.float32).max)
-Logits = npt.NDArray[np.float32]
-
-
-def changed(change: Callable[[Logits], None], *rows: Sequence[float]) -> list[list[float]]:
-    logits = np.array(rows, dtype=np.float32)
-    change(logits)
-    result: list[list[float]] = logits.tolist()
-    return result
 
 
 def kept(change: Callable[[Logits], None], *probabilities: float) -> list[int]:

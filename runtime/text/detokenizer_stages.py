@@ -86,7 +86,7 @@ class Utf8(Stage):
         return text
 
 
-class Words(Stage):
+class RenderedTokens(Stage):
     """Decoders that render each token independently, but the first token of a text differently."""
 
     def __init__(self, join: Callable[[list[str]], str]) -> None:
@@ -101,7 +101,7 @@ class Words(Stage):
         return self._join([text])
 
 
-class ByteFallback(Stage):
+class ByteRuns(Stage):
     """Byte fallback: a token is text, with `old` replaced by `new`, or one byte as `<0xNN>`.
 
     A run of bytes becomes text if all of it is valid UTF-8, else one U+FFFD for each byte.
