@@ -20,11 +20,12 @@ from edgeseq.runtime import EdgeseqError, Model, load
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import reason
-from edgeseq.runtime.ort.devices import Device, hidden_nodes
+from edgeseq.runtime.ort.devices import Device
 from edgeseq.runtime.ort.engine import Engine, with_cache
 from edgeseq.runtime.ort.graph_session import GraphSession, open_session
 from edgeseq.runtime.ort.import_onnxruntime import status
 from edgeseq.runtime.ort.memory import DeviceMemory
+from edgeseq.runtime.ort.providers import hidden_nodes
 
 CACHE: Any = "float16"
 LARGEST_DIFFERENCE = 0.03  # of logits, as a share of the largest: float16 sums differ by order

@@ -24,7 +24,7 @@ from .graph.network import Network
 from .graph.rewriting import rewrite
 from .recipes import Recipe
 from .smoothing import smooth
-from .weight_storages import DynamicInt8, Rounded, RoundedWeights, round_to
+from .weight_storages import Rounded, RoundedWeights, round_to
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
 FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"
@@ -128,12 +128,15 @@ def round_weights(
     rounded: dict[str, Rounded] = {}
     for role, observed in observe(source, networks, windows, progress):
         network, in_steps = networks[role], role == "decoder" and "encoder" in networks
+        bits = (recipe.step_layer if in_steps else recipe.layer).smoothing_bits
         progress(f"rounding the layers of the {role}")
         for name, seen in observed.items():
             if role == "decoder" and name in divided:
                 seen.divide(divided[name])
-            if (recipe.step_layer if in_steps else recipe.layer).smooths_inputs:
-                _smooth(network, name, seen)
+            if bits is not None:
+                factors = smooth(network, name, seen.peaks, seen.rows, bits=bits)
+                if factors is not None:
+                    seen.divide(factors)
         for layer in network.layers.values():
             if layer.input in observed and not layer.is_table:
                 storage = recipe.storage(layer.weight, in_steps=in_steps)
@@ -170,13 +173,3 @@ def table_names(networks: Mapping[str, Network]) -> set[str]:
         names.update(layer.weight for layer in network.layers.values() if layer.is_table)
         names.update(network.tables.values())
     return names
-
-
-def _smooth(network: Network, name: str, seen: Observed) -> None:
-    """Smooth an input of layers that are stored by rows.
-
-    Layers in blocks need no smoothing, because each block has its own scale.
-    """
-    factors = smooth(network, name, seen.peaks, seen.rows, bits=DynamicInt8.bits)
-    if factors is not None:
-        seen.divide(factors)

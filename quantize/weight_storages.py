@@ -37,7 +37,7 @@ PART_MULTIPLE = 64  # outputs; kernels work on several at once
 class Storage(ABC):
     """A way to store a weight, and to multiply with it."""
 
-    smooths_inputs: ClassVar[bool] = False  # whether the layers' inputs are smoothed first
+    smoothing_bits: ClassVar[int | None] = None  # bits to smooth the layers' inputs for; None: no
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
     keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
     block_size: int | None = None  # how many weights share a scale; None: no blocks
@@ -77,7 +77,7 @@ class DynamicInt8(Storage):
     """
 
     bits: ClassVar[int] = 7
-    smooths_inputs: ClassVar[bool] = True
+    smoothing_bits: ClassVar[int | None] = bits
     runs_on_cuda: ClassVar[bool] = False
 
     def __str__(self) -> str:

@@ -6,6 +6,7 @@ without.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 import pytest
 
 from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle.reading import Bundle
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
@@ -53,6 +55,47 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
 def other_checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
     """A checkpoint of other weights than ``checkpoint``, not to be changed."""
     return make_checkpoint(seed=1)
+
+
+@pytest.fixture(scope="session")
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Bundle]:
+    """``export_once(checkpoint)``: its bundle in float32, made once a run, not to be changed."""
+    from edgeseq.export import export_checkpoint
+
+    @functools.cache
+    def export(checkpoint: Path) -> Bundle:
+        return export_checkpoint(checkpoint, tmp_path_factory.mktemp("exported") / "bundle")
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def quantize_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """``quantize_once(bundle, recipe, **options)``: made once a run, not to be changed."""
+    from edgeseq.quantize import quantize_bundle
+
+    made: dict[str, Bundle] = {}
+
+    def quantize(bundle: Path, recipe: str, **options: Any) -> Bundle:
+        key = repr((bundle, recipe, sorted(options.items())))
+        if key not in made:
+            out = tmp_path_factory.mktemp("quantized") / "bundle"
+            made[key] = quantize_bundle(bundle, out, recipe=recipe, **options)
+        return made[key]
+
+    return quantize
+
+
+@pytest.fixture(scope="session")
+def demo_gpt2() -> Model:
+    """The demo GPT-2 that comes with the package; ``load`` opens it unless told otherwise."""
+    return load(verify=True)
+
+
+@pytest.fixture(scope="session")
+def demo_t5() -> Model:
+    """The demo T5 that comes with the package."""
+    return load(demo="t5", verify=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ...runtime.ort.devices import OF_POSITIONS
+from ...runtime.ort.providers import OF_POSITIONS
 
 INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 ZERO_POINTS = 3  # index of GatherBlockQuantized's input

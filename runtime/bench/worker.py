@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OPTIONS: dict[str, Any] = {
     "eos_token_id": None,
     "do_sample": False,
+    "num_beams": 1,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }

@@ -1,4 +1,4 @@
-"""Texts by plain greedy search: answers to sources, and the agreement of two models."""
+"""Texts without sampling: answers to sources, and the agreement of two models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ContinuationAgreement:
 def answers(
     model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
 ) -> list[str]:
-    """Return the greedy text for the source of each pair.
+    """Return the text for the source of each pair, by the bundle's defaults without sampling.
 
     Sources of similar length share a batch. The limit of new tokens is the bundle's, or else twice
     the length of the longest target. ``progress`` is called with the number of texts of each batch.
@@ -52,8 +52,8 @@ def answers(
 def agreement(model: Model, reference: Model, passages: Passages) -> ContinuationAgreement:
     """Return how often two models with the same vocabulary continue prompts with the same tokens.
 
-    The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced sources. Only a
-    table of positions ends a continuation early.
+    The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced sources. Both
+    models use greedy search to the end: only a table of positions ends a continuation early.
     """
     prompts = _prompts(passages, model.bundle.manifest.dimensions.max_positions)
     texts, expected = ([r.token_ids for r in _continue(m, prompts)] for m in (model, reference))
@@ -70,6 +70,7 @@ def _continue(model: Model, prompts: Sequence[Sequence[int]]) -> list[Generation
         prompts,
         max_new_tokens=NEW_TOKENS,
         do_sample=False,
+        num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         eos_token_id=None,

@@ -5,14 +5,12 @@ Nothing here imports ONNX Runtime, so that a command line knows the names withou
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DeviceError, OptionError
 
@@ -22,9 +20,6 @@ CUDA = "CUDAExecutionProvider"
 PROVIDERS = {"cpu": CPU, "cuda": CUDA}
 PROVIDER_SUFFIX = "ExecutionProvider"
 NAME = re.compile(r"(\w+)(?::([0-9]{1,3}))?")
-OF_POSITIONS = "positions."  # prefix of the names of nodes that only compute shapes or positions
-COPIES = {"MemcpyToHost", "MemcpyFromHost"}
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 @dataclass(frozen=True)
@@ -107,69 +102,3 @@ def _texts(options: Any) -> dict[str, str]:
     if not (number.isascii() and number.isdigit()):
         raise OptionError(f"device_id is {number!r:.60}; it must be an integer of at least 0.")
     return texts
-
-
-def check_there(device: Device, available: Collection[str], version: str) -> None:
-    """Raise ``DeviceError`` if this build of ONNX Runtime lacks the device's provider.
-
-    ``available``: the providers of the build; ``version``: its version.
-    """
-    if device.provider in available:
-        return
-    advice = "a build that has it"
-    if device.provider == CUDA:
-        advice = "the extra 'cuda' in place of 'cpu' (onnxruntime-gpu, not beside onnxruntime)"
-    raise DeviceError(
-        f"The device {device.name!r} is not available, because the ONNX Runtime that is installed "
-        f"({version}) has no {device.provider}: install {advice}, or use 'cpu'."
-    )
-
-
-def check_driver(device: Device) -> None:
-    """Raise ``DeviceError`` if NVIDIA's driver is missing."""
-    if why := _why_not_loaded(DRIVER):
-        raise DeviceError(
-            f"The device {device.name!r} is not available: the NVIDIA driver is missing ({why})."
-        )
-
-
-def why_not_opened(library: Path) -> str:
-    """Return why a session fell back to the CPU although the build has the provider.
-
-    ``library``: the provider's file.
-    """
-    if library.is_file() and (why := _why_not_loaded(str(library))):
-        return f"a library that it needs is missing ({why})"
-    return "ONNX Runtime could not start it"
-
-
-def _why_not_loaded(library: str) -> str | None:
-    try:
-        ctypes.CDLL(library)
-    except OSError as error:
-        return " ".join(str(error).split())
-    return None
-
-
-class Assigned(NamedTuple):
-    """A node and the execution provider that runs it."""
-
-    provider: str
-    kind: str  # the operator
-    name: str
-
-
-def hidden_nodes(assigned: Iterable[Assigned]) -> list[str]:
-    """Return the operators that compute with numbers and still run on the CPU.
-
-    Nodes that only compute shapes and positions run there on purpose.
-    """
-    return sorted(
-        {
-            node.kind
-            for node in assigned
-            if node.provider == CPU
-            and node.kind not in COPIES
-            and not node.name.startswith(OF_POSITIONS)
-        }
-    )

@@ -19,10 +19,10 @@ from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from .cpu import usable_cores
-from .devices import CPU, CPU_DEVICE, CUDA, Assigned, Device, hidden_nodes
+from .devices import CPU, CPU_DEVICE, CUDA, Device
 from .import_onnxruntime import onnxruntime
 from .import_onnxruntime import status as _status
-from .providers import check_build, check_opened, plug_in, prepare
+from .providers import Assigned, check_build, check_opened, hidden_nodes, plug_in, prepare
 
 MAX_THREADS = 1024
 _WITH_PACKED_WEIGHTS = {

@@ -1,7 +1,7 @@
 """Memory that sessions read and write by address: main memory, or that of a device.
 
 A kind of memory allocates buffers and moves rows of the KV cache inside them. The decoder reaches
-the cache in no other way, so that a new device adds a kind of memory and nothing else.
+the cache in no other way.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DeviceError, reason
-from .devices import CUDA, Device, check_driver, check_there, why_not_opened
+from .devices import CPU, CUDA, Device
 from .import_onnxruntime import onnxruntime
 
+OF_POSITIONS = "positions."  # prefix of the names of nodes that only compute shapes or positions
+COPIES = {"MemcpyToHost", "MemcpyFromHost"}
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 LIBRARIES = Path(onnxruntime.__file__).parent / "capi"
 _lock = Lock()
 _preloaded = False
@@ -86,3 +90,69 @@ def _library(provider: str) -> Path:
     word = provider.removesuffix("ExecutionProvider").lower()
     begin, end = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
     return LIBRARIES / f"{begin}onnxruntime_providers_{word}{end}"
+
+
+def check_there(device: Device, available: Collection[str], version: str) -> None:
+    """Raise ``DeviceError`` if this build of ONNX Runtime lacks the device's provider.
+
+    ``available``: the providers of the build; ``version``: its version.
+    """
+    if device.provider in available:
+        return
+    advice = "a build that has it"
+    if device.provider == CUDA:
+        advice = "the extra 'cuda' in place of 'cpu' (onnxruntime-gpu, not beside onnxruntime)"
+    raise DeviceError(
+        f"The device {device.name!r} is not available, because the ONNX Runtime that is installed "
+        f"({version}) has no {device.provider}: install {advice}, or use 'cpu'."
+    )
+
+
+def check_driver(device: Device) -> None:
+    """Raise ``DeviceError`` if NVIDIA's driver is missing."""
+    if why := _why_not_loaded(DRIVER):
+        raise DeviceError(
+            f"The device {device.name!r} is not available: the NVIDIA driver is missing ({why})."
+        )
+
+
+def why_not_opened(library: Path) -> str:
+    """Return why a session fell back to the CPU although the build has the provider.
+
+    ``library``: the provider's file.
+    """
+    if library.is_file() and (why := _why_not_loaded(str(library))):
+        return f"a library that it needs is missing ({why})"
+    return "ONNX Runtime could not start it"
+
+
+def _why_not_loaded(library: str) -> str | None:
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+class Assigned(NamedTuple):
+    """A node and the execution provider that runs it."""
+
+    provider: str
+    kind: str  # the operator
+    name: str
+
+
+def hidden_nodes(assigned: Iterable[Assigned]) -> list[str]:
+    """Return the operators that compute with numbers and still run on the CPU.
+
+    Nodes that only compute shapes and positions run there on purpose.
+    """
+    return sorted(
+        {
+            node.kind
+            for node in assigned
+            if node.provider == CPU
+            and node.kind not in COPIES
+            and not node.name.startswith(OF_POSITIONS)
+        }
+    )

@@ -2,7 +2,8 @@
 
 Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` merges
 the caller's options with the bundle's defaults and says which have no effect. A field's metadata
-holds all that is known of an option: add one here, and its effect in ``logits/processors.py``.
+holds an option's default, check, flag and needs: add one here, and its effect in
+``logits/processors.py``.
 """
 
 from __future__ import annotations

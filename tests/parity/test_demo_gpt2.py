@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from transformers import GPT2LMHeadModel
 
-from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.evaluation.losses import compare
 from edgeseq.runtime.request.passages import text_windows
 
@@ -26,14 +26,9 @@ PROMPTS = ("Once upon a time,", "The princess opened the door", "A fox said:", "
 
 
 @pytest.fixture(scope="module")
-def demo() -> Model:
-    return load(verify=True)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def exported(export_once: Callable[[Path], Bundle]) -> Model:
     """The checkpoint in float32."""
-    return load(export_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("demo") / "gpt2").folder)
+    return load(export_once(CHECKPOINT).folder)
 
 
 def words(text: str) -> list[str]:
@@ -41,17 +36,17 @@ def words(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_its_text_is_varied(demo: Model, seed: int) -> None:
-    results = demo.generate(PROMPTS, max_new_tokens=128, seed=seed)
+def test_its_text_is_varied(demo_gpt2: Model, seed: int) -> None:
+    results = demo_gpt2.generate(PROMPTS, max_new_tokens=128, seed=seed)
     texts = [words(result.text)[:60] for result in results if result.finish_reason == "length"]
     assert len(texts) >= 3
     assert all(len(set(text)) >= 0.6 * 60 for text in texts)
     assert len({tuple(text) for text in texts}) == len(texts)
 
 
-def test_its_words_are_words(demo: Model) -> None:
+def test_its_words_are_words(demo_gpt2: Model) -> None:
     """Nearly all are among those of the prompts' and the tests' plain English."""
-    text = demo.generate("Once upon a time,", max_new_tokens=128, seed=1)[0].text
+    text = demo_gpt2.generate("Once upon a time,", max_new_tokens=128, seed=1)[0].text
     common = {"the", "and", "to", "of", "he", "she", "a", "in", "was", "said", "i", "you", "that"}
     assert sum(word in common for word in words(text)) > 0.2 * len(words(text))
 
@@ -70,8 +65,8 @@ def test_greedy_ids_are_those_of_transformers(
     assert [list(result.token_ids) for result in results] == expected
 
 
-def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) -> None:
-    made, shipped = exported.bundle.manifest, demo.bundle.manifest
+def test_it_is_the_checkpoints_bundle_quantized(demo_gpt2: Model, exported: Model) -> None:
+    made, shipped = exported.bundle.manifest, demo_gpt2.bundle.manifest
     assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
     assert shipped.quantization.quality is not None
     assert shipped.quantization.quality.perplexity_rise <= 0.005
@@ -81,10 +76,10 @@ def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) ->
     assert made.dimensions == shipped.dimensions
 
 
-def test_it_predicts_as_the_checkpoint_does(demo: Model, exported: Model) -> None:
+def test_it_predicts_as_the_checkpoint_does(demo_gpt2: Model, exported: Model) -> None:
     text = CALIBRATION.read_text(encoding="utf-8")[-9000:]
-    windows = text_windows(demo.tokenizer.encode(text), 512, 512)
-    compared = compare(exported.new_decoder, demo.new_decoder, windows)
+    windows = text_windows(demo_gpt2.tokenizer.encode(text), 512, 512)
+    compared = compare(exported.new_decoder, demo_gpt2.new_decoder, windows)
     assert compared.candidate.tokens > 2000
     assert abs(compared.perplexity_rise) < 0.01
     assert compared.top1_agreement > 0.94

@@ -6,6 +6,7 @@ It is INT8. Its checkpoint, exported to float32, is what says the same as Transf
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import torch
 from safetensors import safe_open
 from transformers import T5ForConditionalGeneration
 
-from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle.reading import Bundle
 
 DEMO = Path(__file__).parents[2] / "demos" / "t5"
 SOURCES = [
@@ -30,24 +31,18 @@ SOURCES = [
 
 
 @pytest.fixture(scope="module")
-def demo() -> Model:
-    return load(demo="t5", verify=True)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def exported(export_once: Callable[[Path], Bundle]) -> Model:
     """The checkpoint in float32."""
-    folder = tmp_path_factory.mktemp("demo") / "t5"
-    return load(export_checkpoint(DEMO / "checkpoint", folder).folder)
+    return load(export_once(DEMO / "checkpoint").folder)
 
 
-def test_it_pronounces(demo: Model) -> None:
-    texts = [result.text for result in demo.generate(["pronounce: cat", "pronounce: table"])]
+def test_it_pronounces(demo_t5: Model) -> None:
+    texts = [result.text for result in demo_t5.generate(["pronounce: cat", "pronounce: table"])]
     assert texts == ["K AE1 T", "T EY1 B AH0 L"]
 
 
-def test_it_spells(demo: Model) -> None:
-    texts = [result.text for result in demo.generate(["spell: K AE1 T", "spell: B UH K"])]
+def test_it_spells(demo_t5: Model) -> None:
+    texts = [result.text for result in demo_t5.generate(["spell: K AE1 T", "spell: B UH K"])]
     assert texts == ["cat", "book"]
 
 
@@ -67,8 +62,8 @@ def test_greedy_ids_are_those_of_transformers(exported: Model) -> None:
     assert [list(exported.generate(source)[0].token_ids) for source in SOURCES] == expected
 
 
-def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) -> None:
-    made, shipped = exported.bundle.manifest, demo.bundle.manifest
+def test_it_is_the_checkpoints_bundle_quantized(demo_t5: Model, exported: Model) -> None:
+    made, shipped = exported.bundle.manifest, demo_t5.bundle.manifest
     assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
     assert shipped.quantization.quality is not None
     assert shipped.quantization.quality.perplexity_rise <= 0.005
@@ -78,8 +73,8 @@ def test_it_is_the_checkpoints_bundle_quantized(demo: Model, exported: Model) ->
     assert made.dimensions == shipped.dimensions
 
 
-def test_it_answers_as_the_checkpoint_does(demo: Model, exported: Model) -> None:
-    pairs = zip(demo.generate(SOURCES), exported.generate(SOURCES), strict=True)
+def test_it_answers_as_the_checkpoint_does(demo_t5: Model, exported: Model) -> None:
+    pairs = zip(demo_t5.generate(SOURCES), exported.generate(SOURCES), strict=True)
     assert sum(ours.text == theirs.text for ours, theirs in pairs) >= len(SOURCES) - 1
 
 

@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
-from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
+from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.strategy_cases import (
     Case,
     is_possible,
@@ -80,8 +80,8 @@ def t5_subject(t5_model: Model, seeded_t5: Callable[..., T5ForConditionalGenerat
 
 
 @pytest.fixture(scope="session")
-def demo_gpt2_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    model = exported_demo("gpt2", tmp_path_factory)
+def demo_gpt2_subject(export_once: Callable[[Path], Bundle]) -> Subject:
+    model = load(export_once(DEMOS / "gpt2" / "checkpoint").folder, threads=1)
     network = GPT2LMHeadModel.from_pretrained(
         DEMOS / "gpt2" / "checkpoint", attn_implementation="eager", dtype="float32"
     )
@@ -89,19 +89,13 @@ def demo_gpt2_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def demo_t5_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    model = exported_demo("t5", tmp_path_factory)
+def demo_t5_subject(export_once: Callable[[Path], Bundle]) -> Subject:
+    model = load(export_once(DEMOS / "t5" / "checkpoint").folder, threads=1)
     network = T5ForConditionalGeneration.from_pretrained(
         DEMOS / "t5" / "checkpoint", attn_implementation="eager", dtype="float32"
     )
     pool = [model.tokenizer.encode(text) for text in WORDS]
     return new_subject(model, network.eval(), pool, end=network.config.eos_token_id)
-
-
-def exported_demo(name: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """In float32: the bundle that comes with the package is INT8."""
-    out = tmp_path_factory.mktemp("demo") / name
-    return load(export_checkpoint(DEMOS / name / "checkpoint", out).folder, threads=1)
 
 
 def cases_of(subject_name: str) -> list[Case]:

@@ -11,12 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import DeviceError, Model, load
 from edgeseq.runtime.bundle.reading import Bundle
-from edgeseq.runtime.ort.devices import OF_POSITIONS, parse_device
+from edgeseq.runtime.ort.devices import parse_device
 from edgeseq.runtime.ort.engine import default_cache
+from edgeseq.runtime.ort.providers import OF_POSITIONS
 
 RECIPES = ("fp16", "int8-weights", "int4")
 # What ONNX Runtime's CUDA provider has kernels for (its sources, 1.28 to 1.32), of what is used.
@@ -48,23 +47,15 @@ def source(
     request: pytest.FixtureRequest,
     checkpoint: Path,
     t5_checkpoint: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    export_once: Callable[[Path], Bundle],
 ) -> Bundle:
-    made = {"gpt2": checkpoint, "t5": t5_checkpoint}[request.param]
-    return export_checkpoint(made, tmp_path_factory.mktemp("source") / request.param)
+    return export_once({"gpt2": checkpoint, "t5": t5_checkpoint}[request.param])
 
 
 @pytest.fixture(scope="module")
-def quantized(source: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    made: dict[str, Bundle] = {}
-
-    def make(recipe: str) -> Bundle:
-        if recipe not in made:
-            out = tmp_path_factory.mktemp("out") / recipe
-            made[recipe] = quantize_bundle(source.folder, out, recipe=recipe, allow_loss=True)
-        return made[recipe]
-
-    return make
+def quantized(source: Bundle, quantize_once: Callable[..., Bundle]) -> Callable[[str], Bundle]:
+    """``quantized(recipe)``: the source, quantized once."""
+    return lambda recipe: quantize_once(source.folder, recipe, allow_loss=True)
 
 
 def graph(bundle: Bundle, role: str) -> onnx.GraphProto:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.manifest import CacheDtype
+from edgeseq.runtime.bundle.reading import Bundle
 
 Ids = list[int]
 
@@ -25,20 +24,14 @@ NEAR = 1e-3  # apart, logits that a last bit may put in another order
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int | None], Path]:
+def quantized(
+    export_once: Callable[[Path], Bundle], quantize_once: Callable[..., Bundle]
+) -> Callable[[str, int | None], Path]:
     """``quantized(recipe, block_size)``: the demo GPT-2, made once."""
-    folder = tmp_path_factory.mktemp("greedy")
-    source = export_checkpoint(ROOT / "demos" / "gpt2" / "checkpoint", folder / "float").folder
-    made: dict[tuple[str, int | None], Path] = {}
+    source = export_once(ROOT / "demos" / "gpt2" / "checkpoint").folder
 
     def make(recipe: str, block_size: int | None) -> Path:
-        key = recipe, block_size
-        if key not in made:
-            out = folder / str(len(made))
-            made[key] = quantize_bundle(
-                source, out, recipe=recipe, block_size=block_size, allow_loss=True
-            ).folder
-        return made[key]
+        return quantize_once(source, recipe, block_size=block_size, allow_loss=True).folder
 
     return make
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
-from edgeseq.export import export_checkpoint
-from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.manifest import CacheDtype
+from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.ort import onnx_decoder
 
 Logits = NDArray[np.float32]
@@ -53,51 +52,40 @@ def float_bundle(
     seeded_t5: Callable[..., T5ForConditionalGeneration],
     make_checkpoint: Callable[..., Path],
     save_t5: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    export_once: Callable[[Path], Bundle],
 ) -> Callable[[str], Path]:
     """``float_bundle(name)``: a demo's or a seeded model's bundle in float32, made once."""
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name not in made:
-            if name in GPT2:
-                checkpoint = make_checkpoint(n_positions=320, initializer_range=0.15, **GPT2[name])
-            elif name == "odd t5":
-                checkpoint = save_t5(seeded_t5(1, d_kv=12))
-            else:
-                checkpoint = ROOT / "demos" / name / "checkpoint"
-            out = tmp_path_factory.mktemp("float") / "bundle"
-            made[name] = export_checkpoint(checkpoint, out).folder
-        return made[name]
+        if name in GPT2:
+            checkpoint = make_checkpoint(n_positions=320, initializer_range=0.15, **GPT2[name])
+        elif name == "odd t5":
+            checkpoint = save_t5(seeded_t5(1, d_kv=12))
+        else:
+            checkpoint = ROOT / "demos" / name / "checkpoint"
+        return export_once(checkpoint).folder
 
     return make
 
 
 @pytest.fixture(scope="session")
 def quantized(
-    float_bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    float_bundle: Callable[[str], Path],
+    quantize_once: Callable[..., Bundle],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Quantized:
     """``quantized(name, recipe, **options)``, made once from little text and let through."""
-    made: dict[str, Path] = {}
-    folder = tmp_path_factory.mktemp("quantized")
+    folder = tmp_path_factory.mktemp("texts")
     (folder / "text.txt").write_text(CALIBRATION.read_text("utf-8")[:3000], "utf-8")
     (folder / "pairs.txt").write_text("fox\tclever\n" * 3 + "home\tgo\n", "utf-8")
 
     def make(name: str, recipe: str, **options: Any) -> Path:
-        key = f"{name} {recipe} {options}"
         if recipe == "fp32":
             return float_bundle(name)
-        if key not in made:
-            made[key] = quantize_bundle(
-                float_bundle(name),
-                folder / str(len(made)),
-                recipe=recipe,
-                text=folder / ("pairs.txt" if name.endswith("t5") else "text.txt"),
-                perplexity_rise_limit=1e9,
-                allow_loss=True,
-                **options,
-            ).folder
-        return made[key]
+        text = folder / ("pairs.txt" if name.endswith("t5") else "text.txt")
+        loose = {"perplexity_rise_limit": 1e9, "allow_loss": True}
+        return quantize_once(float_bundle(name), recipe, text=text, **loose, **options).folder
 
     return make
 

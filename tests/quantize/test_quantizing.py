@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle, storage
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.recipes import find_recipe
@@ -50,17 +50,13 @@ def source(
     make_checkpoint: Callable[..., Path],
     seeded_t5: Callable[..., Any],
     save_t5: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    export_once: Callable[[Path], Bundle],
 ) -> Callable[[str], Bundle]:
-    made: dict[str, Bundle] = {}
-
+    @functools.cache
     def make(name: str) -> Bundle:
-        if name not in made:
-            changes = SOURCES[name]
-            gpt2 = name.startswith("gpt2")
-            checkpoint = make_checkpoint(**changes) if gpt2 else save_t5(seeded_t5(**changes))
-            made[name] = export_checkpoint(checkpoint, tmp_path_factory.mktemp("source") / name)
-        return made[name]
+        changes = SOURCES[name]
+        gpt2 = name.startswith("gpt2")
+        return export_once(make_checkpoint(**changes) if gpt2 else save_t5(seeded_t5(**changes)))
 
     return make
 
@@ -70,24 +66,13 @@ Quantize = Callable[..., Bundle]
 
 @pytest.fixture(scope="module")
 def quantized(
-    source: Callable[[str], Bundle],
-    texts: dict[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    source: Callable[[str], Bundle], texts: dict[str, Path], quantize_once: Quantize
 ) -> Quantize:
-    """``quantized(name, recipe, **options)``: made once, and not to be changed."""
-    made: dict[str, Bundle] = {}
+    """``quantized(name, recipe)``: made once, and not to be changed."""
 
-    def make(name: str, recipe: str, **options: Any) -> Bundle:
-        key = repr((name, recipe, options))
-        if key not in made:
-            made[key] = quantize_bundle(
-                source(name).folder,
-                tmp_path_factory.mktemp("quantized") / name,
-                recipe=recipe,
-                text=texts[name[:2]],
-                **{"perplexity_rise_limit": 10.0, **options},
-            )
-        return made[key]
+    def make(name: str, recipe: str) -> Bundle:
+        text = texts[name[:2]]
+        return quantize_once(source(name).folder, recipe, text=text, perplexity_rise_limit=10.0)
 
     return make
 

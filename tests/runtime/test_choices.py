@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime import Model, OptionError, PromptError, load
+from edgeseq.runtime import Model, OptionError, PromptError
 from edgeseq.runtime.decoding.choices import choice_logprobs
 from edgeseq.runtime.logits.softmax import log_softmax
 
@@ -149,13 +149,13 @@ def test_cancelled_between_prompts(model: Model) -> None:
         assert (result.text, result.choices, result.finish_reason) == ("", (), "cancelled")
 
 
-def test_cancelled_between_the_chunks_of_a_prompt() -> None:
+def test_cancelled_between_the_chunks_of_a_prompt(demo_gpt2: Model) -> None:
     asked = itertools.count()
-    model, choices = load(demo="gpt2"), [" king", " queen"]
+    choices = [" king", " queen"]
     prompt = "the king said to the queen " * 50
-    [found] = model.generate(prompt, choices=choices, cancel=lambda: next(asked) >= 2)
+    [found] = demo_gpt2.generate(prompt, choices=choices, cancel=lambda: next(asked) >= 2)
     assert (found.text, found.finish_reason) == ("", "cancelled")
-    [found] = model.generate(prompt, choices=choices, cancel=lambda: False)
+    [found] = demo_gpt2.generate(prompt, choices=choices, cancel=lambda: False)
     assert found.finish_reason == "stop"
 
 
@@ -172,6 +172,8 @@ def test_choices_of_numpy(model: Model) -> None:
 @pytest.mark.parametrize(
     ("choices", "said"), [(["{}", "a"], "cannot spell"), (["R AY1", "R  AY1"], "same tokens")]
 )
-def test_choices_that_cannot_be_told_apart_or_spelled(choices: list[str], said: str) -> None:
+def test_choices_that_cannot_be_told_apart_or_spelled(
+    demo_t5: Model, choices: list[str], said: str
+) -> None:
     with pytest.raises(OptionError, match=said):
-        load(demo="t5", threads=1).generate("spell: R AY1 T", choices=choices)
+        demo_t5.generate("spell: R AY1 T", choices=choices)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.runtime import Model, OptionError, load
+from edgeseq.runtime import Model, OptionError
 from tests.support.errors import refusal
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -38,28 +38,20 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load(demo="gpt2", threads=1)
-
-
-@pytest.fixture(scope="module")
-def t5() -> Model:
-    return load(demo="t5", threads=1)
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_regular_expression_of_gpt2(gpt2: Model, strategy: str) -> None:
+def test_a_regular_expression_of_gpt2(demo_gpt2: Model, strategy: str) -> None:
     regex = r" (he|she) said: (yes|no|[a-z]{2,6}), [0-9]{2,3}\."
-    for result in gpt2.generate("Then", regex=regex, max_new_tokens=60, **STRATEGIES[strategy]):
+    for result in demo_gpt2.generate(
+        "Then", regex=regex, max_new_tokens=60, **STRATEGIES[strategy]
+    ):
         assert re.fullmatch(regex, result.text)
         assert result.finish_reason == "eos"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_json_of_gpt2(gpt2: Model, strategy: str) -> None:
+def test_json_of_gpt2(demo_gpt2: Model, strategy: str) -> None:
     options = {**STRATEGIES[strategy], "max_new_tokens": 100}
-    for result in gpt2.generate("The fox:\n", json_schema=SCHEMA, **options):
+    for result in demo_gpt2.generate("The fox:\n", json_schema=SCHEMA, **options):
         found = json.loads(result.text)
         assert set(found) == {"name", "age", "kind"}
         assert found["kind"] in ("fox", "wolf")
@@ -68,16 +60,16 @@ def test_json_of_gpt2(gpt2: Model, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_regular_expression_of_t5(t5: Model, strategy: str) -> None:
+def test_a_regular_expression_of_t5(demo_t5: Model, strategy: str) -> None:
     regex = r"(AE1|EH1) [A-Z]{1,2}[0-2]?( [A-Z]{1,2}[0-2]?){2,4}"
     options = {**STRATEGIES[strategy], "max_new_tokens": 40}
-    for result in t5.generate("pronounce: algorithm", regex=regex, **options):
+    for result in demo_t5.generate("pronounce: algorithm", regex=regex, **options):
         assert re.fullmatch(regex, result.text)
 
 
-def test_a_grammar(gpt2: Model) -> None:
+def test_a_grammar(demo_gpt2: Model) -> None:
     grammar = 'start: " a" (" small" | " big")~1..2 " fox" | " nothing"'
-    [result] = gpt2.generate("It was", grammar=grammar, do_sample=False, num_beams=3)
+    [result] = demo_gpt2.generate("It was", grammar=grammar, do_sample=False, num_beams=3)
     assert result.text in {" nothing"} | {
         f" a{''.join(words)} fox"
         for words in (
@@ -87,30 +79,30 @@ def test_a_grammar(gpt2: Model) -> None:
     }
 
 
-def test_a_stream_is_constrained_too(gpt2: Model) -> None:
+def test_a_stream_is_constrained_too(demo_gpt2: Model) -> None:
     regex = "( [a-z]{1,8}){3}!"
     options = {"regex": regex, "do_sample": False, "max_new_tokens": 60}
     for beams in (1, 3):
-        streamed = "".join(gpt2.stream("Then", num_beams=beams, **options))
-        assert streamed == gpt2.generate("Then", num_beams=beams, **options)[0].text
+        streamed = "".join(demo_gpt2.stream("Then", num_beams=beams, **options))
+        assert streamed == demo_gpt2.generate("Then", num_beams=beams, **options)[0].text
         assert re.fullmatch(regex, streamed)
 
 
-def test_a_vocabulary_that_cannot_spell_it(t5: Model) -> None:
+def test_a_vocabulary_that_cannot_spell_it(demo_t5: Model) -> None:
     with pytest.raises(OptionError, match="cannot spell"):
-        t5.generate("pronounce: a", json_schema={"type": "object"})
+        demo_t5.generate("pronounce: a", json_schema={"type": "object"})
 
 
-def test_a_dead_end_in_the_middle_is_explained(t5: Model) -> None:
+def test_a_dead_end_in_the_middle_is_explained(demo_t5: Model) -> None:
     options: dict[str, Any] = {"regex": r"AH0 \{", "do_sample": False}
-    refusal(OptionError, lambda: t5.generate("pronounce: a", **options), match="cannot spell")
+    refusal(OptionError, lambda: demo_t5.generate("pronounce: a", **options), match="cannot spell")
 
 
-def test_of_prompts_each_has_its_own_text(gpt2: Model) -> None:
+def test_of_prompts_each_has_its_own_text(demo_gpt2: Model) -> None:
     texts = ["Then", "The old king", "A"]
     options: dict[str, Any] = {"regex": "( [a-z]{1,6}){1,4}!", "do_sample": False, "num_beams": 3}
-    together = gpt2.generate(texts, max_new_tokens=30, **options)
-    alone = [gpt2.generate(text, max_new_tokens=30, **options)[0] for text in texts]
+    together = demo_gpt2.generate(texts, max_new_tokens=30, **options)
+    alone = [demo_gpt2.generate(text, max_new_tokens=30, **options)[0] for text in texts]
     assert [result.text for result in together] == [result.text for result in alone]
 
 

@@ -9,19 +9,17 @@ import onnxruntime
 import pytest
 
 from edgeseq.runtime import BundleError, DeviceError, OptionError, load
-from edgeseq.runtime.ort import devices, engine, providers
-from edgeseq.runtime.ort.devices import (
-    CPU,
-    CUDA,
+from edgeseq.runtime.ort import engine, providers
+from edgeseq.runtime.ort.devices import CPU, CUDA, Device, parse_device
+from edgeseq.runtime.ort.providers import (
     Assigned,
-    Device,
     check_driver,
+    check_opened,
     check_there,
     hidden_nodes,
-    parse_device,
+    prepare,
     why_not_opened,
 )
-from edgeseq.runtime.ort.providers import check_opened, prepare
 from tests.support.errors import refusal
 
 
@@ -104,10 +102,10 @@ def test_a_build_without_the_provider(name: str, words: str) -> None:
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "DRIVER", "libthere-is-none.so.1")
+    monkeypatch.setattr(providers, "DRIVER", "libthere-is-none.so.1")
     with pytest.raises(DeviceError, match=r"driver is missing \(libthere-is-none.so.1"):
         check_driver(parse_device("cuda"))
-    monkeypatch.setattr(devices, "DRIVER", None)  # the process itself, which can be loaded
+    monkeypatch.setattr(providers, "DRIVER", None)  # the process itself, which can be loaded
     check_driver(parse_device("cuda"))
 
 

@@ -31,18 +31,8 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_
 
 
 @pytest.fixture(scope="module")
-def demo() -> Model:
-    return load(demo="gpt2")
-
-
-@pytest.fixture(scope="module")
-def speller() -> Model:
-    return load(demo="t5")
-
-
-@pytest.fixture(scope="module")
-def expected(demo: Model) -> dict[str, str]:
-    return {prompt: demo.generate(prompt, **OPTIONS)[0].text for prompt in PROMPTS}
+def expected(demo_gpt2: Model) -> dict[str, str]:
+    return {prompt: demo_gpt2.generate(prompt, **OPTIONS)[0].text for prompt in PROMPTS}
 
 
 def stream_threads() -> int:
@@ -71,10 +61,10 @@ class Gate:
         self._opened.set()
 
 
-def test_threads_get_what_each_would_get_alone(demo: Model, expected: dict[str, str]) -> None:
+def test_threads_get_what_each_would_get_alone(demo_gpt2: Model, expected: dict[str, str]) -> None:
     with ThreadPoolExecutor(20) as pool:
         wanted = PROMPTS * 8
-        streams = pool.map(lambda prompt: "".join(demo.stream(prompt, **OPTIONS)), wanted)
+        streams = pool.map(lambda prompt: "".join(demo_gpt2.stream(prompt, **OPTIONS)), wanted)
         assert [*streams] == [expected[prompt] for prompt in wanted]
 
 
@@ -90,7 +80,7 @@ def test_fifty_streams_of_an_event_loop(max_concurrent: Any, expected: dict[str,
 
 
 def test_streams_that_are_closed_or_cancelled_leave_nothing(
-    demo: Model, expected: dict[str, str]
+    demo_gpt2: Model, expected: dict[str, str]
 ) -> None:
     draw = random.Random(0)
 
@@ -99,7 +89,7 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
         if number % 2:
             gate = Gate(after=300)
             task = asyncio.create_task(
-                read(demo, prompt, max_new_tokens=400, logits_processor=gate)
+                read(demo_gpt2, prompt, max_new_tokens=400, logits_processor=gate)
             )
             await asyncio.sleep(draw.random() * 0.1)
             task.cancel()
@@ -107,7 +97,7 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
             with pytest.raises(asyncio.CancelledError):
                 await task
             return
-        pieces = demo.astream(prompt, **OPTIONS)
+        pieces = demo_gpt2.astream(prompt, **OPTIONS)
         text = ""
         for _ in range(draw.randrange(5)):
             text += await anext(pieces)
@@ -116,19 +106,19 @@ def test_streams_that_are_closed_or_cancelled_leave_nothing(
 
     async def run() -> None:
         await asyncio.gather(*map(one, range(20)))
-        assert await read(demo, PROMPTS[0]) == expected[PROMPTS[0]]
+        assert await read(demo_gpt2, PROMPTS[0]) == expected[PROMPTS[0]]
 
     asyncio.run(run())
     assert stream_threads() == 0
-    assert demo._engine.slots.held == 0
+    assert demo_gpt2._engine.slots.held == 0
 
 
-def test_closing_ends_the_work_within_a_token(demo: Model) -> None:
+def test_closing_ends_the_work_within_a_token(demo_gpt2: Model) -> None:
     """It is closed while its seventh token is chosen: the next one is the last."""
     gate = Gate(after=6)
 
     async def run() -> None:
-        pieces = demo.astream(
+        pieces = demo_gpt2.astream(
             PROMPTS[0], **{**OPTIONS, "max_new_tokens": 400, "logits_processor": gate}
         )
         await anext(pieces)
@@ -144,12 +134,12 @@ def test_closing_ends_the_work_within_a_token(demo: Model) -> None:
     assert stream_threads() == 0
 
 
-def test_the_event_loop_goes_on_meanwhile(demo: Model) -> None:
+def test_the_event_loop_goes_on_meanwhile(demo_gpt2: Model) -> None:
     """Each step waits for the loop: blocked by it, the loop would never open the gate."""
     gate = Gate(after=5)
 
     async def run() -> None:
-        reading = asyncio.create_task(read(demo, PROMPTS[0], logits_processor=gate))
+        reading = asyncio.create_task(read(demo_gpt2, PROMPTS[0], logits_processor=gate))
         while not gate.reached.is_set():
             await asyncio.sleep(0.001)
         for _ in range(10):
@@ -162,34 +152,34 @@ def test_the_event_loop_goes_on_meanwhile(demo: Model) -> None:
     assert gate.steps == OPTIONS["max_new_tokens"]
 
 
-def test_errors_reach_the_reader(demo: Model) -> None:
+def test_errors_reach_the_reader(demo_gpt2: Model) -> None:
     for options in ({"nonsense": 1}, {"choices": ["a"]}, {"num_beams": 0}):
         with pytest.raises(OptionError):
-            demo.astream(PROMPTS[0], **options)
+            demo_gpt2.astream(PROMPTS[0], **options)
     with pytest.raises(PromptError):
-        demo.astream(3)  # type: ignore[arg-type]
+        demo_gpt2.astream(3)  # type: ignore[arg-type]
 
     def fails(tokens: Any, logits: Any) -> Any:
         raise RuntimeError("mine")
 
     async def run() -> None:
         with pytest.raises(PromptError):
-            await read(demo, "too long " * 1000)
+            await read(demo_gpt2, "too long " * 1000)
         with pytest.raises(RuntimeError, match="mine"):
-            await read(demo, PROMPTS[0], logits_processor=fails)
+            await read(demo_gpt2, PROMPTS[0], logits_processor=fails)
 
     asyncio.run(run())
     assert stream_threads() == 0
 
 
-def test_the_callers_cancel_counts_too(demo: Model, expected: dict[str, str]) -> None:
+def test_the_callers_cancel_counts_too(demo_gpt2: Model, expected: dict[str, str]) -> None:
     """Set at a piece, while the seventh token is chosen at the latest."""
     event, gate = threading.Event(), Gate(after=6)
 
     async def run() -> str:
         text = ""
         options = {**OPTIONS, "cancel": event, "logits_processor": gate}
-        async for piece in demo.astream(PROMPTS[0], **options):
+        async for piece in demo_gpt2.astream(PROMPTS[0], **options):
             text += piece
             event.set()
             gate.open()
@@ -200,26 +190,26 @@ def test_the_callers_cancel_counts_too(demo: Model, expected: dict[str, str]) ->
     assert gate.steps <= 8
 
 
-def test_a_session_streams_too(demo: Model, expected: dict[str, str]) -> None:
+def test_a_session_streams_too(demo_gpt2: Model, expected: dict[str, str]) -> None:
     async def run() -> str:
-        with demo.session() as session:
+        with demo_gpt2.session() as session:
             return "".join([piece async for piece in session.astream(PROMPTS[1], **OPTIONS)])
 
     assert asyncio.run(run()) == expected[PROMPTS[1]]
 
 
 @pytest.mark.parametrize("ids", [[123, 60], [[123, 60]]])
-def test_a_stream_goes_on_from_a_prefix(ids: Any, speller: Model) -> None:
+def test_a_stream_goes_on_from_a_prefix(ids: Any, demo_t5: Model) -> None:
     options: dict[str, Any] = {**OPTIONS, "decoder_input_ids": ids}
-    [expected] = speller.generate("pronounce: fox", **options)
-    assert asyncio.run(read(speller, "pronounce: fox", **options)) == expected.text
+    [expected] = demo_t5.generate("pronounce: fox", **options)
+    assert asyncio.run(read(demo_t5, "pronounce: fox", **options)) == expected.text
     with pytest.raises(PromptError, match="2 lists for 1 prompts"):
-        asyncio.run(read(speller, "pronounce: fox", decoder_input_ids=[[1], [2]]))
+        asyncio.run(read(demo_t5, "pronounce: fox", decoder_input_ids=[[1], [2]]))
 
 
-def test_a_prefix_of_a_decoder_alone_is_refused_at_once(demo: Model) -> None:
+def test_a_prefix_of_a_decoder_alone_is_refused_at_once(demo_gpt2: Model) -> None:
     with pytest.raises(OptionError, match="decoder_input_ids has no effect"):
-        demo.astream(PROMPTS[0], decoder_input_ids=[1])
+        demo_gpt2.astream(PROMPTS[0], decoder_input_ids=[1])
 
 
 def test_one_thread_may_not_begin_more_streams_than_there_are_places(
@@ -308,11 +298,11 @@ def test_closing_gives_the_memory_back(
     assert after - before < 15
 
 
-def test_it_cannot_be_pickled_or_copied(demo: Model) -> None:
+def test_it_cannot_be_pickled_or_copied(demo_gpt2: Model) -> None:
     for action in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(EdgeseqError, match="pass on the path of its bundle"):
-            action(demo)
-        with demo.session() as session, pytest.raises(EdgeseqError, match="use fork"):
+            action(demo_gpt2)
+        with demo_gpt2.session() as session, pytest.raises(EdgeseqError, match="use fork"):
             action(session)
 
 
@@ -331,11 +321,11 @@ BEGUN: list[Any] = []
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_child_after_a_fork_is_told(demo: Model, expected: dict[str, str]) -> None:
-    FORKED[:], BEGUN[:] = [demo], [demo.stream(PROMPTS[0], **OPTIONS)]
+def test_a_child_after_a_fork_is_told(demo_gpt2: Model, expected: dict[str, str]) -> None:
+    FORKED[:], BEGUN[:] = [demo_gpt2], [demo_gpt2.stream(PROMPTS[0], **OPTIONS)]
     begin = next(BEGUN[0])
     busy = threading.Thread(
-        target=lambda: demo.generate(PROMPTS[1], max_new_tokens=300, eos_token_id=None)
+        target=lambda: demo_gpt2.generate(PROMPTS[1], max_new_tokens=300, eos_token_id=None)
     )
     busy.start()
     context = multiprocessing.get_context("fork")
@@ -470,12 +460,12 @@ def test_nothing_of_the_programs_state_is_changed(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_many_requests_leave_no_memory_behind(demo: Model) -> None:
+def test_many_requests_leave_no_memory_behind(demo_gpt2: Model) -> None:
     """A tenth of what ``benchmarks/embedding.py`` does."""
 
     async def some(count: int) -> None:
         async def one(number: int) -> None:
-            pieces = demo.astream(PROMPTS[number % 5], **OPTIONS)
+            pieces = demo_gpt2.astream(PROMPTS[number % 5], **OPTIONS)
             async for _ in pieces:
                 if number % 5 < 2:
                     break
@@ -500,33 +490,33 @@ def test_many_requests_leave_no_memory_behind(demo: Model) -> None:
 LONG_SOURCE = "pronounce: " + "the king said to the queen " * 100
 
 
-def test_a_long_source_is_left_in_its_middle(speller: Model) -> None:
+def test_a_long_source_is_left_in_its_middle(demo_t5: Model) -> None:
     """Had it been read to its end, there would be a token."""
     asked = itertools.count()
-    [result] = speller.generate(LONG_SOURCE, cancel=lambda: next(asked) >= 1)
+    [result] = demo_t5.generate(LONG_SOURCE, cancel=lambda: next(asked) >= 1)
     assert (result.token_ids, result.finish_reason) == ((), "cancelled")
 
 
-def test_a_session_goes_on_with_a_source_that_was_left(speller: Model) -> None:
+def test_a_session_goes_on_with_a_source_that_was_left(demo_t5: Model) -> None:
     options: dict[str, Any] = {"max_new_tokens": 6, "eos_token_id": None}
-    [expected] = speller.generate(LONG_SOURCE, **options)
+    [expected] = demo_t5.generate(LONG_SOURCE, **options)
     asked = itertools.count()
-    with speller.session() as session:
+    with demo_t5.session() as session:
         [result] = session.generate(LONG_SOURCE, cancel=lambda: next(asked) >= 1, **options)
         assert (result.token_ids, session.cached_tokens) == ((), ())
         assert session.generate(LONG_SOURCE, **options)[0].token_ids == expected.token_ids
 
 
-def test_prompts_of_a_batch_are_left_in_their_middle(demo: Model) -> None:
+def test_prompts_of_a_batch_are_left_in_their_middle(demo_gpt2: Model) -> None:
     asked = itertools.count()
     prompts = ["the king said to the queen " * 70] * 16
-    results = demo.generate(prompts, cancel=lambda: next(asked) >= 1, max_new_tokens=4)
+    results = demo_gpt2.generate(prompts, cancel=lambda: next(asked) >= 1, max_new_tokens=4)
     assert {(r.token_ids, r.finish_reason) for r in results} == {((), "cancelled")}
 
 
-def test_a_run_s_own_error_comes_through(speller: Model) -> None:
+def test_a_run_s_own_error_comes_through(demo_t5: Model) -> None:
     with pytest.raises(ValueError, match="not a number"):
-        speller.generate(LONG_SOURCE, cancel=raising)
+        demo_t5.generate(LONG_SOURCE, cancel=raising)
 
 
 def raising() -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeseq.cli.command_line import main
-from edgeseq.runtime import Model, OptionError, PromptError, load
+from edgeseq.runtime import Model, OptionError, PromptError
 from edgeseq.runtime.request.batching import BATCH_ROWS, BATCH_TOKENS, batches
 from edgeseq.runtime.tasks.runs import TaskResult
 from edgeseq.runtime.tasks.templates import TEMPLATES, read_template, template_names
@@ -41,9 +41,9 @@ SAMPLING = {"do_sample", "temperature", "top_p"}
 SHORT: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
 
 
-@pytest.fixture(params=["gpt2", "t5"], scope="module")
-def demo(request: pytest.FixtureRequest) -> Model:
-    return load(demo=request.param)
+@pytest.fixture(params=["gpt2", "t5"])
+def demo(request: pytest.FixtureRequest, demo_gpt2: Model, demo_t5: Model) -> Model:
+    return {"gpt2": demo_gpt2, "t5": demo_t5}[request.param]
 
 
 def test_every_template_is_tried_here() -> None:
@@ -86,14 +86,13 @@ def test_every_template(task: str, demo: Model) -> None:
         assert found.generation.token_ids == expected.token_ids
 
 
-def test_several_texts_come_in_their_order() -> None:
-    model = load(demo="t5")
+def test_several_texts_come_in_their_order(demo_t5: Model) -> None:
     texts = ["pronounce: algorithm", "pronounce: fox", "pronounce: a", "pronounce: extraordinary"]
-    found = model.run("closed-book-question-answering", texts)
+    found = demo_t5.run("closed-book-question-answering", texts)
     assert isinstance(found, list)
-    assert [one.text for one in found] == [r.text.strip() for r in model.generate(texts)]
+    assert [one.text for one in found] == [r.text.strip() for r in demo_t5.generate(texts)]
     assert [one.generation.prompt_index for one in found] == [0, 1, 2, 3]
-    assert model.run("closed-book-question-answering", []) == []
+    assert demo_t5.run("closed-book-question-answering", []) == []
 
 
 def test_options_of_a_template_give_way_to_those_of_the_call(demo: Model) -> None:
@@ -104,12 +103,13 @@ def test_options_of_a_template_give_way_to_those_of_the_call(demo: Model) -> Non
     assert 1 <= found.generation.generated_tokens <= 60 - before
 
 
-def test_a_field_may_be_named_and_have_a_default() -> None:
-    model = load(demo="gpt2")
+def test_a_field_may_be_named_and_have_a_default(demo_gpt2: Model) -> None:
     short: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
-    plain = model.run("translation", "The fox.", **short)
-    named = model.run("translation", text="The fox.", target_language="German", **short)
-    other = model.run("translation", "The fox.", target_language="the language of birds", **short)
+    plain = demo_gpt2.run("translation", "The fox.", **short)
+    named = demo_gpt2.run("translation", text="The fox.", target_language="German", **short)
+    other = demo_gpt2.run(
+        "translation", "The fox.", target_language="the language of birds", **short
+    )
     assert isinstance(plain, TaskResult)
     assert isinstance(named, TaskResult)
     assert isinstance(other, TaskResult)
@@ -199,35 +199,36 @@ def test_a_template_of_ones_own(tmp_path: Path, demo: Model) -> None:
     assert found.text == demo.generate(f"The {{fox}}{mark}", **SHORT)[0].text.strip()
 
 
-def test_a_wrong_option_of_a_template_is_said(tmp_path: Path) -> None:
+def test_a_wrong_option_of_a_template_is_said(demo_t5: Model, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("max_new_tokens = 4", "max_tokens = 4"), encoding="utf-8")
     with pytest.raises(OptionError, match="no option 'max_tokens'"):
-        load(demo="t5").run(path, "The fox")
+        demo_t5.run(path, "The fox")
 
 
-def test_an_argument_of_calls_is_no_option_of_a_template(tmp_path: Path) -> None:
+def test_an_argument_of_calls_is_no_option_of_a_template(demo_t5: Model, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("max_new_tokens = 4", "cancel = 4"), encoding="utf-8")
     with pytest.raises(OptionError, match="cancel is no default: pass it in the call"):
-        load(demo="t5").run(path, "The fox")
+        demo_t5.run(path, "The fox")
 
 
-def test_none_turns_an_option_of_the_template_off(tmp_path: Path) -> None:
-    model, path = load(demo="gpt2"), tmp_path / "mine.toml"
+def test_none_turns_an_option_of_the_template_off(demo_gpt2: Model, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
     options = 'options = { max_new_tokens = 30, do_sample = false, stop_strings = ["e"] }'
     path.write_text(GOOD.replace('"{text}!"', f'"{{text}}!"\n{options}'), encoding="utf-8")
-    [whole] = model.generate("The fox!", max_new_tokens=30, do_sample=False)
-    cut, found = (model.run(path, "The fox", **given) for given in ({}, {"stop_strings": None}))
+    [whole] = demo_gpt2.generate("The fox!", max_new_tokens=30, do_sample=False)
+    given = ({}, {"stop_strings": None})
+    cut, found = (demo_gpt2.run(path, "The fox", **options) for options in given)
     assert isinstance(cut, TaskResult) and isinstance(found, TaskResult)
     assert cut.text == whole.text.split("e")[0].strip()
     assert found.text == whole.text.strip() != cut.text
 
 
-def test_a_classification_is_cancelled_between_texts() -> None:
+def test_a_classification_is_cancelled_between_texts(demo_gpt2: Model) -> None:
     asked = itertools.count()
     texts = ["A film.", "A fine film, all in all.", "A dull film, which I left before its end."]
-    found = load(demo="gpt2").run("classification", texts, cancel=lambda: next(asked) >= 1)
+    found = demo_gpt2.run("classification", texts, cancel=lambda: next(asked) >= 1)
     assert isinstance(found, list)
     assert [bool(result.probabilities) for result in found] == [True, False, False]
     assert [bool(result.text) for result in found] == [True, False, False]
@@ -265,27 +266,22 @@ num_beams = 3
 """
 
 
-@pytest.fixture(scope="module")
-def speller() -> Model:
-    return load(demo="t5")
-
-
 def template_file(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_the_answer_is_the_best_whatever_the_bundle_returns(speller: Model, tmp_path: Path) -> None:
+def test_the_answer_is_the_best_whatever_the_bundle_returns(demo_t5: Model, tmp_path: Path) -> None:
     path = template_file(tmp_path, PRONOUNCE)
-    expected = speller.generate("spell: R AY1 T", num_beams=3)[0].text
-    several = speller.with_defaults({**speller.bundle.manifest.generation, "num_beams": 3})
+    expected = demo_t5.generate("spell: R AY1 T", num_beams=3)[0].text
+    several = demo_t5.with_defaults({**demo_t5.bundle.manifest.generation, "num_beams": 3})
     assert run(several, path, "spell: R AY1 T").text == expected
     several = several.with_defaults(
         {**several.bundle.manifest.generation, "num_return_sequences": 3}
     )
     assert run(several, path, "spell: R AY1 T").text == expected
-    assert run(speller, path, "spell: R AY1 T", num_return_sequences=None).text == expected
+    assert run(demo_t5, path, "spell: R AY1 T", num_return_sequences=None).text == expected
 
 
 def run(model: Model, task: Path, text: str | None = None, **given: Any) -> TaskResult:
@@ -294,24 +290,24 @@ def run(model: Model, task: Path, text: str | None = None, **given: Any) -> Task
     return found
 
 
-def test_a_template_with_several_answers_is_refused(speller: Model, tmp_path: Path) -> None:
+def test_a_template_with_several_answers_is_refused(demo_t5: Model, tmp_path: Path) -> None:
     path = template_file(tmp_path, PRONOUNCE + "num_return_sequences = 3\n")
     with pytest.raises(OptionError, match="mine has wrong options: num_return_sequences"):
-        speller.run(path, "spell: R AY1 T")
+        demo_t5.run(path, "spell: R AY1 T")
 
 
-def test_a_template_may_say_what_its_answers_match(speller: Model, tmp_path: Path) -> None:
+def test_a_template_may_say_what_its_answers_match(demo_t5: Model, tmp_path: Path) -> None:
     path = template_file(tmp_path, PRONOUNCE + 'regex = "[a-z]{2}"\n')
-    text = run(speller, path, "spell: R AY1 T").text
+    text = run(demo_t5, path, "spell: R AY1 T").text
     assert len(text) == 2 and text.isalpha()
-    assert len(run(speller, path, "spell: R AY1 T", regex="[a-z]{3}").text) == 3
+    assert len(run(demo_t5, path, "spell: R AY1 T", regex="[a-z]{3}").text) == 3
 
 
 def test_the_first_field_may_have_a_default(
-    speller: Model, tmp_path: Path, capsys: Captured
+    demo_t5: Model, tmp_path: Path, capsys: Captured
 ) -> None:
     text = PRONOUNCE.replace("[encoder", '[defaults]\ntext = "spell: K AE1 T"\n[encoder', 1)
     path = template_file(tmp_path, "\ufeff" + text)
-    assert run(speller, path).text == "cat"
+    assert run(demo_t5, path).text == "cat"
     assert succeed(capsys, "run", path, "--demo", "t5") == "cat\n"
-    assert run(speller, path, "pronounce: fox").text == "F AA1 K S"
+    assert run(demo_t5, path, "pronounce: fox").text == "F AA1 K S"

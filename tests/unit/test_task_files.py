@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeseq.cli.command_line import main
-from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load
+from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
 from edgeseq.runtime.tasks import files
 from edgeseq.runtime.tasks.files import Job, answer_file, lock, read_inputs
 from edgeseq.runtime.tasks.templates import read_template
@@ -20,11 +20,6 @@ from tests.support.commands import Captured, failure, process, succeed, wrong_us
 TASK = "closed-book-question-answering"
 WORDS = ["fox", "algorithm", "a", "extraordinary", "house", "home", "clever", "night", "so", "go"]
 LINES = [f"pronounce: {word}" for word in WORDS]
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return load(demo="t5")
 
 
 @pytest.fixture
@@ -47,31 +42,31 @@ def answer(
 
 
 @pytest.fixture
-def whole(model: Model, source: Path, tmp_path: Path) -> bytes:
-    assert answer(model, source, tmp_path / "whole.jsonl") == 0
+def whole(demo_t5: Model, source: Path, tmp_path: Path) -> bytes:
+    assert answer(demo_t5, source, tmp_path / "whole.jsonl") == 0
     return (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_answers_stand_in_the_order_of_the_lines(model: Model, whole: bytes) -> None:
+def test_answers_stand_in_the_order_of_the_lines(demo_t5: Model, whole: bytes) -> None:
     found = [json.loads(line) for line in whole.decode().splitlines()]
     assert [one["line"] for one in found] == list(range(1, len(LINES) + 1))
     assert [one["input"] for one in found] == [{"question": line} for line in LINES]
-    assert [one["output"] for one in found] == [r.text.strip() for r in model.generate(LINES)]
+    assert [one["output"] for one in found] == [r.text.strip() for r in demo_t5.generate(LINES)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.77, 0.999, 1.0])
 def test_a_run_that_was_cut_off_anywhere_goes_on(
-    share: float, model: Model, source: Path, whole: bytes, tmp_path: Path
+    share: float, demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(whole[: int(share * len(whole))])
     there = whole[: int(share * len(whole))].count(b"\n")
-    assert answer(model, source, out) == there
+    assert answer(demo_t5, source, out) == there
     assert out.read_bytes() == whole
 
 
 def test_an_interruption_in_the_middle(
-    model: Model, source: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_t5: Model, source: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_all, calls = files.run_all, []
 
@@ -85,9 +80,9 @@ def test_an_interruption_in_the_middle(
     monkeypatch.setattr(files, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        answer(model, source, out)
+        answer(demo_t5, source, out)
     assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:6])
-    assert answer(model, source, out) == 6
+    assert answer(demo_t5, source, out) == 6
     assert out.read_bytes() == whole
 
 
@@ -103,101 +98,101 @@ def test_an_interruption_in_the_middle(
     ],
 )
 def test_other_files_are_left_alone(
-    content: bytes, model: Model, source: Path, tmp_path: Path
+    content: bytes, demo_t5: Model, source: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(content)
     with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
-        answer(model, source, out)
+        answer(demo_t5, source, out)
     assert out.read_bytes() == content
-    answer(model, source, out, overwrite=True)
+    answer(demo_t5, source, out, overwrite=True)
     assert len(answers(out)) == len(LINES)
 
 
 def test_a_tail_that_is_no_answer_is_left_alone(
-    model: Model, source: Path, whole: bytes, tmp_path: Path
+    demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     for content in (whole + b"notes", b"".join(whole.splitlines(keepends=True)[:3]) + b"notes"):
         out.write_bytes(content)
         with pytest.raises(OptionError, match="is not the answer to line"):
-            answer(model, source, out)
+            answer(demo_t5, source, out)
         assert out.read_bytes() == content
 
 
 def test_overwriting_begins_with_the_first_answer(
-    model: Model, source: Path, whole: bytes, tmp_path: Path
+    demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(whole)
     with pytest.raises(OptionError):
-        answer(model, source, out, {"num_beams": 0}, overwrite=True)
+        answer(demo_t5, source, out, {"num_beams": 0}, overwrite=True)
     assert out.read_bytes() == whole
     source.write_text(LINES[0])
-    assert answer(model, source, out, overwrite=True) == 0
+    assert answer(demo_t5, source, out, overwrite=True) == 0
     assert out.read_bytes() == whole.splitlines(keepends=True)[0]
     source.write_text("")
-    assert answer(model, source, out, overwrite=True) == 0
+    assert answer(demo_t5, source, out, overwrite=True) == 0
     assert out.read_bytes() == b""
 
 
 def test_answers_of_another_model_or_by_other_options_are_left_alone(
-    model: Model, source: Path, whole: bytes, tmp_path: Path
+    demo_gpt2: Model, demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     there = b"".join(whole.splitlines(keepends=True)[:3])
     out.write_bytes(there)
     with pytest.raises(OptionError, match="by this model, template and options"):
-        answer(model, source, out, {"max_new_tokens": 5})
+        answer(demo_t5, source, out, {"max_new_tokens": 5})
     with pytest.raises(OptionError, match="by this model, template and options"):
-        answer(load(demo="gpt2"), source, out)
+        answer(demo_gpt2, source, out)
     template = read_template(TASK)
     forms = {kind: replace(form, prompt=form.prompt + "?") for kind, form in template.forms.items()}
     changed = replace(template, forms=forms)
     with pytest.raises(OptionError, match="by this model, template and options"):
-        answer_file(Job(model, changed, read_inputs(source, changed), {}), out)
+        answer_file(Job(demo_t5, changed, read_inputs(source, changed), {}), out)
     for other, form in (
-        (model, replace(template, defaults={"question": "?"})),
-        (model.with_defaults({**model.bundle.manifest.generation, "num_beams": 2}), template),
+        (demo_t5, replace(template, defaults={"question": "?"})),
+        (demo_t5.with_defaults({**demo_t5.bundle.manifest.generation, "num_beams": 2}), template),
     ):
         with pytest.raises(OptionError, match="by this model, template and options"):
             answer_file(Job(other, form, read_inputs(source, form), {}), out)
     assert out.read_bytes() == there
-    assert answer(model, source, out) == 3
+    assert answer(demo_t5, source, out) == 3
     assert out.read_bytes() == whole
 
 
-def test_one_writer_at_a_time(model: Model, source: Path, tmp_path: Path) -> None:
+def test_one_writer_at_a_time(demo_t5: Model, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with out.open("ab") as file:
         lock(file, out)
         with pytest.raises(EdgeseqError, match="Another run is writing"):
-            answer(model, source, out)
+            answer(demo_t5, source, out)
     assert out.read_bytes() == b""
-    assert answer(model, source, out) == 0
+    assert answer(demo_t5, source, out) == 0
 
 
 def test_answers_to_another_input_are_left_alone(
-    model: Model, source: Path, whole: bytes, tmp_path: Path
+    demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(whole)
     source.write_text("\n".join([*LINES[:4], "pronounce: other"]), encoding="utf-8")
     with pytest.raises(OptionError, match="line 5, is not the answer to line 5"):
-        answer(model, source, out)
+        answer(demo_t5, source, out)
     source.write_text("\n".join(LINES[:4]), encoding="utf-8")
     with pytest.raises(OptionError, match="line 5, is not"):
-        answer(model, source, out)
+        answer(demo_t5, source, out)
     assert out.read_bytes() == whole
 
 
 def test_lines_that_were_added_are_answered(
-    model: Model, source: Path, whole: bytes, tmp_path: Path
+    demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(whole)
     source.write_text("\n".join([*LINES, "pronounce: new"]), encoding="utf-8")
-    assert answer(model, source, out) == len(LINES)
+    assert answer(demo_t5, source, out) == len(LINES)
     assert out.read_bytes().startswith(whole)
     assert answers(out)[-1]["input"] == {"question": "pronounce: new"}
 
@@ -271,11 +266,11 @@ def test_what_is_no_file_is_refused(source: Path, capsys: Captured) -> None:
     assert "--field question has no effect beside --input" in message
 
 
-def test_run_a_text(model: Model, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_a_text(demo_t5: Model, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("run", TASK, "--demo", "t5", LINES[0])
-    assert succeed(capsys, *command) == model.generate(LINES[0])[0].text + "\n"
+    assert succeed(capsys, *command) == demo_t5.generate(LINES[0])[0].text + "\n"
     printed = succeed(capsys, *command, "--json", "--max-new-tokens", "2")
-    [expected] = model.generate(LINES[0], max_new_tokens=2)
+    [expected] = demo_t5.generate(LINES[0], max_new_tokens=2)
     assert json.loads(printed) == {"output": expected.text.strip()}
     printed = succeed(capsys, "run", "classification", "A charming film.")
     lines = [line.split() for line in printed.splitlines()]
