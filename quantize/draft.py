@@ -16,7 +16,7 @@ from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantizat
 from ..runtime.bundle.reading import Bundle
 from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from ..runtime.request.passages import Window
-from .calibration import Observed, observe
+from .calibration import observe
 from .graph.cuda import for_cuda
 from .graph.float16_cache import with_float16_cache
 from .graph.int8_cache import with_int8_cache

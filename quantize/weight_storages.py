@@ -139,7 +139,10 @@ class DynamicInt8(Storage):
 
 @dataclass(frozen=True)
 class Blockwise(Storage):
-    """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``)."""
+    """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``).
+
+    Inputs of such layers need no smoothing, because each block has its own scale.
+    """
 
     bits: Literal[4, 8]
     block_size: int
