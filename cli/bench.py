@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
+from ..runtime.ort.cpu import MAX_THREADS
 from .flags import add_provider, provider_of
 
 LARGEST = 1 << 20  # for any number on the command line
-MAX_THREADS = 1024
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
 Measure bundles beside each other: load time, time to the first token, decode speed, memory moved,
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw a token's time by context (extra 'bench')"
     )
-    parser.set_defaults(run=_bench, wrong_usage=parser.error)
+    parser.set_defaults(run=_bench, usage_error=parser.error)
 
 
 def _add_lengths(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def _lengths(text: str) -> list[int]:
 
 def _bench(arguments: argparse.Namespace) -> int:
     if not arguments.bundle and not arguments.demo:
-        arguments.wrong_usage("give the folder of a bundle, or --demo gpt2")
+        arguments.usage_error("give the folder of a bundle, or --demo gpt2")
     from ..runtime.bench.case import Lengths, cases_of
     from ..runtime.bench.machine import read_bandwidth
     from ..runtime.bench.report import report

@@ -16,8 +16,7 @@ from .errors import BundleError, OptionError
 if TYPE_CHECKING:
     from .model import Model
     from .ort.engine import Engine
-    from .text.byte_tokenizer import ByteTokenizer
-    from .text.tokenizer import Tokenizer
+    from .text.byte_tokenizer import AnyTokenizer
 
 
 def load(
@@ -93,7 +92,7 @@ def load(
         return Model(bundle, tokenizer, opening.result())
 
 
-def open_tokenizer(bundle: Bundle) -> Tokenizer | ByteTokenizer:
+def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
     """Open the tokenizer that a bundle names; ``BundleError`` if its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:

@@ -25,9 +25,8 @@ from .request.request import Request, checked_request
 from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
 from .session import Session
-from .text.byte_tokenizer import ByteTokenizer
+from .text.byte_tokenizer import AnyTokenizer
 from .text.stop_strings import StopFilter, cut
-from .text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .ort.engine import Engine
@@ -62,7 +61,7 @@ class Model:
     def __init__(
         self,
         bundle: Bundle,
-        tokenizer: Tokenizer | ByteTokenizer,
+        tokenizer: AnyTokenizer,
         engine: Engine,
         new_decoder: NewDecoder | None = None,
     ) -> None:

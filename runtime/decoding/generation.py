@@ -22,10 +22,9 @@ from ..request.controls import Controls
 from ..request.options import GenerationOptions
 from ..request.request import Request
 from ..results import FinishReason
-from ..text.byte_tokenizer import ByteTokenizer
+from ..text.byte_tokenizer import AnyTokenizer
 from ..text.detokenizer import Detokenizer
 from ..text.stop_strings import StopMatcher
-from ..text.tokenizer import Tokenizer
 from .beam_search import BeamSearch
 from .greedy_and_sampling import RowSearch
 from .group_beam_search import GroupBeamSearch
@@ -48,7 +47,7 @@ class Outputs(NamedTuple):
     """The conversion of a model's output tokens to text."""
 
     manifest: Manifest
-    tokenizer: Tokenizer | ByteTokenizer
+    tokenizer: AnyTokenizer
 
     def context(self, start: Ids) -> Ids:
         """Return the start tokens that belong to the output: after an encoder, all but the first.

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ..decoder import Logits, TokenIds
 from ..errors import MissingPackageError, OptionError, reason
+from ..text.byte_tokenizer import AnyTokenizer
 from ..text.token_bytes import token_bytes_of
-from ..text.tokenizer_decoder import AnyTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..concurrency.background import Background
 from ..decoder import CancelledError
 from .import_onnxruntime import onnxruntime
-from .memory import Buffer, Memory, address_of
+from .memory import Buffer, Memory, address_of, host_place
 
 POLL_S = 0.05  # between two questions whether a long run is cancelled
 LONG = 128  # tokens; a run over fewer ends before anybody notices
@@ -35,12 +35,12 @@ class Binding:
 
     def input_array(self, name: str, array: NDArray[Any]) -> None:
         """Bind an input to an array in main memory, whose numbers may change between runs."""
-        self._bind_input(name, array, _host_place(array))
+        self._bind_input(name, array, host_place(array))
 
     def output_array(self, name: str, array: NDArray[Any]) -> None:
         """Bind an output to an array in main memory."""
         self._held[name] = array
-        self.native.bind_output(name, *_host_place(array))
+        self.native.bind_output(name, *host_place(array))
 
     def input_buffer(
         self, name: str, memory: Memory, buffer: Buffer, rows: int | None = None
@@ -92,7 +92,3 @@ class Binding:
                 options.terminate = True
                 raise
             running.result()
-
-
-def _host_place(array: NDArray[Any]) -> tuple[Any, ...]:
-    return "cpu", 0, array.dtype, array.shape, array.ctypes.data

@@ -12,11 +12,27 @@ import math
 import os
 import platform
 from collections.abc import Collection, Iterator
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
+from ..errors import OptionError
+
+MAX_THREADS = 1024
 CPUS = Path("/sys/devices/system/cpu")
 GROUPS = Path("/proc/self/cgroup")
 GROUP_FILES = Path("/sys/fs/cgroup")
+
+
+def thread_count(threads: Any) -> int:
+    """Return ``threads`` as an int, ``usable_cores()`` for None; ``OptionError`` if invalid."""
+    if threads is None:
+        return usable_cores()
+    if isinstance(threads, bool) or not isinstance(threads, Integral):
+        raise OptionError(f"threads is {threads!r}; it must be an integer, or None for all cores.")
+    if not 1 <= (count := int(threads)) <= MAX_THREADS:
+        raise OptionError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}.")
+    return count
 
 
 def physical_cores(cpus: Collection[int] | None = None) -> int:

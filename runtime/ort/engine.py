@@ -17,13 +17,13 @@ from ..concurrency.background import together
 from ..concurrency.locks import Slots
 from ..decoder import Decoder
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError
+from .cpu import thread_count
 from .devices import AUTO, CPU, CPU_DEVICE, CUDA, Device, parse_device
 from .graph_session import (
     GraphSession,
     map_shared_weights,
     open_session,
     shared_session,
-    thread_count,
 )
 from .memory import CpuMemory, DeviceLogits, DeviceMemory, Memory
 from .onnx_decoder import OnnxDecoder

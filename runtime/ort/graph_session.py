@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,14 +16,13 @@ import numpy as np
 from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
-from ..errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
-from .cpu import usable_cores
+from ..errors import BundleError, DeviceError, EdgeseqError, reason
+from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
 from .import_onnxruntime import onnxruntime
 from .import_onnxruntime import status as _status
 from .providers import Assigned, check_build, check_opened, hidden_nodes, plug_in, prepare
 
-MAX_THREADS = 1024
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -287,17 +285,6 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def thread_count(threads: Any) -> int:
-    """Return ``threads`` as an int, ``usable_cores()`` for None; ``OptionError`` if invalid."""
-    if threads is None:
-        return usable_cores()
-    if isinstance(threads, bool) or not isinstance(threads, Integral):
-        raise OptionError(f"threads is {threads!r}; it must be an integer, or None for all cores.")
-    if not 1 <= (count := int(threads)) <= MAX_THREADS:
-        raise OptionError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}.")
-    return count
 
 
 def _reason(error: Exception) -> str:

@@ -55,6 +55,11 @@ class Memory(Protocol):
         """Copy the first ``length`` positions of row ``source`` to row ``target`` of ``other``."""
 
 
+def host_place(array: NDArray[Any]) -> tuple[Any, ...]:
+    """Return the arguments that bind an array in main memory."""
+    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
+
+
 def address_of(memory: Memory, buffer: Buffer, rows: int | None = None) -> tuple[Any, ...]:
     """Return what a binding takes for ``buffer``, or for its first ``rows``."""
     shape = buffer.shape if rows is None else (rows, *buffer.shape[1:])
@@ -138,7 +143,7 @@ class DeviceMemory:
             "to": _indices(other, target, begin, end),
         }
         for name, array in indices.items():
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_input(name, *host_place(array))
         for name, buffer in (("source", block), ("target", other)):
             binding.bind_input(name, *address_of(self, buffer))
         binding.bind_output("copied", *address_of(self, other))
@@ -170,9 +175,9 @@ class DeviceLogits:
         binding = self._session.io_binding()
         binding.bind_input("logits", *address_of(self.memory, self.buffer, rows))
         number = np.array([count])
-        binding.bind_input("count", "cpu", 0, number.dtype, number.shape, number.ctypes.data)
+        binding.bind_input("count", *host_place(number))
         for name, array in (("values", values), ("ids", ids)):
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_output(name, *host_place(array))
         self._session.run_with_iobinding(binding)
         if self._shown is not None:
             np.put_along_axis(self._host[: len(self._shown)], self._shown, -np.inf, axis=1)
@@ -194,7 +199,4 @@ def _indices(block: Buffer, row: int, begin: int, end: int) -> NDArray[np.int64]
 
 def _no_memory(problem: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     size = math.prod(shape) * dtype.itemsize
-    return (
-        f"{problem} for {size / 2**20:,.0f} MiB of keys and values: ask for fewer beams, texts or "
-        "tokens."
-    )
+    return f"{problem} for {size / 2**20:,.0f} MiB: use fewer beams, texts or tokens."

@@ -157,8 +157,10 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         known = [*self.model.bundle.manifest.task_specific_params]
         pairs = [name for name in known if name.startswith("translation")]
         if task is not None and task not in pairs:
-            known_are = f"known are {', '.join(pairs)}." if pairs else "or of another translation."
-            raise OptionError(f"The checkpoint says nothing of {task!r}: {known_are}")
+            known_are = ", ".join(pairs) or "no translation"
+            raise OptionError(
+                f"The checkpoint has no settings for {task!r}; it has settings for {known_are}."
+            )
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
         return super()._for_task(task)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..errors import OptionError, PromptError
-from ..text.byte_tokenizer import ByteTokenizer
+from ..text.byte_tokenizer import AnyTokenizer
 from ..text.input_lines import decode_utf8, json_object, split_lines
-from ..text.tokenizer import Tokenizer
 from .prompts import check_ids, check_prompt, decoder_prompts
 from .resolving import resolve_options
+from .value_checks import is_text
 
-AnyTokenizer = Tokenizer | ByteTokenizer
 Pair = tuple[str, str]  # source, target
 
 
@@ -218,6 +217,6 @@ def _json_pair(line: str, where: str) -> Pair:
     for name in ("source", "target"):
         if not isinstance(data.get(name), str):
             raise PromptError(f"{where} has no text {name!r}: {expected}.")
-        if any("\ud800" <= character <= "\udfff" for character in data[name]):
+        if not is_text(data[name]):
             raise PromptError(f"{where}: the {name} has half a character, a lone surrogate.")
     return data["source"], data["target"]

@@ -13,8 +13,7 @@ from ..request.controls import GUIDES
 from ..request.request import checked_request
 from ..request.resolving import resolve_options
 from ..results import GenerationResult
-from ..text.byte_tokenizer import ByteTokenizer
-from ..text.tokenizer import Tokenizer
+from ..text.byte_tokenizer import AnyTokenizer
 from .templates import Form, Template
 
 Input = Mapping[str, str]
@@ -37,7 +36,7 @@ class TaskModel(Protocol):
     @property
     def bundle(self) -> Bundle: ...
     @property
-    def tokenizer(self) -> Tokenizer | ByteTokenizer: ...
+    def tokenizer(self) -> AnyTokenizer: ...
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], **options: Any
     ) -> list[GenerationResult]: ...

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..bundle.manifest import Side
 from ..errors import PromptError
-from .tokenizer import clean_up
+from .tokenizer import Tokenizer, clean_up
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
 END_OF_TEXT = 1
@@ -107,3 +107,6 @@ def _byte_ids(text: str) -> list[int]:
             f"Text to encode must be a str without lone surrogates, not {text!r:.60}; decode its "
             "bytes with errors='replace' first."
         ) from error
+
+
+AnyTokenizer = Tokenizer | ByteTokenizer

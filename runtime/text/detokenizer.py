@@ -12,9 +12,9 @@ so that a token costs the same at any length.
 from __future__ import annotations
 
 from . import detokenizer_stages as stages
-from .byte_tokenizer import ByteTokenizer
+from .byte_tokenizer import AnyTokenizer
 from .detokenizer_stages import Replacement, Stage
-from .tokenizer import CLEAN_UPS, Tokenizer
+from .tokenizer import CLEAN_UPS
 from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words, decoder_form
 
 
@@ -28,7 +28,7 @@ class Detokenizer:
     `finish`.
     """
 
-    def __init__(self, tokenizer: Tokenizer | ByteTokenizer) -> None:
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
         self._tokenizer = tokenizer
         self._source, self._stages = _follow(tokenizer)
         if tokenizer.clean_up_tokenization_spaces:
@@ -67,7 +67,7 @@ class Detokenizer:
         return twin
 
 
-def _follow(tokenizer: Tokenizer | ByteTokenizer) -> tuple[Stage, list[Stage]]:
+def _follow(tokenizer: AnyTokenizer) -> tuple[Stage, list[Stage]]:
     """Return the stage that turns tokens into text as the decoder does, and the stages after it."""
     match decoder_form(tokenizer):
         case RawBytes():

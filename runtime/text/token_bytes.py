@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 from ..errors import OptionError
+from .byte_tokenizer import AnyTokenizer
 from .detokenizer_stages import BYTE_OF, BYTE_TOKEN
 from .tokenizer_decoder import (
-    AnyTokenizer,
     ByteFallback,
     ByteLevel,
     Join,

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .byte_tokenizer import ByteTokenizer
-from .tokenizer import Tokenizer
+from .byte_tokenizer import AnyTokenizer, ByteTokenizer
 
-AnyTokenizer = Tokenizer | ByteTokenizer
 Join = Callable[[list[str]], str]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,10 +26,11 @@ from edgeseq.export.checkpoint.tokenizer import write_tokenizer
 from edgeseq.export.families import t5
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle.manifest import TokenizerFormat
-from edgeseq.runtime.text.byte_tokenizer import ByteTokenizer
+from edgeseq.runtime.text.byte_tokenizer import AnyTokenizer, ByteTokenizer
 from edgeseq.runtime.text.tokenizer import Tokenizer
 from tests.support.errors import refusal
 from tests.support.files import assert_nothing_written
+from tests.support.processes import python
 
 # Transformers warns of every text that ends with </s>.
 pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has </s>")
@@ -99,7 +98,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def written(folder: Path) -> tuple[TokenizerFormat, Tokenizer | ByteTokenizer]:
+def written(folder: Path) -> tuple[TokenizerFormat, AnyTokenizer]:
     """What exporting the tokenizer alone gives, and it opened."""
     out = folder.parent / "out"
     out.mkdir()
@@ -381,9 +380,7 @@ def test_exported_model_runs_without_the_packages_that_made_it(
         assert len(result.token_ids) > 0
         print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
     """
-    command = [sys.executable, "-c", code, str(exported[1])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    loaded = set(json.loads(done.stdout))
+    loaded = set(json.loads(python(code, exported[1])))
     assert {"onnxruntime", "numpy"} <= loaded
     heavy = {"torch", "transformers", "onnx", "optimum", "sentencepiece", "huggingface_hub"}
     assert loaded & heavy == set()

@@ -18,12 +18,10 @@ from transformers import PreTrainedTokenizerFast, StopStringCriteria
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
-from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, ByteTokenizer
+from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, AnyTokenizer, ByteTokenizer
 from edgeseq.runtime.text.detokenizer import Detokenizer
 from edgeseq.runtime.text.stop_strings import StopFilter, StopMatcher, cut
 from edgeseq.runtime.text.tokenizer import Tokenizer
-
-AnyTokenizer = Tokenizer | ByteTokenizer
 
 CODER = "\U0001f469\u200d\U0001f4bb"  # one sign, three characters, eleven bytes
 TEXTS = [

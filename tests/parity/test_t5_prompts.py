@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from edgeseq.runtime import Model, OptionError, PromptError
-from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.errors import refusal
-from tests.support.scripted_engine import model_with
 
 Ids = list[list[int]]
 T5 = T5ForConditionalGeneration
@@ -30,18 +27,6 @@ PREFIX = [41, 7, 300]
 
 def token_ids(model: Model, sources: Ids, **options: Any) -> Ids:
     return [list(result.token_ids) for result in model.generate_ids(sources, **options)]
-
-
-@pytest.fixture
-def with_defaults(t5_model: Model) -> Callable[..., Model]:
-    """``with_defaults(**generation)``: the model, from a bundle with these defaults."""
-
-    def make(**generation: Any) -> Model:
-        bundle = t5_model.bundle
-        manifest = replace(bundle.manifest, generation=generation)
-        return model_with(Bundle(bundle.folder, manifest), t5_model.tokenizer, t5_model.new_decoder)
-
-    return make
 
 
 @pytest.mark.parametrize("prefix", [PREFIX, [START, *PREFIX], [START], [START, START, 5], [9] * 70])
@@ -152,16 +137,14 @@ def test_start_token_outside_the_vocabulary_is_refused(t5_model: Model) -> None:
     )
 
 
-def test_model_that_names_no_start_token(
-    with_defaults: Callable[..., Model], t5_model: Model
-) -> None:
-    nameless = with_defaults(pad_token_id=0)
+def test_model_that_names_no_start_token(t5_model: Model) -> None:
+    nameless = t5_model.with_defaults({"pad_token_id": 0})
     for options in ({}, {"decoder_input_ids": PREFIX}, {"decoder_start_token_id": None}):
         call = partial(nameless.generate_ids, SOURCES, **options)
         refusal(OptionError, call, match="decoder_start_token_id")
     started = token_ids(nameless, SOURCES, decoder_start_token_id=START, max_new_tokens=8)
     assert started == token_ids(t5_model, SOURCES, max_new_tokens=8)
-    from_bos = with_defaults(bos_token_id=START)  # as in Transformers
+    from_bos = t5_model.with_defaults({"bos_token_id": START})  # as in Transformers
     assert token_ids(from_bos, SOURCES, max_new_tokens=8) == started
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
@@ -23,9 +22,8 @@ from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
-from edgeseq.runtime.decoding.scoring import window_logits
-from edgeseq.runtime.ort.engine import open_engine
 from edgeseq.runtime.request.passages import Window
+from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
 WINDOWS = [Window(ids[:30], [0, *ids[30:]], 1) for ids in IDS]  # a decoder reads no source
@@ -75,17 +73,10 @@ def equalized(source: Bundle, folder: Path) -> tuple[Bundle, Equalized]:
     return Bundle(folder, replace(source.manifest, shared_weights={})), result
 
 
-def logits(bundle: Bundle) -> NDArray[np.float32]:
-    engine = open_engine(bundle.manifest, bundle.folder, threads=1).decoder
-    return np.concatenate(
-        [block for window in WINDOWS for _, block in window_logits(engine, window)]
-    )
-
-
 def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
     changed, _ = equalized(source, tmp_path / "equalized")
-    before = logits(source)
-    assert np.abs(logits(changed) - before).max() < 1e-4 * np.abs(before).max()
+    before = logits_of(source, WINDOWS)
+    assert np.abs(logits_of(changed, WINDOWS) - before).max() < 1e-4 * np.abs(before).max()
     weights = Network(changed, "decoder").weights
     for name, array in Network(source, "decoder").weights.items():
         touched = "qkv" in name or name.endswith(("attn.output.weight", "attention.output"))
@@ -142,8 +133,8 @@ def silenced(source: Bundle, folder: Path, factor: float) -> Bundle:
 def test_channels_that_hardly_or_hugely_move(source: Bundle, factor: float, tmp_path: Path) -> None:
     changed = silenced(source, tmp_path / "source", factor)
     result, equal = equalized(changed, tmp_path / "equalized")
-    before = logits(changed)
-    assert np.abs(logits(result) - before).max() < 1e-4 * np.abs(before).max()
+    before = logits_of(changed, WINDOWS)
+    assert np.abs(logits_of(result, WINDOWS) - before).max() < 1e-4 * np.abs(before).max()
     assert all(0 < peak < np.inf for peak in equal.peaks.values())
 
 

@@ -24,9 +24,8 @@ from edgeseq.quantize.smoothing import norm_vectors, readers, smooth
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
-from edgeseq.runtime.decoding.scoring import window_logits
-from edgeseq.runtime.ort.engine import open_engine
 from edgeseq.runtime.request.passages import Window
+from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
 WINDOWS = [Window(ids[:30], [0, *ids[30:]], 1) for ids in IDS]  # a decoder reads no source
@@ -81,13 +80,6 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
     return Bundle(folder, replace(source.manifest, shared_weights={})), factors
 
 
-def logits(bundle: Bundle) -> NDArray[np.float32]:
-    engine = open_engine(bundle.manifest, bundle.folder, threads=1).decoder
-    return np.concatenate(
-        [block for window in WINDOWS for _, block in window_logits(engine, window)]
-    )
-
-
 def inputs_of(bundle: Bundle) -> dict[str, Observed]:
     networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
     found = observe(bundle, networks, WINDOWS, lambda _: None)
@@ -97,8 +89,8 @@ def inputs_of(bundle: Bundle) -> dict[str, Observed]:
 def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
     changed, factors = smoothed(source, tmp_path / "smoothed")
     assert len(factors) >= 3
-    before = logits(source)
-    assert np.abs(logits(changed) - before).max() < 1e-4 * np.abs(before).max()
+    before = logits_of(source, WINDOWS)
+    assert np.abs(logits_of(changed, WINDOWS) - before).max() < 1e-4 * np.abs(before).max()
 
 
 def test_inputs_are_divided_by_what_is_said(source: Bundle, tmp_path: Path) -> None:

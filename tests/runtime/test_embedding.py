@@ -25,6 +25,7 @@ import pytest
 from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError, load
 from edgeseq.runtime.concurrency import locks
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
+from tests.support.processes import python
 
 PROMPTS = [f"Once upon a time there was a {word}" for word in ("fox", "king", "girl", "bird", "so")]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
@@ -287,13 +288,7 @@ def test_closing_gives_the_memory_back(
 
     large = make_checkpoint(n_embd=512, n_layer=6, n_head=8)  # 75 MB of weights
     export_checkpoint(large, tmp_path / "large")
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path / "large")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    before, during, after = map(float, done.stdout.split())
+    before, during, after = map(float, python(MEMORY, tmp_path / "large").split())
     assert during - before > 50
     assert after - before < 15
 
@@ -402,9 +397,7 @@ threading.Thread(target=lambda: asyncio.run(run())).start()
 
 
 def test_a_loop_in_a_thread_goes_on_after_the_main_thread() -> None:
-    command = [sys.executable, "-c", BEYOND_MAIN]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    expected, found = done.stdout.splitlines()
+    expected, found = python(BEYOND_MAIN).splitlines()
     assert found == expected != ""
 
 

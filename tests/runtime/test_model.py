@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
@@ -18,9 +15,8 @@ from transformers import GPT2TokenizerFast
 
 from edgeseq.runtime import BundleError, DeviceError, Model, OptionError, PromptError, Timings, load
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
-from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.errors import refusal
-from tests.support.scripted_engine import model_with
+from tests.support.processes import WITHOUT_PACKAGES, python
 
 TEXTS = ["Once upon a time", "a clever fox; he said", "“home”", "x"]
 END = 0  # <|endoftext|>: the start of an empty prompt, and the end of a text
@@ -29,17 +25,6 @@ END = 0  # <|endoftext|>: the start of an empty prompt, and the end of a text
 @pytest.fixture(scope="module")
 def transformers_tokenizer(checkpoint: Path) -> GPT2TokenizerFast:
     return GPT2TokenizerFast.from_pretrained(checkpoint)
-
-
-@pytest.fixture
-def with_defaults(model: Model) -> Callable[..., Model]:
-    """``with_defaults(**generation)``: the model, from a bundle with these defaults."""
-
-    def make(**generation: Any) -> Model:
-        manifest = replace(model.bundle.manifest, generation=generation)
-        return model_with(Bundle(model.bundle.folder, manifest), model.tokenizer, model.new_decoder)
-
-    return make
 
 
 # Results
@@ -135,39 +120,39 @@ def test_special_tokens_are_in_the_ids_and_not_in_the_text(model: Model) -> None
 # The bundle's defaults
 
 
-def test_the_bundles_defaults_hold_and_the_callers_options_go_over_them(
-    model: Model, with_defaults: Callable[..., Model]
-) -> None:
-    limited = with_defaults(max_new_tokens=3, eos_token_id=[END], length_penalty=4, temperature=0.5)
+def test_the_bundles_defaults_hold_and_the_callers_options_go_over_them(model: Model) -> None:
+    limited = model.with_defaults(
+        {"max_new_tokens": 3, "eos_token_id": [END], "length_penalty": 4, "temperature": 0.5}
+    )
     assert limited.generate_ids([[1]])[0].generated_tokens == 3
     assert limited.generate_ids([[1]], max_new_tokens=5)[0].generated_tokens == 5
     assert limited.generate_ids([[1]], max_length=5)[0].generated_tokens == 4
     assert limited.generate_ids([[1]])[0].token_ids == model.generate_ids([[1]])[0].token_ids[:3]
-    beams = with_defaults(max_new_tokens=9, num_beams=4, eos_token_id=END).generate_ids([[1]])[0]
-    expected = model.generate_ids([[1]], max_new_tokens=9, num_beams=4, eos_token_id=END)[0]
+    options = {"max_new_tokens": 9, "num_beams": 4, "eos_token_id": END}
+    [beams] = model.with_defaults(options).generate_ids([[1]])
+    [expected] = model.generate_ids([[1]], **options)
     assert replace(beams, timings=expected.timings) == expected
     assert expected.sequence_score is not None
 
 
-def test_the_callers_none_keeps_the_bundles_end_from_ending(
-    model: Model, with_defaults: Callable[..., Model]
-) -> None:
+def test_the_callers_none_keeps_the_bundles_end_from_ending(model: Model) -> None:
     end = first_new(model, [5, 6])
-    ending = with_defaults(eos_token_id=end)
+    ending = model.with_defaults({"eos_token_id": end})
     assert ending.generate_ids([[5, 6]], max_new_tokens=4)[0].finish_reason == "eos"
     endless = ending.generate_ids([[5, 6]], max_new_tokens=4, eos_token_id=None)[0]
     assert endless.finish_reason == "length"
     assert endless.generated_tokens == 4
 
 
-def test_a_sampling_bundle(with_defaults: Callable[..., Model]) -> None:
-    sampling = with_defaults(do_sample=True, top_k=50, eos_token_id=END)
+def test_a_sampling_bundle(model: Model) -> None:
+    sampling = model.with_defaults({"do_sample": True, "top_k": 50, "eos_token_id": END})
     drawn = {sampling.generate_ids([[1]], max_new_tokens=20)[0].token_ids for _ in range(3)}
     assert len(drawn) == 3
     seeded = [sampling.generate_ids([[1]], max_new_tokens=20, seed=4)[0] for _ in range(2)]
     assert seeded[0].token_ids == seeded[1].token_ids
-    greedy = sampling.generate_ids([[1]], max_new_tokens=20, do_sample=False)[0]
-    assert greedy.token_ids == with_defaults().generate_ids([[1]], max_new_tokens=20)[0].token_ids
+    [greedy] = sampling.generate_ids([[1]], max_new_tokens=20, do_sample=False)
+    [expected] = model.with_defaults({}).generate_ids([[1]], max_new_tokens=20)
+    assert greedy.token_ids == expected.token_ids
 
 
 # Prompts
@@ -183,8 +168,8 @@ def test_an_empty_prompt_starts_from_the_beginning_of_sequence(model: Model) -> 
     assert other.token_ids == model.generate_ids([[5]], max_new_tokens=8)[0].token_ids
 
 
-def test_an_empty_prompt_and_nothing_to_start_from(with_defaults: Callable[..., Model]) -> None:
-    for call in (with_defaults().generate, with_defaults().stream):
+def test_an_empty_prompt_and_nothing_to_start_from(model: Model) -> None:
+    for call in (model.with_defaults({}).generate, model.with_defaults({}).stream):
         with pytest.raises(PromptError, match="bos_token_id"):
             call("", max_new_tokens=8)
 
@@ -351,7 +336,7 @@ def recorded(model: Model) -> tuple[Model, list[Recorder]]:
         decoders.append(Recorder(model.new_decoder(prompts, capacity)))
         return decoders[-1]
 
-    return model_with(model.bundle, model.tokenizer, new_decoder), decoders
+    return model.with_decoders(new_decoder), decoders
 
 
 def test_a_stream_works_only_as_far_as_it_is_read(
@@ -451,29 +436,7 @@ def test_load_verifies_on_request(bundle: Path, tmp_path: Path) -> None:
 # Fresh processes
 
 
-def python(code: str, *arguments: object, **environment: str) -> str:
-    """The output of ``code`` in a process of its own, where warnings are errors."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-WITHOUT_ONNXRUNTIME = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "onnxruntime":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
+LOAD_TWICE = """
 from edgeseq.runtime import EdgeseqError, MissingPackageError, load
 
 for _ in range(2):
@@ -486,7 +449,7 @@ for _ in range(2):
 
 
 def test_without_onnxruntime_one_sentence_names_the_extras(bundle: Path) -> None:
-    first, second = python(WITHOUT_ONNXRUNTIME, bundle).splitlines()
+    first, second = python(WITHOUT_PACKAGES + LOAD_TWICE, "onnxruntime", bundle).splitlines()
     assert first == second
     assert "edgeseq[cpu]" in first
     assert "cuda" in first

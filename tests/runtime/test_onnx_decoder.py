@@ -21,7 +21,6 @@ from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.ort.graph_session import open_session
 from edgeseq.runtime.ort.memory import Buffer, CpuMemory
 from edgeseq.runtime.ort.onnx_decoder import OnnxDecoder
-from tests.support.scripted_engine import model_with
 from tests.support.scripted_search import run, steps_of
 
 Logits = NDArray[np.float32]
@@ -205,7 +204,7 @@ def test_a_model_asks_for_the_memory_it_needs(model: Model, graph: Graph) -> Non
         asked.append((len(prompts), capacity))
         return graph.decoder(len(prompts), capacity)
 
-    spied = model_with(model.bundle, model.tokenizer, new_decoder)
+    spied = model.with_decoders(new_decoder)
     spied.generate_ids(PROMPTS, max_new_tokens=10, eos_token_id=None)
     spied.generate_ids([[1] * 90], max_new_tokens=10**9, eos_token_id=None)
     spied.generate_ids([[1]], max_new_tokens=1)

@@ -11,22 +11,13 @@ import pytest
 
 from edgeseq.cli.command_line import main
 from tests.support.errors import CODE, assert_one_sentence
+from tests.support.processes import TIME_LIMIT_S, WITHOUT_PACKAGES
 
 Captured = pytest.CaptureFixture[str]
 
 COMMAND = [sys.executable, "-m", "edgeseq.cli"]
 PREFIX = "edgeseq: "
-TIME_LIMIT_S = 120
-WITHOUT_PACKAGES = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-blocked = sys.argv.pop(1).split(",")
-sys.meta_path.insert(0, Blocker())
+RUN_MAIN = """
 from edgeseq.cli import main
 sys.exit(main())
 """
@@ -106,5 +97,5 @@ def process_without(
     packages: str, *arguments: object, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line as ``process`` does, where ``packages`` (a,b) cannot be imported."""
-    command = [sys.executable, "-c", WITHOUT_PACKAGES, packages]
+    command = [sys.executable, "-c", WITHOUT_PACKAGES + RUN_MAIN, packages]
     return process(*arguments, command=command, **options)

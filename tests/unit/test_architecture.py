@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "export", "quantize", "runtime")
@@ -221,8 +222,7 @@ def test_every_folder_is_in_the_wheel() -> None:
 @pytest.mark.parametrize("module", ["edgeseq.runtime", "edgeseq.cli"])
 def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    loaded = {top_level(name) for name in json.loads(done.stdout)}
+    loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
     heavy |= {"matplotlib", "asyncio", "psutil", "numpy"}
     assert loaded & heavy == set()

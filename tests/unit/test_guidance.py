@@ -19,10 +19,9 @@ import edgeseq.runtime
 from edgeseq.runtime.errors import MissingPackageError, OptionError
 from edgeseq.runtime.logits import guidance
 from edgeseq.runtime.logits.guidance import Guide
-from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, ByteTokenizer
+from edgeseq.runtime.text.byte_tokenizer import FIRST_BYTE, AnyTokenizer, ByteTokenizer
 from edgeseq.runtime.text.tokenizer import Tokenizer
 
-AnyTokenizer = Tokenizer | ByteTokenizer
 END = 1
 DEMOS = Path(edgeseq.runtime.__file__).parent / "bundle" / "demos"
 TINY = ["</s>", "a", "b", "ab", "\u2581", "\u2581a", "\u2581\u2581b", "\u00e9", "a", "ba", "c"]
