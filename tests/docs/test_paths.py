@@ -24,6 +24,7 @@ SOURCES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", *(f"{folder}/**/*.py" for folder in FOLDERS))
     for path in ROOT.glob(pattern)
+    if NAMED.search(path.read_text(encoding="utf-8"))
 )
 
 
