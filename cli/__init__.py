@@ -1,4 +1,4 @@
-"""The command line: `edgeseq`, or `python -m edgeseq.cli`."""
+"""The command line: ``edgeseq``, or ``python -m edgeseq.cli``."""
 
 from .command_line import main
 

@@ -1,4 +1,4 @@
-"""`python -m edgeseq.cli`."""
+"""``python -m edgeseq.cli``."""
 
 import sys
 

@@ -14,7 +14,7 @@ from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from ..runtime.ort.cpu import MAX_THREADS
 from .flags import add_provider, provider_of
 
-LARGEST = 1 << 20  # for any number on the command line
+LARGEST = 1 << 20  # largest number that a flag accepts
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
 Measure bundles beside each other: load time, time to the first token, decode speed, memory moved,
@@ -141,7 +141,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _machines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the keyword arguments of ``load`` for each device.
 
-    Beside another device, the CPU does not get the arguments of the execution provider.
+    If there are several devices, the CPU does not get the execution provider's arguments.
     """
     names = list(dict.fromkeys(arguments.device or ["cpu"]))
     provider = provider_of(arguments)

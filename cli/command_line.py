@@ -1,8 +1,8 @@
 """The command line: finds the command, runs it and prints errors as one sentence.
 
 A command is a module of this folder with ``add_arguments(parser)`` and an entry in ``COMMANDS``.
-Only the module of the chosen command is imported. The commands alone join all stages (export,
-quantize, runtime), and import each when it is needed.
+Only the module of the chosen command is imported. Only the commands join the stages (export,
+quantize, runtime), and they import each stage when it is needed.
 
 Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 after Ctrl-C.
 """
@@ -80,7 +80,7 @@ def _sentence(error: OSError) -> str:
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for the arguments ``given``; only their command has its flags."""
+    """Return the parser for the arguments ``given``; only the command in them gets its flags."""
     parser = argparse.ArgumentParser(
         prog="edgeseq",
         description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",

@@ -16,7 +16,7 @@ from ..runtime.request.options import OPTION_TRAITS
 if TYPE_CHECKING:
     from ..runtime.model import Model
 
-NEW_TOKENS = 128  # of `edgeseq generate`, if neither the caller nor the bundle sets a limit
+NEW_TOKENS = 128  # default limit of new tokens for `edgeseq generate`, unless the bundle has one
 FLAGS = {name: traits.flag for name, traits in OPTION_TRAITS.items() if traits.flag is not None}
 
 
@@ -26,7 +26,10 @@ def flags_of(group: str) -> list[str]:
 
 
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
-    """Add the flag of each option to a parser or a group; ``helps``: other help texts."""
+    """Add the flag of each option to a parser or a group.
+
+    ``helps``: by option, a text that replaces the flag's usual help.
+    """
     for name in names:
         flag = FLAGS[name]
         text = helps.get(name, flag.help)

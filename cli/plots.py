@@ -16,7 +16,7 @@ SIZE_INCHES, DPI = (7.2, 4.4), 150
 def check_plot(path: Path | None) -> None:
     """Raise before the measurement if a plot could not be drawn or written to ``path``.
 
-    ``OptionError`` for the path, ``MissingPackageError`` without matplotlib.
+    Raises ``OptionError`` for a bad path, ``MissingPackageError`` without matplotlib.
     """
     if path is None:
         return
@@ -28,7 +28,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def plot_bench(report: Mapping[str, Any], path: Path) -> None:
-    """Plot the ms of a decode step by context length, from the report of ``edgeseq bench``."""
+    """Plot the time of a decode step by context length, from the report of ``edgeseq bench``."""
     figure, axes = _axes("tokens that the decoder has read", "ms a token")
     for colour, bundle in zip(cycle(COLOURS), report["bundles"], strict=False):
         speeds = bundle["tokens_per_s"]

@@ -68,7 +68,7 @@ def say(message: str) -> None:
 
 
 def _percent(text: str) -> float:
-    """Convert a number of percent to a share."""
+    """Convert a percentage to a share."""
     try:
         value = float(text)
     except ValueError:

@@ -24,8 +24,8 @@ from ..runtime.errors import CheckpointError
 from ..runtime.ort.engine import open_engine
 
 PROMPT_LENGTHS = (1, 5, 18, 64)
-STEPS = 6
-TOLERANCE = 1e-4  # as a share of the largest logit, or of 1 if all are smaller
+STEPS = 6  # decode steps after each prompt
+TOLERANCE = 1e-4  # largest difference, as a share of the largest logit (of 1 if all are smaller)
 CONDITION = 4  # allowed multiple of PyTorch's own rounding error, if that is larger
 
 
@@ -121,7 +121,7 @@ def _is_rounding(logits: NDArray[np.float32], reference: Reference, precise: Ref
 def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[np.float32]:
     """Return the bundle's logits at the reference's positions.
 
-    The sessions end with this function, so that a later error holds no file of the bundle open.
+    The sessions end with this function, so that a later error keeps no file of the bundle open.
     """
     steps = reference.logits.shape[1] - 1
     prompts = [text[: len(text) - steps] for text in reference.texts]

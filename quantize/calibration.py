@@ -18,17 +18,17 @@ from .graph.network import Network
 from .rounding import Curvature
 
 Feeds = dict[str, NDArray[Any]]
-BUDGET_BYTES = 1 << 30  # of the Hessians that are summed up at the same time
-SAMPLE_ROWS = 512  # kept of each input
+BUDGET_BYTES = 1 << 30  # memory for the Hessians of one group
+SAMPLE_ROWS = 512  # rows sampled per input
 
 
 class Observed:
-    """Statistics of one input of layers, (tokens, features), which is added part by part."""
+    """Statistics of a tensor that layers read, (tokens, features); rows are added part by part."""
 
     def __init__(self, features: int) -> None:
         self.hessian = np.zeros((features, features), np.float32)  # sum of x x^T over all rows x
         self.peaks = np.zeros(features, np.float32)  # largest magnitude of each feature
-        self.rows = np.empty((0, features), np.float32)  # a sample
+        self.rows = np.empty((0, features), np.float32)  # sample of the rows
 
     def add(self, rows: NDArray[np.float32], share: float) -> None:
         """Add ``rows`` to the statistics; keep about ``share * SAMPLE_ROWS`` of them."""
@@ -96,7 +96,7 @@ def _open(bundle: Bundle, role: str) -> GraphSession:
 
 
 def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Feeds]]:
-    """Return each window with its encoder outputs by name; without an encoder there are none."""
+    """Return each window with its encoder outputs by name, which are empty without an encoder."""
     if not bundle.manifest.has_encoder:
         return [(window, {}) for window in windows]
     names = list(encoder_outputs(bundle.manifest.dimensions))

@@ -1,4 +1,4 @@
-"""A quantized bundle in the making: the rounding of its weights, and its files."""
+"""The draft of a quantized bundle: round its weights, write its files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A quantized bundle in the making: its source, and the rounded weights."""
+    """The draft of a quantized bundle: its source bundle and the rounded weights."""
 
     source: Bundle
     networks: Mapping[str, Network]
     recipe: Recipe
     rounded: RoundedWeights
-    cache_peaks: Mapping[str, float]  # by "0.key": largest magnitude in the KV cache
+    cache_peaks: Mapping[str, float]  # largest magnitude in the KV cache, by "0.key"
 
     def keeping(self, layers: Sequence[str]) -> Draft:
-        """Return a copy that stores the weights ``layers`` as the recipe stores sensitive ones."""
+        """Return a copy with the weights ``layers`` in the recipe's storage for kept layers."""
         recipe = replace(self.recipe, kept_layers=self.recipe.kept_layers | {*layers})
         rounded = dict(self.rounded)
         tables = table_names(self.networks)
@@ -122,8 +122,7 @@ def round_weights(
 ) -> dict[str, Rounded]:
     """Return all weights of layers and tables that the recipe rounds, by name.
 
-    ``divided``: for inputs of decoder layers, the factors that their channels were divided by since
-    the source was made (``equalize``).
+    ``divided``: the factors by which ``equalize`` divided the inputs of decoder layers, by input.
     """
     rounded: dict[str, Rounded] = {}
     for role, observed in observe(source, networks, windows, progress):

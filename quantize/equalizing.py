@@ -30,8 +30,8 @@ PAST_KEY, PAST_VALUE = 3, 4  # indices of GroupQueryAttention's inputs
 class Equalized:
     """The effect of equalizing a decoder, whose weights were changed in place."""
 
-    peaks: Mapping[str, float]  # by "0.key": the new largest magnitude in the KV cache
-    divided: Mapping[str, Vector]  # by input of a layer: what its channels were divided by
+    peaks: Mapping[str, float]  # new largest magnitude in the KV cache, by "0.key"
+    divided: Mapping[str, Vector]  # factors that divided a layer's input, by its name
 
 
 def equalize(network: Network, peaks: Mapping[str, Vector]) -> Equalized:
@@ -60,10 +60,10 @@ def equalize(network: Network, peaks: Mapping[str, Vector]) -> Equalized:
 def _factors(peak: Vector) -> tuple[float, Vector]:
     """Return the common range of all channels, and the factors to divide them by to reach it."""
     flat = peak.reshape(-1)
-    used = flat > 0  # neither padding of the head size nor a channel that stayed 0
+    used = flat > 0  # excludes padding of the head size and channels that stayed 0
     if not used.any():
         return 1.0, np.ones_like(flat)
-    floored = np.maximum(flat, LEAST_RANGE * flat.max())  # other texts may reach more
+    floored = np.maximum(flat, LEAST_RANGE * flat.max())  # other texts may have larger values
     common = float(np.exp(np.log(floored[used]).mean()))
     return common, np.where(used, floored / np.float32(common), np.float32(1)).astype(np.float32)
 
@@ -71,7 +71,7 @@ def _factors(peak: Vector) -> tuple[float, Vector]:
 def _qkv_weights(
     attention: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], network: Network
 ) -> list[str]:
-    """Return the names of the weight and any bias of the layer that makes query, key and value."""
+    """Return the names of the weight and any bias of the layer that computes query, key and value."""
     names: list[str] = []
     node = made_by[attention.input[0]]
     while True:

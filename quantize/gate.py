@@ -15,8 +15,8 @@ from ..runtime.ort.engine import open_engine
 from ..runtime.request.passages import Window
 from .draft import Draft
 
-PROBE_TOKENS = 512  # to measure each layer's share of the loss on
-LARGEST_SHARE = 4  # at most one layer in four is kept in higher precision
+PROBE_TOKENS = 512  # tokens on which each layer's share of the loss is measured
+LARGEST_SHARE = 4  # at most one layer in this many is kept in higher precision
 
 ReportProgress = Callable[[str], None]
 
@@ -27,8 +27,8 @@ class Gate:
 
     reference: NewDecoder
     windows: Sequence[Window]
-    limit: float  # highest rise of perplexity, 0.01: one percent
-    folder: Path  # for temporary files
+    limit: float  # highest rise of perplexity; 0.01: one percent
+    folder: Path  # folder for temporary files
     progress: ReportProgress
 
     def measure(self, candidate: Draft, windows: Sequence[Window]) -> Comparison:

@@ -24,7 +24,7 @@ from .graph.network import Network
 from .recipes import Recipe, find_recipe
 from .texts import Texts, find_texts
 
-CACHES = ("float32", "int8")  # possible defaults; float16 is for CUDA
+CACHES = ("float32", "int8")  # possible default dtypes; float16 is for CUDA
 FLOAT32 = "fp32"  # recipe of an exported bundle
 
 
@@ -46,7 +46,7 @@ def quantize_bundle(
 
     - ``block_size``: how many weights share a scale, for a recipe with blocks.
     - ``keep``: layers to store in higher precision from the start, by name or pattern ("*.ff.wo").
-    - ``kv_cache``: the default type of the KV cache at load; None: the recipe's type, if the bundle
+    - ``kv_cache``: the default dtype of the KV cache; None: the recipe's dtype, if the bundle
       passes the quality gate with it.
     - ``text``: a file to calibrate and measure on, in the format of ``edgeseq eval``; None: the
       built-in text.

@@ -16,15 +16,15 @@ class Recipe:
     """A way to quantize a bundle: a storage for each kind of weight, and defaults."""
 
     name: str
-    layer: Storage  # of the linear layers
-    step_layer: Storage  # of a decoder's layers after an encoder, which read few tokens at once
-    table: Blockwise | Float16  # of embeddings and lm_head, which are one table if they are tied
-    kept: Storage  # of layers that are too sensitive
-    kept_table: Blockwise | Float32  # of tables that are too sensitive
-    kept_layers: frozenset[str] = field(default=frozenset())  # names of such layers and tables
-    kv_cache: CacheDtype  # the default when the bundle is loaded
-    perplexity_rise_limit: float  # 0.01: one percent
-    float32_endings: tuple[str, ...] = ()  # of the names of layers that stay in float32
+    layer: Storage  # storage of linear layers
+    step_layer: Storage  # storage of decoder layers after an encoder; they read few tokens
+    table: Blockwise | Float16  # storage of embeddings and lm_head (one table if tied)
+    kept: Storage  # storage of kept layers, which are too sensitive for `layer`
+    kept_table: Blockwise | Float32  # storage of kept tables
+    kept_layers: frozenset[str] = field(default=frozenset())  # names of kept layers and tables
+    kv_cache: CacheDtype  # default dtype when the bundle is loaded
+    perplexity_rise_limit: float  # highest rise of perplexity; 0.01: one percent
+    float32_endings: tuple[str, ...] = ()  # suffixes of layers that stay float32
 
     def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
         """Return the storage of a linear layer's weight or of a table.
@@ -105,7 +105,7 @@ RECIPES: Mapping[str, Recipe] = {
             kept_table=Float32(),
             kv_cache="float32",
             perplexity_rise_limit=0.005,
-            # Its outputs are T5's largest activations: above 65,504 (float16) in larger models.
+            # ff.wo has T5's largest activations: above 65,504 (float16) in larger models.
             float32_endings=(".ff.wo",),
         ),
     )

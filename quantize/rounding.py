@@ -17,7 +17,7 @@ from ..runtime.errors import BundleError
 
 SHRINK = np.linspace(1.0, 0.72, 15)  # factors to try on the scale that just covers a group
 DAMPING = 0.01  # share of the Hessian's mean diagonal that is added to its diagonal
-COLUMNS_AT_ONCE = 128
+COLUMNS_AT_ONCE = 128  # inputs whose errors change later inputs in one product
 TINY = 1e-30  # the smallest scale, which groups of zeros get
 
 Floats = NDArray[np.float32]
@@ -104,7 +104,7 @@ def _scales(group: Floats, bits: int, importance: Floats | None) -> Floats:
     """Return the scale of each output with the least squared error, (outputs,).
 
     ``importance``: (inputs,), the weight of each input's error; None: all are equal. There is one
-    more negative code than positive codes, so the largest value may take the lowest code. Its scale
+    more negative code than positive codes, so the largest value may take the lowest code. The scale
     may then be negative.
     """
     low, high = _limits(bits)

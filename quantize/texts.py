@@ -18,19 +18,19 @@ from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 
 BUILT_IN = "calibration.txt"
-CONTEXT = 512  # tokens of a window, at most
-TOKENS = 8192  # used of a longer text (up to twice as many), half of them to measure on
-ANSWER_TOKENS = 64  # of a target that the model generates, at most
+CONTEXT = 512  # most tokens per window
+TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
+ANSWER_TOKENS = 64  # most tokens of a generated target
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Windows to calibrate on and windows to measure on, which alternate in the text."""
+    """Windows for calibration and windows for evaluation, which alternate in the text."""
 
     name: str
     calibration: Sequence[Window]
     judged: Sequence[Window]
-    context: int | None  # tokens of a window at most; None: windows are pairs
+    context: int | None  # most tokens per window; None: windows are pairs
 
 
 def find_texts(bundle: Bundle, path: Path | None) -> Texts:
@@ -64,7 +64,7 @@ def built_in() -> Path:
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """Divide windows from the whole text that predict about TOKENS tokens into two halves."""
+    """Choose windows, spread over the text, that predict about TOKENS tokens; return two halves."""
     total = sum(window.predicted for window in windows)
     step = min(max(1, total // TOKENS), max(1, len(windows) // 2))
     some = windows[::step]  # at least two

@@ -3,7 +3,7 @@
 A storage declares everything that the quantizer does with a weight. To add one, write its class
 here and name it in a recipe (``recipes.py``).
 
-    x, W                      ->  y         DynamicInt8: 8-bit activations, one scale a token
+    x, W                      ->  y         DynamicInt8: 8-bit activations, one scale per token
     Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
     QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
     MatMulInteger, DequantizeLinear, Mul -> y
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
 MICROSOFT = "com.microsoft"
-ZERO_POINT = 128  # of activations, and of 8-bit weights in blocks
+ZERO_POINT = 128  # zero point of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
 INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
-LARGEST_PART_BYTES = 10 * 2**20
-PART_MULTIPLE = 64  # outputs; kernels work on several at once
+LARGEST_PART_BYTES = 10 * 2**20  # most bytes of a weight in one product, roughly
+PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several at once
 
 
 class Storage(ABC):
     """A way to store a weight, and to multiply with it."""
 
-    smoothing_bits: ClassVar[int | None] = None  # bits to smooth the layers' inputs for; None: no
+    smoothing_bits: ClassVar[int | None] = None  # bits to smooth the layers' inputs for; None: no smoothing
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
     keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
-    block_size: int | None = None  # how many weights share a scale; None: no blocks
+    block_size: int | None = None  # number of weights that share a scale; None: no blocks
 
     def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes | None:
         """Round a weight, (inputs, outputs), to codes; None if the storage has no codes."""
@@ -54,7 +54,7 @@ class Storage(ABC):
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         """Write to ``graph`` the nodes that multiply with the weight of ``layer``.
 
-        ``node``: the product that they replace.
+        ``node``: the product node that they replace.
         """
 
     @abstractmethod
@@ -280,7 +280,7 @@ def round_to(
     return Rounded(storage, storage.round(np.asarray(weight), curvature))
 
 
-RoundedWeights = Mapping[str, Rounded]  # by the weights' names
+RoundedWeights = Mapping[str, Rounded]  # rounded weights by name
 
 
 def _part_ends(outputs: int, size_bytes: int) -> list[int]:

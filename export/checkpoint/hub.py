@@ -89,7 +89,7 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
 def _fetch(name: str, revision: str | None) -> Path:
     """Download the snapshot of the commit that ``revision`` names now; return its folder.
 
-    The folder has the name of the commit. Its files are checked by the Hub's hashes.
+    The folder has the name of the commit. Its files are checked against the Hub's hashes.
     """
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
@@ -99,7 +99,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         return folder
     files = [file for file in info.siblings or [] if "/" not in file.rfilename]
     needed = needed_files([file.rfilename for file in files])
-    # By the caller's revision, not by the commit, so that the cache also records that revision.
+    # Download the caller's revision, not the commit, so that the cache also records the revision.
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=needed))
     if folder.name != info.sha:  # the branch has moved in the meantime
         info = HfApi().model_info(name, revision=folder.name, files_metadata=True)

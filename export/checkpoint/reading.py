@@ -12,11 +12,11 @@ from transformers.utils import logging
 
 from ...runtime.errors import CheckpointError
 
-ReportProgress = Callable[[str], None]  # is called with a line for each step
+ReportProgress = Callable[[str], None]  # function that receives one line per step
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in ``path``; ``CheckpointError`` if it is invalid or no object."""
+    """Return the JSON object in ``path``; ``CheckpointError`` if it is invalid or not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

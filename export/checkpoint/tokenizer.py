@@ -19,7 +19,7 @@ from .reading import ReportProgress, quiet_transformers, read_json
 
 TOKENIZER_FILE = "tokenizer.json"
 BYTES_CLASS = "ByT5Tokenizer"
-LONGEST_REASON = 300  # characters
+LONGEST_REASON = 300  # most characters of an error message that is passed on
 
 
 def write_tokenizer(
@@ -79,21 +79,21 @@ def write_tokenizer(
 
 
 def _load(checkpoint: Path) -> Any:
-    """Return Transformers' tokenizer of the checkpoint, the fast one if there is one."""
+    """Return the checkpoint's Transformers tokenizer, the fast one if it exists."""
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `write_tokenizer` reports what matters
             return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
     except Exception as error:  # `tokenizers` raises this for a damaged file
         why = reason(error)
-        if len(why) > LONGEST_REASON:  # then it is advice about other files
+        if len(why) > LONGEST_REASON:  # a long message is advice about other files
             files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
         raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
 
 
 def _names_bytes(checkpoint: Path) -> bool:
-    """Return whether the checkpoint's configuration says that its tokens are ByT5's bytes."""
+    """Return whether the checkpoint's configuration names the tokenizer of ByT5."""
     files = (checkpoint / name for name in ("tokenizer_config.json", "config.json"))
     settings = [read_json(path) for path in files if path.is_file()]
     return any(setting.get("tokenizer_class") == BYTES_CLASS for setting in settings)

@@ -28,7 +28,7 @@ class Family(Protocol):
         """Raise ``CheckpointError`` for a configuration that cannot be exported."""
 
     def dimensions(self, config: Any) -> Dimensions:
-        """Return the sizes that the runtime allocates memory by."""
+        """Return the sizes that the runtime needs to allocate memory."""
 
     def graphs(self, model: Any) -> list[Graph]:
         """Return the graphs of ``model`` with their weights."""

@@ -52,7 +52,7 @@ def check(config: GPT2Config) -> None:
 
 
 def dimensions(config: GPT2Config) -> Dimensions:
-    """Return the sizes that the runtime allocates memory by."""
+    """Return the sizes that the runtime needs to allocate memory."""
     head_size = config.n_embd // config.n_head
     return Dimensions(
         layers=config.n_layer,
@@ -83,7 +83,7 @@ def graphs(model: GPT2LMHeadModel) -> list[Graph]:
 
 
 class GPT2Decoder(torch.nn.Module):
-    """GPT-2 as the runtime runs it: the KV cache changes in place, logits only at ``logits_at``."""
+    """GPT-2's decoder with an in-place KV cache and logits only at ``logits_at``."""
 
     def __init__(self, config: GPT2Config, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()

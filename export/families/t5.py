@@ -63,7 +63,7 @@ def check(config: Any) -> None:
 
 
 def dimensions(config: Any) -> Dimensions:
-    """Return the sizes that the runtime allocates memory by."""
+    """Return the sizes that the runtime needs to allocate memory."""
     return Dimensions(
         layers=config.num_decoder_layers,
         heads=config.num_heads,

@@ -33,7 +33,7 @@ def decoder_graph(model: Any, sizes: Dimensions) -> Graph:
 
 
 class T5Decoder(T5Stack):
-    """T5's decoder as the runtime runs it."""
+    """T5's decoder with an in-place KV cache and logits only at ``logits_at``."""
 
     def __init__(self, config: Any, weights: Weights, sizes: Dimensions) -> None:
         super().__init__(config, weights)

@@ -16,7 +16,7 @@ from ..graphs.attention import BLOCKED_SELF_ATTENTION, BlockedSelfAttention
 from ..graphs.tracing import Graph
 from .t5_stack import T5Stack, Weights, bias_table, feed_forward_weights
 
-# Separate, not packed into one as in a decoder: splitting the product would copy all of it.
+# Separate products, not one as in a decoder: splitting one product would copy all of it.
 PROJECTIONS = ("query", "key", "value")
 
 

@@ -84,7 +84,7 @@ def feed_forward_weights(layer: Any, config: Any, block: str) -> Weights:
 def bias_table(attention: Any, *, bidirectional: bool) -> torch.Tensor:
     """Return the bias of each distance between query and key.
 
-    ``attention``: the stack's first, whose biases all layers use. For an encoder the shape is
+    ``attention``: the stack's first layer, whose biases all layers use. For an encoder the shape is
     (heads, 2 * reach + 1), for distances of a key from -reach to reach. For a decoder it is
     (heads, reach + 1), for distances of a key behind its query. Farther keys have the bias of the
     farthest distance (``T5Attention._relative_position_bucket``).

@@ -16,8 +16,8 @@ from .operators import is_absent
 
 HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention requires a multiple of it
 
-BLOCK = 128  # queries that an encoder's attention handles at once
-MASKED = -3.0e38  # score of a key that may not be read
+BLOCK = 128  # queries per block of an encoder's attention
+MASKED = -3.0e38  # score of a masked key
 
 
 def padded_head_size(head_size: int) -> int:
@@ -127,7 +127,7 @@ def attend(
     bias: torch.Tensor | float,
     key_lengths: torch.Tensor,
 ) -> torch.Tensor:
-    """Return unscaled attention over the first keys of each item, as many as ``key_lengths`` says.
+    """Return unscaled attention of each item ``i`` over its first ``key_lengths[i]`` keys.
 
     ``query``, ``key``, ``value`` and the result: (batch, heads, length, head_size); ``bias``: added
     to the scores; ``key_lengths``: (batch,).
@@ -142,7 +142,7 @@ class CrossAttention(torch.autograd.Function):
 
     ``query``: (batch, n, heads * head_size), where n holds all rows of a source (for example its
     beams) one after the other; ``key`` and ``value``: (batch, heads, source, head_size);
-    ``source_lengths``: (batch,) int32, how many keys to read. Returns the shape of ``query``.
+    ``source_lengths``: (batch,) int32, the number of keys to read. Returns the shape of ``query``.
     """
 
     @staticmethod
@@ -178,7 +178,7 @@ class BlockedSelfAttention(torch.autograd.Function):
     - ``query``, ``key``, ``value``: (batch, source, heads * head_size).
     - ``bias_table``: (heads, 2 * reach + 1), the bias of a key at each distance from -reach to
       reach. Farther keys have the bias of the distance -reach or reach.
-    - ``source_lengths``: (batch,) int32, how many keys to read.
+    - ``source_lengths``: (batch,) int32, the number of keys to read.
 
     Returns the shape of ``query``. For a source of 4,096 tokens and eight heads, the scores and the
     biases would take 537 MB each; a block's scores and biases take 34 MB together.
@@ -215,7 +215,7 @@ class BlockedSelfAttention(torch.autograd.Function):
         return attend(q, k, v, bias, source_lengths).transpose(1, 2).flatten(2)
 
 
-# The node above calls this function, which is added to the graph; in ONNX's text form.
+# The function that the node above calls, in ONNX's text form. Export adds it to the graph.
 #
 # `strip` holds the biases of all distances in order. A query's biases are a window of it, and the
 # next query's window starts one entry earlier. Gathering each entry took as long as all products of

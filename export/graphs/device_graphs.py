@@ -2,7 +2,7 @@
 
     python -m edgeseq.export.graphs.device_graphs FOLDER
 
-A copy graph copies parts of a KV cache in a device's memory; there is one for each type. The
+A copy graph copies parts of a KV cache in a device's memory; there is one for each dtype. The
 top-logits graph finds the highest logits of each row.
 """
 
@@ -25,10 +25,10 @@ RANK = ("layers", "rows", "heads", "capacity")  # dimensions of a cache block, b
 
 
 def copy_graph(dtype: str) -> onnx.ModelProto:
-    """Return the graph that copies the places ``from`` of ``source`` to the places ``to``.
+    """Return the graph that copies entries ``from`` of ``source`` to entries ``to`` of ``target``.
 
-    The output ``copied`` is ``target`` with these places replaced. Places are (n, 4): layer, row,
-    head, position.
+    Both are indices, (n, 4): layer, row, head, position. The output ``copied`` is ``target`` with
+    the entries ``to`` replaced.
     """
     kind = TYPES[dtype]
     blocks = [

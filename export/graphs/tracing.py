@@ -30,7 +30,7 @@ from ...runtime.bundle.weights_file import WeightsFile
 
 OPSET = 18
 WEIGHT_PREFIX = "weights."
-Axes = dict[str, dict[int, str]]  # by tensor and axis: the names of dynamic dimensions
+Axes = dict[str, dict[int, str]]  # names of dynamic dimensions, by tensor and axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Graph:
     Its parameter ``weights`` receives the tensors of ``weights`` in order.
     """
 
-    role: str  # its name in the manifest, such as "decoder"
+    role: str  # the graph's name in the manifest, such as "decoder"
     file_name: str
     module: torch.nn.Module
     config: PretrainedConfig
@@ -49,7 +49,7 @@ class Graph:
     outputs: Shapes
     example: Mapping[str, Any]  # arguments of ``forward`` without the weights
     weights: Mapping[str, torch.Tensor]
-    functions: Sequence[str] = ()  # in ONNX's text form, of the domain "edgeseq"
+    functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
 
 
 def decoder_example(sizes: Dimensions) -> dict[str, object]:

@@ -12,7 +12,7 @@ from ...runtime.ort.providers import OF_POSITIONS
 
 INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 ZERO_POINTS = 3  # index of GatherBlockQuantized's input
-ZEROS = {4: 0x88, 8: 0x80}  # by bits: a byte whose codes all mean zero
+ZEROS = {4: 0x88, 8: 0x80}  # byte whose codes all mean zero, by bits
 
 
 def for_cuda(model: onnx.ModelProto) -> None:
@@ -44,7 +44,7 @@ def _add_zero_points(graph: onnx.GraphProto) -> None:
 
 
 class _Positions:
-    """A finder of nodes that compute only shapes and positions, not the model's numbers."""
+    """A finder of nodes that compute only shapes and positions, not activations."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(model).graph

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 QUERIES, LENGTHS, TOTAL, BIAS = 0, 5, 6, 10  # indices of GroupQueryAttention's inputs
-LEAST = -1e30  # score of a position that may not be read
+LEAST = -1e30  # score of a masked position
 
 
 def with_float16_cache(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -81,7 +81,7 @@ class _Writer:
         least = self._constant("least", np.float32(LEAST))
         masked = self._add("Where", [self._allowed(node), biased, least], f"{name}.masked")
         shares = self._add("Softmax", [masked], f"{name}.shares", axis=-1)
-        # Memory past a row's end may hold NaN, and a share of 0 times NaN is NaN.
+        # Memory past a row's end may hold NaN, and a probability of 0 times NaN is NaN.
         nothing = self._constant("nothing", np.float16(0))
         filled = self._add("Where", [self._filled(node), values, nothing], f"{name}.filled")
         mixed = self._add("MatMul", [self._half(shares), filled], f"{name}.mixed")
@@ -123,7 +123,7 @@ class _Writer:
         return self._once("Unsqueeze", [positions, axes], "attention.queries")
 
     def _places(self, node: onnx.NodeProto, key: str) -> str:
-        """Return the cache position of each new number, (rows, heads, tokens, head size)."""
+        """Return the cache position of each new element, (rows, heads, tokens, head size)."""
         shape = self._once("Shape", [key], "attention.key_shape")
         return self._once("Expand", [self._positions(node), shape], "attention.places")
 
@@ -138,7 +138,7 @@ class _Writer:
         return self._add("Slice", [cache, zero, self._end(node), axis], f"{cache}.read")
 
     def _keys(self, node: onnx.NodeProto) -> str:
-        """Return the numbers of the positions that are read, (positions,)."""
+        """Return the indices of the positions that are read, (positions,)."""
         end = self._once("Squeeze", [self._end(node)], "attention.stop")
         first, step = self._constant("first", np.array(0)), self._constant("step", np.array(1))
         return self._once("Range", [first, end, step], "attention.keys")

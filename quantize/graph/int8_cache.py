@@ -1,6 +1,6 @@
 """A decoder's graph with a KV cache of 8-bit integers.
 
-Keys and values are rounded when they are appended, with one scale each per layer. Every query reads
+Keys and values are rounded when they are appended, with one scale each per layer. Queries read
 the rounded numbers, so results are the same for one token and for several at once.
 """
 
@@ -16,7 +16,7 @@ from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 LARGEST_CODE = 127
 MARGIN = 1.1  # factor on the largest magnitude in the calibration text
-SCALE_INPUTS = 12  # index of GroupQueryAttention's input for the keys' scale; next: the values'
+SCALE_INPUTS = 12  # GroupQueryAttention's input index of the keys' scale, before the values'
 FORMAT = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
 
 

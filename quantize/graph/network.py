@@ -39,7 +39,7 @@ class Network:
             raise BundleError(f"{path} is not an ONNX file: export the bundle again.") from error
         self.role = role
         self.weights: dict[str, Array] = {}
-        self.constants: list[onnx.TensorProto] = []  # small weights, inside the graph's file
+        self.constants: list[onnx.TensorProto] = []  # small weights that the graph's file holds
         for tensor in self.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 self.weights[tensor.name] = _map(bundle, tensor)
@@ -58,7 +58,7 @@ class Network:
 
     @cached_property
     def tables(self) -> Mapping[int, str]:
-        """The name of the weight that each lookup of ids reads rows of, by node index."""
+        """The tables, by the index of the node that looks up their rows."""
         return {
             i: node.input[0]
             for i, node in enumerate(self.graph.node)

@@ -26,7 +26,7 @@ class GraphWriter:
         self._weights_file = weights_file
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
-        self._seen: set[str] = set()  # names that `is_first` was asked for
+        self._seen: set[str] = set()  # names passed to `is_first`
 
     def model(self) -> onnx.ModelProto:
         """Return the graph with its new nodes; the network's own graph is unchanged."""
@@ -40,7 +40,7 @@ class GraphWriter:
 
     @property
     def weights_per_run_bytes(self) -> int:
-        """The size in bytes of the weights that every run reads: all but the tables."""
+        """The size in bytes of the weights that every run reads: all but lookup tables."""
         return weights_per_run_bytes(self._nodes, self._initializers.values())
 
     def is_first(self, name: str) -> bool:

@@ -118,7 +118,7 @@ class SequenceState:
 
     @cached_property
     def generator(self) -> np.random.Generator:
-        """The generator for sampling, made late because greedy search needs no `numpy.random`."""
+        """The generator for sampling, made late because greedy search needs no ``numpy.random``."""
         return np.random.default_rng(self._seed)
 
     @property
@@ -164,18 +164,18 @@ class SequenceState:
 def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
     """Return one token for each row, sampled from softmax(logits), (rows,) int64.
 
-    `logits: (rows, vocab) float32`, where -inf is probability 0. Each row takes exactly one uniform
+    ``logits: (rows, vocab) float32``, where -inf is probability 0. Each row takes exactly one uniform
     number from its own generator, so that it does not depend on other rows. Sums are float64.
     Source: inverse of the cumulative distribution.
 
-    Raises `BundleError` if a row holds NaN or +inf, `OptionError` if it holds only -inf.
+    Raises ``BundleError`` if a row holds NaN or +inf, ``OptionError`` if it holds only -inf.
     """
     drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
     return np.array(drawn, dtype=np.int64)
 
 
 def _draw(row: Logits, generator: np.random.Generator) -> int:
-    """Return one token, sampled from `row: (vocab,) float32`."""
+    """Return one token, sampled from ``row: (vocab,) float32``."""
     kept = np.flatnonzero(row != -np.inf)
     logits = row[kept].astype(np.float64)
     peak = logits.max(initial=-np.inf)

@@ -5,7 +5,7 @@ cache lies. A search leaves finished texts out of its choices, so their rows lea
 
 A step reads hundreds of megabytes of weights, so that this code runs with cold caches. The work for
 a token is therefore plain Python on few objects, which touches less memory than numpy calls or
-frozen dataclasses do (`benchmarks/loop_overhead.py`).
+frozen dataclasses do (``benchmarks/loop_overhead.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Constrained decoding by a JSON Schema, a regular expression or a grammar.
 
-The package `llguidance` computes which tokens may come next, from the bytes that each token adds to
-a text (`text/token_bytes.py`). This module knows nothing of models, search or other options.
+The package ``llguidance`` computes which tokens may come next, from the bytes that each token adds to
+a text (``text/token_bytes.py``). This module knows nothing of models, search or other options.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _VOCABULARIES: Final[WeakKeyDictionary[AnyTokenizer, _Vocabulary]] = WeakKeyDict
 class _Vocabulary:
     """The bytes that each token id adds to a text, in the form that llguidance needs.
 
-    llguidance knows tokens as symbols. Their order is: the token ids; at `size`, the end of the
-    text; at `size + 1`, one symbol for all ids that add nothing as the first token of a text; then
+    llguidance knows tokens as symbols. Their order is: the token ids; at ``size``, the end of the
+    text; at ``size + 1``, one symbol for all ids that add nothing as the first token of a text; then
     one symbol for each id that adds other bytes as the first token than after another token.
     """
 
@@ -61,15 +61,15 @@ class Guide:
 
     Exactly one of these is given:
 
-    - `json_schema`, a dict or its JSON text: texts have the layout of `json.dumps`, unless the
+    - ``json_schema``, a dict or its JSON text: texts have the layout of ``json.dumps``, unless the
       schema has another layout at the key "x-guidance".
-    - `regex`: matches the whole text, in Rust's syntax; `\\d` is 0 to 9.
-    - `grammar`: in llguidance's dialect of Lark.
+    - ``regex``: matches the whole text, in Rust's syntax; ``\\d`` is 0 to 9.
+    - ``grammar``: in llguidance's dialect of Lark.
 
     The constraint applies to a text before the clean-up of spaces. All tokens but special ones may
-    spell it. Raises `OptionError` for a constraint that cannot be followed, without end-of-text
+    spell it. Raises ``OptionError`` for a constraint that cannot be followed, without end-of-text
     ids, for a tokenizer with an unknown decoder, and for a vocabulary that cannot spell the start
-    of any text; `MissingPackageError` without llguidance.
+    of any text; ``MissingPackageError`` without llguidance.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Guide:
     def filter(self, row: Logits, new_tokens: Sequence[int] | TokenIds, *, at_start: bool) -> None:
         """Set the logits of tokens that cannot follow the text to -inf; at a dead end, all logits.
 
-        `row`: (vocabulary,), changed in place. `new_tokens`: the text so far. `at_start`: whether
+        ``row``: (vocabulary,), changed in place. ``new_tokens``: the text so far. ``at_start``: whether
         its first token is the first one that is decoded; T5's decoder removes the leading space of
         that token.
         """
@@ -113,7 +113,7 @@ class Guide:
         return "" if self._dead_end is None else self._describe(self._dead_end)
 
     def _matcher(self, tokens: TokenIds, at_start: bool) -> LLMatcher:
-        """Return the state after `tokens`, from a copy of the state before the last token."""
+        """Return the state after ``tokens``, from a copy of the state before the last token."""
         key = (at_start, tokens.tobytes())
         matcher = self._matchers.get(key)
         if matcher is None:
@@ -128,7 +128,7 @@ class Guide:
         return matcher
 
     def _symbols(self, tokens: TokenIds, at_start: bool) -> list[int]:
-        """Return llguidance's symbols for `tokens`."""
+        """Return llguidance's symbols for ``tokens``."""
         symbols: list[int] = tokens.tolist()
         if at_start and symbols:
             symbols[0] = int(self._first[symbols[0]])
@@ -136,7 +136,7 @@ class Guide:
         return [end if symbol in self._ends else symbol for symbol in symbols if symbol != end + 1]
 
     def _blocked(self, matcher: LLMatcher, is_first: bool) -> NDArray[np.bool_]:
-        """Return which ids may not come next, (vocabulary,) bool; `is_first`: as a first token."""
+        """Return which ids may not come next, (vocabulary,) bool; ``is_first``: as a first token."""
         bits = ~np.frombuffer(matcher.compute_bitmask(), np.uint8)
         symbols = np.unpackbits(bits, bitorder="little").view(np.bool_)
         blocked = symbols[: self._vocabulary.size]
@@ -148,7 +148,7 @@ class Guide:
         return symbols[self._first]
 
     def _describe(self, symbols: list[int]) -> str:
-        """Return a sentence that says why no token may follow `symbols`."""
+        """Return a sentence that says why no token may follow ``symbols``."""
         text = self._vocabulary.symbols.decode_str(symbols)
         place = f"after {text[-40:]!r}" if text else "at the start"
         matcher = self._start.deep_copy()
@@ -170,7 +170,7 @@ class Guide:
 def _lark(json_schema: Any, regex: str | None, grammar: str | None) -> tuple[str, str]:
     """Return the name of the given option, and its Lark grammar.
 
-    Raises `MissingPackageError` without llguidance.
+    Raises ``MissingPackageError`` without llguidance.
     """
     try:
         from llguidance import regex_to_lark
@@ -187,7 +187,7 @@ def _lark(json_schema: Any, regex: str | None, grammar: str | None) -> tuple[str
 
 
 def _start(symbols: LLTokenizer, option: str, lark: str) -> LLMatcher:
-    """Return the state before the first token; raise `OptionError` for a bad constraint."""
+    """Return the state before the first token; raise ``OptionError`` for a bad constraint."""
     from llguidance import LLMatcher
 
     matcher = LLMatcher(symbols, lark + _ANY_SPELLING, log_level=0)
@@ -200,7 +200,7 @@ def _start(symbols: LLTokenizer, option: str, lark: str) -> LLMatcher:
 
 
 def _schema_text(schema: Any) -> str:
-    """Return the JSON text of a schema with the layout; raise `OptionError` for a bad schema."""
+    """Return the JSON text of a schema with the layout; raise ``OptionError`` for a bad schema."""
     try:
         if isinstance(schema, str):
             schema = json.loads(schema)

@@ -1,9 +1,9 @@
 """Masks: logits processors that forbid or force tokens.
 
-`logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
-`tokens` holds all ids of each row so far, including the prompt. `lengths` holds, for each row, the
+``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
+``tokens`` holds all ids of each row so far, including the prompt. ``lengths`` holds, for each row, the
 number of ids at which the mask applies. Results equal those of the processors in
-`transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
+``transformers.generation.logits_process`` (4.57.6). Parameters are valid: the options check them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Ids = Sequence[int] | TokenIds
 
 
 def suppress(logits: Logits, ids: Ids) -> None:
-    """Forbid `ids` in every row.
+    """Forbid ``ids`` in every row.
 
-    Source: `SuppressTokensLogitsProcessor`.
+    Source: ``SuppressTokensLogitsProcessor``.
     """
     logits[:, np.asarray(ids, dtype=np.intp)] = -np.inf
 
@@ -28,10 +28,10 @@ def suppress(logits: Logits, ids: Ids) -> None:
 def suppress_before(
     logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
 ) -> None:
-    """Forbid `ids` in the rows that have fewer ids than their length.
+    """Forbid ``ids`` in the rows that have fewer ids than their length.
 
-    Source: `MinLengthLogitsProcessor` and, with lengths counted from the end of the prompt,
-    `MinNewTokensLengthLogitsProcessor`.
+    Source: ``MinLengthLogitsProcessor`` and, with lengths counted from the end of the prompt,
+    ``MinNewTokensLengthLogitsProcessor``.
     """
     columns = np.asarray(ids, dtype=np.intp)
     for row, seen, length in zip(logits, tokens, lengths, strict=True):
@@ -42,9 +42,9 @@ def suppress_before(
 def suppress_at(
     logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
 ) -> None:
-    """Forbid `ids` in the rows that have exactly their length.
+    """Forbid ``ids`` in the rows that have exactly their length.
 
-    Source: `SuppressTokensAtBeginLogitsProcessor`.
+    Source: ``SuppressTokensAtBeginLogitsProcessor``.
     """
     columns = np.asarray(ids, dtype=np.intp)
     for row, seen, length in zip(logits, tokens, lengths, strict=True):
@@ -53,10 +53,10 @@ def suppress_at(
 
 
 def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids) -> None:
-    """Allow only `ids`, with logit 0, in the rows that have exactly their length.
+    """Allow only ``ids``, with logit 0, in the rows that have exactly their length.
 
-    This also allows ids that were forbidden before. Source: `ForcedBOSTokenLogitsProcessor`
-    (length 1) and `ForcedEOSTokenLogitsProcessor` (one less than the longest text).
+    This also allows ids that were forbidden before. Source: ``ForcedBOSTokenLogitsProcessor``
+    (length 1) and ``ForcedEOSTokenLogitsProcessor`` (one less than the longest text).
     """
     columns = np.asarray(ids, dtype=np.intp)
     for row, seen, length in zip(logits, tokens, lengths, strict=True):
@@ -66,9 +66,9 @@ def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int],
 
 
 def keep_allowed(row: Logits, ids: Ids) -> None:
-    """Forbid all but `ids` in `row: (vocab,) float32`; if `ids` is empty, forbid all.
+    """Forbid all but ``ids`` in ``row: (vocab,) float32``; if ``ids`` is empty, forbid all.
 
-    Source: `PrefixConstrainedLogitsProcessor`.
+    Source: ``PrefixConstrainedLogitsProcessor``.
     """
     columns = np.asarray(ids, dtype=np.intp)
     allowed = row[columns]
@@ -80,6 +80,6 @@ def replace_invalid(logits: Logits) -> None:
     """Turn NaN into 0 and infinities into the highest and the lowest float32.
 
     Ids that were forbidden before get the lowest float32, whose probability is 0. Source:
-    `InfNanRemoveLogitsProcessor`.
+    ``InfNanRemoveLogitsProcessor``.
     """
     np.nan_to_num(logits, copy=False)

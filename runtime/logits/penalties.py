@@ -1,9 +1,9 @@
 """Penalties: logits processors that depend on the ids of the text so far.
 
-`logits: (rows, vocab) float32` are changed in place; the logit of a forbidden id becomes -inf.
-`tokens` holds all ids of each row so far, including the prompt. `sources` holds the encoder's
+``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
+``tokens`` holds all ids of each row so far, including the prompt. ``sources`` holds the encoder's
 source of each row, or without an encoder the prompt. Results equal those of the processors in
-`transformers.generation.logits_process` (4.57.6). Parameters are valid: the options check them.
+``transformers.generation.logits_process`` (4.57.6). Parameters are valid: the options check them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ HIGHEST = float(np.finfo(np.float32).max)
 
 @np.errstate(over="ignore")  # np.where also computes the side that it does not take
 def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
-    """Lower the logits of the ids in `tokens`: divide by `penalty` > 0, or multiply if negative.
+    """Lower the logits of the ids in ``tokens``: divide by ``penalty`` > 0, or multiply if negative.
 
     A penalty below 1 raises them. An id counts once, even if it occurs several times. Source:
-    `RepetitionPenaltyLogitsProcessor`, after CTRL, https://arxiv.org/abs/1909.05858.
+    ``RepetitionPenaltyLogitsProcessor``, after CTRL, https://arxiv.org/abs/1909.05858.
     """
     for row, ids in zip(logits, tokens, strict=True):
         seen = row[ids]
@@ -31,17 +31,17 @@ def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: flo
 
 
 def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) -> None:
-    """Raise the logits of the ids in `sources`: multiply by `penalty` > 0, or divide if negative.
+    """Raise the logits of the ids in ``sources``: multiply by ``penalty`` > 0, or divide if negative.
 
-    Source: `EncoderRepetitionPenaltyLogitsProcessor`.
+    Source: ``EncoderRepetitionPenaltyLogitsProcessor``.
     """
     penalize_repetition(logits, sources, 1.0 / penalty)
 
 
 def block_repeated_ngrams(logits: Logits, tokens: Sequence[TokenIds], size: int) -> None:
-    """Forbid each id that would complete an n-gram of `size` >= 1 ids a second time.
+    """Forbid each id that would complete an n-gram of ``size`` >= 1 ids a second time.
 
-    Source: `NoRepeatNGramLogitsProcessor`.
+    Source: ``NoRepeatNGramLogitsProcessor``.
     """
     block_source_ngrams(logits, tokens, tokens, size)
 
@@ -49,9 +49,9 @@ def block_repeated_ngrams(logits: Logits, tokens: Sequence[TokenIds], size: int)
 def block_source_ngrams(
     logits: Logits, tokens: Sequence[TokenIds], sources: Sequence[TokenIds], size: int
 ) -> None:
-    """Forbid each id that would complete an n-gram of `size` >= 1 ids of the row's source.
+    """Forbid each id that would complete an n-gram of ``size`` >= 1 ids of the row's source.
 
-    Source: `EncoderNoRepeatNGramLogitsProcessor`.
+    Source: ``EncoderNoRepeatNGramLogitsProcessor``.
     """
     for row, ids, source in zip(logits, tokens, sources, strict=True):
         if source.size < size or ids.size < size - 1:
@@ -67,8 +67,8 @@ class SequenceBias:
 
     Biases of sequences with the same last id add up; -inf forbids completing a sequence. A sequence
     of several ids counts only in a text that is at least as long as the sequence: two ids are not
-    looked for after a prompt of one id. Source: `SequenceBiasLogitsProcessor`, and with -inf
-    `NoBadWordsLogitsProcessor`.
+    looked for after a prompt of one id. Source: ``SequenceBiasLogitsProcessor``, and with -inf
+    ``NoBadWordsLogitsProcessor``.
     """
 
     def __init__(self, biases: Sequence[tuple[tuple[int, ...], float]]) -> None:
@@ -86,7 +86,7 @@ class SequenceBias:
 
     @np.errstate(over="ignore", invalid="ignore")  # as in torch: overflow is inf, inf - inf NaN
     def __call__(self, logits: Logits, tokens: Sequence[TokenIds]) -> None:
-        """Add the biases to `logits` in place."""
+        """Add the biases to ``logits`` in place."""
         for row, ids in zip(logits, tokens, strict=True):
             sums = self._sums_after(ids)
             sum_ids = np.array(list(sums), dtype=np.intp)
@@ -95,7 +95,7 @@ class SequenceBias:
             row[sum_ids] = summed
 
     def _sums_after(self, ids: TokenIds) -> dict[int, float]:
-        """Return the total bias of each id that completes a sequence of several ids after `ids`."""
+        """Return the total bias of each id that completes a sequence of several ids after ``ids``."""
         sums: dict[int, float] = {}
         for size in self._prefix_sizes:
             if size >= ids.size:
@@ -113,10 +113,10 @@ def decay_length(
     factor: float,
     eos_token_ids: Ids,
 ) -> None:
-    """Raise the logits of `eos_token_ids` more with each new id of a row after the first `start`.
+    """Raise the logits of ``eos_token_ids`` more with each new id of a row after the first ``start``.
 
-    With n ids more than `start` after the prompt, a logit x becomes x + abs(x) * (`factor`**n - 1).
-    Source: `ExponentialDecayLengthPenalty`, which gives NaN or fails in two cases. Here a forbidden
+    With n ids more than ``start`` after the prompt, a logit x becomes x + abs(x) * (``factor``**n - 1).
+    Source: ``ExponentialDecayLengthPenalty``, which gives NaN or fails in two cases. Here a forbidden
     id stays forbidden, and a logit that is too large becomes the highest float32.
     """
     columns = np.asarray(eos_token_ids, dtype=np.intp)

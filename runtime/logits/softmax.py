@@ -1,6 +1,6 @@
 """Softmax of logits: log-probabilities in float32 and float64, checks of a row's highest logit.
 
-`logits: (rows, vocab) float32`.
+``logits: (rows, vocab) float32``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SAFE_SUM = 1e-15  # sums between this and its inverse are far from the limits of
 
 
 class LogSums(NamedTuple):
-    """The normalizers of some rows: log-probabilities are `logits - peaks - logs`.
+    """The normalizers of some rows: log-probabilities are ``logits - peaks - logs``.
 
-    `peaks` is a row's highest logit, or 0; `logs` is the logarithm of the sum of
-    `exp(logits - peak)`. If a row's highest logit is not finite, its peak is that logit and its log
+    ``peaks`` is a row's highest logit, or 0; ``logs`` is the logarithm of the sum of
+    ``exp(logits - peak)``. If a row's highest logit is not finite, its peak is that logit and its log
     is NaN.
     """
 
@@ -32,10 +32,10 @@ class LogSums(NamedTuple):
 
 @np.errstate(over="ignore")  # the lowest float32 minus the highest
 def normalize(logits: Logits, sums: LogSums | None = None) -> None:
-    """Turn each row into log-probabilities, in place; `sums`: its normalizers, if known.
+    """Turn each row into log-probabilities, in place; ``sums``: its normalizers, if known.
 
-    A row whose highest logit is not finite stays as it is. Source: `LogitNormalization`,
-    `torch.log_softmax`.
+    A row whose highest logit is not finite stays as it is. Source: ``LogitNormalization``,
+    ``torch.log_softmax``.
     """
     for row, peak, log_sum in zip(logits, *(sums or log_sums(logits)), strict=True):
         if math.isfinite(peak):
@@ -53,7 +53,7 @@ def log_sums(logits: Logits) -> LogSums:
 
 
 def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
-    """Return the peak and the log of `row: (vocab,)`; write `exp(row - peak)` to `scratch`.
+    """Return the peak and the log of ``row: (vocab,)``; write ``exp(row - peak)`` to ``scratch``.
 
     Float32 usually holds the exponentials of the logits themselves (peak 0), which saves two
     passes. Callers switch numpy's overflow warnings off, because a switch for each row would take
@@ -72,9 +72,9 @@ def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
 
 
 def log_softmax(row: Logits) -> NDArray[np.float64]:
-    """Return the natural log-probability of every token, (vocab,), from `row` of that shape.
+    """Return the natural log-probability of every token, (vocab,), from ``row`` of that shape.
 
-    Raises `BundleError` if the highest logit is not finite.
+    Raises ``BundleError`` if the highest logit is not finite.
     """
     shifted = row.astype(np.float64)
     peak = shifted.max()
@@ -85,9 +85,9 @@ def log_softmax(row: Logits) -> NDArray[np.float64]:
 
 
 def log_probabilities(logits: Logits, targets: TokenIds) -> NDArray[np.float64]:
-    """Return the natural log-probabilities of `targets`, (k,), from `logits: (k, vocab)`.
+    """Return the natural log-probabilities of ``targets``, (k,), from ``logits: (k, vocab)``.
 
-    Raises `BundleError` if a row's highest logit is not finite.
+    Raises ``BundleError`` if a row's highest logit is not finite.
     """
     # Row by row, because one row in float64 fits into the processor's cache.
     rows = zip(logits, targets, strict=True)
@@ -106,7 +106,7 @@ class DeadEndError(OptionError):
 def check_highest(highest: float) -> None:
     """Raise an error unless a token can be chosen by a row's highest logit, after the processors.
 
-    Raises `DeadEndError` for -inf, `BundleError` for NaN and +inf.
+    Raises ``DeadEndError`` for -inf, ``BundleError`` for NaN and +inf.
     """
     if highest == -math.inf:
         raise DeadEndError
@@ -114,7 +114,7 @@ def check_highest(highest: float) -> None:
 
 
 def check_finite(highest: float) -> None:
-    """Raise `BundleError` if a row's highest logit is not finite."""
+    """Raise ``BundleError`` if a row's highest logit is not finite."""
     if not math.isfinite(highest):
         raise BundleError(
             f"The model's highest logit must be finite, not {highest}: its weights are damaged, "

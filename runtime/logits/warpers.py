@@ -1,8 +1,8 @@
 """Warpers: logits processors that shape the distribution that sampling uses.
 
-`logits: (rows, vocab) float32` are changed in place; the logit of a removed id becomes -inf. Ids
+``logits: (rows, vocab) float32`` are changed in place; the logit of a removed id becomes -inf. Ids
 that were removed before take little time. Each warper keeps the same ids as the warper in
-`transformers.generation.logits_process` (4.57.6), and at least `min_tokens_to_keep` >= 1 of the ids
+``transformers.generation.logits_process`` (4.57.6), and at least ``min_tokens_to_keep`` >= 1 of the ids
 with a probability above 0. Where torch's unstable sort chooses among equals, the lowest ids are
 kept. A row without probabilities stays as it is, and sampling from it raises the error. Parameters
 are valid: the options check them.
@@ -23,17 +23,17 @@ BLOCK = 64
 
 @np.errstate(over="ignore")
 def apply_temperature(logits: Logits, temperature: float) -> None:
-    """Divide by `temperature` > 0: below 1 sharpens, above 1 flattens.
+    """Divide by ``temperature`` > 0: below 1 sharpens, above 1 flattens.
 
-    Source: `TemperatureLogitsWarper`.
+    Source: ``TemperatureLogitsWarper``.
     """
     logits /= temperature
 
 
 def keep_top_k(logits: Logits, top_k: int, min_tokens_to_keep: int = 1) -> None:
-    """Keep the `top_k` >= 1 highest logits of each row, and all that equal the lowest of these.
+    """Keep the ``top_k`` >= 1 highest logits of each row, and all that equal the lowest of these.
 
-    Source: `TopKLogitsWarper`.
+    Source: ``TopKLogitsWarper``.
     """
     top_k = max(top_k, min_tokens_to_keep)
     if top_k >= logits.shape[1]:
@@ -43,9 +43,9 @@ def keep_top_k(logits: Logits, top_k: int, min_tokens_to_keep: int = 1) -> None:
 
 
 def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> None:
-    """Keep the fewest most probable tokens of each row that reach probability `top_p`.
+    """Keep the fewest most probable tokens of each row that reach probability ``top_p``.
 
-    `top_p` is in [0, 1]. Source: `TopPLogitsWarper`, after "The Curious Case of Neural Text
+    ``top_p`` is in [0, 1]. Source: ``TopPLogitsWarper``, after "The Curious Case of Neural Text
     Degeneration", https://arxiv.org/abs/1904.09751.
     """
     # float32 as in Transformers, so that a sum exactly on the border is on the same side of it.
@@ -62,9 +62,9 @@ def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> Non
 
 
 def keep_min_p(logits: Logits, min_p: float, min_tokens_to_keep: int = 1) -> None:
-    """Keep the tokens at least `min_p` times as probable as the row's most probable one.
+    """Keep the tokens at least ``min_p`` times as probable as the row's most probable one.
 
-    `min_p` is in [0, 1]. Source: `MinPLogitsWarper`, after https://arxiv.org/abs/2407.01082.
+    ``min_p`` is in [0, 1]. Source: ``MinPLogitsWarper``, after https://arxiv.org/abs/2407.01082.
     """
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
@@ -75,11 +75,11 @@ def keep_min_p(logits: Logits, min_p: float, min_tokens_to_keep: int = 1) -> Non
 
 
 def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1) -> None:
-    """Keep the most typical tokens of each row that reach probability `typical_p`.
+    """Keep the most typical tokens of each row that reach probability ``typical_p``.
 
     A token is more typical if its surprise, -log p, is nearer to the row's entropy. The most
-    probable token may therefore be removed. `min_tokens_to_keep` also keeps the most typical
-    tokens. `typical_p` is between 0 and 1. Source: `TypicalLogitsWarper`, after "Locally Typical
+    probable token may therefore be removed. ``min_tokens_to_keep`` also keeps the most typical
+    tokens. ``typical_p`` is between 0 and 1. Source: ``TypicalLogitsWarper``, after "Locally Typical
     Sampling", https://arxiv.org/abs/2202.00666.
     """
     for row, ids, values in _possible(logits):
@@ -99,10 +99,10 @@ def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1
 
 
 def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int = 1) -> None:
-    """Keep the tokens with a probability of at least `epsilon_cutoff`, between 0 and 1.
+    """Keep the tokens with a probability of at least ``epsilon_cutoff``, between 0 and 1.
 
-    Tokens that equal the last one of `min_tokens_to_keep` are kept, too. Source:
-    `EpsilonLogitsWarper`, after "Truncation Sampling as Language Model Desmoothing",
+    Tokens that equal the last one of ``min_tokens_to_keep`` are kept, too. Source:
+    ``EpsilonLogitsWarper``, after "Truncation Sampling as Language Model Desmoothing",
     https://arxiv.org/abs/2210.15191.
     """
     for row, ids, values in _possible(logits):
@@ -114,9 +114,9 @@ def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int 
 def keep_eta(logits: Logits, eta_cutoff: float, min_tokens_to_keep: int = 1) -> None:
     """Keep the tokens whose probability reaches a cutoff that falls with the entropy of the row.
 
-    The cutoff is min(`eta_cutoff`, sqrt(`eta_cutoff`) * exp(-entropy)), with `eta_cutoff` between 0
-    and 1. Tokens that equal the last one of `min_tokens_to_keep` are kept, too. Source:
-    `EtaLogitsWarper`, after the paper of `keep_epsilon`.
+    The cutoff is min(``eta_cutoff``, sqrt(``eta_cutoff``) * exp(-entropy)), with ``eta_cutoff`` between 0
+    and 1. Tokens that equal the last one of ``min_tokens_to_keep`` are kept, too. Source:
+    ``EtaLogitsWarper``, after the paper of ``keep_epsilon``.
     """
     epsilon = np.float32(eta_cutoff)
     for row, ids, values in _possible(logits):
@@ -139,7 +139,7 @@ def _possible(logits: Logits) -> Iterator[tuple[Logits, NDArray[np.intp], Logits
 def _keep(
     row: Logits, ids: NDArray[np.intp], values: Logits, stays: NDArray[np.intp] | NDArray[np.bool_]
 ) -> None:
-    """Remove all ids of `row: (vocab,)`, except for the `ids` that stay with their `values`."""
+    """Remove all ids of ``row: (vocab,)``, except for the ``ids`` that stay with their ``values``."""
     row.fill(-np.inf)
     row[ids[stays]] = values[stays]
 
@@ -165,16 +165,16 @@ def _entropy(probabilities: Logits, logarithms: Logits) -> np.float32:
 
 
 def _highest(values: Logits, count: int) -> NDArray[np.intp]:
-    """Return the indices of the `count` highest `values`, the first of equals; all if fewer."""
+    """Return the indices of the ``count`` highest ``values``, the first of equals; all if fewer."""
     lowest = _kth_highest(values, count)
     above = np.flatnonzero(values > lowest)
     return np.concatenate([above, np.flatnonzero(values == lowest)[: count - above.size]])
 
 
 def _kth_highest(row: Logits, k: int) -> np.float32:
-    """Return the `k`-th highest value of `row: (vocab,)`; -inf if fewer than `k` are above -inf.
+    """Return the ``k``-th highest value of ``row: (vocab,)``; -inf if fewer than ``k`` are above -inf.
 
-    The `k`-th highest of the maxima of blocks is a lower bound of it, so that only the few values
+    The ``k``-th highest of the maxima of blocks is a lower bound of it, so that only the few values
     from this bound on have to be sorted (0.10 ms instead of 0.34 ms for 50 of GPT-2's 50,257).
     """
     maxima = row[: row.size // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap  # noqa: F401  # np.memmap imports it, but the thread of a load must not import
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence

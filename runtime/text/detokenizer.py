@@ -1,6 +1,6 @@
 """Streaming detokenization: token ids into pieces of text, each as soon as it is certain.
 
-The pieces join to exactly `Tokenizer.decode` of all ids. `tokenizers.decoders.DecodeStream` does
+The pieces join to exactly ``Tokenizer.decode`` of all ids. ``tokenizers.decoders.DecodeStream`` does
 not promise that: it never returns a tail that ends in U+FFFD. So this module follows the
 tokenizer's decoder token by token: one stage turns a token into text, and every later stage passes
 text on, holding back only what the next piece could still change. No stage looks at old text again,
@@ -21,11 +21,11 @@ from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words
 class Detokenizer:
     """A stream of the text of one sequence of token ids.
 
-    For any ids, the results of `push` and `finish` join to `tokenizer.decode(ids)`. Byte-level
+    For any ids, the results of ``push`` and ``finish`` join to ``tokenizer.decode(ids)``. Byte-level
     decoders hold back an incomplete character; clean-up holds back the start of a pattern such as
-    " '". Byte fallback holds back its `<0xNN>` tokens until another kind of token, because one bad
+    " '". Byte fallback holds back its ``<0xNN>`` tokens until another kind of token, because one bad
     byte turns the whole run into U+FFFD. A decoder of an unknown form returns all its text at
-    `finish`.
+    ``finish``.
     """
 
     def __init__(self, tokenizer: AnyTokenizer) -> None:
@@ -52,7 +52,7 @@ class Detokenizer:
         return text
 
     def held(self) -> str:
-        """Return the text that `finish` would return now."""
+        """Return the text that ``finish`` would return now."""
         text = self._source.fork().finish()
         for stage in self._stages:
             text = stage.rest(text)

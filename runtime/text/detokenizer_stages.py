@@ -1,7 +1,7 @@
 """The stages that turn a stream of tokens into text.
 
 Each stage takes tokens or text in order and returns text in order. It holds back only the text that
-the next piece could still change. `detokenizer.py` combines the stages for a tokenizer.
+the next piece could still change. ``detokenizer.py`` combines the stages for a tokenizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Stage(ABC):
         return ""
 
     def rest(self, text: str) -> str:
-        """Return the text of `push(text)` and `finish`, without a change to the stage."""
+        """Return the text of ``push(text)`` and ``finish``, without a change to the stage."""
         twin = self.fork()
         return twin.push(text) + twin.finish()
 
@@ -102,7 +102,7 @@ class RenderedTokens(Stage):
 
 
 class ByteRuns(Stage):
-    """Byte fallback: a token is text, with `old` replaced by `new`, or one byte as `<0xNN>`.
+    """Byte fallback: a token is text, with ``old`` replaced by ``new``, or one byte as ``<0xNN>``.
 
     A run of bytes becomes text if all of it is valid UTF-8, else one U+FFFD for each byte.
     """
@@ -144,7 +144,7 @@ class ByteRuns(Stage):
 
 
 class Whole(Stage):
-    """Any other decoder: all text is held back until `finish`."""
+    """Any other decoder: all text is held back until ``finish``."""
 
     def __init__(self, join: Callable[[list[str]], str]) -> None:
         self._join = join
@@ -164,7 +164,7 @@ class Whole(Stage):
 
 
 class LeadingStrip(Stage):
-    """Removal of up to `count` characters `content` from the start of the text."""
+    """Removal of up to ``count`` characters ``content`` from the start of the text."""
 
     def __init__(self, content: str, count: int) -> None:
         self._content, self._count = content, count
@@ -180,7 +180,7 @@ class LeadingStrip(Stage):
 
 
 class Replacement(Stage):
-    """`str.replace(old, new)` on a stream; it holds back a tail that may be the start of `old`."""
+    """``str.replace(old, new)`` on a stream; it holds back a tail that may be the start of ``old``."""
 
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new

@@ -1,6 +1,6 @@
 """Stop strings: strings that end a generation, found in its text across token borders.
 
-`StopMatcher` says when to stop. `StopFilter` and `cut` remove the stop string and all text after
+``StopMatcher`` says when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text after
 it. They see tokens only through the detokenizer, and know nothing of models or options. No stop
 string is empty.
 """
@@ -15,7 +15,7 @@ from .detokenizer import Detokenizer
 class StopMatcher:
     """A matcher that follows the new text of one sequence and finds stop strings in it.
 
-    The new text is the text that the `detokenizer` returns from now on. Text of earlier tokens,
+    The new text is the text that the ``detokenizer`` returns from now on. Text of earlier tokens,
     such as a context, does not count. The matcher keeps only as many characters as the next token
     may complete to a stop string. The time for a token depends on the length of the text only if
     the detokenizer holds back all text, as it does for an unknown decoder.
@@ -52,7 +52,7 @@ class StopMatcher:
 class StopFilter:
     """A filter for pieces of text that never returns a part of a stop string.
 
-    For any pieces, the results of `push` and `finish` join to `cut` of the joined pieces.
+    For any pieces, the results of ``push`` and ``finish`` join to ``cut`` of the joined pieces.
     """
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
@@ -83,9 +83,9 @@ class StopFilter:
         return "" if self._has_stopped else cut(self._held, self._stop_strings)
 
     def _start_of_candidate(self, text: str) -> int:
-        """Return where the longest tail of `text` starts that may become a stop string.
+        """Return where the longest tail of ``text`` starts that may become a stop string.
 
-        `len(text)` if there is none.
+        ``len(text)`` if there is none.
         """
         first = max(len(text) - self._longest_start, 0)
         places = range(first, len(text))
@@ -93,7 +93,7 @@ class StopFilter:
 
 
 def cut(text: str, stop_strings: Sequence[str]) -> str:
-    """Return `text` up to the start of the first stop string, or all of it if there is none."""
+    """Return ``text`` up to the start of the first stop string, or all of it if there is none."""
     return text[: _end(text, stop_strings)]
 
 

@@ -23,7 +23,7 @@ TokenBytes = Callable[[str], tuple[bytes, bytes]]
 
 
 def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
-    """Return how `tokenizer`'s decoder spells a token; `OptionError` for an unknown decoder."""
+    """Return how ``tokenizer``'s decoder spells a token; ``OptionError`` for an unknown decoder."""
     match decoder_form(tokenizer):
         case RawBytes():
             return lambda token: (token.encode("latin-1"), token.encode("latin-1"))

@@ -1,6 +1,6 @@
 """Text to token ids and back, with the results of the checkpoint's own Transformers tokenizer.
 
-The `tokenizers` package does the work, by the bundle's tokenizer.json. This module knows nothing of
+The ``tokenizers`` package does the work, by the bundle's tokenizer.json. This module knows nothing of
 models, sessions or generation.
 """
 
@@ -33,7 +33,7 @@ CLEAN_UPS: Final = (
 
 
 def clean_up(text: str) -> str:
-    """Return `text` without the spaces that English tokenization leaves before punctuation."""
+    """Return ``text`` without the spaces that English tokenization leaves before punctuation."""
     for old, new in CLEAN_UPS:
         text = text.replace(old, new)
     return text
@@ -42,10 +42,10 @@ def clean_up(text: str) -> str:
 class Tokenizer:
     """The tokenizer of one bundle.
 
-    `path`: its tokenizer.json. `clean_up_tokenization_spaces`: the checkpoint's setting of that
-    name, whether `decode` removes the spaces that English tokenization leaves before punctuation.
-    `truncation_side`: the side that `encode` cuts off. Raises `BundleError` if `path` is not a
-    tokenizer.json that `tokenizers` can read.
+    ``path``: its tokenizer.json. ``clean_up_tokenization_spaces``: the checkpoint's setting of that
+    name, whether ``decode`` removes the spaces that English tokenization leaves before punctuation.
+    ``truncation_side``: the side that ``encode`` cuts off. Raises ``BundleError`` if ``path`` is not a
+    tokenizer.json that ``tokenizers`` can read.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Tokenizer:
         return decoder
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
-        """Return the token ids of `text`, with the special tokens that `tokenizer(text)` adds.
+        """Return the token ids of ``text``, with the special tokens that ``tokenizer(text)`` adds.
 
-        `max_length`: the most ids; the text is cut off at `truncation_side` and special tokens
-        stay, as with Transformers' `truncation=True`. Raises `PromptError` if `text` is not a
+        ``max_length``: the most ids; the text is cut off at ``truncation_side`` and special tokens
+        stay, as with Transformers' ``truncation=True``. Raises ``PromptError`` if ``text`` is not a
         string of whole Unicode characters.
         """
         backend = self._backend
@@ -102,10 +102,10 @@ class Tokenizer:
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """Return the text of `ids`; special tokens and ids outside the vocabulary are skipped.
+        """Return the text of ``ids``; special tokens and ids outside the vocabulary are skipped.
 
-        The text equals Transformers' `decode(ids, skip_special_tokens=True)`.
-        `clean_up_tokenization_spaces`: None for the checkpoint's setting.
+        The text equals Transformers' ``decode(ids, skip_special_tokens=True)``.
+        ``clean_up_tokenization_spaces``: None for the checkpoint's setting.
         """
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         cleans = self.clean_up_tokenization_spaces
@@ -114,6 +114,6 @@ class Tokenizer:
         return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
-        """Return the vocabulary's string for `token_id`; None if `decode` skips the id."""
+        """Return the vocabulary's string for ``token_id``; None if ``decode`` skips the id."""
         token: str | None = self._backend.id_to_token(token_id)
         return None if token in self._special else token

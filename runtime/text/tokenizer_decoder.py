@@ -31,7 +31,7 @@ class Words:
 
 @dataclass(frozen=True)
 class ByteFallback:
-    """Gemma, Llama: tokens are text with ``old`` for ``new``, or bytes as `<0xNN>`.
+    """Gemma, Llama: tokens are text with ``old`` for ``new``, or bytes as ``<0xNN>``.
 
     Up to ``count`` of the character ``stripped`` are taken off the start of the text.
     """

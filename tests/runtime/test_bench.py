@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from edgeseq.runtime.bench import rounds
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
 from tests.support.commands import COMMAND, Captured, failure, succeed, wrong_usage
+from tests.support.processes import poll
 
 SMALL = ["--threads", "1", "--repeats", "1", "--new-tokens", "16"]
 LENGTHS = ["--prompt-lengths", "8,40", "--contexts", "8,60"]
@@ -213,25 +213,28 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
         [*command, "--repeats", "1000000"], stderr=subprocess.PIPE, start_new_session=True
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    worker = None
-    while worker is None:
+    workers: list[Path] = []
+
+    def has_loaded() -> bool:
         assert process.poll() is None
         for child in children.read_text().split():
             started = "bench.worker" in Path(f"/proc/{child}/cmdline").read_text()
             if started and "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
-                worker = Path(f"/proc/{child}")  # well on its way
-        time.sleep(0.01)
+                workers.append(Path(f"/proc/{child}"))
+        return workers != []
+
+    poll(has_loaded)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == b"\n"
-    assert not worker.exists()
+    assert not any(worker.exists() for worker in workers)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_a_worker_ends_when_its_parent_is_gone() -> None:
-    worker = "import sys, time; from edgeseq.runtime.bench.worker import end_with"
-    worker += "; end_with(int(sys.argv[1])); time.sleep(600)"
+    worker = "import sys, threading; from edgeseq.runtime.bench.worker import end_with"
+    worker += "; end_with(int(sys.argv[1])); threading.Event().wait()"
     parent = "import os, subprocess, sys; command = [sys.executable, '-c', sys.argv[1]]"
     parent += "; print(subprocess.Popen([*command, str(os.getpid())]).pid)"
     command = [sys.executable, "-c", parent, worker]

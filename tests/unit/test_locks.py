@@ -1,168 +1,200 @@
-"""Turns and places: the order in which threads came, whatever ends them."""
+"""Fair locks and slots: served in the order of arrival, however a thread or a stream ends."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from edgeseq.runtime import EdgeseqError
+from edgeseq.runtime.concurrency import locks
 from edgeseq.runtime.concurrency.locks import FairLock, Slots
+from tests.support.processes import poll
 
 
 def never() -> bool:
     return False
 
 
-def start(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
+class Wait:
+    """A ``cancelled`` for ``Slots.one``, which asks it only while the call waits for a slot."""
+
+    def __init__(self) -> None:
+        self.begun, self.cancelled = threading.Event(), threading.Event()
+
+    def __call__(self) -> bool:
+        self.begun.set()
+        return self.cancelled.is_set()
+
+
+def start(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
     thread.start()
     return thread
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+def join(*threads: threading.Thread) -> None:
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
-def test_turns_are_taken_in_the_order_of_arrival() -> None:
-    turns, order = FairLock(), []
+def wait_for_waiting(lock: FairLock, threads: int) -> None:
+    """Wait until so many threads wait for the lock, which tells nobody."""
+    poll(lambda: len(lock._waiting) == threads)
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "POLL_S", 0.001)
+
+
+def test_threads_get_the_lock_in_the_order_of_arrival() -> None:
+    lock, order = FairLock(), []
 
     def take(number: int) -> None:
-        with turns:
+        with lock:
             order.append(number)
 
-    with turns:
+    with lock:
         threads = []
         for number in range(20):
-            threads.append(start(lambda number=number: take(number)))  # type: ignore[misc]
-            wait_until(lambda number=number: len(turns._waiting) == number + 1)  # type: ignore[misc]
+            threads.append(start(take, number))
+            wait_for_waiting(lock, number + 1)
         assert order == []
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert order == list(range(20))
-    with turns:
+    with lock:
         pass
 
 
-def test_one_who_comes_back_stands_behind_those_who_wait() -> None:
+def test_a_thread_that_comes_back_stands_behind_those_that_wait() -> None:
     """With Python's own lock, whoever is running takes it again at once."""
-    turns, taken = FairLock(), []
+    lock, taken = FairLock(), []
 
-    def other() -> None:
-        with turns:
+    def take() -> None:
+        with lock:
             taken.append("other")
 
-    with turns:
-        thread = start(other)
-        wait_until(lambda: len(turns._waiting) == 1)
-    with turns:
+    with lock:
+        thread = start(take)
+        wait_for_waiting(lock, 1)
+    with lock:
         taken.append("first again")
-    thread.join()
+    join(thread)
     assert taken == ["other", "first again"]
 
 
-def test_an_error_in_a_turn_passes_it_on() -> None:
-    turns = FairLock()
-    with pytest.raises(ValueError), turns:
+def test_an_error_releases_the_lock() -> None:
+    lock = FairLock()
+    with pytest.raises(ValueError), lock:
         raise ValueError
-    with turns:
+    with lock:
         pass
 
 
-def test_places_are_given_in_the_order_of_arrival() -> None:
-    places, order = Slots(1), []
+def test_slots_are_given_in_the_order_of_arrival() -> None:
+    slots, order = Slots(1), []
 
-    def take(number: int) -> None:
-        with places.one(never):
+    def take(number: int, wait: Wait) -> None:
+        with slots.one(wait):
             order.append(number)
 
     threads = []
-    with places.one(never):
+    with slots.one(never):
         for number in range(6):
-            threads.append(start(lambda number=number: take(number)))  # type: ignore[misc]
-            wait_until(lambda number=number: len(places._queue) == number + 1)  # type: ignore[misc]
+            wait = Wait()
+            threads.append(start(take, number, wait))
+            assert wait.begun.wait(60)
         assert order == []
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert order == list(range(6))
-    assert places.held == 0
+    assert slots.held == 0
 
 
-def test_as_many_as_there_are_places() -> None:
-    places, inside = Slots(3), []
-    may_run = threading.Event()
+def test_as_many_calls_run_as_there_are_slots() -> None:
+    slots, go_on = Slots(3), threading.Event()
+    inside, waiting = threading.Semaphore(0), threading.Semaphore(0)
 
     def take() -> None:
-        with places.one():
-            inside.append(1)
-            may_run.wait()
+        begun = threading.Event()
+
+        def cancelled() -> bool:
+            if not begun.is_set():
+                begun.set()
+                waiting.release()
+            return False
+
+        with slots.one(cancelled):
+            inside.release()
+            assert go_on.wait(60)
 
     threads = [start(take) for _ in range(8)]
-    wait_until(lambda: len(inside) == 3 and len(places._queue) == 5)
-    may_run.set()
-    for thread in threads:
-        thread.join()
-    assert len(inside) == 8
+    assert all(inside.acquire(timeout=60) for _ in range(3))
+    assert all(waiting.acquire(timeout=60) for _ in range(5))
+    assert slots.held == 3
+    assert not inside.acquire(blocking=False)
+    go_on.set()
+    join(*threads)
+    assert all(inside.acquire(blocking=False) for _ in range(5))
+    assert slots.held == 0
 
 
-def test_what_waits_for_all_to_end() -> None:
-    places, ended = Slots(1), []
-    with places.one():
-        places.when_empty(lambda: ended.append(1))
+def test_an_action_waits_until_all_slots_are_free() -> None:
+    slots, ended = Slots(1), []
+    with slots.one():
+        slots.when_empty(lambda: ended.append(1))
         assert ended == []
     assert ended == [1]
-    places.when_empty(lambda: ended.append(2))
+    slots.when_empty(lambda: ended.append(2))
     assert ended == [1, 2]
 
 
-def test_one_that_is_cancelled_waits_no_longer() -> None:
-    places, cancelled = Slots(1), threading.Event()
+def test_a_cancelled_call_no_longer_waits_for_a_slot() -> None:
+    slots, wait = Slots(1), Wait()
     ran = []
 
     def take() -> None:
-        with places.one(cancelled.is_set):
-            ran.append(places.held)
+        with slots.one(wait):
+            ran.append(slots.held)
 
-    with places.one(never):
+    with slots.one(never):
         thread = start(take)
-        wait_until(lambda: len(places._queue) == 1)
+        assert wait.begun.wait(60)
         assert ran == []
-        cancelled.set()
-        thread.join()
+        wait.cancelled.set()
+        join(thread)
         assert len(ran) == 1
-    assert places.held == 0
+    assert slots.held == 0
 
 
-def test_a_stream_that_the_garbage_collector_ends() -> None:
-    """It does so in any thread and anywhere: also where a place is just being taken."""
-    places, ended = Slots(1), []
+def test_a_stream_that_the_garbage_collector_ends_frees_its_slot() -> None:
+    """The collector does so in any thread and anywhere: also where a slot is just being taken."""
+    slots, ended = Slots(1), []
 
     def end_inside() -> None:
-        held = places.one(never)
+        held = slots.one(never)
         held.__enter__()
-        with places._lock:
+        with slots._lock:
             held.__exit__(None, None, None)
-        with places.one(never):
+        with slots.one(never):
             ended.append(1)
 
-    start(end_inside).join(60)
+    join(start(end_inside))
     assert ended
 
 
 @pytest.mark.parametrize("where", ["_held", "_queue"])
-def test_a_stream_that_ends_while_another_asks_for_its_place(
+def test_a_stream_that_ends_while_another_asks_for_its_slot(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of looking who has a place, and who waits."""
-    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
-    places, served = Slots(1), []
-    held = places.one(never)
+    """It ends in the middle of looking who has a slot, and who waits."""
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
+    slots, served = Slots(1), []
+    held = slots.one(never)
     held.__enter__()
 
     ends = iter([held])
@@ -171,7 +203,7 @@ def test_a_stream_that_ends_while_another_asks_for_its_place(
         for once in ends:
             once.__exit__(None, None, None)
 
-    class Ending(type(getattr(places, where))):  # type: ignore[misc]
+    class Ending(type(getattr(slots, where))):  # type: ignore[misc]
         def __len__(self) -> int:
             count: int = super().__len__()
             end()
@@ -182,66 +214,65 @@ def test_a_stream_that_ends_while_another_asks_for_its_place(
                 end()
                 yield item
 
-    setattr(places, where, Ending(getattr(places, where)))
+    setattr(slots, where, Ending(getattr(slots, where)))
 
     def take() -> None:
-        with places.one():
+        with slots.one():
             served.append(1)
 
-    start(take).join(60)
+    join(start(take))
     assert served
 
 
 def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
-    places = Slots(2)
-    with places.one(never), places.one(never):
-        with pytest.raises(EdgeseqError, match="2 streams are begun"), places.one(never):
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
+    slots, empty = Slots(2), []
+    with slots.one(never), slots.one(never):
+        with pytest.raises(EdgeseqError, match="2 streams are begun"), slots.one(never):
             pass
-        assert not places._queue
-    with places.one(never):
+        slots.when_empty(lambda: empty.append(1))
+        assert empty == []
+    assert empty == [1]  # the call that was told does not wait any more
+    with slots.one(never):
         pass
 
 
 def test_threads_that_would_wait_for_each_other_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 0.1)
-    places, both = Slots(2), threading.Barrier(2)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
+    slots, both = Slots(2), threading.Barrier(2)
     told, done = [], []
 
     def take() -> None:
-        with places.one(never):
+        with slots.one(never):
             both.wait()
             try:
-                with places.one(never):
+                with slots.one(never):
                     done.append(1)
             except EdgeseqError:
                 told.append(1)
 
-    threads = [start(take) for _ in range(2)]
-    for thread in threads:
-        thread.join(60)
+    join(*[start(take) for _ in range(2)])
     assert told
     assert len(told) + len(done) == 2
 
 
-def test_streams_that_other_threads_go_on_with_are_waited_for(
+def test_a_call_waits_for_a_stream_that_another_thread_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server may take each piece in another thread than the one before it."""
-    monkeypatch.setattr("edgeseq.runtime.concurrency.locks.PATIENCE_S", 1)
-    places = Slots(1)
-    held = places.one()
-    place = held.__enter__()  # begun in this thread, which waits below
-    end = time.monotonic() + 2
+    monkeypatch.setattr(locks, "PATIENCE_S", 0)
+    slots, steps = Slots(1), 20
+    held = slots.one()
+    slot = held.__enter__()  # begun in this thread, which waits below
 
-    def advance() -> None:
-        while time.monotonic() < end:
-            place.step()
-            time.sleep(0.01)
-        held.__exit__(None, None, None)
+    def step_or_end() -> bool:
+        nonlocal steps
+        steps -= 1
+        other.submit(slot.step).result(60)
+        if steps == 0:
+            other.submit(held.__exit__, None, None, None).result(60)
+        return False
 
-    thread = start(advance)
-    wait_until(lambda: place.thread == thread.ident)
-    with places.one():
-        assert time.monotonic() >= end
-    thread.join()
+    with ThreadPoolExecutor(1) as other, slots.one(step_or_end):
+        assert steps == 0
+    assert slots.held == 0
