@@ -1,7 +1,7 @@
 """Compare an exported bundle with the PyTorch model that it was made from.
 
 Random prompts of different lengths are read as one ragged batch and continued with random tokens.
-The bundle runs through the decoder that users run. PyTorch reads each text alone. The logits at the
+The bundle runs through the runtime's decoder. PyTorch reads each text alone. The logits at the
 end of the prompt and after each further token must agree. With an encoder, each text also has a
 random source of a different length.
 """

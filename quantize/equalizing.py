@@ -71,7 +71,7 @@ def _factors(peak: Vector) -> tuple[float, Vector]:
 def _qkv_weights(
     attention: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], network: Network
 ) -> list[str]:
-    """Return the names of the weight and any bias of the layer that computes query, key and value."""
+    """Return the names of weight and bias (if any) of the layer for query, key and value."""
     names: list[str] = []
     node = made_by[attention.input[0]]
     while True:

@@ -105,7 +105,7 @@ RECIPES: Mapping[str, Recipe] = {
             kept_table=Float32(),
             kv_cache="float32",
             perplexity_rise_limit=0.005,
-            # ff.wo has T5's largest activations: above 65,504 (float16) in larger models.
+            # ff.wo's outputs are T5's largest activations: above 65,504 (float16) in larger models.
             float32_endings=(".ff.wo",),
         ),
     )

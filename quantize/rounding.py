@@ -1,4 +1,4 @@
-"""Round float weights to integer codes and scales, with numpy alone.
+"""Round float weights to integer codes and scales, with numpy.
 
 A weight is (inputs, outputs). It is cut into groups along the inputs. Each group of each output has
 one scale, and code times scale gives the rounded number.

@@ -34,8 +34,8 @@ def smooth(network: Network, name: str, peaks: Floats, rows: Floats, *, bits: in
     """Smooth the tensor ``name`` if a layer norm makes it and only layers read it.
 
     ``peaks``: (features,), largest magnitudes; ``rows``: (some tokens, features), a sample of the
-    tensor; ``bits``: bits of the weights. Changes the network's weights in place. Returns the factors
-    that the channels are divided by, or None if smoothing does not apply or does not help.
+    tensor; ``bits``: bits of the weights. Changes the network's weights in place. Returns the
+    factors that divide the channels, or None if smoothing does not apply or does not help.
     """
     layers, vectors = readers(network, name), norm_vectors(network, name)
     if not layers or not vectors or any(user_count(network, v) > 1 for v in vectors):

@@ -37,7 +37,7 @@ PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several 
 class Storage(ABC):
     """A way to store a weight, and to multiply with it."""
 
-    smoothing_bits: ClassVar[int | None] = None  # bits to smooth the layers' inputs for; None: no smoothing
+    smoothing_bits: ClassVar[int | None] = None  # weight bits for smoothing; None: no smoothing
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
     keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
     block_size: int | None = None  # number of weights that share a scale; None: no blocks

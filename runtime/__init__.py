@@ -55,7 +55,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # late: it searches through what is installed
+        from importlib.metadata import version  # late: it searches all installed packages
 
         value: object = version("edgeseq")
         globals()[name] = value

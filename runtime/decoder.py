@@ -41,8 +41,8 @@ class Decoder(Protocol):
         """Read one prompt for each row; return the logits after each prompt, (rows, vocabulary).
 
         A single prompt is appended to the tokens that its row already holds. ``cancelled`` is
-        called between chunks of a single prompt, and while a source is encoded. Raises
-        ``CancelledError`` once it returns True.
+        called between the chunks of a single prompt, and repeatedly while a long batch of prompts
+        or a long source is read. Raises ``CancelledError`` once it returns True.
         """
 
     def keep_best(self, count: int | None) -> None:
@@ -77,21 +77,25 @@ class Decoder(Protocol):
         """Return the bytes of memory for ``positions`` of one row, with its encoder output."""
 
 
-# From the token ids of the prompts, or of an encoder's sources, and the most positions of a row, to
-# a decoder. Sources are encoded when the decoder reads its first tokens.
+# new_decoder(prompts, capacity): token ids of the prompts (or of the encoder's sources), and the
+# most positions per row. Sources are encoded when the decoder reads its first tokens.
 NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]
 
 
 def lone_tail(count: int, tile: int) -> bool:
-    """Return whether ``count`` > 1 tokens, read at once, leave a last tile of one token."""
+    """Return whether ``count`` > 1 tokens, read at once, leave a last tile of one token.
+
+    ONNX Runtime's attention over a float32 KV cache computes a tile of one query in another order,
+    so a last tile of one token would change bits of the results.
+    """
     return count > 1 and count % tile == 1
 
 
 def chunk_ends(count: int, size: int, tile: int) -> list[int]:
     """Return where the chunks of ``count`` tokens end, so that no chunk has a lone tail.
 
-    ``size``: the usual size of a chunk, at least 2, and a multiple of ``tile`` or less than it. A
-    chunk has one token only if ``count`` is 1.
+    ``size``: the usual size of a chunk, at least 2; a multiple of ``tile``, or less than ``tile``.
+    A chunk has one token only if ``count`` is 1.
     """
     ends = [*range(size, count, size), count]
     last = ends[-1] - ([0, *ends])[-2]

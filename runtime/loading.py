@@ -1,4 +1,4 @@
-"""``load``: from a bundle on disk to a model that is ready."""
+"""``load``: open a bundle and return a model."""
 
 from __future__ import annotations
 
@@ -34,25 +34,29 @@ def load(
 ) -> Model:
     """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
 
-    ``device``: "cpu"; "cuda", "cuda:1"; "auto": CUDA if the bundle opens there, else the CPU
-    (``Model.device`` says which, ``Model.device_reason`` why); or the name of another execution
-    provider of ONNX Runtime, such as "DmlExecutionProvider". ``provider_options``: options of that
-    provider, as {"gpu_mem_limit": 2**31}. ``provider_library``: the file of a plug-in library that
-    has the provider. ``threads``: how many compute; None: one for each physical core that the
-    process may use. ``verify``: check the hash of every file first. ``kv_cache``: dtype of the KV
-    cache, "float32", "int8" or "float16" (which quantized bundles have too, the last for CUDA);
-    None: the bundle's default. ``prepack``: keep the weights as this machine's ONNX Runtime packs
-    them in the user's cache folder, where they take up to two and a half times the bundle's size;
-    the first load writes them, later loads map them, and processes share the memory.
-    ``max_concurrent``: how many generations may be under way in all threads, each with a KV cache
-    of its own (None: 16); further ones wait in order of arrival. Raises ``BundleError`` for a
-    bundle that is missing, damaged or too new, or if the cache folder cannot be written,
-    ``DeviceError`` for a device that is not available, ``OptionError`` for a cache that the bundle
-    has no graph for, ``MissingPackageError`` without ONNX Runtime.
+    - ``device``: "cpu"; "cuda" or "cuda:1"; "auto", which is CUDA if the bundle opens there, else
+      the CPU (see ``Model.device`` and ``Model.device_reason``); or the name of another execution
+      provider of ONNX Runtime, such as "DmlExecutionProvider".
+    - ``provider_options``: options of that provider, such as {"gpu_mem_limit": 2**31}.
+    - ``provider_library``: the file of a plug-in library that has the provider.
+    - ``threads``: the number of computing threads; None: one for each physical core that the
+      process may use.
+    - ``verify``: check the hash of every file first.
+    - ``kv_cache``: the dtype of the KV cache, "float32", "int8" or "float16"; None: the bundle's
+      default. Only quantized bundles have "int8" and "float16", which is for CUDA.
+    - ``prepack``: keep the weights, as packed by this machine's ONNX Runtime, in the user's cache
+      folder. They take up to two and a half times the bundle's size. The first load writes them.
+      Later loads map them, and processes share the memory.
+    - ``max_concurrent``: the limit of generations at once in all threads, each with its own KV
+      cache; None: 16. Further generations wait in order of arrival.
+
+    Raises ``BundleError`` for a bundle that is missing, damaged or too new, or if the cache folder
+    cannot be written, ``DeviceError`` for a device that is not available, ``OptionError`` for a
+    KV cache that the bundle has no graph for, ``MissingPackageError`` without ONNX Runtime.
     """
     if path is not None and demo is not None:
         raise OptionError("demo has no effect beside path: pass one of them.")
-    given: Any = path  # it need not be what the types say
+    given: Any = path  # callers without type checks may pass anything
     if given is not None and (not isinstance(given, str | os.PathLike) or not os.fspath(given)):
         raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")
     if max_concurrent is not None and (type(max_concurrent) is not int or max_concurrent < 1):
@@ -67,7 +71,7 @@ def load(
     from .ort.engine import MAX_CONCURRENT, open_engine
 
     if prepack:
-        import hashlib  # noqa: F401  # which prepacking needs
+        import hashlib  # noqa: F401  # prepacking needs it
 
     def open_sessions() -> Engine:
         return open_engine(

@@ -1,4 +1,4 @@
-"""A loaded model: what users call."""
+"""``Model``: a loaded model and its calls."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 Results = list[GenerationResult]
 Ids = Sequence[int]
-CACHE_BYTES = 256 * 2**20  # of a session's prefix caches
-NO_BOUND = 2**30  # positions of a model without a bound
-ONE_SEQUENCE = ("num_return_sequences", 1)  # what a stream generates anyway
+CACHE_BYTES = 256 * 2**20  # default memory limit of a session's KV caches
+NO_BOUND = 2**30  # position limit for models without one
+ONE_SEQUENCE = ("num_return_sequences", 1)  # option value that a stream may be given
 
 
 class Model:
@@ -47,13 +47,15 @@ class Model:
     option, or one that has no effect, raises ``OptionError``. Calls also take:
 
     - ``choices``: restricts the output to a list of strings and scores each of them;
-    - ``json_schema``, ``regex`` or ``grammar``: what the output has to match (extra ``guidance``);
+    - ``json_schema``, ``regex`` or ``grammar``: restricts the output to matching texts (extra
+      ``guidance``);
     - ``prefix_allowed_tokens_fn``: a function from a prompt's index and all ids so far to the ids
       that may come next, as in Transformers;
     - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
       (vocabulary,), to the changed logits;
-    - ``cancel``: a function, or an event with ``is_set``, asked at every step and between chunks of
-      a prompt: once it is true, the call returns what it has generated, without any ``choices``;
+    - ``cancel``: a function, or an event with ``is_set``, called at every step and while prompts
+      are read: once it is true, the call returns the text generated so far, without any
+      ``choices``;
     - ``decoder_input_ids``, after an encoder: tokens that the output continues, one list of ids for
       all texts or one for each. Results hold the tokens after them.
     """
@@ -79,17 +81,17 @@ class Model:
 
     @property
     def device(self) -> str:
-        """The device that computes: "cpu", "cuda:1"; the one that "auto" chose."""
+        """The device's name, such as "cpu" or "cuda:1"; with "auto", the chosen one."""
         return self._engine.device
 
     @property
     def device_reason(self) -> str:
-        """Why that device: a sentence if "auto" did not choose a better one."""
+        """The reason for the device: that it was requested, or with "auto" why it was chosen."""
         return self._engine.device_reason
 
     @property
     def new_decoder(self) -> NewDecoder:
-        """Makes decoders over the bundle's graphs, for callers that read logits."""
+        """The function that makes decoders over the bundle's graphs."""
         return self._new_decoder
 
     def with_decoders(self, new_decoder: NewDecoder) -> Model:
@@ -105,7 +107,7 @@ class Model:
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
         """Generate from one text or several at once; return results in the texts' order.
 
-        The ``num_return_sequences`` results of a text stand together, the best first. Raises
+        The ``num_return_sequences`` results of a text are adjacent, the best first. Raises
         ``OptionError`` for a bad option and ``PromptError`` for a text that cannot be served.
         """
         began = time.perf_counter()
@@ -136,11 +138,11 @@ class Model:
         return self._pieces(request, self._generation(request, time.perf_counter()))
 
     def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
-        """Stream as ``stream`` does, for an event loop, which the work never blocks.
+        """Stream as ``stream`` does, without blocking the event loop.
 
-        Bad options raise at once, a text that cannot be served at the first piece. Closing the
-        iterator (``aclose``) or cancelling the task that reads it ends the work within a token, or
-        a chunk of a prompt.
+        Bad options raise at once. A prompt that cannot be served raises at the first piece. Closing
+        the iterator (``aclose``) or cancelling the task that reads it ends the work within a token
+        or a chunk of a prompt.
         """
         from .concurrency.async_stream import is_interpreter_ending, relay  # late: asyncio
 
@@ -163,7 +165,7 @@ class Model:
         ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for an unknown task or a bad
         option, ``PromptError`` for an input that cannot be served.
         """
-        from .tasks.runs import run_all  # late: most programs do without
+        from .tasks.runs import run_all  # late: most programs do not need it
         from .tasks.templates import read_template
 
         template = read_template(task)
@@ -186,7 +188,7 @@ class Model:
     def close(self) -> None:
         """Free the memory once calls under way have ended and sessions are closed.
 
-        All calls after that raise ``EdgeseqError``, also those of sessions of this model.
+        All later calls raise ``EdgeseqError``, including calls of this model's sessions.
         """
         self._engine.close()
 
@@ -223,7 +225,7 @@ class Model:
     def score(self, text: str, target: str | None = None) -> Score:
         """Return the log-probability of each token of ``text``, given the tokens before it.
 
-        Nothing predicts its first token. A text longer than the model's positions is read in
+        The first token is not predicted. A text longer than the model's positions is read in
         windows that overlap by half. A model with an encoder reads ``text`` and scores ``target``,
         its end-of-sequence token included. Raises ``PromptError`` for a text that cannot be served,
         ``OptionError`` for a target that is missing or has no effect.

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from .decoder import CancelledError, Decoder, Logits, NewDecoder, never
 from .errors import EdgeseqError, PromptError
 
-LEAST_READ = 2  # a single token may be computed in another order than within a prompt
+LEAST_READ = 2  # tokens; a single one may be computed in another order than within a prompt
 
 
 class PrefixCache:
@@ -32,8 +32,8 @@ class PrefixCache:
         self._longest = longest
         self._source: Sequence[int] = ()
         self._decoder: Decoder | None = None
-        self._positions = 0  # that were ever written, dropped ones included
-        self._call: _CallDecoder | None = None  # of the call under way
+        self._positions = 0  # largest number of positions ever written
+        self._call: _CallDecoder | None = None  # the current call
         self._is_whole = True  # the row holds exactly the tokens
         self._is_closed = False
         # Held while the cache is used: forks in other threads may drop caches.
@@ -43,7 +43,7 @@ class PrefixCache:
         pool.add(self)
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
-        """Return a decoder for one call (a ``NewDecoder``); it ends the call before."""
+        """Return a decoder for one call (a ``NewDecoder``); this ends the previous call."""
         if self._is_closed:
             raise EdgeseqError("The session is closed: open another with model.session().")
         if len(sources) != 1:
@@ -73,7 +73,7 @@ class PrefixCache:
             if self._decoder is not None and self._is_whole:
                 other._decoder, other._source = self._decoder.fork(), self._source
                 other.tokens, other._positions = list(self.tokens), len(self.tokens)
-        self._pool.make_room(other, other.size_bytes)  # may drop this one's
+        self._pool.make_room(other, other.size_bytes)  # may drop this cache's memory
         return other
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class PrefixCache:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes that are kept."""
+        """The memory of the KV cache in bytes."""
         decoder = self._decoder  # another thread may drop it
         return 0 if decoder is None else decoder.cache_bytes(self._positions)
 
@@ -122,7 +122,7 @@ class PrefixCache:
             self._is_whole = True
 
     def _start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
-        """Return the decoder, its row holding the part of ``start`` that need not be read."""
+        """Return the decoder, whose row holds the part of ``start`` that need not be read."""
         decoder = self._decoder
         if decoder is None or not self._is_whole or list(source) != list(self._source):
             self.drop()
@@ -174,7 +174,7 @@ class PrefixCache:
 
 
 class _CallDecoder:
-    """The decoder of one call: the kept one, or a copy of it for several rows."""
+    """The decoder of one call: the cache's decoder, or a fork of it for several rows."""
 
     def __init__(self, cache: PrefixCache, source: Sequence[int], capacity: int) -> None:
         self._cache = cache
@@ -250,7 +250,7 @@ class CachePool:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes that all of them keep."""
+        """The memory of all caches in bytes."""
         with self._lock:
             return sum(member.size_bytes for member in self._members)
 

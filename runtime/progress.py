@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
-BAR = 24  # characters
-INTERVAL_S = 0.1  # between two updates of the bar
+BAR = 24  # width of the bar in characters
+INTERVAL_S = 0.1  # seconds between two updates of the bar
 
 
 class Progress:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# eos: the model ended the text; length: the limit of tokens; stop: a stop string, or the end of a
+# eos: the model ended the text; length: the limit of tokens; stop: a stop string or the end of a
 # choice; time: max_time; cancelled: the caller ended the text
 FinishReason = Literal["eos", "length", "stop", "time", "cancelled"]
-TopLogprobs = tuple[tuple[int, float], ...]  # token ids and natural logs, the most probable first
+TopLogprobs = tuple[tuple[int, float], ...]  # (id, natural log-probability), best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Timings:
     """Seconds since the start of the call; tokenization is included."""
 
     first_token_s: float  # time to first token of this text
-    total_s: float  # until the last token of this text was known
+    total_s: float  # time to the last token of this text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +25,23 @@ class ChoiceProbability:
 
     text: str
     probability: float  # relative to the other choices: all of them sum to 1
-    logprob: float  # natural log of the model's own probability
+    logprob: float  # natural log-probability, not relative
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationResult:
     """One generated text."""
 
-    text: str  # without the prompt and special tokens, cut off before a stop string
-    token_ids: tuple[int, ...]  # without the prompt, with the end-of-sequence token if there is one
+    text: str  # new text without special tokens, cut off before a stop string
+    token_ids: tuple[int, ...]  # new tokens, with the end-of-sequence token if there is one
     finish_reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
-    prompt_index: int = 0  # index of its prompt in the call
+    prompt_index: int = 0  # index of the text's prompt in the call
     sequence_score: float | None = None  # the score that ranks hypotheses; only with beam search
-    logprobs: tuple[float, ...] | None = None  # the model's own, natural, one a token; if requested
+    # Natural log-probability of each token, before processors; None unless requested
+    logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[TopLogprobs, ...] | None = None  # the most probable tokens at each step
     choices: tuple[ChoiceProbability, ...] | None = None  # all ``choices``, most probable first
 
@@ -50,7 +51,8 @@ class Score:
     """The log-probability of each token of a text."""
 
     token_ids: tuple[int, ...]
-    log_probabilities: tuple[float | None, ...]  # natural, one a token; None: not predicted
+    # Natural log-probability of each token; None: not predicted
+    log_probabilities: tuple[float | None, ...]
 
     @property
     def total(self) -> float:

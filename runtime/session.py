@@ -27,14 +27,14 @@ class Session:
     """A model that remembers the text of its last call; ``Model.session`` makes one.
 
     Each call takes one text. The prefix that a text shares with the text before it is not read
-    again: for a chat, a text that is being typed, or one that is corrected in its middle. After an
-    encoder this needs the same source. The generated text is remembered too; with beam search or
-    several sequences only the prompt is.
+    again, as in a chat, in a text that is being typed, or in one that is corrected in its middle.
+    After an encoder this needs the same source. The generated text is remembered too; with beam
+    search or several sequences only the prompt is.
 
-    The KV caches of a session and its forks share ``max_cache_bytes``. If a call needs more, those
-    least recently used are dropped and read again when they are used again; the cache of a call
-    under way is never dropped. Use a session in one thread at a time; forks are sessions of their
-    own and may be used in other threads.
+    The KV caches of a session and its forks share ``max_cache_bytes``. If a call needs more, the
+    least recently used caches are dropped, and their texts are read again when they are needed. The
+    cache of a call under way is never dropped. Use a session in one thread at a time; forks are
+    sessions of their own and may be used in other threads.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Session:
     def stream(self, text: str, **options: Any) -> Iterator[str]:
         """Stream as ``Model.stream`` does; a later call ends a stream that is not read to its end.
 
-        The pieces that are left then raise ``EdgeseqError``.
+        Reading further pieces of that stream raises ``EdgeseqError``.
         """
         self._check_open()
         return self._model.stream(text, **options)
@@ -93,7 +93,7 @@ class Session:
 
     @property
     def cache_bytes(self) -> int:
-        """The memory of the KV caches of the session and its forks."""
+        """The memory of the KV caches of the session and its forks, in bytes."""
         self._check_open()
         return self._pool.size_bytes
 

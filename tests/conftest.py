@@ -1,7 +1,6 @@
-"""Fixtures that many tests share: bundles that are made once a run.
+"""Fixtures that many tests share: checkpoints and bundles, made once a run.
 
-Torch and Transformers are imported by the fixtures that need them, so that `tests/unit` runs
-without.
+The fixtures that need Torch and Transformers import them, so that `tests/unit` runs without.
 """
 
 from __future__ import annotations

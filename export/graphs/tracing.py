@@ -49,7 +49,7 @@ class Graph:
     outputs: Shapes
     example: Mapping[str, Any]  # arguments of ``forward`` without the weights
     weights: Mapping[str, torch.Tensor]
-    functions: Sequence[str] = ()  # of the domain "edgeseq", in ONNX's text form
+    functions: Sequence[str] = ()  # ONNX functions in text form, domain "edgeseq"
 
 
 def decoder_example(sizes: Dimensions) -> dict[str, object]:

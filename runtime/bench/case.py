@@ -22,11 +22,11 @@ CHUNK_BYTES = 1 << 20
 class Lengths:
     """The lengths that were requested, in tokens."""
 
-    prompts: Sequence[int]  # for the time to first token
+    prompts: Sequence[int]  # prompt lengths for the time to first token
     contexts: Sequence[int]  # tokens that the decoder has read before its speed is measured
-    new_tokens: int  # after a context, or as many as fit
-    fewest_new_tokens: int  # if fewer fit after a context, it is left out
-    repeats: int  # of each time to first token
+    new_tokens: int  # new tokens after a context, or as many as fit
+    fewest_new_tokens: int  # contexts with room for fewer new tokens are left out
+    repeats: int  # measurements of each time to first token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Case:
     """A bundle to measure, with one device and one KV cache."""
 
     name: str
-    manifest: Manifest  # with the KV cache to measure
+    manifest: Manifest  # manifest with the KV cache to measure
     device: Device
     workload: Workload
     left_out: Sequence[str]  # a sentence for each length that does not fit the model

@@ -1,4 +1,4 @@
-"""The machine during a measurement: its read bandwidth, the load of others, this process' memory.
+"""The machine during a measurement: read bandwidth, CPU use of other programs, own memory.
 
 Needs psutil (the extra ``bench``).
 """
@@ -28,13 +28,13 @@ except ModuleNotFoundError as error:
 STATUS = Path("/proc/self/status")
 IDLE = {"idle", "iowait"}
 COUNTED_TWICE = {"guest", "guest_nice"}  # Linux counts them in user and nice too
-SIZE_BYTES = 256 << 20  # beyond what the caches of most machines hold
-CHUNK_ITEMS = 1 << 18  # int64: long enough that Python's part between two chunks counts little
-PASSES = 40  # most of a second altogether
+SIZE_BYTES = 256 << 20  # larger than the caches of most processors
+CHUNK_ITEMS = 1 << 18  # int64 items per chunk: enough to make Python's time negligible
+PASSES = 40  # all together take most of a second
 
 
 class OthersClock:
-    """The share of the machine's processors that other programs use, from its construction on."""
+    """A clock of the CPU use of other programs, which starts on construction."""
 
     def __init__(self) -> None:
         self._busy_s, self._total_s = _machine_s()
@@ -54,7 +54,7 @@ class OthersClock:
 
 
 def _machine_s() -> tuple[float, float]:
-    """Return the seconds of all processors since the machine started: busy ones, and all."""
+    """Return the busy seconds and all seconds of the processors since the machine started."""
     times = {n: s for n, s in psutil.cpu_times()._asdict().items() if n not in COUNTED_TWICE}
     return sum(s for n, s in times.items() if n not in IDLE), sum(times.values())
 
@@ -67,7 +67,7 @@ def _own_s() -> float:
 def peak_bytes() -> int | None:
     """Return the peak of resident memory since the start, mapped files included; None if unknown.
 
-    psutil knows it on Windows alone. Linux' ``getrusage`` starts with the parent's peak.
+    psutil reports it only on Windows. Linux' ``getrusage`` starts with the parent's peak.
     """
     if sys.platform == "linux":
         for line in STATUS.read_text(encoding="utf-8").splitlines():
@@ -89,11 +89,11 @@ def resident_bytes() -> int:
 
 
 def read_bandwidth(threads: int, *, size_bytes: int = SIZE_BYTES, passes: int = PASSES) -> float:
-    """Return the bytes a second that ``threads`` threads read together: the median of ``passes``.
+    """Return the bytes per second that ``threads`` threads read together, a median of ``passes``.
 
-    A decode step of one token reads every weight once and computes little with it, so that memory
-    sets its speed. Each thread reads its own part of an array of ``size_bytes``. The reader is
-    vectorized: a sum of floats, which adds in order, would under-report.
+    A decode step of one token reads every weight once and computes little with it, so memory
+    bandwidth limits its speed. Each thread reads its own part of an array of ``size_bytes``. The
+    reader is vectorized: a sum of floats, which adds in order, would under-report.
     """
     parts = np.array_split(np.ones(size_bytes // 8, np.int64), threads)  # written, so in memory
     times_s = []

@@ -17,14 +17,14 @@ from .case import Case
 from .rounds import Measurement, Round
 
 COMPARED = ("load_s", "first_token_ms", "tokens_per_s", "loop_overhead_ms", "peak_memory_mb")
-DIGITS = 6  # significant, of each figure
+DIGITS = 6  # significant digits of each figure
 
 
 def report(cases: Sequence[Case], rounds: Sequence[Round], threads: int) -> dict[str, Any]:
     """Return all figures, ready for JSON.
 
-    ``threads``: how many threads measured the read bandwidth. A figure is what ``statistics_of``
-    returns for its values in all rounds, or None if the system does not provide it.
+    ``threads``: how many threads measured the read bandwidth. A figure is the result of
+    ``statistics_of`` over all rounds, or None if the system does not provide it.
     """
     read = [item.read_bytes_per_s / 1e9 for item in rounds]
     by_case = [
@@ -75,7 +75,7 @@ def statistics_of(values: Sequence[float]) -> dict[str, float]:
 
 
 def over(function: Callable[[Sequence[float]], Any], values: Sequence[Any]) -> Any:
-    """Apply ``function`` to the numbers at the same place of all ``values``.
+    """Apply ``function`` to each figure across ``values``.
 
     ``values``: numbers, or nested mappings of numbers. The result is nested in the same way. It is
     None where one value is None, and has no key that a value lacks.

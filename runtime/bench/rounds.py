@@ -1,7 +1,7 @@
 """Rounds of measurements: each round measures every case once, in a fresh process.
 
-A disturbance of the machine usually lasts longer than one measurement. Therefore the cases take
-turns, every other round in reverse order, and figures of the same round can be compared.
+A disturbance of the machine usually lasts longer than one measurement. Therefore each round runs
+all cases, every other round in reverse order, and figures of the same round can be compared.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 NOT_AVAILABLE = "not available"
 DIGITS = 3
 LABEL_WIDTH = 40
-# The rows in order: from a figure's key to its label and the factor of its numbers.
+# The rows in order: a figure's key, its label, and the factor of its numbers.
 ROWS = {
     "load_s": ("load, s", 1.0),
     "first_token_ms": ("first token after {} tokens, ms", 1.0),

@@ -2,7 +2,7 @@
 
     python -m edgeseq.runtime.bench.worker JSON PARENT
 
-``JSON`` is a ``Workload``, ``PARENT`` the id of the process that asks for it. The last line of
+``JSON`` is a ``Workload``, ``PARENT`` the id of the parent process. The last line of
 standard output is one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1.
 Only edgeseq's errors are imported before the clock starts.
 
@@ -38,9 +38,9 @@ OPTIONS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-SOURCE_TOKENS = 32  # that the encoder reads when the decoder's speed is measured
-WARM_UP_TOKENS = 8  # of the prompt, and as many new ones
-WATCH_S = 1.0  # between two checks that the parent still runs
+SOURCE_TOKENS = 32  # tokens that the encoder reads when the decoder's speed is measured
+WARM_UP_TOKENS = 8  # prompt tokens, and new tokens, of the warm-up
+WATCH_S = 1.0  # seconds between two checks that the parent still runs
 
 
 class Run(NamedTuple):
@@ -53,13 +53,13 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What to measure; all lengths fit the model."""
+    """The measurements to take of one bundle; all lengths fit the model."""
 
     folder: str
     load_options: Mapping[str, Any]  # keyword arguments of ``load``
-    prompt_lengths: Sequence[int]  # for the time to first token; of the source, if any
-    new_tokens: Sequence[tuple[int, int]]  # pairs: tokens of context, new tokens after it
-    repeats: int  # of each time to first token
+    prompt_lengths: Sequence[int]  # lengths of prompts or sources for the time to first token
+    new_tokens: Sequence[tuple[int, int]]  # pairs of context length and new tokens
+    repeats: int  # measurements of each time to first token
 
 
 def measure(workload: Workload) -> dict[str, Any]:

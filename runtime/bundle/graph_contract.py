@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import BundleError
 from .manifest import MANIFEST_NAME, Dimensions, Manifest
 
-PARTS = ("key", "value")  # of a layer's KV cache and of its cross-attention
+PARTS = ("key", "value")  # parts of a layer's KV cache and cross-attention
 Shape = tuple[str | int, ...]  # the size of each dimension, or its name if it is dynamic
 Shapes = Mapping[str, Shape]
 CACHE_TYPES = {"float32": "tensor(float)", "int8": "tensor(int8)", "float16": "tensor(float16)"}

@@ -36,17 +36,17 @@ DECODERS: dict[CacheDtype, str] = {
 class Dimensions:
     """The sizes that the runtime needs to allocate memory."""
 
-    layers: int  # of the decoder
+    layers: int  # decoder layers
     heads: int
-    head_size: int  # in the model
-    stored_head_size: int  # in the graphs: padded to a multiple of 8
+    head_size: int  # head size in the model
+    stored_head_size: int  # head size in the graphs: padded to a multiple of 8
     vocabulary: int
-    max_positions: int | None  # None: no table limits the positions
+    max_positions: int | None  # None: no limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFormat:
-    """The element type of the KV cache, unless the caller asks for another one."""
+    """The default dtype of the KV cache."""
 
     dtype: CacheDtype
 
@@ -56,8 +56,8 @@ class TokenizerFormat:
     """The tokenizer and its settings."""
 
     file: str | None  # None: ByT5's tokenizer, whose tokens are bytes
-    sentinels: int  # number of tokens after ByT5's bytes; 0 with a file, which lists its own
-    special_tokens_strip: bool  # whether they strip whitespace around them; False with a file
+    sentinels: int  # number of ByT5's sentinel tokens; 0 with a file
+    special_tokens_strip: bool  # whether special tokens strip whitespace; False with a file
     clean_up_tokenization_spaces: bool
     model_max_length: int | None  # most tokens after truncation; None: no limit
     truncation_side: Side  # the side that truncation cuts off
@@ -80,8 +80,8 @@ class Quality:
     tokens: int  # number of predicted tokens
     context_tokens: int | None  # most tokens that are read at once; None: each target is whole
     kv_cache: CacheDtype  # dtype of the quantized model's KV cache
-    source_cross_entropy: float  # of the source bundle, nats a token
-    cross_entropy: float  # of the quantized bundle, nats a token
+    source_cross_entropy: float  # cross-entropy of the source bundle, nats per token
+    cross_entropy: float  # cross-entropy of the quantized bundle, nats per token
     perplexity_rise: float  # 0.01: one percent above the source bundle's perplexity
     perplexity_rise_limit: float  # the highest rise that the recipe or the caller allowed
     kl_divergence: float  # nats, mean over tokens of KL(source || quantized)
@@ -94,7 +94,7 @@ class Quantization:
 
     recipe: str
     block_size: int | None  # weights that share a scale; None if the recipe stores no blocks
-    kept: Mapping[str, str]  # sensitive layer -> the form in which it is stored instead
+    kept: Mapping[str, str]  # sensitive layer -> its storage
     quality: Quality | None  # None if nothing was quantized
 
 

@@ -9,7 +9,7 @@ from ..errors import BundleError
 from .manifest import MANIFEST_NAME, FileEntry, Manifest
 
 CHUNK_BYTES = 1 << 20
-PARTIAL = ".partial-"  # in the name of a folder that is being written
+PARTIAL = ".partial-"  # part of the name of a folder that is being written
 
 
 @dataclass(frozen=True)

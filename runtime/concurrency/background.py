@@ -1,4 +1,4 @@
-"""Work in a thread of its own, for calls that release Python's lock while they compute."""
+"""Work in a thread of its own, for calls that release Python's GIL while they compute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
-POLL_S = 1.0  # between two checks of a wait that it has not missed the end
+POLL_S = 1.0  # seconds per wait, so that a missed wake-up delays at most this long
 
 
 class Background(Generic[Result]):
@@ -22,8 +22,8 @@ class Background(Generic[Result]):
     waits for the thread, because ONNX Runtime must not be torn down while it computes.
     """
 
-    # Neither threading.Thread nor Event: an interrupt inside their own waits may leave a lock of
-    # theirs taken, and the thread then never starts or is never noticed to end.
+    # No threading.Thread and no Event: an interrupt inside their waits may leave one of their locks
+    # taken. The thread would then never start, or its end would never be noticed.
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
@@ -47,7 +47,7 @@ class Background(Generic[Result]):
         return self._has_ended
 
     def result(self) -> Result:
-        """Wait for the end and return what ``work`` returned, or raise what it raised."""
+        """Wait for the end; return the result of ``work``, or raise its error."""
         self.join()
         if self._error is not None:
             raise self._error

@@ -11,21 +11,20 @@ from contextlib import contextmanager
 
 from ..errors import EdgeseqError
 
-POLL_S = 0.1  # between two questions of a waiting call whether it is cancelled
-PATIENCE_S = 5.0  # generations without a step for so long may never end
+POLL_S = 0.1  # seconds between checks of ``cancelled``
+PATIENCE_S = 5.0  # seconds without a step after which a generation may count as abandoned
 
 
 class FairLock:
     """A lock that threads get in order of arrival; it is not reentrant.
 
-    Python's own lock goes to the quickest thread: one of several streams would run and the others
-    would stand still.
+    ``threading.Lock`` is not fair: one stream could starve the others.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[threading.Lock, int]] = deque()
-        self._owner: int | None = None  # a thread
+        self._owner: int | None = None  # identifier of a thread
 
     def __enter__(self) -> None:
         me = threading.get_ident()
@@ -83,15 +82,15 @@ class Slots:
         self._lock = threading.Lock()
         self._queue: deque[Slot] = deque()
         self._held: set[Slot] = set()
-        # The garbage collector may end a stream anywhere, even in a thread that has the lock. It
-        # puts the slot here, and whoever has the lock, or gets it, hands the slot on.
+        # The garbage collector may end a stream anywhere, even in a thread that has the lock. The
+        # slot then goes here, and the thread that has the lock, or gets it next, hands it on.
         self._freed: deque[Slot] = deque()
         self._when_empty: Callable[[], None] | None = None
         self._process = os.getpid()
 
     @contextmanager
     def one(self, cancelled: Callable[[], bool] | None = None) -> Iterator[Slot]:
-        """Hold a slot while the block runs; do not wait for one once ``cancelled``.
+        """Hold a slot while the block runs; stop waiting once ``cancelled`` returns True.
 
         Raises ``EdgeseqError`` if no slot can become free: the generations that hold them made
         their last step long ago, in threads that wait for a slot themselves.
@@ -100,7 +99,7 @@ class Slots:
         try:
             yield slot
         finally:
-            # In a forked child the lock may be taken by a thread that exists in the parent alone.
+            # In a forked child the lock may be taken by a thread that exists only in the parent.
             if slot.is_held and os.getpid() == self._process:
                 self._freed.append(slot)
                 self._hand_on_unless_locked()
@@ -141,7 +140,7 @@ class Slots:
     def _take(self, cancelled: Callable[[], bool] | None) -> Slot:
         slot = Slot()
         with self._changing():
-            if len(self._held) < self._count:  # then nobody waits
+            if len(self._held) < self._count:  # then the queue is empty
                 self._hold(slot)
                 return slot
             self._queue.append(slot)
@@ -182,6 +181,7 @@ class Slots:
             self._when_empty()
 
     def _check_hope(self) -> None:
+        """Raise ``EdgeseqError`` if only abandoned generations hold the slots."""
         with self._changing():
             waiting = {slot.thread for slot in self._queue}
             since = time.monotonic() - PATIENCE_S

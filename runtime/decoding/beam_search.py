@@ -44,7 +44,7 @@ class BeamSearch:
             _PromptBeams(index, prompt, options, stopping) for index, prompt in enumerate(prompts)
         ]
         self._live = list(self._prompts)
-        self._scratch: Logits | None = None  # for one row
+        self._scratch: Logits | None = None  # memory for one row
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose the continuations of every prompt's beams."""
@@ -111,7 +111,7 @@ class _PromptBeams:
         self._hypotheses: list[Hypothesis] = []  # the best first
         self._text = index * options.num_return_sequences
         self._agreement = CertainPrefix(self._text)
-        # Enough to continue num_beams even if the best continuations of each beam are its ends.
+        # Enough to continue num_beams beams even if the best continuations of each beam end a text.
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
 
     @cached_property

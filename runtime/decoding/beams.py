@@ -65,7 +65,7 @@ class Beams:
         self.parents: list[int] = [0]  # for each beam, the index of its parent before the last step
         self.last_tokens: list[int] = []
         self.logprobs = [None if logprobs is None else Logprobs(logprobs)]
-        self.length = 0  # new tokens
+        self.length = 0  # number of new tokens
         self._matchers = [matcher]
         self._begin = len(start)
         self._ids = np.array([[*start, *[0] * FIRST_ROOM]], np.int64)
@@ -146,7 +146,7 @@ class CertainPrefix:
 
     def __init__(self, text: int) -> None:
         self._text = text
-        self._count = 0  # tokens that were returned
+        self._count = 0  # number of returned tokens
 
     def advance(self, running: Sequence[Beams], best: Hypothesis | None) -> list[NewToken]:
         """Return the tokens that have become certain.

@@ -10,11 +10,11 @@ import numpy as np
 from ..decoder import Logits
 from ..logits.softmax import LogSums, exponentials
 
-SET = 256
+SET = 256  # tokens per set of ``Scan``
 # Candidates with this score or a lower one are impossible. It is Transformers' score of beams that
 # do not exist. Values of -inf that `remove_invalid_values` made finite are below it.
 IMPOSSIBLE = -1e9
-DEEP = 40.0  # this far below 0, exponentials lose precision; further down they are 0
+DEEP = 40.0  # exponentials of logits this far below 0 lose precision
 SLACK = 1e-3  # upper bound, with a wide margin, of the error of maxima found through exponentials
 
 
@@ -86,7 +86,7 @@ def _highest(values: Logits) -> list[float]:
     return highest
 
 
-@np.errstate(over="ignore")  # from the lowest float32 plus a negative score
+@np.errstate(over="ignore")  # the lowest float32 plus a negative score
 def best(
     logits: Logits, scores: Sequence[float], count: int, scanned: Scan | None = None
 ) -> list[Candidate]:
@@ -95,8 +95,8 @@ def best(
     Equal scores are ordered by beam, then by token id. ``logits: (beams, vocab) float32`` of the
     next token; ``scores``: of the beams so far. The logits are log-probabilities, or ``scanned``
     has their normalizers. The best continuations are in the sets with the ``count`` highest maxima,
-    so that only these sets are searched. All of this runs with cold caches, so that it makes few
-    numpy calls and does the rest in plain Python.
+    so that only these sets are searched. All of this runs with cold caches, so it makes few numpy
+    calls and does the rest in plain Python.
     """
     peaks, logs = ([0.0] * len(scores),) * 2 if scanned is None else scanned.sums
     maxima, rest = _maxima(logits) if scanned is None else scanned[:2]

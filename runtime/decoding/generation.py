@@ -1,4 +1,4 @@
-"""One generation: from a request to a search, and the steps that run it."""
+"""One generation: the search that serves a request, and the steps that run it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def new_generation(
     """Return the search that serves a request, and its steps.
 
     ``began``: ``time.perf_counter()`` at the call's start. Raises ``OptionError`` for options that
-    leave no room for a token or cannot serve so many prompts.
+    leave no room for a token, or for several prompts if the strategy takes one.
     """
     options, controls, starts = request.options, request.controls, request.starts
     prompts = [
@@ -117,7 +117,7 @@ def new_search(
 ) -> Search:
     """Return a search for the options' strategy.
 
-    Raises ``OptionError`` if the strategy cannot serve so many prompts.
+    Raises ``OptionError`` for several prompts if the strategy takes only one.
     """
     match options.strategy:
         case "greedy" | "sampling":

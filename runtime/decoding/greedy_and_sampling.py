@@ -164,9 +164,9 @@ class SequenceState:
 def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenIds:
     """Return one token for each row, sampled from softmax(logits), (rows,) int64.
 
-    ``logits: (rows, vocab) float32``, where -inf is probability 0. Each row takes exactly one uniform
-    number from its own generator, so that it does not depend on other rows. Sums are float64.
-    Source: inverse of the cumulative distribution.
+    ``logits: (rows, vocab) float32``, where -inf is probability 0. Each row takes exactly one
+    uniform number from its own generator, so that it does not depend on other rows. Sums are
+    float64. Source: inverse of the cumulative distribution.
 
     Raises ``BundleError`` if a row holds NaN or +inf, ``OptionError`` if it holds only -inf.
     """

@@ -142,7 +142,7 @@ class _Group:
         self.hypotheses: list[Hypothesis] = []  # in the order in which they ended
         self._size = options.num_beams // options.num_beam_groups
         tokens = options.eos_token_ids if options.pad_token_id is None else (options.pad_token_id,)
-        self.padding = [*tokens[:1]] * self._size  # counts as its choice once it is done
+        self.padding = [*tokens[:1]] * self._size  # the group's choice once it is done
         self._limit = prompt.limit
         self._options = options
         self._stopping = stopping

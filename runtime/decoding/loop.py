@@ -3,8 +3,8 @@
 A search turns logits into tokens. It does not know how the logits are computed or where the KV
 cache lies. A search leaves finished texts out of its choices, so their rows leave the batch.
 
-A step reads hundreds of megabytes of weights, so that this code runs with cold caches. The work for
-a token is therefore plain Python on few objects, which touches less memory than numpy calls or
+A step reads hundreds of megabytes of weights, so that this code runs with cold caches. The work per
+token is therefore plain Python on few objects, which touches less memory than numpy calls or
 frozen dataclasses do (``benchmarks/loop_overhead.py``).
 """
 
@@ -31,9 +31,9 @@ class NewToken(NamedTuple):
 class StepResult(NamedTuple):
     """The decision of a step."""
 
-    next_tokens: Sequence[int]  # to read next: one for each row that continues, or several for one
+    next_tokens: Sequence[int]  # tokens to read: one per row that continues, or several for one
     parent_rows: Sequence[int]  # for each row that continues, the row of this step that it copies
-    new_tokens: Sequence[NewToken]  # for the caller
+    new_tokens: Sequence[NewToken]  # tokens for the caller
     rejected: int = 0  # number of last tokens that the only row has to forget
 
 
@@ -43,8 +43,8 @@ class Found(NamedTuple):
     text: int  # index of the text whose new tokens were reported
     token_ids: Sequence[int]  # new tokens
     finish_reason: FinishReason
-    score: float | None = None  # of a hypothesis; None without beams
-    logprobs: Logprobs | None = None  # if requested
+    score: float | None = None  # score of a hypothesis; None without beams
+    logprobs: Logprobs | None = None  # None unless requested
 
 
 class Search(Protocol):

@@ -19,7 +19,7 @@ from .greedy_and_sampling import SequenceState, most_probable
 from .loop import Found, NewToken, StepResult
 from .stopping import Stopping
 
-BORDER = -1  # between a source and a text: not a token, so that no guess crosses it
+BORDER = -1  # separates a source and a text; not a token, so that no guess crosses it
 FIRST_GUESS = 4  # tokens of the first guess
 LONGEST_PAUSE = 16  # limit of steps without a guess, after many wrong guesses
 

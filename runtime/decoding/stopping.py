@@ -22,7 +22,7 @@ class Stopping(NamedTuple):
     """The rules that end a text: end-of-sequence tokens, stop strings, a limit of new tokens."""
 
     eos_token_ids: frozenset[int]
-    new_matcher: Callable[[int], Matcher] | None = None  # from a prompt's index; for stop strings
+    new_matcher: Callable[[int], Matcher] | None = None  # takes a prompt's index
 
     def matcher(self, prompt: int) -> Matcher | None:
         """Return a new matcher for a text of ``prompt``; None without stop strings."""

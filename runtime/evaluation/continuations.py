@@ -1,4 +1,4 @@
-"""Texts without sampling: answers to sources, and the agreement of two models."""
+"""Generation without sampling: answers to sources, and the agreement of two models."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class ContinuationAgreement:
     """The share of continuations on which two models agree."""
 
     continuations: int  # number of continuations that were compared
-    tokens: int  # length of each
+    tokens: int  # length of each continuation
     identical: float  # share of continuations with the same tokens
 
 
 def answers(
     model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
 ) -> list[str]:
-    """Return the text for the source of each pair, by the bundle's defaults without sampling.
+    """Return the generated text for each source, by the bundle's defaults without sampling.
 
     Sources of similar length share a batch. The limit of new tokens is the bundle's, or else twice
     the length of the longest target. ``progress`` is called with the number of texts of each batch.
@@ -53,7 +53,8 @@ def agreement(model: Model, reference: Model, passages: Passages) -> Continuatio
     """Return how often two models with the same vocabulary continue prompts with the same tokens.
 
     The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced sources. Both
-    models use greedy search to the end: only a table of positions ends a continuation early.
+    models use greedy search without an end-of-sequence token, ``repetition_penalty`` and
+    ``no_repeat_ngram_size``. The models' positions may end continuations early.
     """
     prompts = _prompts(passages, model.bundle.manifest.dimensions.max_positions)
     texts, expected = ([r.token_ids for r in _continue(m, prompts)] for m in (model, reference))

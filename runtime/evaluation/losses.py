@@ -26,7 +26,7 @@ class Loss:
 
     @property
     def cross_entropy(self) -> float:
-        """The loss in nats a token."""
+        """The loss in nats per token."""
         return self.nats / self.tokens
 
     @property
@@ -158,7 +158,7 @@ class Bin:
     first: int
     last: int
     tokens: int
-    cross_entropy: float  # nats a token
+    cross_entropy: float  # nats per token
 
 
 class PositionLoss:
@@ -173,7 +173,7 @@ class PositionLoss:
     def add(self, first: int, log_probabilities: ArrayLike) -> None:
         """Add consecutive tokens, from position ``first`` on.
 
-        ``log_probabilities``: natural, (k,).
+        ``log_probabilities``: natural log-probabilities of the tokens, (k,).
         """
         values = np.asarray(log_probabilities, np.float64)
         bins = np.frexp(np.arange(first, first + len(values)))[1] - 1  # exact for integers

@@ -33,7 +33,7 @@ def measure_report(model: Model, reference: Model | None, passages: Passages) ->
     else:
         report |= {"context": passages.context, "stride": passages.stride}
     report["loss_by_position"] = [asdict(found) for found in own.bins()]
-    report["tokens_per_second"] = tokens_per_second  # by both models if there is a reference
+    report["tokens_per_second"] = tokens_per_second  # with both models if there is a reference
     if reference is not None and comparison is not None:
         report["reference"] = _beside(reference, model, comparison, passages)
         report["reference"]["loss_by_position"] = [asdict(found) for found in others.bins()]
@@ -44,7 +44,7 @@ def _figures(loss: Loss, passages: Passages) -> dict[str, Any]:
     return {
         "tokens": loss.tokens,
         "bytes": passages.size_bytes,
-        "cross_entropy": loss.cross_entropy,  # nats a token
+        "cross_entropy": loss.cross_entropy,  # nats per token
         "perplexity": loss.perplexity,
         "bits_per_byte": loss.bits_per_byte(passages.size_bytes),
     }
@@ -65,12 +65,12 @@ def _beside(
         "recipe": reference.bundle.manifest.quantization.recipe,
         "cross_entropy": comparison.reference.cross_entropy,
         "perplexity": comparison.reference.perplexity,
-        "perplexity_rise": comparison.perplexity_rise,  # of the bundle over the reference
+        "perplexity_rise": comparison.perplexity_rise,  # rise over the reference's
         "kl_divergence": comparison.kl_divergence,  # nats
         "top1_agreement": comparison.top1_agreement,
         "continuations": alike.continuations,
         "continuation_tokens": alike.tokens,
-        "identical_continuations": alike.identical,  # share of them
+        "identical_continuations": alike.identical,  # share of the continuations
     }
 
 

@@ -1,7 +1,7 @@
 """Constrained decoding by a JSON Schema, a regular expression or a grammar.
 
-The package ``llguidance`` computes which tokens may come next, from the bytes that each token adds to
-a text (``text/token_bytes.py``). This module knows nothing of models, search or other options.
+The package ``llguidance`` computes which tokens may come next, from the bytes that each token adds
+to a text (``text/token_bytes.py``). This module knows nothing of models, search or other options.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MOST_MATCHERS: Final = 256
-"""The most texts whose states are kept. A text without a state is read again from its start."""
+"""The largest number of kept states of texts. A text without one is read again from its start."""
 
 # Without this, llguidance allows only the tokenizer's own spelling of text that must come next.
 _ANY_SPELLING: Final = '\n%llguidance {"no_forcing": true}\n'
-# Only the layout of `json.dumps`: where any whitespace may come, a weak model writes it forever.
+# The layout of `json.dumps`. If more whitespace were allowed, weak models would write it forever.
 _JSON_LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _FORMS: Final = {
     "json_schema": "a JSON Schema (an object) of keywords that llguidance supports",
@@ -47,17 +47,17 @@ class _Vocabulary:
     """The bytes that each token id adds to a text, in the form that llguidance needs.
 
     llguidance knows tokens as symbols. Their order is: the token ids; at ``size``, the end of the
-    text; at ``size + 1``, one symbol for all ids that add nothing as the first token of a text; then
-    one symbol for each id that adds other bytes as the first token than after another token.
+    text; at ``size + 1``, one symbol for all ids that add nothing as the first token of a text;
+    then one symbol for each id that adds other bytes as the first token than after another token.
     """
 
-    size: int  # of the model's vocabulary
-    first: NDArray[np.intp]  # (size,): the symbol of each id as a text's first token
+    size: int  # size of the model's vocabulary
+    first: NDArray[np.intp]  # symbol of each id as a text's first token, (size,)
     symbols: LLTokenizer
 
 
 class Guide:
-    """The constraint of one generation, which says what tokens may come next.
+    """The constraint of one generation, which says which tokens may come next.
 
     Exactly one of these is given:
 
@@ -98,9 +98,9 @@ class Guide:
     def filter(self, row: Logits, new_tokens: Sequence[int] | TokenIds, *, at_start: bool) -> None:
         """Set the logits of tokens that cannot follow the text to -inf; at a dead end, all logits.
 
-        ``row``: (vocabulary,), changed in place. ``new_tokens``: the text so far. ``at_start``: whether
-        its first token is the first one that is decoded; T5's decoder removes the leading space of
-        that token.
+        ``row``: (vocabulary,), changed in place. ``new_tokens``: the text so far. ``at_start``:
+        whether its first token is the first one that is decoded; T5's decoder removes the leading
+        space of that token.
         """
         tokens = np.asarray(new_tokens, np.int64)
         blocked = self._blocked(self._matcher(tokens, at_start), at_start and not tokens.size)
@@ -136,7 +136,10 @@ class Guide:
         return [end if symbol in self._ends else symbol for symbol in symbols if symbol != end + 1]
 
     def _blocked(self, matcher: LLMatcher, is_first: bool) -> NDArray[np.bool_]:
-        """Return which ids may not come next, (vocabulary,) bool; ``is_first``: as a first token."""
+        """Return which ids may not come next, (vocabulary,) bool.
+
+        ``is_first``: whether the next token is the first one of a text.
+        """
         bits = ~np.frombuffer(matcher.compute_bitmask(), np.uint8)
         symbols = np.unpackbits(bits, bitorder="little").view(np.bool_)
         blocked = symbols[: self._vocabulary.size]

@@ -1,8 +1,8 @@
 """Masks: logits processors that forbid or force tokens.
 
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
-``tokens`` holds all ids of each row so far, including the prompt. ``lengths`` holds, for each row, the
-number of ids at which the mask applies. Results equal those of the processors in
+``tokens`` holds all ids of each row so far, including the prompt. ``lengths`` holds, for each row,
+the number of ids at which the mask applies. Results equal those of the processors in
 ``transformers.generation.logits_process`` (4.57.6). Parameters are valid: the options check them.
 """
 
@@ -42,7 +42,7 @@ def suppress_before(
 def suppress_at(
     logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids
 ) -> None:
-    """Forbid ``ids`` in the rows that have exactly their length.
+    """Forbid ``ids`` in the rows whose number of ids equals their length.
 
     Source: ``SuppressTokensAtBeginLogitsProcessor``.
     """
@@ -53,10 +53,10 @@ def suppress_at(
 
 
 def force_at(logits: Logits, tokens: Sequence[TokenIds], lengths: Sequence[int], ids: Ids) -> None:
-    """Allow only ``ids``, with logit 0, in the rows that have exactly their length.
+    """Allow only ``ids``, with logit 0, in the rows whose number of ids equals their length.
 
     This also allows ids that were forbidden before. Source: ``ForcedBOSTokenLogitsProcessor``
-    (length 1) and ``ForcedEOSTokenLogitsProcessor`` (one less than the longest text).
+    (length 1) and ``ForcedEOSTokenLogitsProcessor`` (the length limit minus one).
     """
     columns = np.asarray(ids, dtype=np.intp)
     for row, seen, length in zip(logits, tokens, lengths, strict=True):

@@ -20,10 +20,11 @@ HIGHEST = float(np.finfo(np.float32).max)
 
 @np.errstate(over="ignore")  # np.where also computes the side that it does not take
 def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
-    """Lower the logits of the ids in ``tokens``: divide by ``penalty`` > 0, or multiply if negative.
+    """Lower the logits of the ids in ``tokens``: divide by ``penalty``, or multiply negative ones.
 
-    A penalty below 1 raises them. An id counts once, even if it occurs several times. Source:
-    ``RepetitionPenaltyLogitsProcessor``, after CTRL, https://arxiv.org/abs/1909.05858.
+    ``penalty`` is above 0; below 1 it raises the logits. An id counts once, even if it occurs
+    several times. Source: ``RepetitionPenaltyLogitsProcessor``, after CTRL,
+    https://arxiv.org/abs/1909.05858.
     """
     for row, ids in zip(logits, tokens, strict=True):
         seen = row[ids]
@@ -31,9 +32,10 @@ def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: flo
 
 
 def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) -> None:
-    """Raise the logits of the ids in ``sources``: multiply by ``penalty`` > 0, or divide if negative.
+    """Raise the logits of the ids in ``sources``: multiply by ``penalty``, or divide negative ones.
 
-    Source: ``EncoderRepetitionPenaltyLogitsProcessor``.
+    ``penalty`` is above 0; below 1 it lowers the logits. Source:
+    ``EncoderRepetitionPenaltyLogitsProcessor``.
     """
     penalize_repetition(logits, sources, 1.0 / penalty)
 
@@ -95,7 +97,7 @@ class SequenceBias:
             row[sum_ids] = summed
 
     def _sums_after(self, ids: TokenIds) -> dict[int, float]:
-        """Return the total bias of each id that completes a sequence of several ids after ``ids``."""
+        """Return the total bias of each id that completes a sequence of two or more ids."""
         sums: dict[int, float] = {}
         for size in self._prefix_sizes:
             if size >= ids.size:
@@ -113,11 +115,12 @@ def decay_length(
     factor: float,
     eos_token_ids: Ids,
 ) -> None:
-    """Raise the logits of ``eos_token_ids`` more with each new id of a row after the first ``start``.
+    """Raise the logits of ``eos_token_ids`` with each new id of a row after the first ``start``.
 
-    With n ids more than ``start`` after the prompt, a logit x becomes x + abs(x) * (``factor``**n - 1).
-    Source: ``ExponentialDecayLengthPenalty``, which gives NaN or fails in two cases. Here a forbidden
-    id stays forbidden, and a logit that is too large becomes the highest float32.
+    With n ids more than ``start`` after the prompt, a logit x becomes
+    x + abs(x) * (``factor``**n - 1). Source: ``ExponentialDecayLengthPenalty``, which gives NaN or
+    fails in two cases. Here a forbidden id stays forbidden, and a logit that is too large becomes
+    the highest float32.
     """
     columns = np.asarray(eos_token_ids, dtype=np.intp)
     for row, ids, prompt_length in zip(logits, tokens, prompt_lengths, strict=True):

@@ -1,8 +1,8 @@
 """The logits processors of one generation, in Transformers' order.
 
-``penalties.py``, ``masks.py`` and ``warpers.py`` define what each does. The order is: penalties and
-masks, the caller's own processors, the constraint, the warpers (with sampling only) and the
-normalization.
+``penalties.py``, ``masks.py`` and ``warpers.py`` define them. The order is: sequence bias,
+diversity between groups of beams, penalties, masks, the caller's own processors, the constraint,
+the warpers (with sampling only) and the normalization.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Prompt(NamedTuple):
 
     start: Sequence[int]  # the tokens that the decoder reads first
     source: Sequence[int]  # the encoder's source; without an encoder, the start
-    limit: int  # new tokens at most
+    limit: int  # most new tokens
 
 
 class Constraint(Protocol):
@@ -59,7 +59,7 @@ class Diversity:
     """
 
     def __init__(self, penalty: float) -> None:
-        self.chosen: list[int] = []  # by earlier groups, in this step
+        self.chosen: list[int] = []  # tokens that earlier groups chose in this step
         self._penalty = penalty
 
     def __call__(self, logits: Logits, rows: Rows) -> None:

@@ -21,9 +21,9 @@ SAFE_SUM = 1e-15  # sums between this and its inverse are far from the limits of
 class LogSums(NamedTuple):
     """The normalizers of some rows: log-probabilities are ``logits - peaks - logs``.
 
-    ``peaks`` is a row's highest logit, or 0; ``logs`` is the logarithm of the sum of
-    ``exp(logits - peak)``. If a row's highest logit is not finite, its peak is that logit and its log
-    is NaN.
+    ``peaks`` holds each row's highest logit, or 0; ``logs`` holds the logarithm of the sum of
+    ``exp(logits - peak)``. If a row's highest logit is not finite, its peak is that logit and its
+    log is NaN.
     """
 
     peaks: Sequence[float]

@@ -2,8 +2,8 @@
 
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a removed id becomes -inf. Ids
 that were removed before take little time. Each warper keeps the same ids as the warper in
-``transformers.generation.logits_process`` (4.57.6), and at least ``min_tokens_to_keep`` >= 1 of the ids
-with a probability above 0. Where torch's unstable sort chooses among equals, the lowest ids are
+``transformers.generation.logits_process`` (4.57.6), and at least ``min_tokens_to_keep`` >= 1 of the
+ids with a probability above 0. Where torch's unstable sort chooses among equals, the lowest ids are
 kept. A row without probabilities stays as it is, and sampling from it raises the error. Parameters
 are valid: the options check them.
 """
@@ -48,7 +48,7 @@ def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> Non
     ``top_p`` is in [0, 1]. Source: ``TopPLogitsWarper``, after "The Curious Case of Neural Text
     Degeneration", https://arxiv.org/abs/1904.09751.
     """
-    # float32 as in Transformers, so that a sum exactly on the border is on the same side of it.
+    # float32 as in Transformers, so that a sum exactly at the border counts the same.
     may_go = np.float32(1.0 - top_p)
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
@@ -79,8 +79,8 @@ def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1
 
     A token is more typical if its surprise, -log p, is nearer to the row's entropy. The most
     probable token may therefore be removed. ``min_tokens_to_keep`` also keeps the most typical
-    tokens. ``typical_p`` is between 0 and 1. Source: ``TypicalLogitsWarper``, after "Locally Typical
-    Sampling", https://arxiv.org/abs/2202.00666.
+    tokens. ``typical_p`` is between 0 and 1. Source: ``TypicalLogitsWarper``, after "Locally
+    Typical Sampling", https://arxiv.org/abs/2202.00666.
     """
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
@@ -114,8 +114,8 @@ def keep_epsilon(logits: Logits, epsilon_cutoff: float, min_tokens_to_keep: int 
 def keep_eta(logits: Logits, eta_cutoff: float, min_tokens_to_keep: int = 1) -> None:
     """Keep the tokens whose probability reaches a cutoff that falls with the entropy of the row.
 
-    The cutoff is min(``eta_cutoff``, sqrt(``eta_cutoff``) * exp(-entropy)), with ``eta_cutoff`` between 0
-    and 1. Tokens that equal the last one of ``min_tokens_to_keep`` are kept, too. Source:
+    The cutoff is min(``eta_cutoff``, sqrt(``eta_cutoff``) * exp(-entropy)). ``eta_cutoff`` is
+    between 0 and 1. Tokens that equal the last one of ``min_tokens_to_keep`` are kept, too. Source:
     ``EtaLogitsWarper``, after the paper of ``keep_epsilon``.
     """
     epsilon = np.float32(eta_cutoff)
@@ -139,7 +139,7 @@ def _possible(logits: Logits) -> Iterator[tuple[Logits, NDArray[np.intp], Logits
 def _keep(
     row: Logits, ids: NDArray[np.intp], values: Logits, stays: NDArray[np.intp] | NDArray[np.bool_]
 ) -> None:
-    """Remove all ids of ``row: (vocab,)``, except for the ``ids`` that stay with their ``values``."""
+    """Remove all ids of ``row: (vocab,)`` except ``ids[stays]``, which get ``values[stays]``."""
     row.fill(-np.inf)
     row[ids[stays]] = values[stays]
 
@@ -172,7 +172,7 @@ def _highest(values: Logits, count: int) -> NDArray[np.intp]:
 
 
 def _kth_highest(row: Logits, k: int) -> np.float32:
-    """Return the ``k``-th highest value of ``row: (vocab,)``; -inf if fewer than ``k`` are above -inf.
+    """Return the ``k``-th highest value of ``row: (vocab,)``; -inf if fewer are above -inf.
 
     The ``k``-th highest of the maxima of blocks is a lower bound of it, so that only the few values
     from this bound on have to be sorted (0.10 ms instead of 0.34 ms for 50 of GPT-2's 50,257).

@@ -13,28 +13,27 @@ from ..decoder import CancelledError
 from .import_onnxruntime import onnxruntime
 from .memory import Buffer, Memory, address_of, host_place
 
-POLL_S = 0.05  # between two questions whether a long run is cancelled
-LONG = 128  # tokens; a run over fewer ends before anybody notices
+POLL_S = 0.05  # seconds between checks of ``cancelled``
+LONG = 128  # tokens; shorter runs are not interruptible
 
 
 class Binding:
     """Inputs and outputs of a session, bound by address, and the memory that they lie in.
 
-    ONNX Runtime knows addresses alone. A binding holds every array and buffer that is bound, so
-    that whoever holds the binding, such as the thread of a run, keeps their memory. Bind the same
-    name again and the memory before it is released.
+    ONNX Runtime stores only addresses, so the binding keeps the arrays and buffers alive. Binding a
+    name again releases its earlier memory.
     """
 
     def __init__(self, session: Any) -> None:
         self.session = session
         self.native = session.io_binding()
-        self._held: dict[str, Any] = {}  # by the name of the input or output
+        self._held: dict[str, Any] = {}  # arrays and buffers by input or output
         self._copied: dict[str, tuple[Any, ...]] | None = (
             {} if getattr(session, "copies_inputs", False) else None
         )
 
     def input_array(self, name: str, array: NDArray[Any]) -> None:
-        """Bind an input to an array in main memory, whose numbers may change between runs."""
+        """Bind an input to an array in main memory, whose values may change between runs."""
         self._bind_input(name, array, host_place(array))
 
     def output_array(self, name: str, array: NDArray[Any]) -> None:
@@ -62,20 +61,20 @@ class Binding:
         self.native.bind_input(name, *place)
 
     def copy_inputs(self) -> None:
-        """Hand inputs in main memory anew to a device that copies them when they are bound."""
+        """Bind inputs in main memory again, for a device that copies them when they are bound."""
         if self._copied is not None:
             for name, place in self._copied.items():
                 self.native.bind_input(name, *place)
 
     def run_native(self, *options: Any) -> None:
-        """Run the session on what is bound."""
+        """Run the session on the bound inputs and outputs."""
         self.session.run_with_iobinding(self.native, *options)
 
     def run_until_cancelled(self, tokens: int, cancelled: Callable[[], bool]) -> None:
-        """Run, and end early on Ctrl-C or once ``cancelled`` if the run reads many ``tokens``.
+        """Run the session; with ``LONG`` or more ``tokens``, end early on Ctrl-C or ``cancelled``.
 
-        ``cancelled`` is asked every ``POLL_S``; then ``CancelledError`` is raised. The outputs of a
-        run that ended early are undefined.
+        ``cancelled`` is called every ``POLL_S`` seconds. Raises ``CancelledError`` once it returns
+        True. The outputs of a run that ended early are undefined.
         """
         if tokens < LONG:
             self.run_native()

@@ -1,4 +1,4 @@
-"""Devices by name: which execution provider of ONNX Runtime computes, and its options.
+"""Parse device names into execution providers and their options.
 
 Nothing here imports ONNX Runtime, so that a command line knows the names without it.
 """
@@ -26,9 +26,9 @@ NAME = re.compile(r"(\w+)(?::([0-9]{1,3}))?")
 class Device:
     """An execution provider of ONNX Runtime, with its options."""
 
-    name: str  # as the caller named it
+    name: str  # name that the caller gave
     provider: str = CPU
-    options: tuple[tuple[str, str], ...] = ()  # names and values
+    options: tuple[tuple[str, str], ...] = ()  # the provider's options: names and values
     library: str | None = None  # path of the plug-in library that has the provider
 
     @property
@@ -38,7 +38,7 @@ class Device:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for two devices whose sessions can be shared."""
+        """A key that is equal for devices whose sessions can be shared."""
         return self.provider, self.options, self.library
 
 

@@ -31,7 +31,7 @@ from .onnx_encoder import OnnxEncoder
 from .prepacked import prepacked_graph
 from .providers import check_build, device_tensor
 
-MAX_CONCURRENT = 16
+MAX_CONCURRENT = 16  # default limit of generations at once
 CLOSED = "The model is closed: load it again."
 ASKED_FOR = "it was asked for"
 
@@ -39,10 +39,10 @@ ASKED_FOR = "it was asked for"
 class Engine:
     """The sessions of a bundle, which all of its decoders share, until it is closed.
 
-    ``manifest``: with the KV cache that the sessions use. ``sessions``: by the graphs' roles.
-    ``memory``: where KV caches lie; None: main memory. ``device`` and ``device_reason``: what
-    computes, and why. ``max_concurrent``: generations that may be under way, each with a cache of
-    its own.
+    ``manifest``: the manifest with the KV cache that the sessions use. ``sessions``: by the graphs'
+    roles. ``memory``: the memory of KV caches; None: main memory. ``device`` and
+    ``device_reason``: name of the device and the reason for it. ``max_concurrent``: limit of
+    generations at once, each with its own KV cache.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Engine:
         self._process = os.getpid()
 
     def decoder(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:
-        """Return a decoder for a row each of ``prompts``, or of the sources of an encoder.
+        """Return a decoder with one row per prompt; with an encoder, ``prompts`` are its sources.
 
-        ``capacity``: positions that a row can reach. A source is encoded when the decoder reads its
-        first tokens. Raises ``EdgeseqError`` if the engine is closed.
+        ``capacity``: most positions per row. Sources are encoded when the decoder reads its first
+        tokens. Raises ``EdgeseqError`` if the engine is closed.
         """
         sessions = self._sessions
         if sessions is None:
@@ -102,7 +102,7 @@ class Engine:
             )
 
     def close(self) -> None:
-        """Let no call begin, and free the weights once the calls that have begun have ended."""
+        """Refuse new calls, and free the weights once all calls under way have ended."""
         self._is_closed = True
         self.slots.when_empty(self._free)
 
@@ -163,7 +163,7 @@ def open_on(
     max_concurrent: int,
     prepack: bool = False,
 ) -> Engine:
-    """Open the graphs on ``device``, which was chosen because of ``why``; see ``open_engine``."""
+    """Open the graphs on ``device``; ``why``: the reason for the device. See ``open_engine``."""
     check_build(device)
     if prepack and device.provider != CPU:
         raise OptionError(f"prepack has no effect on the device {device.name!r}: leave it out.")
@@ -199,10 +199,10 @@ def open_on(
 
 
 def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) -> Manifest:
-    """``with_cache`` of a dtype that the device has kernels for; None: its default.
+    """Return ``manifest`` with the decoder graph for ``dtype`` on ``device``; None: the default.
 
-    Raises ``OptionError`` for another dtype, ``DeviceError`` if the bundle has no graph for the
-    device.
+    Raises ``OptionError`` for a dtype without kernels or graph, ``DeviceError`` if the bundle has
+    no graph for the device.
     """
     if device.provider == CUDA and dtype not in (None, "float16"):
         raise OptionError(
@@ -213,7 +213,7 @@ def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) 
 
 
 def default_cache(manifest: Manifest, device: Device) -> CacheDtype:
-    """Return the cache's default dtype on a device; ``DeviceError`` if there is no graph for it."""
+    """Return the KV cache's default dtype on a device; ``DeviceError`` if no graph has it."""
     if device.provider != CUDA:
         return manifest.kv_cache.dtype
     if DECODERS["float16"] not in manifest.graphs:
@@ -245,7 +245,7 @@ def _either(names: tuple[str, ...]) -> str:
 
 
 def _try(engine: Engine) -> None:
-    """Read two tokens: are there kernels for this very device, and memory?"""
+    """Run a prefill and a decode step, which fail if the device lacks kernels or memory."""
     decoder = engine.decoder([[0]], 2)
     try:
         decoder.keep_best(1)
@@ -265,7 +265,7 @@ def _device_memory(device: Device) -> Memory:
 
 
 def _return_freed_memory() -> None:
-    """Ask glibc to return the freed memory that it keeps for later."""
+    """Ask glibc to return the freed memory that it keeps to the system."""
     if sys.platform == "linux":
         import ctypes  # late: only a model that is closed needs it
 

@@ -58,8 +58,8 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     """A session over one graph, which keeps alive the weights that it shares with others.
 
     ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
-    because bundles hold optimized graphs, unless ``optimize``. ``save_to``: write the graph there
-    as it is run. ``entries``: further settings of ONNX Runtime.
+    because bundles hold optimized graphs, unless ``optimize``. ``save_to``: path to write the graph
+    to as it is run. ``entries``: further settings of ONNX Runtime.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     ) -> None:
         options = session_options(threads)
         levels = onnxruntime.GraphOptimizationLevel
-        # Further levels would bring SkipLayerNormalization (docs/performance.md), and nothing else.
+        # Higher levels would only add SkipLayerNormalization: it is slower (docs/performance.md).
         level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
         options.graph_optimization_level = level
         if save_to is not None:
@@ -92,14 +92,14 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         self._turn = FairLock()
         self._process = os.getpid()
         self._device = device
-        self.copies_inputs = device.provider != CPU  # when they are bound, not when they are run
+        self.copies_inputs = device.provider != CPU  # when inputs are bound, not at each run
         if device.provider != CPU:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         prepare(device)
         providers: list[Any] | None = [(device.provider, dict(device.options))]
         if device.library is not None:
             plug_in(options, device)
-            providers = None  # the options name it
+            providers = None  # the options name the provider
         super().__init__(
             graph if isinstance(graph, bytes) else os.fspath(graph),
             options,
@@ -117,7 +117,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         ]
 
     def run_with_iobinding(self, *arguments: Any) -> None:
-        """Run as ONNX Runtime does; threads run one after the other, since a run uses all cores.
+        """Run as ONNX Runtime does, but one thread after the other, because a run uses all cores.
 
         Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
         ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
@@ -135,7 +135,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
                     super().run_with_iobinding(*arguments)
 
     def io_binding(self) -> Any:
-        """Return a binding as ONNX Runtime does; one whose errors are ``DeviceError`` off the CPU.
+        """Return an IOBinding. On devices other than the CPU its errors are ``DeviceError``.
 
         Binding an input copies it to the device, which may fail for lack of memory.
         """
@@ -214,9 +214,9 @@ def shared_session(
 ) -> GraphSession:
     """Return the open session over ``files`` with ``settings``, or else ``open_new()``.
 
-    So a bundle that is loaded twice in a process is in memory once. Sessions hold no state between
-    runs and may run in several threads. One is shared only for the very same files, and as long as
-    somebody holds it. Two loads at the same time may each open their own.
+    A bundle that is loaded twice in a process is in memory once. Sessions have no state between
+    runs and may run in several threads. A session is shared only for unchanged files and while it
+    is in use. Two loads at the same time may each open their own session.
     """
     # A child after os.fork() lacks the threads of its parent's sessions.
     key = (os.getpid(), settings, tuple(map(_file_identity, files)))
@@ -277,13 +277,13 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Mappe
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
-    """Return the options of all sessions; comments say what differs from ONNX Runtime's."""
+    """Return the session options; comments mark the deviations from ONNX Runtime's defaults."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count(threads)
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # shapes vary, and patterns would be kept for each
+    options.enable_mem_pattern = False  # shapes vary, and each shape would keep a pattern
     options.log_severity_level = 4  # errors are raised, not printed as well
-    # Threads may spin between the nodes of a run, never between runs: an idle app burns no CPU.
+    # Threads may spin between the nodes of a run, but not between runs: idle programs use no CPU.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 

@@ -20,11 +20,11 @@ import numpy as np
 from ..bundle.manifest import Dimensions
 from .memory import Buffer, Memory
 
-TRACKED_ROWS = 64
+TRACKED_ROWS = 64  # most rows whose shared prefixes are tracked
 
 
 class KVCache:
-    """The keys and values of some rows.
+    """The KV cache of a number of rows.
 
     ``buffers``: for each layer the keys, then the values, (rows, heads, capacity, head_size) each.
     """
@@ -95,7 +95,7 @@ class KVCache:
         found, copies = place_rows(sources, slots, self._common)
         ordered = in_order(copies)
         old = self.lengths
-        parents = [sources[0]] * rows  # padding is as long as some text, so that it can be run
+        parents = [sources[0]] * rows  # a padding row needs a valid length
         for row, source in zip(found, sources, strict=True):
             parents[row] = source
         if new_rows or ordered is None:
@@ -106,7 +106,7 @@ class KVCache:
                 self.memory.copy_row(self._block, source, target, begin, old[source])
             padding = set(range(rows)) - set(found)
         self._common = self._common_of(parents, self._shape[1])
-        for row in padding if self._common else ():  # whatever is there
+        for row in padding if self._common else ():  # padding rows share no prefix
             self._common[row] = [0] * self._shape[1]
             for others in self._common:
                 others[row] = 0
@@ -140,10 +140,11 @@ class KVCache:
 
 
 def _nothing_in_common(rows: int) -> list[list[int]]:
-    """Return zeros: the length of the prefix that each two rows share, by row and row.
+    """Return a (rows, rows) table of zeros.
 
-    Empty for more rows than are tracked: only beams share much, and they are few. For a few rows
-    lists are faster than numpy.
+    Entry [i][j] is the length of the prefix that rows i and j share. The table is empty for more
+    than ``TRACKED_ROWS`` rows: only beams share long prefixes, and there are few of them. For few
+    rows, lists are faster than numpy.
     """
     return [[0] * rows for _ in range(rows)] if rows <= TRACKED_ROWS else []
 
@@ -153,7 +154,7 @@ class RowCopy(NamedTuple):
 
     source: int
     target: int
-    begin: int  # both rows hold the same before it
+    begin: int  # first position to copy; the rows are equal before it
 
 
 def place_rows(
@@ -162,8 +163,8 @@ def place_rows(
     """Return the new row of each text, and the copies that make it.
 
     ``sources``: the row that each text continues. ``slots``: the rows that each text may have;
-    there are enough for all. ``common``: the length of the prefix that each two rows share; empty
-    if it is not tracked.
+    there are enough for all. ``common``: the table of ``_nothing_in_common``; empty if prefixes are
+    not tracked.
     """
     rows = [-1] * len(sources)
     taken: set[int] = set()

@@ -1,7 +1,7 @@
-"""Memory that sessions read and write by address: main memory, or that of a device.
+"""Memory that sessions read and write by address: main memory or device memory.
 
-A kind of memory allocates buffers and moves rows of the KV cache inside them. The decoder reaches
-the cache in no other way.
+A kind of memory allocates buffers and moves rows of the KV cache inside them. The decoder uses
+the cache only through it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOP_GRAPH = GRAPHS / "top_logits.onnx"
 
 @dataclass(frozen=True)
 class Buffer:
-    """A stretch of a device's memory with a shape."""
+    """A part of a memory, with a shape and a dtype."""
 
     address: int
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Buffer:
 class Memory(Protocol):
     """A kind of memory. Blocks to copy in are (layers, rows, heads, capacity, head_size)."""
 
-    device_type: str  # as ONNX Runtime names it
+    device_type: str  # ONNX Runtime's name, such as "cuda"
     device_id: int
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
@@ -61,7 +61,7 @@ def host_place(array: NDArray[Any]) -> tuple[Any, ...]:
 
 
 def address_of(memory: Memory, buffer: Buffer, rows: int | None = None) -> tuple[Any, ...]:
-    """Return what a binding takes for ``buffer``, or for its first ``rows``."""
+    """Return the arguments that bind ``buffer``, or its first ``rows``."""
     shape = buffer.shape if rows is None else (rows, *buffer.shape[1:])
     return memory.device_type, memory.device_id, buffer.dtype, shape, buffer.address
 
@@ -70,7 +70,8 @@ class CpuMemory:
     """The machine's main memory.
 
     Linux and macOS provide a page when it is first written. A buffer for the longest possible text
-    therefore costs only what the text reaches; Windows counts all of it against its limit.
+    therefore uses memory only up to the text's length. Windows counts the whole buffer against its
+    limit.
     """
 
     device_type = "cpu"
@@ -92,15 +93,15 @@ class CpuMemory:
 
 
 class DeviceMemory:
-    """Memory of a device, which Python cannot reach: a small graph copies rows there.
+    """Device memory. A small ONNX graph copies rows, because Python cannot access the memory.
 
     The graph (``graphs/copy_*.onnx``, written by ``export/graphs/device_graphs.py``) gathers
-    positions of one block and scatters them into another, whose memory its output is bound to:
-    nothing else moves.
+    positions of one block and scatters them into another. Its output is bound to the memory of the
+    other block, so nothing else is copied.
 
-    ``device_type``, ``device_id``: the device, as ONNX Runtime names it. ``allocate_there``: from a
-    shape and a type to a tensor of ONNX Runtime on the device. ``open_graph``: from the file of a
-    graph to a session on the device.
+    ``device_type``, ``device_id``: the device, as ONNX Runtime names it. ``allocate_there``:
+    returns a tensor of ONNX Runtime on the device for a shape and a dtype. ``open_graph``: returns
+    a session on the device for the file of a graph.
     """
 
     def __init__(

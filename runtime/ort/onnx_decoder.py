@@ -22,21 +22,24 @@ from .kv_cache import KVCache
 from .memory import DeviceLogits, Memory
 from .onnx_encoder import EncodedSources
 
-# Tokens of a single prompt that are read at once, by the dtype of the KV cache: what was fastest
-# for prompts of 512 tokens (GPT-2 124M). Attention to 8-bit keys slows down beyond it.
+# Tokens per chunk of a single prompt, by the dtype of the KV cache: the fastest sizes for prompts
+# of 512 tokens (GPT-2 124M). Attention to 8-bit keys is slower in larger chunks.
 CHUNKS = {"float32": 256, "int8": 128, "float16": 256}
-KEPT_STEPS = 32  # steps of up to so many tokens stay bound
+KEPT_STEPS = 32  # longest step, in tokens, that stays bound
 FIRST_CAPACITY = 1024  # positions of a cache before it grows
 
 
 class OnnxDecoder:
     """A KV cache for the rows of one generation, and bound steps over it.
 
-    ``session``: over the decoder graph. ``rows``: how many are prefilled. ``capacity``: positions
-    that a row can reach. ``sources``: after an encoder, the rows' sources, which are encoded before
-    the first tokens are read. The graph wants the rows of one source together, and equally many for
-    each source: padding rows fill up, and no logits are computed for them. ``device_logits``: from
-    a number of rows to memory for their logits on a device, if not all of them need be fetched.
+    - ``session``: the session over the decoder graph.
+    - ``rows``: the number of prefilled rows.
+    - ``capacity``: most positions per row.
+    - ``sources``: with an encoder, the rows' sources, which are encoded before the first tokens are
+      read. The graph needs the rows of a source together, and equally many rows per source: padding
+      rows complete a group, and no logits are computed for them.
+    - ``device_logits``: allocates logits on the device for a number of rows; None: all logits go to
+      main memory.
     """
 
     def __init__(
@@ -66,24 +69,26 @@ class OnnxDecoder:
         self._names = layer_names(sizes)
         self._unread = sources
         self._sources = None if sources is None else sources.cache
-        self._owners = list(range(rows))  # after an encoder: the source of each row
+        self._owners = list(range(rows))  # source of each row, after an encoder
         self._rows = list(range(rows))  # the cache row of each row
         self._vocabulary = sizes.vocabulary
         self._logits = np.empty((rows, sizes.vocabulary), np.float32)
         self._new_device_logits = device_logits
         self._device_logits: DeviceLogits | None = None
-        self._best: int | None = None  # logits of a row that are fetched from a device
-        self._guessed: Logits | None = None  # logits of the steps of several tokens
-        self._steps: dict[int, BoundStep] = {}  # by tokens a row, bound when first needed
+        self._best: int | None = None  # logits per row to fetch from the device
+        self._guessed: Logits | None = None  # logits of bound steps of several tokens
+        self._steps: dict[int, BoundStep] = {}  # bound steps by tokens per row, made when needed
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never
     ) -> Logits:
         """Read the prompts, padded on the right; return (rows, vocabulary) logits after each.
 
-        A single prompt is read in chunks, between which ``cancelled`` is asked. Chunks are as fast
-        as the whole prompt, or faster, and memory for activations does not grow with the prompt.
-        ONNX Runtime's attention refuses chunks of several rows, which are therefore read at once.
+        A single prompt is read in chunks, which are at least as fast as the whole prompt, and
+        memory for activations does not grow with the prompt. ONNX Runtime's attention refuses
+        chunks of several rows, which are therefore read at once. ``cancelled`` is called between
+        the chunks of a single prompt, and repeatedly while a long batch of prompts or a long source
+        is read. Raises ``CancelledError`` once it returns True.
         """
         if self._unread is not None:
             self._unread.read(cancelled)
@@ -134,7 +139,7 @@ class OnnxDecoder:
         if 1 < n <= KEPT_STEPS and not lone_tail(n, self._tile):
             step = self._steps.get(n)
             if step is None:
-                if self._guessed is None:  # one for all numbers of tokens
+                if self._guessed is None:  # shared by all numbers of tokens
                     self._guessed = self._new_logits(KEPT_STEPS)
                 step = self._steps[n] = self._bind(n, self._guessed[:n])
             return step.read(tokens)
@@ -149,7 +154,7 @@ class OnnxDecoder:
         self._cache.forget(0, length - count)
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
-        """Row ``i`` becomes a copy of row ``parent_rows[i]``; all other rows are dropped."""
+        """Reorder the cache: row ``i`` becomes a copy of row ``parent_rows[i]``; drop others."""
         if len(parent_rows) > len(self._logits):
             self._logits = self._new_logits(len(parent_rows))
             self._steps.clear()
@@ -168,7 +173,7 @@ class OnnxDecoder:
         """End the generation; memory is freed with the decoder."""
 
     def fork(self) -> OnnxDecoder:
-        """Return another decoder whose only row is a copy of this one's only row."""
+        """Return another decoder whose only row is a copy of this decoder's only row."""
         other = copy(self)
         other._cache = self._cache.fork()
         other._steps, other._guessed, other._device_logits = {}, None, None
@@ -176,7 +181,7 @@ class OnnxDecoder:
         return other
 
     def cache_bytes(self, positions: int) -> int:
-        """Return the memory of ``positions`` of one row, with its encoder output."""
+        """Return the bytes of memory for ``positions`` of one row, with its encoder output."""
         size = positions * self._cache.position_bytes
         if self._sources is not None:
             size += self._sources.rows * self._sources.capacity * self._sources.position_bytes
@@ -219,23 +224,22 @@ class OnnxDecoder:
         )
 
     def _on_device(self, rows: int) -> DeviceLogits:
-        assert self._new_device_logits is not None  # else no number of logits is kept
+        assert self._new_device_logits is not None  # else `_best` is None
         if self._device_logits is None or self._device_logits.rows < rows:
             self._device_logits = self._new_device_logits(rows)
         return self._device_logits
 
     def _fetched(self, logits: Logits) -> Logits:
-        """Return ``logits``, or the best of those that are on the device."""
+        """Return ``logits``, or the highest logits of each row from the device."""
         if self._best is None:
             return logits
         return self._on_device(len(logits)).fetch(len(logits), self._best)
 
 
 class BoundStep(Binding):
-    """A run of the session for the cache's rows and ``n`` tokens each, everything bound.
+    """A bound run of the session: ``n`` tokens for each of the cache's rows.
 
-    ``logits``: (m, vocabulary), where the logits go that ``logits_at`` asks for, unless they go
-    ``on_device``.
+    ``logits``: (m, vocabulary), the output at ``logits_at``, unless ``on_device`` is given.
     """
 
     def __init__(
@@ -255,7 +259,7 @@ class BoundStep(Binding):
         self.logits_at = np.empty(len(logits), np.int64)
         self._seqlens_k = np.empty(rows, np.int32)
         self._total_sequence_length = np.empty((), np.int32)
-        # Plain views: writing single numbers through them is cheaper than numpy's own way.
+        # Memory views: writing single numbers through them is faster than through numpy.
         self._ids = self.input_ids.reshape(-1).data
         self._positions = self.position_ids.reshape(-1).data
         self._last_positions = self._seqlens_k.data
@@ -299,7 +303,10 @@ class BoundStep(Binding):
             lengths[row] += 1
 
     def read(self, tokens: Sequence[int]) -> Logits:
-        """Append ``n`` tokens to the only row and run; return the logits after the last of them."""
+        """Append ``tokens`` to the only row; return the logits after the last m of them.
+
+        The logits are (m, vocabulary), where m is the number of rows of ``logits``.
+        """
         [length] = self._cache.lengths
         n = len(tokens)
         self.input_ids[0] = tokens
@@ -309,7 +316,7 @@ class BoundStep(Binding):
         return self.run()
 
     def run(self) -> Logits:
-        """Run on what the arrays hold; the cache's lengths already count this step."""
+        """Run on the values of the arrays; the cache's lengths already count this step."""
         self._write_lengths(0)
         self.session.run_with_iobinding(self.native)
         return self._logits
@@ -317,7 +324,7 @@ class BoundStep(Binding):
     def run_padded(self, total: int, cancelled: Callable[[], bool]) -> Logits:
         """Run on rows that are padded up to position ``total``.
 
-        Once ``cancelled`` it ends with ``CancelledError``, and the cache is undefined.
+        Raises ``CancelledError`` once ``cancelled`` returns True; the cache is then undefined.
         """
         self._write_lengths(total)
         self.run_until_cancelled(self.input_ids.size, cancelled)

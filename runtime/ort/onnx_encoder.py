@@ -1,4 +1,4 @@
-"""An encoder graph: from sources to the cross-attention keys and values of the decoder."""
+"""Run an encoder graph: compute the cross-attention keys and values of sources."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .binding import Binding
 from .kv_cache import KVCache
 from .memory import Memory
 
-# With lengths that are multiples of it, attention gives a source the same bits alone and beside
-# longer sources.
+# Padded lengths are multiples of this, so that attention gives a source the same bits alone and
+# beside longer sources.
 SOURCE_MULTIPLE = 16
 
 
 class EncodedSources:
-    """The encoder output of some sources: a row of keys and values each, once they are read."""
+    """The encoder output of sources, once they are read: one row of keys and values per source."""
 
     def __init__(self, binding: Binding, cache: KVCache) -> None:
         self.cache = cache
@@ -28,7 +28,10 @@ class EncodedSources:
         self._is_read = False
 
     def read(self, cancelled: Callable[[], bool] = never) -> KVCache:
-        """Encode the sources unless they are; once ``cancelled``, raise ``CancelledError``."""
+        """Encode the sources at the first call; return the encoder output.
+
+        Raises ``CancelledError`` once ``cancelled`` returns True.
+        """
         if not self._is_read:
             tokens = self.cache.rows * self.cache.capacity
             self._binding.run_until_cancelled(tokens, cancelled)

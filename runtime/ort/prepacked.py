@@ -43,7 +43,7 @@ def prepacked_graph(
 
     Makes the cache entry if it is missing, and then removes entries of the same files for other
     processors or versions. ``verify``: check the hashes of the entry's files, and make the entry
-    anew if they are wrong. Raises ``BundleError`` if the entry cannot be written.
+    again if they are wrong. Raises ``BundleError`` if the entry cannot be written.
     """
     wanted = _record(manifest, role)
     entries = cache_folder() / "prepacked"
@@ -60,7 +60,7 @@ def prepacked_graph(
 
 
 def _record(manifest: Manifest, role: str) -> Record:
-    """Return what an entry depends on: the bundle's files, ONNX Runtime and the processor."""
+    """Return an entry's record: hashes of the bundle's files, ONNX Runtime and the processor."""
     graph = manifest.graphs[role]
     return {
         "graph": manifest.files[graph].sha256,
@@ -128,7 +128,7 @@ def _check_alignment(graph: Path) -> None:
 def _remove_others(entry: Path, wanted: Record) -> None:
     """Remove the entries that ``entry`` replaces: a damaged one, and outdated ones."""
     for path in entry.parent.iterdir():
-        written = not path.name.startswith(".")  # else still being made
+        written = not path.name.startswith(".")  # else it is still being made
         if path == entry or (written and _is_for_the_same_files(path / RECORD_NAME, wanted)):
             shutil.rmtree(path)
 

@@ -19,7 +19,7 @@ DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 LIBRARIES = Path(onnxruntime.__file__).parent / "capi"
 _lock = Lock()
 _preloaded = False
-_plugged_in: dict[str, str] = {}  # from a provider's registered name to its library
+_plugged_in: dict[str, str] = {}  # libraries by their provider's registered name
 
 
 def prepare(device: Device) -> None:
@@ -143,10 +143,7 @@ class Assigned(NamedTuple):
 
 
 def hidden_nodes(assigned: Iterable[Assigned]) -> list[str]:
-    """Return the operators that compute with numbers and still run on the CPU.
-
-    Nodes that only compute shapes and positions run there on purpose.
-    """
+    """Return the operators on the CPU that compute more than shapes and positions."""
     return sorted(
         {
             node.kind

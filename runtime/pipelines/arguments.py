@@ -36,13 +36,13 @@ class PipelineArguments:
     """The arguments of a pipeline, as checked by ``read_arguments``."""
 
     return_type: ReturnType
-    batch_size: int = BATCH_SIZE  # texts in a batch
+    batch_size: int = BATCH_SIZE  # texts per batch
     clean_up_tokenization_spaces: bool | None = None  # None: the pipeline's ``cleans_up``
-    prefix: str | None = None  # None: the checkpoint's
+    prefix: str | None = None  # None: the checkpoint's prefix
     truncation: bool = False
     handle_long_generation: str | None = None
     stop_sequence: str | None = None
-    task: str | None = None  # None: the pipeline's
+    task: str | None = None  # None: the pipeline's task
 
 
 def read_arguments(

@@ -37,7 +37,7 @@ class Pipeline(ABC):
     return_name: ClassVar[str] = "generated"
     defaults: ClassVar[Mapping[str, Any]]  # the checkpoint's defaults for the task override them
     cleans_up: ClassVar[bool]
-    arguments: ClassVar[frozenset[str]] = COMMON  # besides the options of ``generate``
+    arguments: ClassVar[frozenset[str]] = COMMON  # arguments besides ``generate``'s options
 
     def __init__(self, model: Model, task: str, **options: Any) -> None:
         manifest = model.bundle.manifest
@@ -47,7 +47,7 @@ class Pipeline(ABC):
         self.task = task
         arguments, generation = read_arguments(
             options, self.arguments, self.default_return
-        )  # here, so that bad ones raise now
+        )  # here, so that bad arguments raise at once
         _check_effects(generation)
         padding, generation = _padding(generation, manifest)
         _, self._defaults = split_controls(generation)
@@ -145,7 +145,10 @@ class Pipeline(ABC):
         return self.model.tokenizer.encode(text, max_length=longest)
 
     def longest(self, name: str) -> int:
-        """Return the tokenizer's limit in tokens; ``OptionError``, about ``name``, without one."""
+        """Return the tokenizer's limit in tokens.
+
+        Raises ``OptionError`` for the argument ``name`` if there is no limit.
+        """
         longest = self.model.bundle.manifest.tokenizer.model_max_length
         if longest is None:
             raise OptionError(f"{name} has no effect: the tokenizer has no bound.")
@@ -191,8 +194,8 @@ def _padding(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split ``options`` into ``pad_token_id``, as a default, and the others.
 
-    Nearly every call of Transformers' pipelines passes it. Here nothing is padded, and only group
-    beam search uses it. Without groups, an option would raise an error, a default does not.
+    Most calls of Transformers' pipelines pass it. Here nothing is padded, and only group beam
+    search uses it. Without groups, an option would raise an error, a default does not.
     """
     rest = dict(options)
     token = rest.pop("pad_token_id", None)

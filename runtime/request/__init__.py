@@ -1,1 +1,1 @@
-"""What a call asks for: generation options, controls and prompts, checked before the work."""
+"""A call's generation options, controls and prompts, which are checked before the work."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BATCH_TOKENS = 4096  # of a batch's prompts, padding included
-BATCH_ROWS = 16
+BATCH_TOKENS = 4096  # most tokens of a batch's prompts, padding included
+BATCH_ROWS = 16  # most prompts in a batch
 
 
 def batches(

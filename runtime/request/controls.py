@@ -14,9 +14,11 @@ from ..decoder import Logits, TokenIds
 from ..errors import OptionError
 from .value_checks import is_text
 
-# From all ids of a text so far, (n,), and its logits, (vocabulary,), to the changed logits.
+# processor(ids, logits): all ids of a text so far, (n,), and its logits, (vocabulary,). Returns the
+# changed logits.
 LogitsProcessor = Callable[[TokenIds, Logits], Logits]
-# From a prompt's index and all ids of a text so far to the ids that may come next.
+# allowed(prompt, ids): a prompt's index and all ids of a text so far. Returns the ids that may come
+# next.
 PrefixAllowedTokens = Callable[[int, TokenIds], Sequence[int]]
 GUIDES = ("json_schema", "regex", "grammar")
 BESIDE_CHOICES = {"choices", "decoder_input_ids", "cancel"}
@@ -30,9 +32,9 @@ class Controls:
     choices: Sequence[str] | None = None  # the only possible outputs
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None
     prefix_allowed_tokens_fn: PrefixAllowedTokens | None = None
-    json_schema: Any = None  # of the output, as a dictionary or JSON
-    regex: str | None = None  # of the whole output
-    grammar: str | None = None  # of the output, in llguidance's dialect of Lark
+    json_schema: Any = None  # JSON Schema of the output, as a dictionary or JSON
+    regex: str | None = None  # regular expression of the whole output
+    grammar: str | None = None  # grammar of the output, in llguidance's dialect of Lark
     cancel: Any = None  # a function, or an event with `is_set`; ends the work once it is true
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` merges
 the caller's options with the bundle's defaults and says which have no effect. A field's metadata
-holds an option's default, check, flag and needs: add one here, and its effect in
+holds the option's check, flag and needs. To add an option, add a field here, and its effect in
 ``logits/processors.py``.
 """
 
@@ -18,20 +18,20 @@ from . import value_checks as checks
 from .value_checks import Check, several
 
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
-FACTORS = (1e-6, 1e6)  # what logits are multiplied or divided by: float32 holds the result
-EXPONENTS = (-20.0, 20.0)  # of lengths
-MOST_ROWS = 10_000  # of a prompt
-LONGEST_NGRAM = 64  # all n-grams up to it are kept
+FACTORS = (1e-6, 1e6)  # range of factors and divisors of logits: float32 holds the result
+EXPONENTS = (-20.0, 20.0)  # range of length exponents
+MOST_ROWS = 10_000  # most rows per prompt
+LONGEST_NGRAM = 64  # largest n-gram size: all n-grams up to it are kept
 DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses are wrong
 
 Strategy = Literal["greedy", "sampling", "beam search", "group beam search", "prompt lookup"]
 
 
 class Need(NamedTuple):
-    """What an option needs to have an effect."""
+    """The condition under which an option has an effect."""
 
     is_met: Callable[[GenerationOptions], bool]
-    words: str  # after "has no effect"
+    words: str  # end of the error message, after "has no effect"
     gates_checks: bool = False  # whether the option's value is checked only if the need is met
 
 
@@ -63,7 +63,7 @@ def _option(
     return field(default=default, metadata={"traits": Traits(check, needs, flag, ids)})
 
 
-# Checkpoints carry sampling's and beam search's options whether they sample or not.
+# Checkpoints may have options of sampling or beam search even if they use neither.
 SAMPLING = Need(lambda options: options.do_sample, "without sampling (do_sample)", True)
 BEAMS = Need(lambda options: options.num_beams > 1, "without beam search (num_beams)", True)
 BEAMS_OR_NO_GROUPS = Need(
@@ -125,18 +125,18 @@ class GenerationOptions:
     Options of sampling and of beam search are checked only where they have an effect.
     """
 
-    # Which strategy
+    # Strategy
     do_sample: bool = _option(False, _flag)  # sample tokens; else take the most probable one
     num_beams: int = _option(  # hypotheses that are followed at once; 1: no beam search
         1,
         _integer(1, MOST_ROWS),
         flag=Flag("strategy", int, "follow this many hypotheses: beam search"),
     )
-    # Length, and what ends a text
-    max_new_tokens: int | None = _option(  # new tokens of a prompt at most
+    # Length and end of a text
+    max_new_tokens: int | None = _option(  # most new tokens per prompt
         None, _integer(1), flag=Flag("length", int, "new tokens at most")
     )
-    max_length: int | None = _option(  # start tokens and new tokens together at most
+    max_length: int | None = _option(  # most start tokens and new tokens together
         None,
         _integer(1),
         flag=Flag("length", int, "tokens at most, including those the decoder starts from"),
@@ -147,7 +147,7 @@ class GenerationOptions:
         needs=AN_END,
         flag=Flag("length", int, "new tokens before the model may end the text"),
     )
-    min_length: int = _option(0, _integer(0), needs=AN_END)  # the same, with the start tokens
+    min_length: int = _option(0, _integer(0), needs=AN_END)  # the same, start tokens included
     max_time: float | None = _option(  # seconds after which no further token is begun
         None,
         _number(0.0, 1e9),
@@ -157,7 +157,7 @@ class GenerationOptions:
         None, lambda name, value: checks.check_strings(name, several(value))
     )
     eos_token_id: int | tuple[int, ...] | None = _option(None, _ends)  # None: nothing ends a text
-    # How many texts, and what is returned of them
+    # Number of texts, and further strategies
     num_beam_groups: int = _option(  # groups of beams, which are made to differ
         1,
         _integer(1, MOST_ROWS),
@@ -169,7 +169,7 @@ class GenerationOptions:
         _integer(1, MOST_ROWS),
         flag=Flag("strategy", int, "return this many texts, from beams or sampled"),
     )
-    prompt_lookup_num_tokens: int | None = _option(  # tokens that are guessed at once, at most
+    prompt_lookup_num_tokens: int | None = _option(  # most tokens that are guessed at once
         None,
         _integer(1),
         flag=Flag("strategy", int, "guess this many tokens from the text: greedy, but faster"),
@@ -177,10 +177,10 @@ class GenerationOptions:
     max_matching_ngram_size: int | None = _option(  # longest n-gram that is looked up
         None, _integer(1, LONGEST_NGRAM), needs=LOOKUP
     )
-    # Return log-probabilities of tokens and of so many alternatives (not of Transformers)
+    # Return the log-probability of each token and of this many alternatives (not in Transformers)
     logprobs: int | None = _option(None, _integer(0))
     # Sampling
-    temperature: float = _option(  # logits are divided by it
+    temperature: float = _option(  # divisor of the logits
         1.0,
         _number(*FACTORS),
         needs=SAMPLING,
@@ -198,7 +198,7 @@ class GenerationOptions:
         needs=SAMPLING,
         flag=Flag("logits", float, "sample from the fewest tokens of this probability"),
     )
-    min_p: float | None = _option(  # sample from tokens this times as probable as the first
+    min_p: float | None = _option(  # lowest probability, as a share of the highest
         None,
         _probability(),
         needs=SAMPLING,
@@ -215,7 +215,7 @@ class GenerationOptions:
     # Sample from tokens of at least this probability; eta: lower where the next token is uncertain
     epsilon_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
     eta_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
-    seed: int | None = _option(  # of sampling; None: another each time (not of Transformers)
+    seed: int | None = _option(  # seed of sampling; None: a new one per call (not in Transformers)
         None, _integer(0), needs=SAMPLING, flag=Flag("strategy", int, "seed of sampling")
     )
     # Beam search
@@ -225,9 +225,10 @@ class GenerationOptions:
         needs=BEAMS,
         flag=Flag("strategy", float, "divide a hypothesis' score by its length to this power"),
     )
-    # Stop at num_beams hypotheses; False: estimate whether one can still be better; or "never"
+    # True: stop at num_beams hypotheses. False: stop once no better one is expected. "never": stop
+    # once no better one is possible
     early_stopping: bool | str = _option(False, _early_stopping, needs=BEAMS)
-    diversity_penalty: float = _option(  # subtracted from tokens that earlier groups chose
+    diversity_penalty: float = _option(  # lowers the logits of earlier groups' tokens
         0.0,
         _number(0.0, FACTORS[1]),
         needs=GROUPS,
@@ -235,38 +236,44 @@ class GenerationOptions:
             "strategy", float, "subtract it from tokens that earlier groups have just chosen"
         ),
     )
-    pad_token_id: int | None = _option(None, _id, needs=GROUPS)  # chosen by a group that is done
+    pad_token_id: int | None = _option(None, _id, needs=GROUPS)  # choice of a finished group
     # Changes of the logits
     repetition_penalty: float = _option(  # logits of tokens seen before are lowered by this factor
         1.0,
         _number(*FACTORS),
         flag=Flag("logits", float, "lower the logits of tokens seen before by this factor"),
     )
-    encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))  # raises the prompt's
+    # Raises the logits of the prompt's tokens
+    encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))
     no_repeat_ngram_size: int = _option(  # n-grams of this size occur once; 0: no limit
         0,
         _integer(0),
         flag=Flag("logits", int, "let n-grams of this size occur once; 0: no limit"),
     )
-    encoder_no_repeat_ngram_size: int = _option(0, _integer(0))  # none of the prompt's n-grams
+    # N-grams of the prompt of this size may not recur; 0: no limit
+    encoder_no_repeat_ngram_size: int = _option(0, _integer(0))
     bad_words_ids: tuple[tuple[int, ...], ...] | None = _option(  # sequences that never occur
         None, checks.check_words, ids=lambda words: [token for ids in words for token in ids]
     )
-    # {ids: bias}, added to the logit of the last id after the others
+    # {ids: bias}: added to the logit of the last id after the other ids
     sequence_bias: Any = _option(None, _biases, ids=_biased_ids)  # noqa: RUF009  # a field
-    suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # never occur
-    begin_suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)  # not first
-    forced_bos_token_id: int | None = _option(None, _id, ids=several)  # after one start token
-    forced_eos_token_id: int | tuple[int, ...] | None = _option(  # at the limit of the length
+    # Tokens that never occur
+    suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)
+    # Tokens that never come first
+    begin_suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)
+    # The only token allowed after a single start token
+    forced_bos_token_id: int | None = _option(None, _id, ids=several)
+    forced_eos_token_id: int | tuple[int, ...] | None = _option(  # only these at the length limit
         None, lambda name, value: _ids(name, several(value)), ids=several
     )
-    # (start, factor): towards the end of sequence, after so many new tokens
+    # (start, factor): raise the end-of-sequence logit after `start` new tokens
     exponential_decay_length_penalty: tuple[int, float] | None = _option(None, _decay, needs=AN_END)
-    remove_invalid_values: bool = _option(False, _flag)  # NaN: 0, infinities: largest numbers
-    renormalize_logits: bool = _option(False, _flag)  # log-probabilities of what processors left
-    # Where a text starts
-    bos_token_id: int | None = _option(None, _id)  # starts an empty prompt
-    decoder_start_token_id: int | None = _option(None, _id)  # starts a decoder after an encoder
+    # Replace NaN by 0 and infinities by the largest and the lowest float32
+    remove_invalid_values: bool = _option(False, _flag)
+    renormalize_logits: bool = _option(False, _flag)  # normalize logits after all processors
+    # Start of a text
+    bos_token_id: int | None = _option(None, _id)  # start of an empty prompt
+    decoder_start_token_id: int | None = _option(None, _id)  # start of a decoder with an encoder
 
     def __post_init__(self) -> None:
         gated = []

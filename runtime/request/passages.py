@@ -63,8 +63,8 @@ class Passages:
     """The windows of a text, or one window for each pair."""
 
     windows: Sequence[Window]
-    size_bytes: int  # in UTF-8, of the text after its first token, or of the targets
-    ids: Sequence[int] = ()  # of the text
+    size_bytes: int  # UTF-8 bytes of the text after its first token, or of the targets
+    ids: Sequence[int] = ()  # token ids of the text; empty with pairs
     context: int | None = None  # tokens of the text that are read at once; None with pairs
     stride: int | None = None  # tokens of the text from one window to the next; None with pairs
     pairs: Sequence[Pair] = ()
@@ -117,7 +117,7 @@ def text_passages(
     stride: int | None = None,
     name: object = "The text",
 ) -> Passages:
-    """Return the windows of a text; nothing is put before its first token, which is not predicted.
+    """Return the windows of a text; its first token is not predicted, and nothing precedes it.
 
     ``context``: None for the model's positions, or for the whole text if they have no limit.
     ``stride``: None for half of the context. The bytes of the first token do not count, unless the

@@ -67,10 +67,10 @@ def decoder_prompts(
 ) -> Sequence[Ids]:
     """Return the tokens that the decoder reads first, a list of ids for each prompt.
 
-    Without an encoder these are the prompt. After one they are the start token and the prompt's
-    prefix: ``prefixes`` is None, one list of ids for all prompts, or a list of such lists. A start
-    token that a prefix begins with is not given twice: as in Transformers' ``generate``, which
-    however looks at all prefixes of a batch together.
+    Without an encoder these are the prompt. With one they are the start token and the prompt's
+    prefix: ``prefixes`` is None, one list of ids for all prompts, or a list of such lists. The
+    start token is not added to a prefix that begins with it. Transformers decides this for the
+    whole batch.
     """
     if not manifest.has_encoder:
         if prefixes is not None:
@@ -103,7 +103,7 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
 
 
 def lists_by_prompt(prefixes: Any) -> list[Any] | None:
-    """Return ``decoder_input_ids`` if they are a list for each prompt; None if one for all."""
+    """Return ``decoder_input_ids`` if it has a list per prompt; None if it is one list for all."""
     items = listed(prefixes)
     if items is None or all(listed(item) is None for item in items):
         return None
@@ -133,5 +133,5 @@ def id_range(vocabulary: int) -> str:
 
 
 def _plain_integer(token: Any) -> Any:
-    """Return Python's own integer for one of numpy's; anything else as it is, to be refused."""
+    """Return an integer of any type as a Python int; return any other value unchanged."""
     return int(token) if not isinstance(token, bool) and isinstance(token, Integral) else token

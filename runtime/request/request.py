@@ -16,10 +16,10 @@ from .value_checks import plain, several
 
 
 class Request(NamedTuple):
-    """What one call asks for."""
+    """A checked call: its prompts, start tokens, options and controls."""
 
     prompts: Sequence[Sequence[int]]
-    starts: Sequence[Sequence[int]]  # for each prompt, the tokens that the decoder reads first
+    starts: Sequence[Sequence[int]]  # tokens that the decoder reads first, by prompt
     options: GenerationOptions
     controls: Controls
 
@@ -27,9 +27,9 @@ class Request(NamedTuple):
 def checked_request(
     manifest: Manifest, prompts: Sequence[list[int]], options: Mapping[str, Any]
 ) -> Request:
-    """Check all of a call that can be checked beforehand.
+    """Check a call as far as possible before the work; return its request.
 
-    A prompt that has to begin with a special token gets it. Raises ``OptionError`` for a bad option
+    An empty prompt gets the start token. Raises ``OptionError`` for a bad option
     and ``PromptError`` for ids that cannot be served.
     """
     controls, rest = split_controls(options)
@@ -37,7 +37,7 @@ def checked_request(
     resolved = resolve_options(manifest.generation, rest, manifest.kind)
     resolved = _check_ids_of_options(resolved, vocabulary)
     check_choosing(controls, rest)
-    for name in ("eos_token_id", "pad_token_id"):  # a bundle's are left unused
+    for name in ("eos_token_id", "pad_token_id"):  # a bundle's invalid ids have no effect
         for token in several(plain(rest.get(name))):
             check_id(name, token, vocabulary)
     for number, prompt in enumerate(prompts):
@@ -48,7 +48,7 @@ def checked_request(
 
 
 def _check_ids_of_options(options: GenerationOptions, vocabulary: int) -> GenerationOptions:
-    """Refuse ids outside the vocabulary; leave out ends of sequence that cannot occur."""
+    """Refuse ids outside the vocabulary; drop such ids of the end of sequence."""
     for name, traits in OPTION_TRAITS.items():
         value = getattr(options, name)
         if traits.ids is not None and value is not None:

@@ -1,4 +1,4 @@
-"""The options of a call: the caller's over the bundle's defaults over Transformers'.
+"""Merge a call's options: the caller's, then the bundle's defaults, then Transformers'.
 
 An option that is unknown, or has no effect with the strategy and the model, raises ``OptionError``
 if the caller passed it, and is left unused if it came with the bundle.
@@ -19,7 +19,7 @@ ONLY_FOR: dict[str, Kind] = {
     "bos_token_id": "decoder-only",
     "decoder_start_token_id": "encoder-decoder",
 }
-INSTEAD = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
+INSTEAD = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}  # alternative options
 
 
 def resolve_options(

@@ -11,14 +11,14 @@ from typing import Any
 
 from ..errors import OptionError
 
-LARGEST = 10**300
-LARGEST_BIAS = 1e9  # float32 still holds it, divided by the lowest temperature
+LARGEST = 10**300  # limit of integers for options that are numbers
+LARGEST_BIAS = 1e9  # largest bias: float32 holds it divided by the lowest temperature
 Biases = tuple[tuple[tuple[int, ...], float], ...]
 Check = Callable[[str, Any], None]
 
 
 def plain(value: Any) -> Any:
-    """Return Python's own value for one of numpy's, and a tuple for a list."""
+    """Return a numpy value as a Python value, and a list as a tuple."""
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, without importing numpy
         value = value.tolist()
     if isinstance(value, Mapping):

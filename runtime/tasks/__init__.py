@@ -1,1 +1,1 @@
-"""Tasks: their templates (the ``.toml`` files), and running them on texts and on files of inputs."""
+"""Tasks: their templates (``.toml`` files), and running them on texts and files of inputs."""

@@ -25,8 +25,8 @@ OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 class TaskResult:
     """The answer to one input."""
 
-    text: str  # for a classification the most probable label, or "" if it was cancelled
-    probabilities: Mapping[str, float] | None  # for a classification: by label, the highest first
+    text: str  # the answer; in classification the most probable label, "" if cancelled
+    probabilities: Mapping[str, float] | None  # by label, highest first; None: generated text
     generation: GenerationResult
 
 
@@ -48,8 +48,8 @@ def run_all(
 ) -> list[TaskResult]:
     """Return the answers to ``inputs``, in their order; batches hold inputs of similar length.
 
-    ``options``: of ``generate``; they override the template's. Raises ``PromptError`` for an input
-    that lacks a field, ``OptionError`` for a template that is not for this kind of model.
+    ``options``: options of ``generate``; they override the template's. Raises ``PromptError`` for
+    an input that lacks a field, ``OptionError`` for a template that is not for this kind of model.
     """
     kind = model.bundle.manifest.kind
     form = template.form(kind)

@@ -28,9 +28,9 @@ FORM_KEYS = {"prompt", "labels", "strip", "options"}
 class Form:
     """A template's prompt and options for one kind of model."""
 
-    prompt: str  # with fields in braces
+    prompt: str  # prompt with fields in braces
     options: Mapping[str, Any]
-    labels: Mapping[str, str]  # from a label to the text that is scored; empty: text is generated
+    labels: Mapping[str, str]  # label -> text that is scored; empty: text is generated
     strip: bool  # whether to remove white space around an answer
 
 

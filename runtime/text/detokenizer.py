@@ -1,12 +1,12 @@
 """Streaming detokenization: token ids into pieces of text, each as soon as it is certain.
 
-The pieces join to exactly ``Tokenizer.decode`` of all ids. ``tokenizers.decoders.DecodeStream`` does
-not promise that: it never returns a tail that ends in U+FFFD. So this module follows the
-tokenizer's decoder token by token: one stage turns a token into text, and every later stage passes
-text on, holding back only what the next piece could still change. No stage looks at old text again,
-so that a token costs the same at any length.
+The pieces join to exactly ``Tokenizer.decode`` of all ids. ``tokenizers.decoders.DecodeStream``
+does not promise that: it never returns a tail that ends in U+FFFD. So this module follows the
+tokenizer's decoder token by token. One stage turns a token into text. Every later stage passes text
+on and holds back only the end that the next piece could still change. No stage looks at old text
+again, so the time per token does not grow with the text.
 
-    token -> bytes or words -> leading space taken off -> clean-up of spaces -> piece
+    token -> bytes or words -> leading space removed -> clean-up of spaces -> piece
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words
 class Detokenizer:
     """A stream of the text of one sequence of token ids.
 
-    For any ids, the results of ``push`` and ``finish`` join to ``tokenizer.decode(ids)``. Byte-level
-    decoders hold back an incomplete character; clean-up holds back the start of a pattern such as
-    " '". Byte fallback holds back its ``<0xNN>`` tokens until another kind of token, because one bad
-    byte turns the whole run into U+FFFD. A decoder of an unknown form returns all its text at
-    ``finish``.
+    For any ids, the results of ``push`` and ``finish`` join to ``tokenizer.decode(ids)``.
+    Byte-level decoders hold back an incomplete character; clean-up holds back the start of a
+    pattern such as " '". Byte fallback holds back its ``<0xNN>`` tokens until another kind of
+    token, because one bad byte turns the whole run into U+FFFD. A decoder of an unknown form
+    returns all its text at ``finish``.
     """
 
     def __init__(self, tokenizer: AnyTokenizer) -> None:

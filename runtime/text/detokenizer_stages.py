@@ -19,7 +19,8 @@ BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Stage(ABC):
     """A stage of the stream, from tokens or text to text, both in order.
 
-    Attributes are assigned anew and never changed in place, so that a fork may share their values.
+    Attributes are reassigned and never changed in place, so that a fork may share their values.
+    The exception is ``Whole``: it appends to its list in place, and ``fork`` copies the list.
     """
 
     @abstractmethod
@@ -180,7 +181,7 @@ class LeadingStrip(Stage):
 
 
 class Replacement(Stage):
-    """``str.replace(old, new)`` on a stream; it holds back a tail that may be the start of ``old``."""
+    """``str.replace(old, new)`` on a stream; a tail that may start ``old`` is held back."""
 
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
@@ -197,5 +198,5 @@ class Replacement(Stage):
         held, self._held = self._held, ""
         return held
 
-    def rest(self, text: str) -> str:  # without a fork: clean-up calls this ten times a token
+    def rest(self, text: str) -> str:  # no fork: clean-up calls this ten times per token
         return (self._held + text).replace(self._old, self._new)

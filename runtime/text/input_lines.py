@@ -27,8 +27,8 @@ def split_lines(text: str) -> list[str]:
 def json_object(line: str, where: str, expected: str) -> dict[str, Any]:
     """Return the JSON object in ``line``.
 
-    Raises ``PromptError`` if the line is not a JSON object. ``where`` the line is and what was
-    ``expected`` are parts of the message.
+    Raises ``PromptError`` if the line is not a JSON object. ``where``: the line's position;
+    ``expected``: the expected form. Both are parts of the message.
     """
     try:
         found = json.loads(line)

@@ -1,8 +1,8 @@
 """Stop strings: strings that end a generation, found in its text across token borders.
 
-``StopMatcher`` says when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text after
-it. They see tokens only through the detokenizer, and know nothing of models or options. No stop
-string is empty.
+``StopMatcher`` says when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text
+after it. They see tokens only through the detokenizer, and know nothing of models or options. No
+stop string is empty.
 """
 
 from __future__ import annotations

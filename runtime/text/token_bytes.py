@@ -18,12 +18,15 @@ from .tokenizer_decoder import (
     decoder_form,
 )
 
-# From a token to the bytes that it adds to a text as the first token, and after another one.
+# spell(token): the bytes that a token adds to a text as its first token, and after another token.
 TokenBytes = Callable[[str], tuple[bytes, bytes]]
 
 
 def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
-    """Return how ``tokenizer``'s decoder spells a token; ``OptionError`` for an unknown decoder."""
+    """Return the function that spells a token in bytes as ``tokenizer``'s decoder does.
+
+    Raises ``OptionError`` for an unknown decoder.
+    """
     match decoder_form(tokenizer):
         case RawBytes():
             return lambda token: (token.encode("latin-1"), token.encode("latin-1"))

@@ -1,7 +1,7 @@
 """Text to token ids and back, with the results of the checkpoint's own Transformers tokenizer.
 
-The ``tokenizers`` package does the work, by the bundle's tokenizer.json. This module knows nothing of
-models, sessions or generation.
+The ``tokenizers`` package does the work, by the bundle's tokenizer.json. This module knows nothing
+of models, sessions or generation.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Tokenizer:
 
     ``path``: its tokenizer.json. ``clean_up_tokenization_spaces``: the checkpoint's setting of that
     name, whether ``decode`` removes the spaces that English tokenization leaves before punctuation.
-    ``truncation_side``: the side that ``encode`` cuts off. Raises ``BundleError`` if ``path`` is not a
-    tokenizer.json that ``tokenizers`` can read.
+    ``truncation_side``: the side that ``encode`` cuts off. Raises ``BundleError`` if ``path`` is
+    not a tokenizer.json that ``tokenizers`` can read.
     """
 
     def __init__(

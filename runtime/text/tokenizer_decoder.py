@@ -14,7 +14,7 @@ Join = Callable[[list[str]], str]
 
 @dataclass(frozen=True)
 class RawBytes:
-    """ByT5: each token is the character whose number is its byte."""
+    """ByT5: each token is the character whose code point is its byte."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Words:
 
 @dataclass(frozen=True)
 class ByteFallback:
-    """Gemma, Llama: tokens are text with ``old`` for ``new``, or bytes as ``<0xNN>``.
+    """Gemma, Llama: ``old`` in a token stands for ``new``; ``<0xNN>`` is a byte.
 
-    Up to ``count`` of the character ``stripped`` are taken off the start of the text.
+    Up to ``count`` characters ``stripped`` are removed from the start of the text.
     """
 
     old: str

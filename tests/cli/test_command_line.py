@@ -1,4 +1,4 @@
-"""The command line: in this process through ``main``, and as real processes."""
+"""The command line, called through ``main`` and run as processes."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pi
 
 @pytest.fixture(scope="module")
 def long_bundle(make_checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Path:
-    """A bundle whose texts never end by themselves and may be long."""
+    """A bundle whose texts do not end before 8,000 tokens."""
     checkpoint = make_checkpoint(n_positions=8192, eos_token_id=None)
     return export_checkpoint(checkpoint, tmp_path_factory.mktemp("long") / "bundle").folder
 
 
 @pytest.fixture
 def generate(bundle: Path, capsys: Captured) -> Callable[..., str]:
-    """``generate(*arguments)``: what the command prints; it has to succeed quietly."""
+    """``generate(*arguments)``: what the command prints."""
 
     def run(*arguments: str) -> str:
         return succeed(capsys, "generate", "--bundle", bundle, *arguments)
@@ -98,7 +98,7 @@ def test_generate_prints_json(generate: Callable[..., str], model: Model) -> Non
 
 
 class Writes(io.BytesIO):
-    """Remembers what reaches it at a time."""
+    """A stream that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_the_prompt_comes_from_standard_input(
     assert result["text"] == json.loads(generate(PROMPT, "--json", "--max-new-tokens", "5"))["text"]
 
 
-def test_only_the_last_line_break_of_the_input_goes(
+def test_only_the_inputs_last_line_break_is_removed(
     generate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_input(monkeypatch, b" two\nlines\n\n")
@@ -279,7 +279,7 @@ def test_generate_refuses_in_one_line(
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-def test_a_temperature_below_all_floats(bundle: Path, capsys: Captured) -> None:
+def test_a_temperature_below_float32_is_refused(bundle: Path, capsys: Captured) -> None:
     options = ["a", "--do-sample", "--temperature", "1e-40"]
     assert "temperature" in failure(capsys, "generate", "--bundle", str(bundle), *options)
 
@@ -313,7 +313,7 @@ def test_no_standard_output_at_all(bundle: Path, monkeypatch: pytest.MonkeyPatch
         (["--input", "in.txt", "--output", "none/out.jsonl"], "There is no folder none."),
     ],
 )
-def test_files_that_are_not_there(
+def test_missing_files_and_folders_are_named(
     arguments: list[str],
     sentence: str,
     tmp_path: Path,
@@ -325,7 +325,7 @@ def test_files_that_are_not_there(
     assert failure(capsys, "run", "completion", *arguments) == sentence
 
 
-def test_length_is_the_bundles_before_it_is_ours(
+def test_the_bundles_length_replaces_the_commands_default(
     bundle: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     copy = shutil.copytree(bundle, tmp_path / "copy")
@@ -338,7 +338,7 @@ def test_length_is_the_bundles_before_it_is_ours(
 
 
 @pytest.mark.parametrize("path", ["no-such", "line\nbreak", "edgeseq.json"])
-def test_info_on_what_is_no_bundle(bundle: Path, path: str, capsys: Captured) -> None:
+def test_info_refuses_what_is_no_bundle(bundle: Path, path: str, capsys: Captured) -> None:
     failure(capsys, "info", str(bundle / path))
 
 
@@ -482,7 +482,7 @@ def test_text_for_a_console_that_cannot_show_it(bundle: Path, model: Model) -> N
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_json_is_whole_in_every_encoding(bundle: Path, model: Model, encoding: str) -> None:
+def test_json_output_is_valid_in_every_encoding(bundle: Path, model: Model, encoding: str) -> None:
     arguments = ("generate", "-b", bundle, "--json", PROMPT, "--max-new-tokens", "60")
     done = process(*arguments, env={"PYTHONIOENCODING": encoding})
     result = json.loads(done.stdout.decode(encoding))
@@ -517,9 +517,9 @@ def test_a_reader_that_has_left_before(bundle: Path, arguments: list[str], unbuf
 
 
 def start(bundle: Path) -> subprocess.Popen[bytes]:
-    """A process that is in the middle of a long text: its first byte has been read.
+    """Start a process and return it in the middle of a long text, after its first byte.
 
-    It heeds Ctrl-C, also where these tests run as a job in the background, which may ignore it.
+    SIGINT interrupts it, also where these tests run in the background and ignore SIGINT.
     """
     arguments = ["generate", "-b", str(bundle), "--max-new-tokens", "8000", "--threads", "1", "a"]
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)

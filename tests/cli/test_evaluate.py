@@ -1,4 +1,4 @@
-"""``edgeseq eval``: what it reports, alone and beside a reference, and what it refuses."""
+"""``edgeseq eval``: its reports, with and without a reference bundle, and its errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def other_bundle(other_checkpoint: Path, tmp_path_factory: Any) -> Path:
 
 @pytest.fixture
 def report(capsys: Captured) -> Report:
-    """``report(*arguments)``: the JSON that the command prints; it has to succeed quietly."""
+    """``report(*arguments)``: the JSON that the command prints."""
 
     def run(*arguments: object) -> dict[str, Any]:
         printed = succeed(capsys, "eval", *arguments, "--threads", "1", "--json")
@@ -72,7 +72,7 @@ def report(capsys: Captured) -> Report:
 # Alone
 
 
-def test_a_text(report: Report, bundle: Path, model: Model, text: Path) -> None:
+def test_the_report_of_a_text(report: Report, bundle: Path, model: Model, text: Path) -> None:
     found = report(bundle, text)
     assert list(found) == TEXT_REPORT
     passages = text_passages(TEXT, model.bundle.manifest, model.tokenizer)
@@ -96,7 +96,7 @@ def test_context_and_stride(report: Report, bundle: Path, model: Model, text: Pa
     assert found["cross_entropy"] == measure(model.new_decoder, passages.windows).cross_entropy
 
 
-def test_pairs(report: Report, t5_model: Model, pairs: Path) -> None:
+def test_the_report_of_pairs(report: Report, t5_model: Model, pairs: Path) -> None:
     found = report(t5_model.bundle.folder, pairs)
     assert list(found) == PAIRS_REPORT
     passages = pair_passages(PAIRS, t5_model.bundle.manifest, t5_model.tokenizer)
@@ -123,7 +123,7 @@ def test_the_demo_t5_knows_some_words(report: Report, tmp_path: Path) -> None:
     assert report(path, "--demo", "t5")["perplexity"] == found["perplexity"]
 
 
-def test_lines_for_people(bundle: Path, text: Path, capsys: Captured) -> None:
+def test_the_report_as_text(bundle: Path, text: Path, capsys: Captured) -> None:
     printed = succeed(capsys, "eval", bundle, text, "--reference", bundle)
     lines = dict(line.split("  ", 1) for line in printed.splitlines())
     assert {name: value.strip() for name, value in lines.items()}.items() >= {

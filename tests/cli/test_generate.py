@@ -19,7 +19,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def generate(bundle: Path, capsys: Captured) -> Run:
-    """What the command prints, for the bundle."""
+    """``generate(*arguments)``: what the command prints for the bundle."""
 
     def run(*arguments: str) -> str:
         return succeed(capsys, "generate", "--bundle", bundle, "--threads", "1", *arguments)
@@ -123,5 +123,5 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: Captured) -> None:
         (["--stop-string", ""], "stop_strings"),
     ],
 )
-def test_what_is_refused(capsys: Captured, arguments: list[str], said: str) -> None:
+def test_bad_options_are_refused(capsys: Captured, arguments: list[str], said: str) -> None:
     assert said in failure(capsys, "generate", "Then", *arguments)

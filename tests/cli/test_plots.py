@@ -1,4 +1,4 @@
-"""Losses by position, and the pictures of reports."""
+"""Losses by position, and the plots of ``edgeseq eval`` and ``edgeseq bench``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_bench_plots(tmp_path: Path) -> None:
     assert (tmp_path / "bench.png").read_bytes().startswith(PNG)
 
 
-def test_what_cannot_be_drawn_is_said_first(
+def test_an_impossible_plot_is_refused_before_any_work(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_plot(None)

@@ -1,4 +1,4 @@
-"""``edgeseq quantize`` and ``edgeseq export --precision``, and what ``edgeseq info`` then shows."""
+"""``edgeseq quantize``, ``edgeseq export --precision`` and ``edgeseq info`` of their bundles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def quantize(bundle: Path, text: str, tmp_path: Path, capsys: Captured) -> Run:
-    """``quantize(*arguments)`` into ``out``; it has to succeed."""
+    """``quantize(*arguments)``: run the command into ``out`` and return the manifest's part."""
 
     def run(*arguments: str) -> Quantization:
         out = tmp_path / "out"
@@ -57,7 +57,7 @@ def test_int8_unless_another_is_asked_for(quantize: Run) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4", "int8-weights"])
-def test_recipes(recipe: str, quantize: Run) -> None:
+def test_every_recipe(recipe: str, quantize: Run) -> None:
     assert quantize("--recipe", recipe).recipe == recipe
 
 
@@ -148,10 +148,10 @@ def test_a_loss_beyond_the_limit(
     assert " as int8 in blocks of 64" in shown["kept"]
 
 
-def test_a_place_that_is_taken(
+def test_a_bundle_in_the_way_is_replaced_only_on_request(
     bundle: Path, text: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before any work, and left as it was."""
+    """The command refuses before any work and changes nothing."""
     taken, other = tmp_path / "taken", tmp_path / "other"
     assert main(["quantize", str(bundle), str(taken), "--text", text, "--allow-loss"]) == 0
     capsys.readouterr()
@@ -217,7 +217,7 @@ def test_generate_with_either_cache(quantize: Run, tmp_path: Path, capsys: Captu
 def test_export_to_int8(
     checkpoint: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a checkpoint in one command; the float32 bundle on the way is not left anywhere."""
+    """One command exports and quantizes; no float32 bundle is left behind."""
     out, temporary = tmp_path / "out", tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))

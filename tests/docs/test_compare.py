@@ -1,4 +1,4 @@
-"""The benchmark beside other programs: what it measures, and what it makes of measurements."""
+"""The benchmark against other programs: its measurements and its report."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_edgeseq_comes_first_and_does_everything() -> None:
     assert not [w.name for w in WORKLOADS for bits in w.bits if ours.obstacle(w, bits)]
 
 
-def test_a_form_takes_part_where_it_says() -> None:
+def test_a_format_takes_part_in_the_workloads_it_names() -> None:
     ours = PEERS[OURS]
     by_name = {w.name: {form.name for form in ours.formats_of(w, "int8")} for w in WORKLOADS}
     assert by_name["t5-base/beam-4"] == by_name["gpt2/idle"] == {"int8"}

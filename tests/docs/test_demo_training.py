@@ -1,4 +1,4 @@
-"""The parts of the demo T5's training that decide what its figures mean."""
+"""The training of the demo T5: the parts on which its figures depend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples are run as they stand; the writing window on a virtual display, if there is one."""
+"""The examples run as they are; the writing window needs a display or Xvfb."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_example_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_example(name: str) -> None:
+def test_the_example_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *ARGUMENTS[name]],
         check=False,
@@ -48,7 +48,7 @@ def test_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_it_says_how_it_is_used(name: str) -> None:
+def test_the_example_prints_its_usage(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)], check=False, capture_output=True, text=True
     )
@@ -58,14 +58,14 @@ def test_it_says_how_it_is_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_it_is_short(name: str) -> None:
+def test_the_example_is_short(name: str) -> None:
     _, _, code = (EXAMPLES / name).read_text(encoding="utf-8").split('"""')
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
 @pytest.fixture(scope="module")
 def display() -> Iterator[None]:
-    """A screen: the one there is, or a virtual one."""
+    """The display of this machine, or a virtual one."""
     pytest.importorskip("tkinter")
     if "DISPLAY" in os.environ:
         yield
@@ -131,7 +131,7 @@ def grey(window: Any) -> str:
     return str(window.text.get(*ranges)) if ranges else ""
 
 
-def test_the_window_goes_on_from_what_is_typed(window: Any) -> None:
+def test_the_window_continues_the_typed_text(window: Any) -> None:
     write(window, "Once upon a")
     assert window.text.get("1.0", "end-1c") == "Once upon a"
     until(window, lambda: grey(window).startswith(" time"))
@@ -145,7 +145,7 @@ def test_the_window_goes_on_from_what_is_typed(window: Any) -> None:
     assert window.text.get("1.0", "end-1c") == taken + grey(window)
 
 
-def test_a_long_text_in_any_script_is_gone_on_from(display: None, window: Any) -> None:
+def test_a_long_text_in_any_script_is_continued(display: None, window: Any) -> None:
     from writing_window import NEW_TOKENS, end_of
 
     model = load(demo="gpt2")
@@ -160,7 +160,7 @@ def test_a_long_text_in_any_script_is_gone_on_from(display: None, window: Any) -
             pass
 
 
-def test_a_key_drops_and_cancels_it(window: Any) -> None:
+def test_a_key_drops_and_cancels_the_suggestion(window: Any) -> None:
     complete, requests = window.completer.complete, []
 
     def record(text: str) -> Any:

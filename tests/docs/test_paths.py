@@ -36,7 +36,7 @@ def test_named_files_exist(source: Path) -> None:
 
 
 def test_names_are_found() -> None:
-    """The pattern finds what it looks for."""
+    """The pattern finds names of files and folders."""
     assert NAMED.findall("see `runtime/model.py` and `docs/`; `edgeseq run`") == [
         "runtime/model.py",
         "docs/",

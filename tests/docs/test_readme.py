@@ -1,4 +1,4 @@
-"""The Python in the README and the docs is run as it stands there."""
+"""The Python code in the README and the docs runs as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell commands in the README and the docs are run as they stand there.
+"""The shell commands in the README and the docs run as they are.
 
 Where they name a checkpoint of the Hub there is a folder of that name, with the checkpoint of a
 demo model. ``pip install`` and this test run itself are left out: who runs this has done both. The

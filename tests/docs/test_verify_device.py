@@ -1,4 +1,4 @@
-"""The command that verifies a device, to its end, with the stand-in."""
+"""The command that verifies a device, run with the CPU as a stand-in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def verify_device() -> Any:
     return verify_device
 
 
-def test_the_stand_in_is_said(
+def test_the_report_names_the_stand_in(
     verify_device: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_device, "RECIPES", ("fp16",))
@@ -49,7 +49,7 @@ def test_the_stand_in_is_said(
         assert same == count
 
 
-def test_a_check_that_fails_is_said(verify_device: Any) -> None:
+def test_the_report_marks_a_failed_check(verify_device: Any) -> None:
     report = verify_device.Report()
     report.add("a", "b", False, "c")
     report.add("a", "b", None, "c")
@@ -68,10 +68,10 @@ def test_a_device_that_is_there_is_no_stand_in(
     assert "no CoreMLExecutionProvider" in why
 
 
-def test_what_fails_altogether_is_in_the_report(
+def test_an_error_while_checking_is_in_the_report(
     verify_device: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU that lacks a kernel: the report has the sentence, and what else was found."""
+    """As on a GPU that lacks a kernel: the report has the error and the other checks."""
     monkeypatch.setattr(verify_device, "RECIPES", ("fp16",))
     report = tmp_path / "report.md"
     arguments = [str(bundle), "--device", "AzureExecutionProvider", "--report", str(report)]

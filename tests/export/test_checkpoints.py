@@ -1,4 +1,4 @@
-"""Checkpoints as they come: layouts that must export alike, and those that must be refused."""
+"""GPT-2 checkpoints: layouts that export to the same model, and checkpoints that are refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def save_bin(folder: Path, **options: Any) -> None:
 
 
 def save_old_bin(folder: Path) -> None:
-    """The format before torch 1.6, as most GPT-2 checkpoints of 2019 and 2020 have it."""
+    """Save in the format before torch 1.6, which GPT-2 checkpoints of 2019 and 2020 have."""
     save_bin(folder, _use_new_zipfile_serialization=False)
 
 
@@ -87,7 +87,7 @@ def drop_prefix(folder: Path) -> None:
 
 
 def add_old_buffers(folder: Path) -> None:
-    """The causal mask and its value, which Transformers before 4.30 saved with the weights."""
+    """Add the causal mask and its value, which Transformers before 4.30 saved with the weights."""
     mask = torch.ones(1, 1, 96, 96).tril()
     buffers = {
         f"transformer.h.{layer}.attn.{name}": value.clone()
@@ -108,7 +108,7 @@ def drop_what_old_configurations_lack(folder: Path) -> None:
 
 
 def add_weights_of_other_frameworks(folder: Path) -> None:
-    """Files that must not be read; a pickle beside safetensors among them."""
+    """Add files that must not be read, among them a pickle beside safetensors."""
     for name in (BIN, "tf_model.h5", "flax_model.msgpack", "rust_model.ot"):
         (folder / name).write_bytes(b"not to be read")
 
@@ -137,18 +137,18 @@ def test_layout_exports_the_same_model(
 
 
 def add_tied_lm_head(folder: Path) -> None:
-    """The embedding once more, under the name of the lm_head."""
+    """Add the embedding a second time, under the name of the lm_head."""
     edit_weights(folder, lambda w: w | {"lm_head.weight": w["transformer.wte.weight"].clone()})
 
 
 def drop_prefix_and_add_old_buffers(folder: Path) -> None:
-    """As `gpt2` on the Hub."""
+    """Use the names of `gpt2` on the Hub."""
     add_old_buffers(folder)
     drop_prefix(folder)
 
 
 def drop_prefix_and_architecture(folder: Path) -> None:
-    """As Transformers' GPT2Model saves itself."""
+    """Save as Transformers' GPT2Model does."""
     drop_prefix(folder)
     edit_json(folder / "config.json", architectures=["GPT2Model"])
 
@@ -193,7 +193,7 @@ def test_half_precision_checkpoint(
     checkpoint: Path,
     greedy_ids: Callable[..., list[int]],
 ) -> None:
-    """Becomes the float32 model with its rounded weights."""
+    """The bundle is the float32 model with the rounded weights."""
     GPT2LMHeadModel.from_pretrained(checkpoint, dtype=dtype).save_pretrained(folder)
     assert load_file(folder / SAFETENSORS)["transformer.wpe.weight"].dtype == dtype
     assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix(
@@ -239,7 +239,7 @@ def keep_slow_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [keep_tokenizer_json, keep_slow_files])
 def test_tokenizer_files(change: Change, checkpoint: Path, folder: Path, out: Path) -> None:
-    """Whatever files there are, the bundle's tokenizer does what Transformers' slow one does."""
+    """From any set of files, the bundle's tokenizer does what Transformers' slow one does."""
     slow = GPT2Tokenizer(str(checkpoint / "vocab.json"), str(checkpoint / "merges.txt"))
     change(folder)
     export_checkpoint(folder, out)
@@ -265,7 +265,7 @@ def test_clean_up_setting_is_carried(clean_up: bool, folder: Path, out: Path) ->
 
 
 def test_generation_defaults_are_carried_and_obeyed(folder: Path, out: Path, model: Model) -> None:
-    """Those of generation_config.json, also ones that this runtime does not know."""
+    """All of generation_config.json, options that this runtime does not know included."""
     (text,) = model.generate_ids([PROMPTS[0]], max_new_tokens=30, eos_token_id=None)
     end = text.token_ids[7]
     settings = {"eos_token_id": [310, end], "max_new_tokens": 30, "typical_p": 0.9}
@@ -287,7 +287,7 @@ def test_special_tokens_come_from_the_configuration_without_a_generation_config(
 
 
 def test_no_limit_on_the_candidates_is_carried(folder: Path, out: Path) -> None:
-    """Transformers writes it as null, which is not its default."""
+    """Transformers writes top_k without a limit as null, which is not the default."""
     settings = '{"do_sample": true, "top_k": null}'
     (folder / "generation_config.json").write_text(settings, encoding="utf-8")
     bundle = export_checkpoint(folder, out)
@@ -342,7 +342,7 @@ def after(first: Change, second: Change) -> Change:
 
 
 def weights_with(change: Callable[[Weights], Any]) -> Change:
-    """``change`` alters the weights in place."""
+    """Return a change of the checkpoint; ``change`` alters the weights in place."""
 
     def altered(weights: Weights) -> Weights:
         change(weights)
@@ -432,7 +432,7 @@ def test_refused_in_one_sentence(name: str, folder: Path, out: Path) -> None:
 
 
 def test_code_in_weights_is_not_run(folder: Path, out: Path) -> None:
-    """An old checkpoint is a pickle, which may ask for any call."""
+    """An old checkpoint is a pickle, which can call any function."""
     (folder / SAFETENSORS).unlink()
     marker = folder / "executed"
     (folder / BIN).write_bytes(f"cos\nmkdir\n(V{marker}\ntR.".encode())

@@ -1,4 +1,4 @@
-"""The exported graph: what it asks for and gives back, where its weights lie, how it attends."""
+"""The exported graph of GPT-2: inputs and outputs, weights and attention."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def exported(
 
 @torch.no_grad()
 def make_vectors_random(reference: GPT2LMHeadModel) -> None:
-    """Biases and norms start as 0 and 1, alike in all layers."""
+    """Make biases and norms random: they start as 0 and 1, the same in all layers."""
     generator = torch.Generator().manual_seed(0)
     for parameter in reference.parameters():
         if parameter.ndim == 1:
@@ -90,7 +90,7 @@ def cache_names(sizes: Dimensions) -> list[str]:
 
 
 def places(graph: onnx.GraphProto) -> dict[str, dict[str, str]]:
-    """Where each weight lies: name -> location, offset and length. Constants are inside."""
+    """Return each weight's location, offset and length; constants inside the graph have none."""
     return {
         item.name: {entry.key: entry.value for entry in item.external_data}
         for item in graph.initializer
@@ -106,7 +106,7 @@ def test_graph_is_valid_onnx(exported: Exported) -> None:
 
 
 def test_inputs_are_those_of_the_contract(exported: Exported) -> None:
-    """No weight is left among them."""
+    """No weight is an input."""
     assert dtypes(exported.graph.input) == {
         "input_ids": INT64,
         "position_ids": INT64,
@@ -171,7 +171,7 @@ def test_each_layer_attends_with_one_node_in_place(exported: Exported) -> None:
 
 
 def test_nothing_else_touches_the_cache(exported: Exported) -> None:
-    """No Concat, and no other node, reads a past or writes a present."""
+    """No Concat or other node reads a past or writes a present."""
     cache = {
         f"{prefix}.{name}"
         for prefix in ("past_key_values", "present")
@@ -254,7 +254,7 @@ def test_weights_do_not_overlap(exported: Exported) -> None:
 
 
 def embedding_and_lm_head(exported: Exported) -> tuple[dict[str, str], dict[str, str]]:
-    """Where the table that is read by token and the one that makes the logits lie."""
+    """Return the places of the embedding table and of the lm_head."""
     weights = places(exported.graph)
     config = exported.reference.config
     dims = {item.name: tuple(item.dims) for item in exported.graph.initializer}
@@ -272,7 +272,7 @@ def test_tied_weights_are_stored_once_and_untied_ones_twice(exported: Exported) 
 
 
 def test_weights_file_holds_each_parameter_once(exported: Exported) -> None:
-    """Its size is the parameters', the heads' padding and the alignment's: no copy fits in."""
+    """Its size leaves room for parameters, padding of heads and alignment, but for no copy."""
     sizes, config = exported.sizes, exported.reference.config
     parameters = sum(parameter.numel() for parameter in exported.reference.parameters())
     padding = config.n_head * (sizes.stored_head_size - sizes.head_size)
@@ -290,7 +290,7 @@ def test_weights_file_holds_each_parameter_once(exported: Exported) -> None:
 
 @pytest.fixture
 def undefined_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh cache memory holds the worst that memory can hold."""
+    """Fill new cache memory with NaN."""
     allocate = CpuMemory.allocate
 
     def allocate_undefined(self: CpuMemory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
@@ -309,7 +309,7 @@ def reference_logits(reference: GPT2LMHeadModel, ids: Sequence[int]) -> np.ndarr
 
 @pytest.mark.usefixtures("undefined_memory")
 def test_memory_that_was_not_written_is_not_read(exported: Exported) -> None:
-    """Neither past a row's end in a ragged batch, nor in what is left of the capacity."""
+    """Neither after a row's end in a ragged batch nor in the rest of the capacity."""
     session = open_session(exported.path, threads=1)
     decoder = OnnxDecoder(session, exported.bundle.manifest, CpuMemory(), rows=3, capacity=40)
     prompts = [[5, 6, 7, 8, 9], [11], [12, 13, 14]]
@@ -323,7 +323,7 @@ def test_memory_that_was_not_written_is_not_read(exported: Exported) -> None:
 
 
 def feeds(exported: Exported, ids: np.ndarray[Any, Any], logits_at: list[int]) -> dict[str, Any]:
-    """The graph's inputs for whole rows of ``ids`` and an empty cache of exactly their length."""
+    """Return the graph's inputs for rows of ``ids`` and an empty cache of their length."""
     rows, n = ids.shape
     cache = (rows, exported.sizes.heads, n, exported.sizes.stored_head_size)
     return {
@@ -341,7 +341,7 @@ def feeds(exported: Exported, ids: np.ndarray[Any, Any], logits_at: list[int]) -
 
 @pytest.mark.parametrize("logits_at", [[13], [0, 6, 7, 13], [12, 3, 3], list(range(14)), []])
 def test_logits_are_given_only_where_asked(exported: Exported, logits_at: list[int]) -> None:
-    """At any of the rows * n positions, in any order, also several of a row or none."""
+    """At any of the rows * n positions, in any order, several or none of a row."""
     vocabulary = exported.reference.config.vocab_size
     ids = np.random.default_rng(0).integers(vocabulary, size=(2, 7))
     session = open_session(exported.path, threads=1)

@@ -69,14 +69,14 @@ def is_large(file: str) -> bool:
 
 
 def hash_of(file: str, content: bytes) -> str:
-    """As the Hub names the file."""
+    """Return the hash by which the Hub names the file."""
     if is_large(file):
         return sha256(content).hexdigest()
     return sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
 def sibling(file: str, content: bytes) -> dict[str, Any]:
-    """What the Hub says of the file."""
+    """Return what the Hub's API says about the file."""
     size = len(content)
     known: dict[str, Any] = {"rfilename": file, "size": size, "blobId": hash_of("", content)}
     if is_large(file):
@@ -93,7 +93,7 @@ class Request:
 
 @dataclass
 class Hub:
-    """What the server offers, and what it was asked."""
+    """The repositories that the server offers, and the requests it got."""
 
     endpoint: str = ""
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Hub:
         self.blobs |= {hash_of(file, content): content for file, content in files.items()}
 
     def fetched(self, name: str, commit: str) -> set[str]:
-        """The files of a repository that were asked for."""
+        """Return the files of a repository that were requested."""
         start = f"/{name}/resolve/{commit}/"
         paths = [request.path for request in self.requests]
         return {path.removeprefix(start) for path in paths if path.startswith(start)}
@@ -221,7 +221,7 @@ class Worker:
         self._limit.start()
 
     def export(self, *arguments: str | Path) -> tuple[int | None, str]:
-        """The exit status, None for an exception that came through, and standard error."""
+        """Return the exit status (None after an exception) and standard error."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = json.dumps(["export", *map(str, arguments)])
@@ -254,7 +254,7 @@ def hub(checkpoint: Path, make_checkpoint: Callable[..., Path]) -> Iterator[Hub]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the Hub's files are kept."""
+    """The folder of the Hub's cache."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -272,7 +272,7 @@ def no_earlier_requests(hub: Hub) -> None:
 
 @pytest.fixture(scope="module")
 def cached(hub: Hub, worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Bundles of both branches, whose files are in the cache since."""
+    """Bundles of both branches; exporting them put their files into the cache."""
     outs = {name: tmp_path_factory.mktemp("cached") / name for name in ("main", "v1")}
     assert worker.export("org/tiny", outs["main"])[0] == 0
     assert worker.export("org/tiny", outs["v1"], "--revision", "v1")[0] == 0
@@ -289,7 +289,7 @@ def weights_hash(bundle: Path) -> str:
 
 
 def assert_says_in_one_sentence(errors: str, *words: str) -> None:
-    """The last line, and it alone, is an error; it has all the words (regular expressions)."""
+    """Check that the last line alone is an error and has all the words (regular expressions)."""
     assert "Traceback" not in errors
     (message,) = [line for line in errors.splitlines() if line.startswith("edgeseq: ")]
     assert errors.strip().splitlines()[-1] == message
@@ -321,7 +321,7 @@ def test_commit_is_exported_as_it_was(worker: Worker, cached: dict[str, Path], o
 def test_a_branch_that_moves_meanwhile(
     hub: Hub, worker: Worker, cached: dict[str, Path], out: Path
 ) -> None:
-    """The commit that its files are of is the one that they are checked by."""
+    """Files are checked against the commit from which they were fetched."""
     hub.branches["moving"], hub.pushes["moving"] = OLD, NEW
     status, errors = worker.export("org/tiny", out, "--revision", "moving")
     del hub.branches["moving"]
@@ -333,7 +333,7 @@ def test_a_branch_that_moves_meanwhile(
 def test_only_what_an_export_reads_is_fetched(
     hub: Hub, worker: Worker, checkpoint: Path, out: Path
 ) -> None:
-    """Safetensors rather than the pickle; nothing for other frameworks; nothing of other hosts."""
+    """Safetensors and not the pickle, no files of other frameworks, nothing from other hosts."""
     hub.add("org/all-sorts", NEW, checkpoint, NOT_NEEDED)
     assert worker.export("org/all-sorts", out)[0] == 0
     assert hub.fetched("org/all-sorts", NEW) == {*SIDE_FILES, "model.safetensors"}
@@ -345,7 +345,7 @@ def test_only_what_an_export_reads_is_fetched(
 def test_shards_are_fetched(
     safetensors: bool, hub: Hub, worker: Worker, checkpoint: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """A pickle's too, where there is nothing better."""
+    """Shards of a pickle too, if there are no safetensors."""
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     model = GPT2LMHeadModel.from_pretrained(checkpoint)
@@ -361,7 +361,7 @@ def test_shards_are_fetched(
 def test_interrupted_download_is_resumed(
     hub: Hub, worker: Worker, make_checkpoint: Callable[..., Path], out: Path
 ) -> None:
-    """The line goes dead in the middle of the weights: what has come is not fetched again."""
+    """The connection breaks in the middle of the weights; the first part is not fetched again."""
     folder = make_checkpoint(vocab_size=1 << 16, tie_word_embeddings=True)
     content = (folder / "model.safetensors").read_bytes()
     hub.add("org/big", NEW, folder)
@@ -472,7 +472,7 @@ def offline(hub: Hub, home: Path, cached: dict[str, Path]) -> Iterator[Worker]:
 
 @pytest.fixture(scope="module")
 def unreachable(home: Path, cached: dict[str, Path]) -> Iterator[Worker]:
-    """There is nothing at the Hub's address."""
+    """A worker for which nothing answers at the Hub's address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     worker = Worker(home, endpoint)
@@ -490,7 +490,7 @@ def test_export_from_the_cache(
     out: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    """What was fetched once is exported again without the Hub, by the name it was fetched by."""
+    """A repository in the cache is exported again by its name, without the Hub."""
     worker: Worker = request.getfixturevalue(state)
     hub.requests.clear()
     arguments = [] if revision == "default" else ["--revision", revision]

@@ -1,7 +1,7 @@
-"""An export that is interrupted leaves nothing that loads, and what was there before as it was.
+"""An interrupted export leaves no bundle that loads, and an old bundle unchanged.
 
-A kill leaves on the disk what it found there. So most moments are tried without one: the disk is
-copied in the middle of an export, and the copy is looked at. A few are tried with a real kill.
+A kill leaves the files as they are at that moment. So most tests copy the files in the middle of an
+export and look at the copy. A few really kill the process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ export_checkpoint(checkpoint, out, overwrite=bool(overwrite))
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
-    """Where nothing is yet."""
+    """A path at which nothing exists."""
     out = tmp_path / "bundles" / "gpt2"
     out.parent.mkdir()
     return out
@@ -66,7 +66,7 @@ def empty(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def taken(empty: Path, bundle: Path) -> Path:
-    """Where a bundle is."""
+    """A path at which a bundle exists."""
     return Path(shutil.copytree(bundle, empty))
 
 
@@ -75,7 +75,7 @@ def interrupt() -> None:
 
 
 def at(monkeypatch: pytest.MonkeyPatch, moment: str, action: Action) -> None:
-    """Let ``action`` happen when an export comes to ``moment``."""
+    """Call ``action`` when an export reaches ``moment``."""
     where, name = MOMENTS[moment]
     original = getattr(where, name)
 
@@ -115,7 +115,7 @@ def assert_is_the_old_bundle(out: Path, bundle: Path) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path, empty: Path) -> tuple[Action, Path]:
-    """An action that copies the disk, and what is then the bundle's place in the copy."""
+    """An action that copies the files, and the bundle's path in the copy."""
     copy = tmp_path / "copy"
 
     def copy_disk() -> None:
@@ -177,7 +177,7 @@ def test_real_kill_with_overwrite(other_checkpoint: Path, bundle: Path, taken: P
 
 
 def kill_export(*arguments: str) -> None:
-    """Run an export in another process and kill it where it comes to the named function."""
+    """Run an export in another process and kill it when it calls the named function."""
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -204,7 +204,7 @@ def test_nothing_is_left_after_control_c(
     empty: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing at all, but for the bundle that was there before."""
+    """Only a bundle that existed before is there."""
     if overwrite:
         shutil.copytree(bundle, empty)
     at(monkeypatch, moment, interrupt)
@@ -234,7 +234,7 @@ def test_command_line_ends_cleanly_after_control_c(
 
 
 def fail_to_move(monkeypatch: pytest.MonkeyPatch, out: Path, error: BaseException) -> None:
-    """Let the new bundle's move fail, as it may on Windows while another program reads a file."""
+    """Make the move of the new bundle fail, as on Windows while another program reads a file."""
     original = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
@@ -277,7 +277,7 @@ def test_old_bundle_is_somewhere_at_any_time(
     disk: tuple[Action, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Folders cannot be exchanged at once: between the moves the old one is beside its place."""
+    """Two moves exchange the folders; between them the old bundle has another name."""
     copy_disk, place = disk
     original = Path.rename
 

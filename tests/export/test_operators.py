@@ -1,4 +1,4 @@
-"""The exported graphs' own operators: torch's reference and ONNX Runtime's node agree."""
+"""Operators of the exported graphs: torch's computation and ONNX Runtime's agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INT32, INT64, FLOAT = onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.Tenso
 
 
 class Applied(torch.nn.Module):
-    """An operator with its settings, to be exported alone."""
+    """A module of one operator with its settings, to be exported alone."""
 
     def __init__(self, operator: type[torch.autograd.Function], *settings: Any) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ HEADS, HEAD_SIZE, CAPACITY, SCALE = 3, 8, 9, 0.3
 def test_attention_computes_what_its_torch_form_does(
     n: int, filled: list[int], biased: bool, tmp_path: Path
 ) -> None:
-    """In place: the node writes the new keys and values into the memory of the old ones."""
+    """The node writes the new keys and values in place."""
     rows = len(filled)
     tensors = [
         normal(0, rows, n, 3 * HEADS * HEAD_SIZE),
@@ -146,7 +146,7 @@ def test_attention_computes_what_its_torch_form_does(
 def run_in_place(
     session: GraphSession, names: list[str], arrays: list[np.ndarray[Any, Any]], outputs: list[str]
 ) -> list[np.ndarray[Any, Any]]:
-    """Attended (rows, n, features) and the cache, whose presents are bound to its pasts."""
+    """Return the attention's output, (rows, n, features), and the cache updated in place."""
     rows, n, features = arrays[0].shape
     attended = np.empty((rows, n, features // 3), np.float32)
     results = [attended, *arrays[1:3]]
@@ -162,7 +162,7 @@ def run_in_place(
 def run_one(
     session: GraphSession, names: Sequence[str], tensors: Sequence[torch.Tensor]
 ) -> np.ndarray[Any, Any]:
-    """The only output."""
+    """Return the only output of a run."""
     feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
     (output,) = session.run(None, feed)
     attended: np.ndarray[Any, Any] = output
@@ -199,7 +199,7 @@ LONG = 2 * BLOCK + 9
 
 @pytest.fixture(scope="module")
 def blocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Applied, GraphSession, list[str]]:
-    """The attention of encoders, exported from a short source and run on others."""
+    """The encoder's attention, exported with a short source."""
     module = Applied(BlockedSelfAttention, HEADS)
     tensors = blocked_inputs(3, [3, 2], reach=4)
     states = {0: "batch", 1: "source"}
@@ -216,7 +216,7 @@ def blocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Applied, GraphSes
 
 
 def blocked_inputs(source: int, lengths: Sequence[int], reach: int) -> list[torch.Tensor]:
-    """Query, key, value, the biases and the lengths; the head size is 6."""
+    """Return query, key, value, biases and lengths; the head size is 6."""
     states = [normal(i, len(lengths), source, 6 * HEADS) for i in range(3)]
     table = 3 * normal(3, HEADS, 2 * reach + 1)
     return [*states, table, torch.tensor(lengths, dtype=torch.int32)]

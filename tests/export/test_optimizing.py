@@ -1,4 +1,4 @@
-"""What graphs name: nothing that an older ONNX Runtime would have to know for no reason."""
+"""Graphs use no domain or attribute that older versions of ONNX Runtime need not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A matrix that two graphs read is stored once, mapped once, and outlives what loaded it."""
+"""A matrix that two graphs share is stored once and mapped once."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_a_t5_shares_its_embedding_and_a_gpt2_nothing(t5_model: Model, bundle: P
     assert open_bundle(bundle).manifest.shared_weights == {}
 
 
-def test_the_sessions_read_what_they_are_given(t5_model: Model, tmp_path: Path) -> None:
-    """Zeros instead of the embedding: the encoder's keys become zeros."""
+def test_a_session_reads_the_matrix_that_it_is_given(t5_model: Model, tmp_path: Path) -> None:
+    """With zeros for the embedding, the encoder's keys are zeros."""
     opened = t5_model.bundle
     entry = opened.manifest.shared_weights["shared"]
     path = tmp_path / "zeros.bin"

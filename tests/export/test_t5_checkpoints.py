@@ -1,4 +1,4 @@
-"""T5 checkpoints as they come: what is carried, what is verified, what is refused."""
+"""T5 checkpoints: layouts that export, verification, and checkpoints that are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def name_old_architecture(folder: Path) -> None:
 
 
 def save_bare_model(folder: Path) -> None:
-    """Without a head: that of a tied model is the embedding."""
+    """Save without a head; a tied model uses its embedding."""
     T5Model.from_pretrained(folder).save_pretrained(folder)
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert content["architectures"] == ["T5Model"]
@@ -97,7 +97,7 @@ def test_largest_difference_is_kept(t5_model: Model) -> None:
 
 
 def swapped(right: Callable[..., Weights], *names: str) -> Callable[..., Weights]:
-    """Two of the weights in each other's place."""
+    """Return ``right`` with two of its weights exchanged."""
 
     def weights(*args: Any) -> Weights:
         made = right(*args)
@@ -107,7 +107,7 @@ def swapped(right: Callable[..., Weights], *names: str) -> Callable[..., Weights
 
 
 def one_direction(attention: Any, *, bidirectional: bool) -> torch.Tensor:
-    """An encoder's bias table as if it were a decoder's, mirrored."""
+    """Return an encoder's bias table mirrored, as if it were a decoder's."""
     table = t5_stack.bias_table(attention, bidirectional=False)
     return torch.cat([table.flip(1), table[:, 1:]], dim=1) if bidirectional else table
 
@@ -202,7 +202,7 @@ def test_weight_that_is_not_a_number_is_refused(
 def test_a_model_that_magnifies_rounding_is_no_wrong_graph(
     save_t5: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Its logits in float32 are off in PyTorch as well: by as much as they differ."""
+    """PyTorch's float32 logits are as inexact as the difference."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=384,

@@ -1,7 +1,7 @@
-"""Sources: what the encoder makes of them for the decoder, alone and beside others.
+"""The encoder output of T5 for a source alone and in a batch.
 
-The graph's attention works through a source in blocks of queries, 128 or 256 of them say, so that
-there are sources on both sides of one, of two and of four blocks.
+The attention handles queries in blocks of 128 or 256, so the lengths of sources are around one, two
+and four blocks.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def random_sources(lengths: Sequence[int]) -> Ids:
 
 
 def arrays(encoded: KVCache, row: int, length: int) -> list[np.ndarray[Any, Any]]:
-    """The keys and values of a row's own positions: (heads, length, head size) each."""
+    """Return the keys and values of a row's positions, (heads, length, head size) each."""
     return [encoded.buffers[0].owner[i, row, :, :length] for i in range(len(encoded.buffers))]
 
 
@@ -97,7 +97,7 @@ def assert_equal_rows(encoded: KVCache, row: int, other: KVCache, other_row: int
 
 @torch.no_grad()
 def expected_arrays(reference: T5ForConditionalGeneration, source: list[int]) -> list[Any]:
-    """PyTorch's hidden states times the projections of each decoder layer's cross-attention."""
+    """Return PyTorch's hidden states times the projections of each cross-attention."""
     hidden = reference.encoder(torch.tensor([source])).last_hidden_state[0]
     return [
         projection(hidden).unflatten(1, (reference.config.num_heads, -1)).transpose(0, 1).numpy()
@@ -147,7 +147,7 @@ def test_number_of_threads_changes_no_bit(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("padded", [32, 528])
-def test_what_stands_in_the_padding_does_not_matter(exported: Exported, padded: int) -> None:
+def test_the_ids_in_the_padding_do_not_matter(exported: Exported, padded: int) -> None:
     lengths = np.array([padded - 9, 5, padded], np.int32)
     rng = np.random.default_rng(0)
     ids = rng.integers(2, 320, size=(3, padded))
@@ -182,9 +182,9 @@ def test_decoder_reads_a_source_up_to_its_length(exported: Exported) -> None:
 
 
 class Beams:
-    """A decoder with three rows a source, and one in which every source stands three times.
+    """Two decoders: one with three rows for each source, one with every source three times.
 
-    Whatever is done to both, their logits must be equal.
+    The logits of both have to be equal after the same calls.
     """
 
     def __init__(self, exported: Exported, sources: Ids) -> None:
@@ -199,7 +199,7 @@ class Beams:
         )
 
     def prefill(self, prompts: Ids) -> None:
-        """Read one text a source; then the first decoder has three rows of each, too."""
+        """Read one prompt for each source; then repeat the first decoder's rows three times."""
         grouped, repeated = self._decoders
         parents = [row for row in range(len(prompts)) for _ in range(3)]
         logits = grouped.prefill(prompts)[parents]

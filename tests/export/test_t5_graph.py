@@ -1,4 +1,4 @@
-"""T5's exported graphs: what they take and give, what reads what, where their weights lie."""
+"""The exported graphs of T5: inputs and outputs, attention and weights."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def shapes(values: Any) -> dict[str, list[str | int]]:
 
 
 def place(graph: onnx.GraphProto, name: str) -> tuple[str, int, int]:
-    """Where a weight lies: location, offset and length."""
+    """Return a weight's location, offset and length."""
     (found,) = [item for item in graph.initializer if item.name == name]
     entries = {entry.key: entry.value for entry in found.external_data}
     return entries["location"], int(entries["offset"]), int(entries["length"])
@@ -101,7 +101,7 @@ def test_encoder_gives_exactly_the_keys_and_values(exported: Exported) -> None:
 
 
 def test_decoder_takes_and_gives_what_the_contract_says(exported: Exported) -> None:
-    """No hidden states of the encoder, and no weight, among the inputs."""
+    """Neither the encoder's hidden states nor a weight is an input."""
     assert dtypes(exported.decoder.input) == {
         "input_ids": INT64,
         "position_ids": INT64,
@@ -118,7 +118,7 @@ def test_decoder_takes_and_gives_what_the_contract_says(exported: Exported) -> N
     }
 
 
-def test_batch_of_the_sources_is_not_that_of_the_rows(exported: Exported) -> None:
+def test_sources_and_rows_have_batch_dimensions_of_their_own(exported: Exported) -> None:
     inputs, sizes = shapes(exported.decoder.input), exported.sizes
     rows, n = inputs["input_ids"]
     (batch,) = inputs["source_lengths"]
@@ -143,7 +143,7 @@ def test_sizes_are_the_decoder_s(exported: Exported) -> None:
 
 
 def test_only_attention_reads_the_source(exported: Exported) -> None:
-    """Keys and values go into the node as they are: no product is computed from them anew."""
+    """Keys and values go into the node unchanged."""
     cross = layer_names("cross", exported.sizes)
     reading = [node for node in exported.decoder.node if set(cross) & set(node.input)]
     assert [list(node.input[1:3]) for node in reading] == [
@@ -156,7 +156,7 @@ def test_only_attention_reads_the_source(exported: Exported) -> None:
 
 
 def test_each_product_has_a_weight_of_its_own(exported: Exported) -> None:
-    """Nothing is multiplied out twice, and a cross-attention's keys and values in the encoder."""
+    """No product is computed twice; the encoder computes cross-attention's keys and values."""
     nodes = [*exported.encoder.node, *exported.decoder.node]
     weights = [node.input[1] for node in nodes if node.op_type in PRODUCTS]
     assert len(weights) == len(set(weights))
@@ -229,8 +229,8 @@ def test_weights_lie_in_one_file_and_do_not_overlap(exported: Exported) -> None:
 
 
 def test_bundle_holds_each_parameter_once(exported: Exported) -> None:
-    """The weights' size is the parameters', the heads' padding's, the wider bias tables' and the
-    alignment's: no copy of an embedding fits in.
+    """The size leaves room for parameters, padding of heads, wider bias tables and alignment, but
+    for no copy of an embedding.
     """
     config, sizes, folder = exported.reference.config, exported.sizes, exported.bundle.folder
     parameters = sum(parameter.numel() for parameter in exported.reference.parameters())

@@ -1,4 +1,4 @@
-"""What becomes of a T5 checkpoint's tokenizer: a SentencePiece model, ByT5's bytes, or neither."""
+"""Export of T5's tokenizers: SentencePiece models, ByT5, and tokenizers that are refused."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint without a tokenizer, and without weights: they are read after it."""
+    """A checkpoint without tokenizer and weights; weights are read after the tokenizer."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     write_json(folder / "config.json", {"model_type": "t5"})
@@ -99,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def written(folder: Path) -> tuple[TokenizerFormat, AnyTokenizer]:
-    """What exporting the tokenizer alone gives, and it opened."""
+    """Export the tokenizer alone; return its entry in the manifest and the opened tokenizer."""
     out = folder.parent / "out"
     out.mkdir()
     form = write_tokenizer(folder, out, t5.SLOW_TOKENIZER_FILES)
@@ -124,7 +124,7 @@ MT5 = {"extra_ids": 0, "additional_special_tokens": None}
 def test_spiece_model_alone(
     model_type: str, settings: dict[str, Any] | None, folder: Path, spiece: bytes
 ) -> None:
-    """Equal to the fast tokenizer for every text, to the slow one where those two agree."""
+    """It equals the fast tokenizer on every text, and the slow one where those two agree."""
     write_json(folder / "config.json", {"model_type": model_type})
     (folder / "spiece.model").write_bytes(spiece)
     if settings is not None:
@@ -149,7 +149,7 @@ def test_spiece_model_alone(
 
 
 def test_spiece_model_that_falls_back_to_bytes(folder: Path) -> None:
-    """Transformers' fast form of it does not: that is said in a line, and nothing is warned of."""
+    """Transformers' fast tokenizer does not: a line reports that, without a warning."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([" ".join(WORDS)] * 50),
@@ -178,7 +178,7 @@ def test_spiece_model_that_falls_back_to_bytes(folder: Path) -> None:
 
 
 def test_spiece_model_on_plain_texts(folder: Path, spiece: bytes) -> None:
-    """On these the slow tokenizer, which SentencePiece itself runs, always agrees."""
+    """On these texts the slow tokenizer, which is SentencePiece itself, always agrees."""
     (folder / "spiece.model").write_bytes(spiece)
     _, ours = written(folder)
     slow = T5Tokenizer.from_pretrained(folder, legacy=True)
@@ -194,7 +194,7 @@ def test_spiece_model_on_plain_texts(folder: Path, spiece: bytes) -> None:
 
 
 def test_sentinels_of_a_spiece_model(folder: Path, spiece: bytes) -> None:
-    """The last ids, counted backwards; SentencePiece's own model does not hold them."""
+    """They are the last ids, counted backwards; the SentencePiece model does not hold them."""
     (folder / "spiece.model").write_bytes(spiece)
     _, ours = written(folder)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=spiece).get_piece_size()
@@ -215,7 +215,7 @@ def save_bytes(**settings: Any) -> Change:
 
 
 def name_bytes(file: str) -> Change:
-    """Only the class is named, and there is no file of a tokenizer."""
+    """Name the class only, without a file of a tokenizer."""
     content = {"model_type": "t5", "tokenizer_class": "ByT5Tokenizer"}
     return lambda folder: write_json(folder / file, content)
 
@@ -230,7 +230,7 @@ def name_bytes(file: str) -> Change:
         (name_bytes("tokenizer_config.json"), 125, False),
     ],
 )
-def test_bytes(change: Change, sentinels: int, clean_up: bool, folder: Path) -> None:
+def test_tokenizers_of_bytes(change: Change, sentinels: int, clean_up: bool, folder: Path) -> None:
     change(folder)
     form, ours = written(folder)
     assert form == TokenizerFormat(
@@ -249,7 +249,7 @@ def test_bytes(change: Change, sentinels: int, clean_up: bool, folder: Path) -> 
 
 
 def test_special_tokens_of_bytes_that_leave_whitespace_alone(folder: Path) -> None:
-    """As a checkpoint's settings may say of them, in the form of before Transformers 4.34."""
+    """Settings in the form before Transformers 4.34 may say so."""
     flags = {"__type": "AddedToken", "lstrip": False, "rstrip": False, "normalized": True}
     names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     tokens = {name: {"content": content, **flags} for name, content in names.items()}
@@ -315,7 +315,7 @@ def test_refused_in_one_sentence(name: str, folder: Path, tmp_path: Path) -> Non
 
 
 def save_model(folder: Path, vocabulary: int, **settings: Any) -> None:
-    """A small T5 whose texts vary."""
+    """Save a small T5 whose texts vary."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=vocabulary,

@@ -1,4 +1,4 @@
-"""ByT5's tokenizer against the one of Transformers, on texts and on ids, at once and streamed."""
+"""ByT5's tokenizer compared with Transformers', on texts and ids, whole and streamed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def varied_texts(count: int) -> Iterator[str]:
 
 
 def varied_ids(count: int) -> Iterator[list[int]]:
-    """Half of them whole texts with an id lost or added, half of them ids of any kind."""
+    """Yield ids: half of them texts with an id lost or added, half of them random ids."""
     generator = random.Random(count)
     ours = ByteTokenizer(SENTINELS, False)
     for text in varied_texts(count // 2):
@@ -133,7 +133,7 @@ def varied_ids(count: int) -> Iterator[list[int]]:
 
 
 class Cached(ByT5Tokenizer):
-    """Transformers' own, but for listing all special tokens anew at every token of a text."""
+    """Transformers' tokenizer with cached lists of special tokens, else made for every token."""
 
     @cached_property
     def all_special_tokens(self) -> list[str]:
@@ -203,7 +203,7 @@ def test_varied_ids(both: Pair) -> None:
 
 
 def test_any_three_ids() -> None:
-    """Characters that are cut off, too long, surrogates or broken by a token that is no byte."""
+    """Characters cut off, too long, surrogates, or broken by a token that is no byte."""
     both = pair()
     for ids in product(ODD_IDS, repeat=3):
         assert_decoded_like_transformers(both, list(ids))
@@ -229,7 +229,7 @@ def test_ids_are_those_of_the_paper() -> None:
 
 
 def test_ids_past_the_vocabulary_are_left_out(both: Pair) -> None:
-    """Transformers raises for them."""
+    """Transformers raises an error for them."""
     ours, theirs = both
     generator = random.Random(0)
     for ids in varied_ids(300):

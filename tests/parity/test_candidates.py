@@ -1,4 +1,4 @@
-"""The best continuations of beams, against sorting everything."""
+"""The best continuations of beams, compared with sorting all of them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_best_may_be_in_one_set() -> None:
 
 
 @pytest.mark.parametrize("impossible", [-np.inf, np.finfo(np.float32).min])
-def test_what_cannot_come_is_left_out(impossible: float) -> None:
+def test_impossible_tokens_are_left_out(impossible: float) -> None:
     log_probs = np.full((2, 3 * SET), impossible, np.float32)
     log_probs[0, 5] = -1.0
     log_probs[1, 2 * SET + 1] = -0.5

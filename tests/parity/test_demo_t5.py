@@ -1,6 +1,6 @@
-"""The demo T5 that comes with the package: trained weights, offline, right answers.
+"""The demo T5 of the package: right answers, and the checkpoint compared with Transformers.
 
-It is INT8. Its checkpoint, exported to float32, is what says the same as Transformers.
+The demo is INT8; its checkpoint exported to float32 generates what Transformers does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOURCES = [
 
 @pytest.fixture(scope="module")
 def exported(export_once: Callable[[Path], Bundle]) -> Model:
-    """The checkpoint in float32."""
+    """The demo's checkpoint, exported to float32."""
     return load(export_once(DEMO / "checkpoint").folder)
 
 

@@ -1,3 +1,5 @@
+"""The detokenizer: text piece by piece, compared with decoding all ids at once."""
+
 from __future__ import annotations
 
 import random
@@ -279,10 +281,10 @@ def test_byte_fallback_is_certain_once_the_run_ends_or_breaks() -> None:
     assert pieces(tokenizer, broken) == ["", "", "\ufffd" * 3, "\ufffd", " a", "", "\ufffd"]
 
 
-def test_a_decoder_that_is_not_followed_gives_its_text_at_the_end() -> None:
+def test_an_unknown_decoder_gives_its_text_at_the_end() -> None:
     tokenizer = load("word endings")
     assert pieces(tokenizer, ids_of(tokenizer, "a", "c</w>", "a")) == ["", "", "", "ac a"]
 
 
-def test_nothing_pushed() -> None:
+def test_no_tokens_give_no_text() -> None:
     assert [pieces(load(name), []) for name in BACKENDS] == [[""]] * len(BACKENDS)

@@ -1,4 +1,4 @@
-"""Losses and comparisons: by hand on scripted decoders, and as PyTorch finds them."""
+"""Losses and comparisons: by hand on scripted decoders, and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAIRS = [
 
 
 class Constant:
-    """Gives the same probabilities after every token."""
+    """A decoder with the same probabilities after every token."""
 
     def __init__(self, *probabilities: float) -> None:
         self._row = np.log(np.array(probabilities, np.float32))
@@ -92,7 +92,7 @@ def test_logits_that_are_no_numbers() -> None:
 
 @torch.no_grad()
 def gpt2_logs(reference: GPT2LMHeadModel, window: Window) -> torch.Tensor:
-    """(predicted, vocabulary): PyTorch's log-probabilities in a window."""
+    """Return PyTorch's log-probabilities in a window, (predicted, vocabulary)."""
     logits = reference(torch.tensor([list(window.tokens[:-1])])).logits[0].double()
     return logits[window.first - 1 :].log_softmax(-1)
 
@@ -171,7 +171,7 @@ def test_a_model_beside_itself(model: Model, t5_model: Model) -> None:
 def changed(
     reference: GPT2LMHeadModel, make_checkpoint: Callable[..., Path], tmp_path_factory: Any
 ) -> tuple[GPT2LMHeadModel, Model]:
-    """``reference`` with noise in a layer, in PyTorch and as a bundle."""
+    """``reference`` with noise in one layer, in PyTorch and as a bundle."""
     folder = make_checkpoint()
     noisy = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
     torch.manual_seed(3)

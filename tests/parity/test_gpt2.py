@@ -54,7 +54,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration's model on both sides, and what Transformers generates from the prompts."""
+    """A configuration's model in both libraries, and Transformers' texts for the prompts."""
 
     reference: GPT2LMHeadModel
     model: Model
@@ -83,9 +83,9 @@ def case(
 
 @torch.no_grad()
 def make_varied(reference: GPT2LMHeadModel) -> None:
-    """Random biases and norms, which start as 0 and 1 and would hide one taken for another.
+    """Make biases and norms random: as 0 and 1 they would hide an exchange of two of them.
 
-    In a tied model the blocks must outweigh the embedding: else it repeats a token for ever.
+    In a tied model the blocks must outweigh the embedding, or it repeats one token.
     """
     generator = torch.Generator().manual_seed(0)
     for parameter in reference.parameters():
@@ -103,14 +103,14 @@ def token_ids(model: Model, prompts: list[list[int]], **options: Any) -> list[li
 
 @torch.no_grad()
 def reference_logits(case: Case, row: int) -> torch.Tensor:
-    """(NEW_TOKENS, vocabulary): PyTorch's logits that decide each new token of a text."""
+    """Return PyTorch's logits for each new token of a text, (NEW_TOKENS, vocabulary)."""
     ids = case.prompts[row] + case.texts[row]
     logits: torch.Tensor = case.reference(torch.tensor([ids])).logits[0]
     return logits[len(case.prompts[row]) - 1 : -1]
 
 
 def test_texts_vary_and_are_clearly_decided(case: Case) -> None:
-    """What the other tests rest on: else they would compare little, or depend on rounding."""
+    """The other tests rely on it: else they would compare little, or depend on rounding."""
     assert all(len(text) == NEW_TOKENS for text in case.texts)
     assert all(len(set(text)) > 12 for text in case.texts)
     assert len(set(map(tuple, case.texts))) == len(case.texts)
@@ -176,7 +176,7 @@ def test_logits_are_those_of_pytorch(case: Case) -> None:
 def test_settings_show_in_the_logits(
     seeded_gpt2: Callable[..., GPT2LMHeadModel], change: dict[str, Any]
 ) -> None:
-    """A setting that an export forgot would be seen: it moves logits well past the tolerance."""
+    """Each setting changes logits by far more than the tolerance, so a lost one is noticed."""
     ids = torch.arange(1, 41)[None]
     plain, changed = (
         seeded_gpt2(attn_implementation="eager", **settings)(ids).logits

@@ -1,6 +1,6 @@
-"""Diverse beam search against what the last Transformers that had it found.
+"""Diverse beam search, compared with recorded results of the last Transformers that had it.
 
-``fixtures/record_group_beams.py`` wrote the fixture and says how.
+``fixtures/record_group_beams.py`` recorded them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CASES: list[dict[str, Any]] = RECORDED["cases"]
 
 
 def recorder() -> Any:
-    """The script that wrote the fixture."""
+    """The script that recorded the results."""
     path = FIXTURES / "record_group_beams.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
@@ -36,7 +36,7 @@ def recorder() -> Any:
 def models(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, save_t5: Callable[..., Path]
 ) -> dict[str, Model]:
-    """The recorded models, exported: of the same weights as those that were recorded."""
+    """The recorded models, exported; their weights are checked."""
     script = recorder()
     found = {}
     for name, entry in RECORDED["models"].items():
@@ -60,7 +60,7 @@ def generate(models: dict[str, Model], case: dict[str, Any], **changes: Any) -> 
 
 
 def as_written(token_ids: tuple[int, ...], case: dict[str, Any]) -> list[int]:
-    """Transformers writes whichever end of sequence came as the first of them."""
+    """Replace an end token by the first one, which Transformers writes for any of them."""
     ends = case["options"].get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     return [ends[0] if token in ends else token for token in token_ids]

@@ -1,3 +1,5 @@
+"""Masks of logits: by hand, and compared with Transformers."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -156,7 +158,7 @@ def random_logits(vocab: int, seed: int, spread: float = 3.0) -> Logits:
 @pytest.mark.parametrize("vocab", [7, 503])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(("ours", "lengths", "theirs"), AT_A_PLACE)
-def test_places_as_transformers(
+def test_masks_at_a_position_as_transformers(
     ours: Callable[..., None],
     lengths: list[int],
     theirs: Callable[[], LogitsProcessor],
@@ -179,7 +181,7 @@ def test_forced_bos_as_transformers(length: int) -> None:
     assert_same_logits(logits, expected)
 
 
-def test_the_others_as_transformers() -> None:
+def test_allowed_suppressed_and_invalid_as_transformers() -> None:
     tokens = torch.zeros((2, 1), dtype=torch.int64)
     logits = random_logits(503, seed=0)
     allowed = PrefixConstrainedLogitsProcessor(lambda *_: IDS, num_beams=1)

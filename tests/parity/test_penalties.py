@@ -1,3 +1,5 @@
+"""Penalties and biases of logits, compared with Transformers."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,4 +1,4 @@
-"""Pipelines beside Transformers' own on the same checkpoints: what they take and what they give."""
+"""Pipelines, compared with Transformers' on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def set_config(folder: Path, **changes: Any) -> Path:
 
 
 class Pair:
-    """A checkpoint as both know it."""
+    """A checkpoint in both libraries."""
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
         self.checkpoint = checkpoint
@@ -49,7 +49,7 @@ class Pair:
     def both(
         self, task: str, inputs: Any, made: dict[str, Any] | None = None, **options: Any
     ) -> tuple[Any, Any]:
-        """What edgeseq's pipeline gives, and what Transformers' does."""
+        """Return the results of edgeseq's pipeline and of Transformers'."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs = transformers.pipeline(
@@ -156,7 +156,7 @@ def test_options_of_the_pipeline_hold_for_its_calls(t5: Pair) -> None:
         ({"return_full_text": False, "do_sample": False}, {"return_tensors": True}),
     ],
 )
-def test_a_call_goes_over_the_pipeline(
+def test_a_calls_options_override_the_pipelines(
     gpt2: Pair, made: dict[str, Any], options: dict[str, Any]
 ) -> None:
     rest = {name: value for name, value in made.items() if name == "do_sample"}
@@ -212,8 +212,8 @@ def test_an_iterator_gives_an_iterator(gpt2: Pair) -> None:
     assert made([]) == []
 
 
-def test_a_max_length_of_the_caller_counts(gpt2: Pair) -> None:
-    """Transformers lets its own ``max_new_tokens`` of 256 count instead."""
+def test_the_callers_max_length_is_obeyed(gpt2: Pair) -> None:
+    """Transformers uses its own ``max_new_tokens`` of 256 instead."""
     made = pipeline("text-generation", gpt2.model, return_tensors=True, do_sample=False)
     [record] = made(TEXTS[1], max_length=30)
     assert len(record["generated_token_ids"]) == 30
@@ -248,13 +248,15 @@ def test_sampling_is_the_default(gpt2: Pair) -> None:
         (3, {}, "There is no task 3"),
     ],
 )
-def test_what_cannot_be(gpt2: Pair, task: Any, options: dict[str, Any], message: str) -> None:
+def test_bad_tasks_and_options_are_refused(
+    gpt2: Pair, task: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionError, match=message):
         pipeline(task, gpt2.model)("Once", **options)
 
 
 @pytest.mark.parametrize("inputs", [3, ["a", 3], [["a"]], {"a": "b"}, None])
-def test_what_is_no_text(gpt2: Pair, inputs: Any) -> None:
+def test_inputs_that_are_no_texts_are_refused(gpt2: Pair, inputs: Any) -> None:
     with pytest.raises(PromptError, match="A pipeline takes"):
         pipeline("text-generation", gpt2.model)(inputs)
 
@@ -270,7 +272,7 @@ def test_loading(gpt2: Pair) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_demos_beside_their_checkpoints(name: str, tmp_path: Path) -> None:
-    """The float32 export, since the demos that come with edgeseq are quantized."""
+    """The demos of the package are quantized, so their checkpoints are exported to float32."""
     pair = Pair(Path("demos") / name / "checkpoint", tmp_path / name)
     task = "text-generation" if name == "gpt2" else "text2text-generation"
     texts = TEXTS if name == "gpt2" else ["pronounce: algorithm", "spell: F AH0 N EH1 T IH0 K"]
@@ -281,7 +283,7 @@ def test_demos_beside_their_checkpoints(name: str, tmp_path: Path) -> None:
         assert found == expected
 
 
-def test_params_that_are_no_object_of_objects(
+def test_malformed_task_specific_params_are_refused(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     checkpoint = set_config(make_checkpoint(seed=3), task_specific_params={"summarization": 3})
@@ -289,7 +291,9 @@ def test_params_that_are_no_object_of_objects(
         export_checkpoint(checkpoint, tmp_path / "bundle")
 
 
-def test_truncation_and_holes(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_long_text_is_truncated_or_cut_at_its_start(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     checkpoint = make_checkpoint(seed=4)
     path = checkpoint / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 24}))
@@ -347,7 +351,7 @@ def test_truncation_wants_a_length(length: Any, gpt2: Pair) -> None:
         ("text-generation", {"truncation": True, "max_length": 3}, "pass it there"),
     ],
 )
-def test_what_no_pipeline_can_be_made_of(
+def test_a_pipeline_refuses_bad_defaults(
     task: Any, options: dict[str, Any], message: str, gpt2: Pair
 ) -> None:
     with pytest.raises(OptionError, match=message):
@@ -375,7 +379,7 @@ def test_lists_of_a_prefix_are_as_many_as_texts(t5: Pair, batch_size: int, count
     assert [found[0] for found in pipe(iter(TEXTS), decoder_input_ids=lists)] == alone
 
 
-def test_the_padding_that_nearly_every_call_names(gpt2: Pair) -> None:
+def test_pad_token_id_is_accepted(gpt2: Pair) -> None:
     found, expected = gpt2.both("text-generation", TEXTS, **GREEDY, pad_token_id=0)
     assert found == expected
     pipe = pipeline("text-generation", gpt2.model, pad_token_id=0, **GREEDY)

@@ -1,4 +1,4 @@
-"""Sampling against Transformers 4.57.6: the processed distributions, and what is drawn from them.
+"""Sampling compared with Transformers 4.57.6: the processed distributions, and samples of them.
 
 Distributions are compared on random logits, for a table in which all pairs of values of
 ``FACTORS`` occur. Draws cannot be compared one by one, as the generators differ: their counts must
@@ -59,9 +59,9 @@ def pairs_of(case: Case) -> set[tuple[str, str]]:
 
 
 def sampling_cases() -> list[Case]:
-    """Cases until each pair of values has occurred, and more where most factors have no effect.
+    """Return cases in which each pair of values occurs, and further ones of few options.
 
-    Many warpers together leave few tokens; a few leave more to compare.
+    Many warpers together leave few tokens to compare.
     """
     chance = random.Random(0)
     missing = {
@@ -116,7 +116,7 @@ def test_processed_distributions_as_transformers(reference: GPT2LMHeadModel, spr
     cases = sampling_cases()
     kept: list[int] = []
     for case in cases:
-        # Rows go on from one prompt; some ids are small, so that the options name them.
+        # Rows continue one prompt; some ids are small, so that the options name them.
         tokens = torch.randint(0, 12, (1, LENGTH - 1), generator=generator).expand(ROWS, -1)
         last = torch.randint(0, 12, (ROWS, 1), generator=generator)
         tokens = torch.cat([tokens, last], dim=1)
@@ -133,7 +133,7 @@ def test_processed_distributions_as_transformers(reference: GPT2LMHeadModel, spr
 
 
 def assert_drawn_from(counts: Sequence[int], probabilities: Sequence[float]) -> None:
-    """Chi-square, rare outcomes taken together; the limit is Wilson and Hilferty's, p = 1e-4."""
+    """Check counts by a chi-square test at p = 1e-4 (Wilson and Hilferty), rare outcomes merged."""
     assert math.isclose(sum(probabilities), 1.0, abs_tol=1e-4)
     bins: list[list[float]] = [[0.0, 0.0]]  # draws, and how many are expected
     for chance, count in sorted(zip(probabilities, counts, strict=True), reverse=True):
@@ -153,7 +153,7 @@ def assert_drawn_from(counts: Sequence[int], probabilities: Sequence[float]) -> 
 
 
 def test_chi_square_tells_distributions_apart() -> None:
-    """A difference of a tenth in the likeliest token is seen in so many draws, a right one not."""
+    """The test detects a difference of a tenth in the most probable token."""
     chances = np.array([0.4, 0.3, 0.2, 0.1])
     generator = np.random.default_rng(0)
     assert_drawn_from(generator.multinomial(RETURNED, chances).tolist(), chances.tolist())
@@ -171,7 +171,7 @@ PROMPT = [17, 9, 230, 41, 88]
 
 
 def next_probabilities(network: GPT2LMHeadModel, ids: list[int], options: Case) -> Probabilities:
-    """Transformers': after ``ids``."""
+    """Return Transformers' probabilities of the next token after ``ids``."""
     config = GenerationConfig(do_sample=True, pad_token_id=0, **options)
     network._prepare_special_tokens(config, device="cpu")
     tokens = torch.tensor([ids])
@@ -192,7 +192,7 @@ def assert_tokens_fit(counts: Counter[int], probabilities: Probabilities) -> Non
 def test_draws_fit_the_distribution(
     model: Model, reference: GPT2LMHeadModel, options: Case
 ) -> None:
-    """Of the first token, and of the second one after the first that comes most often."""
+    """Draws of the first token, and of the second after the most frequent first."""
     results = model.generate_ids(
         [PROMPT],
         do_sample=True,
@@ -211,7 +211,7 @@ def test_draws_fit_the_distribution(
 
 
 def test_seeds_fit_the_distribution(model: Model, reference: GPT2LMHeadModel) -> None:
-    """One text a call, of one seed after the other."""
+    """One call for each seed."""
     options = {"top_k": 12, "temperature": 1.5}
     call = {"do_sample": True, "max_new_tokens": 1, "eos_token_id": None, **options}
     counts = Counter(
@@ -221,7 +221,7 @@ def test_seeds_fit_the_distribution(model: Model, reference: GPT2LMHeadModel) ->
 
 
 def test_beam_sampling_draws_without_replacement() -> None:
-    """First and second draws of ``draw`` against their exact probabilities, one given the other."""
+    """First and second draws of ``draw``, compared with their exact conditional probabilities."""
     generator = np.random.default_rng(3)
     log_probs = np.log(generator.dirichlet(np.ones(5), size=2)).astype(np.float32)
     log_probs[1, 2] = -np.inf

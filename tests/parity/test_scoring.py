@@ -1,4 +1,4 @@
-"""Windows and log-probabilities: by hand on a scripted decoder, and as Transformers finds them."""
+"""Windows and log-probabilities: by hand on a scripted decoder, and compared with Transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG_TEXT = "Once upon a time there was a clever fox; he said: “Let us go home
 
 @dataclass
 class Reader:
-    """Gives token t + 1 the logit 1 after t, all others 0, in memory that it uses again."""
+    """A decoder in which t + 1 has logit 1 after t, all others 0; it reuses its memory."""
 
     prompts: Sequence[Sequence[int]]
     capacity: int
@@ -43,7 +43,7 @@ class Reader:
 
 @pytest.fixture
 def readers() -> list[Reader]:
-    """The decoders that were made."""
+    """The decoders that ``new_decoder`` made."""
     return []
 
 
@@ -95,7 +95,7 @@ def test_each_token_is_predicted_once_with_enough_before_it(
 @pytest.mark.parametrize(
     ("context", "stride", "named"), [(0, 1, "context"), (4, 0, "stride"), (4, 5, "stride")]
 )
-def test_windows_that_cannot_be(context: int, stride: int, named: str) -> None:
+def test_bad_sizes_of_windows_are_refused(context: int, stride: int, named: str) -> None:
     with pytest.raises(OptionError, match=f"^{named} is "):
         text_windows([1, 2, 3], context, stride)
 
@@ -134,7 +134,7 @@ def test_nothing_to_predict_reads_nothing(
 
 
 @given(length=st.integers(2, 4 * CHUNK), data=st.data())
-def test_chunks(length: int, data: st.DataObject) -> None:
+def test_a_long_window_is_read_in_chunks(length: int, data: st.DataObject) -> None:
     tokens = np.random.default_rng(length).integers(0, VOCABULARY, length).tolist()
     window = Window((), tokens, data.draw(st.integers(1, length - 1)))
     readers: list[Reader] = []
@@ -182,7 +182,7 @@ def test_logits_that_are_no_numbers(bad: float) -> None:
 
 @torch.no_grad()
 def expected_logs(reference: GPT2LMHeadModel, window: Window) -> list[float]:
-    """PyTorch's log-probabilities of what a window predicts."""
+    """Return PyTorch's log-probabilities of the targets of a window."""
     logits = reference(torch.tensor([list(window.tokens[:-1])])).logits[0].double()
     logs = logits.log_softmax(-1)
     return [float(logs[i - 1, window.tokens[i]]) for i in range(window.first, len(window.tokens))]
@@ -229,7 +229,7 @@ def test_score_of_a_target(
 
 
 @pytest.mark.parametrize("text", ["", "a"])
-def test_a_text_in_which_nothing_is_predicted(model: Model, text: str) -> None:
+def test_a_text_of_fewer_than_two_tokens_is_refused(model: Model, text: str) -> None:
     with pytest.raises(PromptError, match=r"^The text has [01] tokens?, .*\.$"):
         model.score(text)
 

@@ -1,4 +1,4 @@
-"""Stop strings on tokens and on pieces of text, against search in the whole text."""
+"""Stop strings on tokens and on pieces of text, compared with a search in the whole text."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def theirs(tokenizer: Any, ids: Sequence[int], stops: list[str]) -> int | None:
 def test_stops_where_transformers_does(
     load: Callable[..., AnyTokenizer], checkpoint: Path, name: str, examples: int
 ) -> None:
-    """On tokens that are whole characters each: Transformers looks at every token by itself."""
+    """On tokens that are whole characters, since Transformers looks at each token alone."""
     ours = load(name)
     folder = checkpoint if name == "gpt2" else demo_bundle("gpt2")
     reference = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
@@ -272,7 +272,7 @@ def test_stops_where_transformers_does(
     assert stopped > examples // 2
 
 
-def test_finds_what_transformers_does_not(
+def test_finds_a_character_across_tokens_that_transformers_misses(
     load: Callable[..., AnyTokenizer], checkpoint: Path
 ) -> None:
     """A character whose bytes lie in several tokens."""
@@ -346,7 +346,9 @@ def test_only_what_may_become_a_stop_string_is_held_back(
         (["x", "y"], [], ["x", "xy", "xy"]),
     ],
 )
-def test_pieces_on_their_way(pieces: list[str], stops: list[str], expected: list[str]) -> None:
+def test_the_filter_holds_back_what_may_become_a_stop_string(
+    pieces: list[str], stops: list[str], expected: list[str]
+) -> None:
     assert filtered(pieces, stops) == expected
 
 

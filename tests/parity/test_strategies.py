@@ -1,4 +1,4 @@
-"""Every deterministic strategy against Transformers 4.57.6, with the options that go with it.
+"""Every deterministic strategy, compared with Transformers 4.57.6 for many sets of options.
 
 Greedy search, beam search and prompt lookup (whose texts are greedy search's) are compared on
 seeded models of both families and on the two demos: token ids, why a text ended, scores and
@@ -105,7 +105,7 @@ def cases_of(subject_name: str) -> list[Case]:
 
 
 def assert_equal(subject: Subject, cases: Sequence[Case]) -> None:
-    """All at once, so that a failure shows what the cases that are wrong have in common."""
+    """Check all cases together, so that a failure shows all wrong cases."""
     outcomes = [compare(subject, case) for case in cases]
     wrong = [
         f"{outcome.wrong}\n  {case}"

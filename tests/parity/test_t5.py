@@ -73,7 +73,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration's model on both sides, and what Transformers generates from the sources."""
+    """A configuration's model in both libraries, and Transformers' texts for the sources."""
 
     reference: T5ForConditionalGeneration
     model: Model
@@ -112,7 +112,7 @@ def token_ids(model: Model, sources: Ids, **options: Any) -> Ids:
 
 
 def test_texts_vary_and_are_clearly_decided(case: Case) -> None:
-    """What the other tests rest on: else they would compare little, or depend on rounding.
+    """The other tests rely on it: else they would compare little, or depend on rounding.
 
     Transformers made the texts in a batch: each source alone, read anew, decides on the same.
     """
@@ -152,7 +152,7 @@ def test_rows_that_end_early(case: Case, t5_ids: Callable[..., Ids]) -> None:
 
 
 def model_logits(case: Case, starts: Ids, steps: int) -> np.ndarray[Any, Any]:
-    """(sources, steps + 1, vocabulary): after ``starts`` and after each further token."""
+    """Return logits after ``starts`` and each further token, (sources, steps + 1, vocabulary)."""
     decoder = case.model.new_decoder(case.sources, NEW_TOKENS)
     logits = [decoder.prefill(starts).copy()]
     for step in range(steps):
@@ -197,7 +197,7 @@ def test_settings_show_in_the_logits(
     seeded_t5: Callable[..., T5ForConditionalGeneration],
     t5_logits: Callable[..., torch.Tensor],
 ) -> None:
-    """A setting that an export forgot would be seen: it moves logits well past the tolerance."""
+    """Each setting changes logits by far more than the tolerance, so a lost one is noticed."""
     reference = seeded_t5()
     source, text = range(10, 100), range(20, 84)
     plain = t5_logits(reference, source, text)

@@ -1,4 +1,4 @@
-"""Generating with T5: limits, options, texts, and how often the graphs run."""
+"""Generation with T5: limits, options, texts, and the number of runs of the graphs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def token_ids(model: Model, sources: Ids, **options: Any) -> Ids:
 def test_limits_are_those_of_transformers(
     options: dict[str, Any], t5_model: Model, t5_reference: T5, t5_ids: Callable[..., Ids]
 ) -> None:
-    """``max_length`` counts what the decoder reads and writes, not the source."""
+    """``max_length`` counts the decoder's tokens, prefix included, not the source's."""
     options = dict(options)
     prefix = options.pop("prefix", [START])
     given = torch.tensor([prefix] * len(SOURCES))
@@ -145,7 +145,7 @@ TEXTS = ["Once upon a time", "", "he said: “home!”", "ÄÖÜ 🦊\n\n  x </s
 def test_texts_are_read_and_written_as_transformers_does(
     text_model: tuple[Model, T5, Path], t5_ids: Callable[..., Ids]
 ) -> None:
-    """Their end token closes them, so that an empty text is a source of one token."""
+    """An end token is appended, so an empty text is a source of one token."""
     model, reference, folder = text_model
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text, result in zip(TEXTS, model.generate(TEXTS, max_new_tokens=40), strict=True):
@@ -157,7 +157,7 @@ def test_texts_are_read_and_written_as_transformers_does(
 
 
 def test_streamed_pieces_make_up_the_text(text_model: tuple[Model, T5, Path]) -> None:
-    """The tokenizer is trained anew each time, not quite the same: a text may have no letter."""
+    """The tokenizer is trained in each run and varies a little: a text may have no letter."""
     model, _, _ = text_model
     count = 0
     for text in TEXTS:
@@ -175,7 +175,7 @@ def test_streamed_pieces_make_up_the_text(text_model: tuple[Model, T5, Path]) ->
 
 
 class CountingSession:
-    """A session that notes each run in ``runs`` under its role."""
+    """A session that counts its runs in ``runs`` by role."""
 
     def __init__(self, session: GraphSession, role: str, runs: Counter[str]) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""What T5's decoder starts from: its start token and the prefixes that a caller gives."""
+"""The first tokens of T5's decoder: its start token and prefixes of the caller."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def token_ids(model: Model, sources: Ids, **options: Any) -> Ids:
 def test_prefix_for_all_sources(
     prefix: list[int], t5_model: Model, t5_reference: T5, t5_ids: Callable[..., Ids]
 ) -> None:
-    """As in Transformers, whose output has the prefix in it, with the start token in front once."""
+    """Transformers' output holds the prefix, with the start token in front once."""
     given = torch.tensor([prefix] * len(SOURCES))
     expected = t5_ids(t5_reference, SOURCES, decoder_input_ids=given, max_new_tokens=24)
     start = prefix if prefix[0] == START else [START, *prefix]
@@ -49,7 +49,7 @@ def test_prefix_for_all_sources(
 def test_prefix_of_each_source(
     t5_model: Model, t5_reference: T5, t5_ids: Callable[..., Ids]
 ) -> None:
-    """Of different lengths in one batch, with and without the start token, one of them empty."""
+    """Prefixes of different lengths in one batch, with and without the start token, one empty."""
     prefixes = [PREFIX, [], [START, 9], list(range(100, 150)), [START]]
     expected = []
     for source, prefix in zip(SOURCES, prefixes, strict=True):
@@ -150,7 +150,7 @@ def test_model_that_names_no_start_token(t5_model: Model) -> None:
 
 @pytest.mark.parametrize("start", [[], [START]])
 def test_text_goes_on_from_the_prefix(start: list[int], t5_model: Model) -> None:
-    """Joined with the prefix's text it is the text of all: no space is lost between the two."""
+    """The prefix's text and the generated text join to the text of all ids, spaces included."""
     words = t5_model.tokenizer.encode("once upon a time")[:-1]
     for source in SOURCES:
         options = {"decoder_input_ids": [*start, *words], "max_new_tokens": 20}

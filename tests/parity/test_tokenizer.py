@@ -1,3 +1,5 @@
+"""Tokenizers of ``tokenizer.json``, compared with Transformers."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Warpers of logits, compared with Transformers."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -92,7 +94,7 @@ def test_temperature_as_transformers(temperature: float) -> None:
 def test_keeps_as_many_equals_as_transformers(
     ours: Keep, theirs: Callable[..., Any], value: Any, least: int
 ) -> None:
-    """Which ones of equals is chance in Transformers: its sort is not a stable one."""
+    """Transformers' sort is not stable, so only the number of kept logits is compared."""
     logits = np.random.default_rng(0).normal(scale=2, size=(3, 503)).round().astype(np.float32)
     expected = theirs(value, min_tokens_to_keep=least)(NOTHING, torch.from_numpy(logits.copy()))
     before = logits.copy()

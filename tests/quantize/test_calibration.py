@@ -1,4 +1,4 @@
-"""What is seen in a model while it reads: the same as PyTorch computes there."""
+"""The inputs and the cache that calibration observes, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAIRS = [Window(ids[:25], [0, *ids[25:]], 1) for ids in IDS]
 
 
 def observed(bundle: Bundle, windows: list[Window]) -> dict[str, dict[str, Observed]]:
-    """By role and layer, what was seen of its input."""
+    """Return the observed input of each layer, by role and layer."""
     networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
     result: dict[str, dict[str, Observed]] = {role: {} for role in networks}
     for role, inputs in observe(bundle, networks, windows, lambda message: None):
@@ -36,7 +36,7 @@ def observed(bundle: Bundle, windows: list[Window]) -> dict[str, dict[str, Obser
 
 
 class Inputs:
-    """What a module of PyTorch is given."""
+    """Records the inputs of a PyTorch module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._rows: list[torch.Tensor] = []
@@ -98,7 +98,7 @@ def test_inputs_of_t5s_layers(model: Model, t5_model: Model, t5_reference: Any) 
 
 
 def read_pairs(reference: T5ForConditionalGeneration) -> list[Any]:
-    """What the decoder's cache holds after each pair."""
+    """Return PyTorch's cache of the decoder after each pair."""
     return [
         reference(
             torch.tensor([list(pair.source)]),
@@ -110,7 +110,7 @@ def read_pairs(reference: T5ForConditionalGeneration) -> list[Any]:
 
 
 @pytest.mark.parametrize("budget", [1, 4 * 48 * 48, 1 << 16])
-def test_little_memory_changes_nothing(
+def test_a_small_memory_budget_observes_the_same(
     model: Model, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = observed(model.bundle, TEXTS)["decoder"]
@@ -122,7 +122,7 @@ def test_little_memory_changes_nothing(
 
 
 def assert_peaks(found: Any, caches: list[Any], size: int) -> None:
-    """``size``: of a head; the rest of the stored head is padding."""
+    """Check the peaks of all channels; after ``size`` a stored head is padding."""
     for layer in range(2):
         for name in ("key", "value"):
             tensors = [getattr(cache.layers[layer], f"{name}s")[0] for cache in caches]
@@ -161,7 +161,7 @@ def test_some_rows_of_every_window_are_kept() -> None:
     assert kept.min() == kept.max()
 
 
-def test_divided_channels() -> None:
+def test_observed_channels_can_be_divided() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     factors = np.float32([0.5, 1, 7])
     observed = Observed(3)

@@ -1,4 +1,4 @@
-"""A candidate: each weight is rounded for the inputs that it has in the changed model."""
+"""A draft: each weight is rounded for the inputs that it has in the changed model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def candidate(source: Bundle, recipe: Recipe) -> Draft:
 
 
 def in_float32(made: Draft, folder: Path) -> Bundle:
-    """The candidate's changed model with nothing rounded."""
+    """Return the draft's changed model without rounding."""
     manifest = made.source.manifest
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in made.networks.items():
@@ -68,7 +68,7 @@ def in_float32(made: Draft, folder: Path) -> Bundle:
 
 @pytest.mark.parametrize("name", ["int8", "int4", "int8-weights"])
 def test_weights_are_rounded_for_their_inputs(name: str, source: Bundle, tmp_path: Path) -> None:
-    """As observed in the changed model itself, not in the source."""
+    """The inputs are observed in the changed model, not in the source."""
     made = candidate(source, find_recipe(name))
     changed = in_float32(made, tmp_path)
     networks = {role: Network(changed, role) for role in made.networks}
@@ -137,7 +137,7 @@ def test_keeping_layers(name: str, kept: Blockwise | None, source: Bundle) -> No
 
 @pytest.mark.parametrize("name", ["int8", "int4", "int8-weights"])
 def test_keeping_a_table(name: str, source: Bundle) -> None:
-    """Never in float32: lookups and the lm_head read codes."""
+    """A table is never kept in float32, since lookups and the lm_head read codes."""
     made = candidate(source, find_recipe(name))
     for table in table_names(made.networks):
         storage, codes = made.keeping([table]).rounded[table]
@@ -156,7 +156,7 @@ def test_layers_that_are_kept_from_the_start(source: Bundle) -> None:
 
 
 def test_layers_that_stay_in_float32_cannot_be_kept(source: Bundle) -> None:
-    """T5's feed-forward output layers in `fp16`: the gate tries each layer that is left."""
+    """As T5's feed-forward output layers in `fp16`; the gate tries each other layer."""
     made = candidate(source, find_recipe("fp16"))
     in_float32 = {name for name in linear_names(made.networks) if name.endswith(".ff.wo")}
     assert bool(in_float32) == source.manifest.has_encoder

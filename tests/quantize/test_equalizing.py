@@ -52,7 +52,7 @@ def source(
 
 @torch.no_grad()
 def add_biases(checkpoint: Path) -> None:
-    """GPT-2's biases start as zeros and would hide one that was forgotten."""
+    """Make GPT-2's biases random: as zeros they would hide a forgotten one."""
     model = GPT2LMHeadModel.from_pretrained(checkpoint)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -62,7 +62,7 @@ def add_biases(checkpoint: Path) -> None:
 
 
 def equalized(source: Bundle, folder: Path) -> tuple[Bundle, Equalized]:
-    """The float32 bundle whose decoder's weights are equalized, in ``folder``."""
+    """Write the float32 bundle with an equalized decoder to ``folder``."""
     folder.mkdir()
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     result = equalize(networks["decoder"], cache_peaks(source, WINDOWS))
@@ -83,7 +83,7 @@ def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
         assert np.array_equal(weights[name], array) != touched, name
 
 
-def test_all_channels_reach_as_far(source: Bundle, tmp_path: Path) -> None:
+def test_all_channels_have_the_same_peak(source: Bundle, tmp_path: Path) -> None:
     changed, result = equalized(source, tmp_path / "equalized")
     before, after = cache_peaks(source, WINDOWS), cache_peaks(changed, WINDOWS)
     assert result.peaks.keys() == before.keys()
@@ -96,7 +96,7 @@ def test_all_channels_reach_as_far(source: Bundle, tmp_path: Path) -> None:
         assert result.peaks[name] == pytest.approx(mean, rel=1e-4)
 
 
-def test_inputs_are_divided_by_what_is_said(source: Bundle, tmp_path: Path) -> None:
+def test_inputs_are_divided_by_the_returned_factors(source: Bundle, tmp_path: Path) -> None:
     changed, result = equalized(source, tmp_path / "equalized")
     assert len(result.divided) == source.manifest.dimensions.layers
     sums: list[dict[str, Any]] = []
@@ -113,7 +113,7 @@ def test_inputs_are_divided_by_what_is_said(source: Bundle, tmp_path: Path) -> N
 
 
 def silenced(source: Bundle, folder: Path, factor: float) -> Bundle:
-    """A copy whose first key and value channels are ``factor`` times what they were."""
+    """Return a copy with the first key and value channels multiplied by ``factor``."""
     shutil.copytree(source.folder, folder)
     (folder / WEIGHTS_FILE_NAME).chmod(0o644)
     network = Network(source, "decoder")
@@ -130,7 +130,7 @@ def silenced(source: Bundle, folder: Path, factor: float) -> Bundle:
 
 
 @pytest.mark.parametrize("factor", [0, 1e-6, 1e-20, 1e6])
-def test_channels_that_hardly_or_hugely_move(source: Bundle, factor: float, tmp_path: Path) -> None:
+def test_channels_of_tiny_or_huge_values(source: Bundle, factor: float, tmp_path: Path) -> None:
     changed = silenced(source, tmp_path / "source", factor)
     result, equal = equalized(changed, tmp_path / "equalized")
     before = logits_of(changed, WINDOWS)
@@ -138,7 +138,7 @@ def test_channels_that_hardly_or_hugely_move(source: Bundle, factor: float, tmp_
     assert all(0 < peak < np.inf for peak in equal.peaks.values())
 
 
-def test_a_cache_that_never_moves(source: Bundle) -> None:
+def test_a_cache_of_zeros(source: Bundle) -> None:
     network = Network(source, "decoder")
     before = {name: np.array(array) for name, array in network.weights.items()}
     peaks = {name: np.zeros_like(peak) for name, peak in cache_peaks(source, WINDOWS).items()}

@@ -64,7 +64,7 @@ def graph(bundle: Bundle, role: str) -> onnx.GraphProto:
 
 
 def logits(model: Model, rows: int, chunks: list[int]) -> np.ndarray[Any, Any]:
-    """After each of some steps: a padded prompt, or one in chunks; then single tokens."""
+    """Return the logits after a padded prompt, or one in chunks, and after single tokens."""
     prompts = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14][: 10 - 3 * row] for row in range(rows)]
     sources = prompts
     is_t5 = model.bundle.manifest.kind == "encoder-decoder"
@@ -87,7 +87,7 @@ def logits(model: Model, rows: int, chunks: list[int]) -> np.ndarray[Any, Any]:
 def test_a_16_bit_cache_is_near_one_of_32(
     recipe: str, rows: int, chunks: list[int], quantized: Callable[[str], Bundle]
 ) -> None:
-    """Ragged prompts, prompts in chunks, single tokens."""
+    """For ragged prompts, prompts in chunks and single tokens."""
     folder = quantized(recipe).folder
     exact = logits(load(folder, kv_cache="float32", threads=1), rows, chunks)
     found = logits(load(folder, kv_cache="float16", threads=1), rows, chunks)
@@ -168,10 +168,10 @@ def test_tables_have_their_zero_points(recipe: str, quantized: Callable[[str], B
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_nodes_of_shapes_and_positions_say_so(
+def test_nodes_of_shapes_and_positions_are_named_as_such(
     recipe: str, quantized: Callable[[str], Bundle]
 ) -> None:
-    """The others have to run on the device: products, norms, residuals, all of attention."""
+    """All other nodes run on the device: products, norms, residuals, attention."""
     bundle = quantized(recipe)
     of_shapes = {"Shape", "Range", "Sub", "Max", "LessOrEqual", "Less", "ReduceMax", "Clip"}
     for role in {"decoder_float16_cache", "encoder"} & bundle.manifest.graphs.keys():
@@ -191,7 +191,7 @@ def test_nodes_of_shapes_and_positions_say_so(
 
 
 def test_products_of_fp16(source: Bundle, quantized: Callable[[str], Bundle]) -> None:
-    """All in 16 bits, but T5's layer with the largest activations; half as many bytes."""
+    """All products are in 16 bits, except T5's layer with the largest activations."""
     for role in ("encoder", "decoder"):
         if role not in source.manifest.graphs:
             continue

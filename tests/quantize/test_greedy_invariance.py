@@ -1,4 +1,4 @@
-"""Greedy texts alone and in batches of 8: how many differ, and how near the two tokens were."""
+"""Greedy texts alone and in batches of 8 differ only where two logits are nearly equal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def quantized(
 
 
 def prompts(model: Model) -> list[Ids]:
-    """Stretches of 1 to 150 tokens of a text."""
+    """Return prompts of 1 to 150 tokens from a text."""
     ids = model.tokenizer.encode(CALIBRATION.read_text("utf-8"))
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 151, GENERATIONS)
@@ -53,7 +53,7 @@ def greedy(model: Model, batch: Sequence[Ids]) -> list[Ids]:
 
 
 def gap(model: Model, prompt: Ids, text: Ids, other: Ids) -> float:
-    """Between the two highest logits of ``text``, made alone, where ``other`` first differs."""
+    """Return the gap of the two highest logits of ``text``, made alone, where ``other`` differs."""
     first = next(i for i in range(NEW_TOKENS) if text[i] != other[i])
     decoder = model.new_decoder([prompt], len(prompt) + NEW_TOKENS)
     logits = decoder.prefill([prompt])
@@ -64,7 +64,7 @@ def gap(model: Model, prompt: Ids, text: Ids, other: Ids) -> float:
 
 
 def gaps(model: Model) -> list[float]:
-    """One for each of the generations that differ, in order."""
+    """Return the sorted gaps of the generations that differ."""
     texts = prompts(model)
     batches = [texts[i : i + BATCH] for i in range(0, GENERATIONS, BATCH)]
     with ThreadPoolExecutor(2) as pool:  # a small model is faster so than with two threads

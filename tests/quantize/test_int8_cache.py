@@ -1,4 +1,4 @@
-"""The cache in 8 bits: what the graph stores in it, and with which scales."""
+"""The INT8 cache: its scales and its codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def text(source: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def presents(bundle: Bundle, graph: onnx.ModelProto, dtype: Any) -> list[Any]:
-    """What the cache holds after some tokens, if nothing was in it."""
+    """Return the content of the cache after some tokens."""
     sizes = bundle.manifest.dimensions
     shape = (1, sizes.heads, len(IDS), sizes.stored_head_size)
     feeds: dict[str, Any] = {
@@ -60,8 +60,8 @@ def presents(bundle: Bundle, graph: onnx.ModelProto, dtype: Any) -> list[Any]:
     return found
 
 
-def test_scales(source: Model) -> None:
-    """Each layer's keys and values have their own, a tenth beyond the largest that was seen."""
+def test_each_layer_has_scales_of_its_own(source: Model) -> None:
+    """Scales are for a tenth more than the largest value that was observed."""
     network = Network(source.bundle, "decoder")
     names = layer_names(source.bundle.manifest.dimensions)
     peaks = {name: 2.0**i for i, name in enumerate(names)}
@@ -80,8 +80,8 @@ def test_scales(source: Model) -> None:
         assert list(node.input[3:5]) == [f"past_key_values.{name}" for name in pair]
 
 
-def test_codes(source: Model) -> None:
-    """Of the first layer, whose keys and values are the same with either cache."""
+def test_keys_and_values_are_stored_as_codes(source: Model) -> None:
+    """In the first layer, whose keys and values do not depend on the cache."""
     network = Network(source.bundle, "decoder")
     names = layer_names(source.bundle.manifest.dimensions)
     exact = presents(source.bundle, network.model, np.float32)
@@ -97,7 +97,7 @@ def test_codes(source: Model) -> None:
 
 
 def test_one_scale_fits_all_channels(source: Model, text: Path, tmp_path: Path) -> None:
-    """Those of a quantized bundle reach about as far, which the source's do not."""
+    """The channels of a quantized bundle have similar peaks, those of the source have not."""
     bundle = quantize_bundle(
         source.bundle.folder,
         tmp_path / "out",

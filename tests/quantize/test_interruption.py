@@ -1,4 +1,4 @@
-"""Quantizing that is interrupted, or fails, leaves nothing new and what was there as it was."""
+"""Interrupted or failed quantization leaves no new files and changes no old ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def command(bundle: Path, tmp_path: Path) -> Callable[..., int]:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Where nothing is yet, in a folder of its own."""
+    """A path at which nothing exists, in a folder of its own."""
     folder = tmp_path / "bundles"
     folder.mkdir()
     return folder / "int8"

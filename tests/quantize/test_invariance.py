@@ -1,7 +1,7 @@
-"""The same tokens give the same logits, whatever stands beside them and however they are read.
+"""The same tokens give the same logits in any batch and in any chunks.
 
-Bit for bit with quantized weights and a cache in 8 bits. Where ONNX Runtime's kernels do not hold
-to it, a test that is expected to fail names the kernel.
+With quantized weights and an INT8 cache they are the same bit for bit. Where a kernel of ONNX
+Runtime computes otherwise, a test that is expected to fail names it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def quantized(
 
 @dataclass
 class Case:
-    """A bundle with a cache, and what it says to prompts that are alone."""
+    """A bundle with a type of cache, and its logits for single prompts."""
 
     folder: Path
     kv_cache: CacheDtype
@@ -119,13 +119,13 @@ class Case:
 
     @cached_property
     def alone(self) -> list[list[Logits]]:
-        """The logits of every prompt and of the tokens after it."""
+        """The logits of each prompt alone, and of the tokens after it."""
         pairs = zip(self.prompts, self.steps, strict=False)
         return [logits_alone(self.model, prompt, steps) for prompt, steps in pairs]
 
     @cached_property
     def tile(self) -> int:
-        """Queries that attention over float32 keys handles at once, where the cache is large."""
+        """The number of queries that attention over float32 keys handles at once."""
         return 2 * self.model.bundle.manifest.dimensions.stored_head_size
 
 
@@ -142,7 +142,7 @@ def logits_in_batch(
     leaving: Leaving | None = None,
     sources: Sequence[Ids] | None = None,
 ) -> list[list[Logits]]:
-    """By row, the logits after its prompt and after each of its steps while it is there."""
+    """Return each row's logits, after its prompt and after each of its steps."""
     capacity = max(map(len, prompts)) + len(steps[0])
     decoder = model.new_decoder(sources or prompts, capacity)
     found = [[logits] for logits in decoder.prefill(prompts).copy()]
@@ -158,7 +158,7 @@ def logits_in_batch(
 
 
 def logits_one_by_one(model: Model, prompt: Ids, source: Ids | None = None) -> Logits:
-    """After the prompt, which is read as a first token and then step by step."""
+    """Return the logits after a prompt that is read token by token."""
     return logits_alone(model, prompt[:1], prompt[1:], source)[-1]
 
 
@@ -168,7 +168,7 @@ def assert_same(actual: Sequence[Logits], expected: Sequence[Logits], what: obje
 
 
 def difference(actual: Sequence[Logits], expected: Sequence[Logits]) -> float:
-    """The largest, relative to the largest logit."""
+    """Return the largest difference, relative to the largest logit."""
     pairs = zip(actual, expected, strict=True)
     return max(float(abs(got - wanted).max() / abs(wanted).max()) for got, wanted in pairs)
 
@@ -313,7 +313,7 @@ def seq2seq(
 
 
 def assert_sources_do_not_matter(case: Case, lengths: Sequence[int]) -> None:
-    """``lengths``: of what the decoder goes on from, by source, over and over."""
+    """Check logits of sources in batches; ``lengths``: of the decoder's prompts, repeated."""
     sources = [case.ids(length, length) for length in SOURCES]
     starts = [[0, *case.ids(lengths[i % len(lengths)] - 1, i)] for i in range(len(SOURCES))]
     alone = [

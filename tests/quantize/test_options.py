@@ -1,4 +1,4 @@
-"""The options of ``quantize_bundle``: what each changes, and what is refused before any work."""
+"""The options of ``quantize_bundle``: their effects, and those that are refused before any work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quantize(bundle: Path, text: Path, tmp_path: Path) -> Callable[..., Bundle]:
-    """``quantize(**options)``: of ``bundle``, with a loss that does not matter."""
+    """``quantize(**options)``: quantize ``bundle`` with a high limit of the loss."""
 
     def run(**options: Any) -> Bundle:
         limit = {"perplexity_rise_limit": 10.0}
@@ -53,7 +53,7 @@ def quantize(bundle: Path, text: Path, tmp_path: Path) -> Callable[..., Bundle]:
 
 
 def nodes(bundle: Bundle, role: str = "decoder") -> dict[str, onnx.NodeProto]:
-    """By the name of what is multiplied with, without its ending, the node that does."""
+    """Return the nodes that multiply, by the name of the weight without its ending."""
     graph = onnx.load(bundle.file(bundle.manifest.graphs[role]), load_external_data=False).graph
     kinds = ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits")
     return {
@@ -118,7 +118,9 @@ def test_layers_that_are_kept(
 
 @pytest.mark.parametrize("recipe", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_cache(recipe: str, dtype: str, quantize: Callable[..., Bundle]) -> None:
+def test_the_cache_type_can_be_chosen(
+    recipe: str, dtype: str, quantize: Callable[..., Bundle]
+) -> None:
     manifest = quantize(recipe=recipe, kv_cache=dtype).manifest
     assert manifest.kv_cache.dtype == dtype
     assert manifest.quantization.quality is not None
@@ -203,7 +205,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def break_a_layer(checkpoint: Path, dead: slice) -> None:
-    """Let the last layer's weights be small beside those of ``dead`` inputs, which stay zero."""
+    """Make the last layer's weights small beside those of ``dead`` inputs, which stay zero."""
     model = GPT2LMHeadModel.from_pretrained(checkpoint)
     mlp = model.transformer.h[1].mlp
     mlp.c_fc.weight[:, dead] = 0
@@ -232,7 +234,7 @@ def fragile(
 
 @pytest.fixture
 def own_texts(fragile: Model, monkeypatch: pytest.MonkeyPatch) -> Sequence[Window]:
-    """What the model itself writes, so that all that is lost raises perplexity."""
+    """Windows of the model's own texts, so that any loss raises perplexity."""
     starts = np.random.default_rng(0).integers(1, 320, (8, 4)).tolist()
     options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "seed": 0, "max_new_tokens": 90}
     results = fragile.generate_ids(starts, eos_token_id=None, **options)
@@ -261,7 +263,9 @@ def test_the_broken_layer_is_kept(
     assert any(message.startswith(f"keeping {LAYERS[-1]} in") for message in told)
 
 
-def test_too_much_is_lost(fragile: Model, own_texts: Sequence[Window], tmp_path: Path) -> None:
+def test_a_loss_beyond_the_limit_is_refused_unless_allowed(
+    fragile: Model, own_texts: Sequence[Window], tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"recipe": "int4", "perplexity_rise_limit": 1e-6}  # for any model
     out = tmp_path / "out"
     with pytest.raises(QuantizationError, match=r"^Perplexity rises by \d+\.\d\d%, and 0\.00% is"):

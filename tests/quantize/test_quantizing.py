@@ -1,4 +1,4 @@
-"""``quantize_bundle``: every recipe on models of both families, and what the bundle then says."""
+"""``quantize_bundle``: every recipe on models of both families, and the manifest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A short text for GPT-2 and pairs for T5, by how the model's name begins."""
+    """A text for GPT-2 and pairs for T5, by the first letters of the model's name."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "fox.txt").write_text(FOX * 25, encoding="utf-8")
     pairs = [f"{FOX}{number}\t{FOX[number:40]}" for number in range(12)]
@@ -77,7 +77,7 @@ def quantized(
     return make
 
 
-INTEGERS = ("int8", "int4", "int8-weights")  # fp16: test_half_cache.py
+INTEGERS = ("int8", "int4", "int8-weights")  # fp16: test_float16_cache.py
 matrix = pytest.mark.parametrize(
     ("name", "recipe"), [(name, recipe) for name in SOURCES for recipe in INTEGERS]
 )
@@ -99,14 +99,14 @@ def answer(bundle: Bundle, **options: Any) -> tuple[int, ...]:
 
 @matrix
 def test_bundles_generate(name: str, recipe: str, quantized: Quantize) -> None:
-    """With either cache, and with what the manifest says if none is asked for."""
+    """With either cache; without an option, with the manifest's."""
     bundle = quantized(name, recipe)
     answers = {dtype: answer(bundle, kv_cache=dtype) for dtype in ("float32", "int8")}
     assert answer(bundle) == answers[bundle.manifest.kv_cache.dtype]
 
 
 @matrix
-def test_bundles_are_sound(
+def test_the_manifest_of_a_bundle(
     name: str, recipe: str, quantized: Quantize, source: Callable[[str], Bundle]
 ) -> None:
     bundle, original = quantized(name, recipe), source(name)
@@ -178,7 +178,7 @@ def place(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 @matrix
 def test_no_matrix_is_left_in_float32(name: str, recipe: str, quantized: Quantize) -> None:
-    """But scales, and the biases of T5's relative positions."""
+    """Only scales and T5's relative position biases are in float32."""
     for tensor_name, tensor in tensors(quantized(name, recipe)).items():
         if tensor.data_type == onnx.TensorProto.FLOAT and "bias_table" not in tensor_name:
             assert len(tensor.dims) < 2 or tensor_name.endswith("scales"), tensor_name
@@ -220,7 +220,7 @@ def test_embeddings_are_rounded_plainly(
 
 
 def test_int8_stores_weights_of_seven_bits(quantized: Quantize) -> None:
-    """What keeps sums of two products within 16 bits, as CPUs without VNNI make them."""
+    """CPUs without VNNI add two products in 16 bits."""
     for name in SOURCES:
         kind = quantized(name, "int8").manifest.kind
         for role in ROLES[kind]:

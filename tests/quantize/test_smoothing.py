@@ -1,4 +1,4 @@
-"""Smoothing the inputs of layers: the model stays the same, and what is rounded is smoother."""
+"""Smoothing of the inputs of layers: the logits stay, and the inputs have fewer outliers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def source(
 
 
 def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np.float32]]]:
-    """The float32 bundle with all inputs smoothed in ``folder``, and what they were divided by."""
+    """Write the bundle with smoothed inputs to ``folder``; return it and the divisors."""
     folder.mkdir()
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     factors = {}
@@ -93,7 +93,7 @@ def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
     assert np.abs(logits_of(changed, WINDOWS) - before).max() < 1e-4 * np.abs(before).max()
 
 
-def test_inputs_are_divided_by_what_is_said(source: Bundle, tmp_path: Path) -> None:
+def test_inputs_are_divided_by_the_returned_factors(source: Bundle, tmp_path: Path) -> None:
     changed, factors = smoothed(source, tmp_path / "smoothed")
     before, after = inputs_of(source), inputs_of(changed)
     for name, seen in before.items():
@@ -132,12 +132,12 @@ FIRST, SECOND = node("MatMul", "x", "w"), node("MatMul", "x", "v", output="z")
     ],
     ids=lambda item: item.op_type if isinstance(item, onnx.NodeProto) else "",
 )
-def test_vectors_of_a_norm(norm: onnx.NodeProto, vectors: list[str]) -> None:
+def test_the_vectors_that_scale_and_shift_a_norm(norm: onnx.NodeProto, vectors: list[str]) -> None:
     assert norm_vectors(network(norm), "x") == vectors
     assert norm_vectors(network(norm), "a") == []
 
 
-def test_readers_are_layers_alone() -> None:
+def test_inputs_that_others_than_layers_read_have_no_readers() -> None:
     assert readers(network(NORM, FIRST, SECOND), "x") == ["w", "v"]
     assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == []
     assert readers(network(NORM, FIRST, node("Gemm", "x", "table", output="z")), "x") == []
@@ -145,7 +145,7 @@ def test_readers_are_layers_alone() -> None:
 
 
 def example(*nodes: onnx.NodeProto) -> tuple[Any, NDArray[np.float32], NDArray[np.float32]]:
-    """A network, its tensor ``x`` with a large channel, and its weights."""
+    """Return a network, its input ``x`` with a large channel, and its weights."""
     rng = np.random.default_rng(2)
     rows = rng.normal(size=(64, 24)).astype(np.float32)
     rows[:, 5] *= 60

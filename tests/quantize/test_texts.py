@@ -1,4 +1,4 @@
-"""The text that a model is calibrated and judged on: which windows, and what cannot be used."""
+"""The text for calibration and evaluation: its windows, and texts that are refused."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_text(
 
 
 def test_answers_to_the_built_in_text(t5_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line is read, and the model's own greedy answer is what it has to predict."""
+    """Each line is a source, and the model's own greedy answer is the target."""
     lines = [line for line in built_in().read_text(encoding="utf-8").splitlines() if line.strip()]
     monkeypatch.setattr(texts, "TOKENS", 1 << 20)
     result = found(t5_model, None)

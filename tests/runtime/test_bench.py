@@ -1,4 +1,4 @@
-"""``edgeseq bench`` as a command: real measurements of two small bundles, and its errors."""
+"""The command ``edgeseq bench``: measurements of two small bundles, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BENCH = ["bench", *SMALL]
 
 
 def bench(capsys: Captured, *arguments: object) -> dict[str, Any]:
-    """What ``edgeseq bench --json`` prints; it has to succeed quietly."""
+    """Return what ``edgeseq bench --json`` prints."""
     result: dict[str, Any] = json.loads(succeed(capsys, *BENCH, *arguments, "--json"))
     return result
 
@@ -41,7 +41,7 @@ def statistics_in(value: Any) -> Iterator[dict[str, float]]:
             yield from statistics_in(item)
 
 
-def test_two_kinds_of_bundles(bundle: Path, t5_model: Model, capsys: Captured) -> None:
+def test_the_report_of_two_bundles(bundle: Path, t5_model: Model, capsys: Captured) -> None:
     t5 = t5_model.bundle.folder
     result = bench(capsys, str(bundle), str(t5), "--rounds", "2", *LENGTHS)
     assert set(result) == {
@@ -87,7 +87,9 @@ def check_bundle(item: dict[str, Any]) -> None:
     assert all(0 < value < math.inf for figure in figures for value in figure.values())
 
 
-def test_weights_read_are_those_of_the_manifest(bundle: Path, capsys: Captured) -> None:
+def test_bandwidth_follows_from_the_manifests_weights_per_token(
+    bundle: Path, capsys: Captured
+) -> None:
     result = bench(capsys, str(bundle), "--rounds", "1", "--contexts", "8")
     [item] = result["bundles"]
     weights = open_bundle(bundle).manifest.weights_per_token_bytes
@@ -98,7 +100,9 @@ def test_weights_read_are_those_of_the_manifest(bundle: Path, capsys: Captured) 
     assert result["ratios_to_first"] == []
 
 
-def test_lengths_without_room_are_left_out_and_said(bundle: Path, capsys: Captured) -> None:
+def test_lengths_beyond_the_positions_are_left_out_and_reported(
+    bundle: Path, capsys: Captured
+) -> None:
     lengths = ["--prompt-lengths", "96,97", "--contexts", "81,82", "--new-tokens", "64"]
     [item] = bench(capsys, str(bundle), "--rounds", "1", *lengths)["bundles"]
     assert set(item["first_token_ms"]) == {"96"}
@@ -110,14 +114,14 @@ def test_lengths_without_room_are_left_out_and_said(bundle: Path, capsys: Captur
     ]
 
 
-def test_nothing_that_fits(bundle: Path, capsys: Captured) -> None:
+def test_no_length_fits_the_positions(bundle: Path, capsys: Captured) -> None:
     lengths = ["--prompt-lengths", "500", "--contexts", "500"]
     printed = succeed(capsys, *BENCH, bundle, "--rounds", "1", *lengths)
     assert "peak memory" in printed
     assert "tokens/s" not in printed
 
 
-def test_table(bundle: Path, capsys: Captured) -> None:
+def test_the_table_shows_speeds_and_ratios(bundle: Path, capsys: Captured) -> None:
     printed = succeed(capsys, *BENCH, bundle, bundle, "--rounds", "1", *LENGTHS)
     assert "decode at 60 tokens" in printed
     assert "gpt2 #1" in printed
@@ -141,13 +145,13 @@ def test_wrong_usage(arguments: list[str], complaint: str, capsys: Captured) -> 
     assert complaint in wrong_usage(capsys, "bench", *arguments)
 
 
-def test_no_bundle_there(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_a_missing_bundle_is_an_error(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     missing = tmp_path / "nothing"
     message = failure(capsys, *BENCH, bundle, missing)
     assert message.startswith(f"There is no folder {missing}")
 
 
-def test_cache_that_is_not_there(bundle: Path, capsys: Captured) -> None:
+def test_an_unavailable_cache_is_an_error(bundle: Path, capsys: Captured) -> None:
     for dtype, message in (
         ("int4", "gpt2: kv_cache is 'int4'"),
         ("int8", "gpt2: The bundle has no"),
@@ -155,13 +159,13 @@ def test_cache_that_is_not_there(bundle: Path, capsys: Captured) -> None:
         assert failure(capsys, *BENCH, bundle, "--kv-cache", dtype).startswith(message)
 
 
-def test_given_cache(bundle: Path, capsys: Captured) -> None:
+def test_a_cache_given_twice_is_measured_once(bundle: Path, capsys: Captured) -> None:
     arguments = ["--rounds", "1", *LENGTHS, "--kv-cache", "float32", "--kv-cache", "float32"]
     [item] = bench(capsys, str(bundle), *arguments)["bundles"]
     assert (item["name"], item["kv_cache"]) == ("gpt2 (float32 cache)", "float32")
 
 
-def test_devices(bundle: Path, capsys: Captured) -> None:
+def test_a_device_given_twice_is_measured_once(bundle: Path, capsys: Captured) -> None:
     arguments = ["--rounds", "1", *LENGTHS, "--device", "cpu", "--device", "cpu"]
     [item] = bench(capsys, str(bundle), *arguments)["bundles"]
     assert (item["name"], item["device"]) == ("gpt2", "cpu")
@@ -184,13 +188,15 @@ def test_devices(bundle: Path, capsys: Captured) -> None:
         ),
     ],
 )
-def test_devices_that_are_not_there(
+def test_unavailable_devices_are_errors(
     arguments: list[str], complaint: str, bundle: Path, capsys: Captured
 ) -> None:
     assert failure(capsys, *BENCH, bundle, "--rounds", "1", *arguments).startswith(complaint)
 
 
-def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_a_bundle_that_does_not_load_is_an_error(
+    bundle: Path, tmp_path: Path, capsys: Captured
+) -> None:
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     graph = broken / "decoder.onnx"
     graph.write_bytes(b"\0" * graph.stat().st_size)
@@ -199,7 +205,9 @@ def test_bundle_that_does_not_load(bundle: Path, tmp_path: Path, capsys: Capture
     assert "cannot load" in message
 
 
-def test_process_that_dies(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_an_error(
+    bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rounds, "WORKER", "edgeseq.runtime.nothing")
     message = failure(capsys, *BENCH, bundle)
     assert message.startswith("The process that measured gpt2 ended with status 1 (")
@@ -242,6 +250,6 @@ def test_a_worker_ends_when_its_parent_is_gone() -> None:
     assert subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=True).stdout
 
 
-def test_folder_that_is_no_bundle(tmp_path: Path, capsys: Captured) -> None:
+def test_a_folder_without_a_manifest_is_an_error(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert MANIFEST_NAME in failure(capsys, *BENCH, tmp_path)

@@ -1,4 +1,4 @@
-"""A bundle on disk: whatever is wrong with it is one clear sentence, with no other error type."""
+"""Bundles on disk: every fault is a ``BundleError`` of one sentence."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(bundle: Path) -> dict[str, Any]:
-    """What the manifest of a good bundle says, to be changed."""
+    """The manifest of a good bundle as a dictionary, to be changed."""
     content: dict[str, Any] = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
     return content
 
@@ -61,7 +61,7 @@ def write_manifest(folder: Path, content: object) -> None:
 
 
 def flipped(content: bytes, position: int, mask: int) -> bytes:
-    """``content`` with the bits of ``mask`` flipped in one byte."""
+    """Return ``content`` with the bits of ``mask`` flipped in one byte."""
     damaged = bytearray(content)
     damaged[position] ^= mask
     return bytes(damaged)
@@ -124,7 +124,7 @@ def test_a_folder_in_the_place_of_the_manifest(tmp_path: Path) -> None:
     ],
     ids=lambda content: repr(content[:30]),
 )
-def test_a_manifest_that_is_none(copy: Path, content: bytes) -> None:
+def test_content_that_is_no_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / MANIFEST_NAME).write_bytes(content)
     assert MANIFEST_NAME in refusal(BundleError, lambda: load(copy))
 
@@ -150,7 +150,7 @@ def test_a_newer_schema(copy: Path, schema: int) -> None:
 
 
 @pytest.mark.parametrize("schema", [0, -1])
-def test_a_schema_that_never_was(copy: Path, data: dict[str, Any], schema: int) -> None:
+def test_an_unknown_schema_is_refused(copy: Path, data: dict[str, Any], schema: int) -> None:
     write_manifest(copy, data | {"schema": schema})
     assert f"schema {schema}" in refusal(BundleError, lambda: load(copy))
 
@@ -159,7 +159,7 @@ def test_a_schema_that_never_was(copy: Path, data: dict[str, Any], schema: int) 
 
 
 def paths_of(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where each field of the schema lies."""
+    """Yield the path of each field of the schema."""
     for name, value in content.items():
         yield (*prefix, name)
         if isinstance(value, dict) and name not in FREE_FIELDS:
@@ -176,7 +176,7 @@ def reading_refused(content: object) -> str:
     return refusal(BundleError, lambda: Manifest.from_json(json.dumps(content)))
 
 
-def test_every_field_has_to_be_there(data: dict[str, Any]) -> None:
+def test_every_field_is_required(data: dict[str, Any]) -> None:
     paths = list(paths_of(data))
     assert len(paths) > 25
     for path in paths:
@@ -205,7 +205,7 @@ NULLABLE = [
 NULL_HERE = [("quantization", "block_size"), ("tokenizer", "model_max_length")]
 
 
-def test_every_field_has_its_type(data: dict[str, Any]) -> None:
+def test_every_field_of_another_type_is_refused(data: dict[str, Any]) -> None:
     for path in paths_of(data):
         for wrong in [["wrong"], *WRONG_VALUES[type(parent_of(data, path)[path[-1]])]]:
             if wrong is None and path in NULLABLE:
@@ -238,14 +238,16 @@ def test_fields_that_may_be_null(data: dict[str, Any], path: tuple[str, ...]) ->
     ],
     ids=repr,
 )
-def test_an_entry_of_a_file_that_is_none(copy: Path, data: dict[str, Any], entry: object) -> None:
+def test_a_malformed_file_entry_is_refused(copy: Path, data: dict[str, Any], entry: object) -> None:
     data["files"]["weights.bin"] = entry
     write_manifest(copy, data)
     refusal(BundleError, lambda: load(copy))
 
 
 @pytest.mark.parametrize("value", ["float64", "int8", "", 32])
-def test_a_cache_format_that_is_not_known(copy: Path, data: dict[str, Any], value: object) -> None:
+def test_an_unknown_cache_format_is_refused(
+    copy: Path, data: dict[str, Any], value: object
+) -> None:
     data["kv_cache"]["dtype"] = value
     write_manifest(copy, data)
     assert "float32" in refusal(BundleError, lambda: load(copy))
@@ -259,7 +261,9 @@ def test_a_cache_format_that_is_not_known(copy: Path, data: dict[str, Any], valu
         ("", "'decoder-only'"),
     ],
 )
-def test_a_kind_that_cannot_run(copy: Path, data: dict[str, Any], kind: str, named: str) -> None:
+def test_an_unknown_or_incomplete_kind_is_refused(
+    copy: Path, data: dict[str, Any], kind: str, named: str
+) -> None:
     write_manifest(copy, data | {"kind": kind})
     assert named in refusal(BundleError, lambda: load(copy))
 
@@ -323,7 +327,7 @@ def test_a_file_that_is_used_but_not_listed(copy: Path, data: dict[str, Any], na
 
 
 @pytest.mark.parametrize("name", ["no\nsuch", "nul\0", "\ud800"], ids=ascii)
-def test_a_name_that_no_file_has(copy: Path, data: dict[str, Any], name: str) -> None:
+def test_an_impossible_file_name_is_refused(copy: Path, data: dict[str, Any], name: str) -> None:
     data["files"][name] = {"size_bytes": 1, "sha256": "0"}
     write_manifest(copy, data)
     refusal(BundleError, lambda: load(copy))
@@ -516,7 +520,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(manifests())
-def test_a_manifest_survives_its_text(manifest: Manifest) -> None:
+def test_a_manifest_round_trips_through_json(manifest: Manifest) -> None:
     sealed = manifest.sealed()
     again = Manifest.from_json(sealed.to_json().encode().decode())
     assert again == sealed
@@ -525,7 +529,7 @@ def test_a_manifest_survives_its_text(manifest: Manifest) -> None:
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(manifests(), st.data())
-def test_a_manifest_of_which_a_part_is_anything_is_read_or_refused(
+def test_a_manifest_with_a_random_field_is_read_or_refused(
     manifest: Manifest, drawn: st.DataObject
 ) -> None:
     content = json.loads(manifest.sealed().to_json())
@@ -546,7 +550,7 @@ def test_a_name_that_cannot_be_printed_is_quoted_in_the_error(bundle: Path) -> N
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(json_values | st.text())
-def test_anything_else_is_no_manifest(content: object) -> None:
+def test_random_json_or_text_is_refused(content: object) -> None:
     refusal(
         BundleError,
         lambda: Manifest.from_json(content if isinstance(content, str) else json.dumps(content)),

@@ -1,4 +1,4 @@
-"""``choices``: the probabilities of given outputs, exact, with what they share read once."""
+"""``choices``: exact probabilities of given outputs; shared tokens are read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARY = 9
 
 
 class ScriptedDecoder:
-    """One row, whose logits follow from its tokens; counts what is read."""
+    """A decoder of one row whose logits follow from its tokens; it counts the tokens it reads."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = [3]
@@ -164,7 +164,7 @@ def test_a_stream_has_no_choices(model: Model) -> None:
         model.stream("Once", choices=["a", "b"])
 
 
-def test_choices_of_numpy(model: Model) -> None:
+def test_choices_may_be_a_numpy_array(model: Model) -> None:
     [result] = model.generate("Once", choices=np.array([" a", " b"]))
     assert type(result.text) is str
 

@@ -1,4 +1,4 @@
-"""Constraints in generation: what comes out matches, with every strategy, and errors are clear."""
+"""Constrained decoding: outputs match with every strategy, and errors are clear."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_dead_end_in_the_middle_is_explained(demo_t5: Model) -> None:
     refusal(OptionError, lambda: demo_t5.generate("pronounce: a", **options), match="cannot spell")
 
 
-def test_of_prompts_each_has_its_own_text(demo_gpt2: Model) -> None:
+def test_each_prompt_of_a_batch_is_constrained_by_itself(demo_gpt2: Model) -> None:
     texts = ["Then", "The old king", "A"]
     options: dict[str, Any] = {"regex": "( [a-z]{1,6}){1,4}!", "do_sample": False, "num_beams": 3}
     together = demo_gpt2.generate(texts, max_new_tokens=30, **options)
@@ -125,12 +125,12 @@ def test_prefix_allowed_tokens(model: Model) -> None:
 
 
 @pytest.mark.parametrize("given", [[], [-1], [10**6], ["a"], [[1]], None])
-def test_what_prefix_allowed_tokens_must_not_give(model: Model, given: Any) -> None:
+def test_bad_results_of_prefix_allowed_tokens_are_refused(model: Model, given: Any) -> None:
     with pytest.raises(OptionError, match="prefix_allowed_tokens_fn gave"):
         model.generate_ids([[1]], prefix_allowed_tokens_fn=lambda prompt, tokens: given)
 
 
-def test_processors_of_the_caller(model: Model) -> None:
+def test_the_callers_processors_run_in_their_order(model: Model) -> None:
     def first(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
         logits[5] = 1e4
         return logits
@@ -147,7 +147,9 @@ def test_processors_of_the_caller(model: Model) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
-def test_numbers_that_a_processor_must_not_give(model: Model, strategy: str, bad: float) -> None:
+def test_a_processor_that_gives_nan_or_infinity_is_refused(
+    model: Model, strategy: str, bad: float
+) -> None:
     def spoil(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
         changed = logits.astype(np.float64)
         changed[3] = bad
@@ -158,13 +160,13 @@ def test_numbers_that_a_processor_must_not_give(model: Model, strategy: str, bad
 
 
 @pytest.mark.parametrize("given", [[[1], [2, 3]], np.zeros(320, complex)])
-def test_what_is_no_list_of_numbers(model: Model, given: Any) -> None:
+def test_a_processor_that_gives_no_list_of_numbers_is_refused(model: Model, given: Any) -> None:
     with pytest.raises(OptionError, match="logits_processor gave"):
         model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
 
 
 @pytest.mark.parametrize("given", [None, 1.0, [1, 2], "text", np.zeros((1, 320))])
-def test_what_a_processor_must_not_give(model: Model, given: Any) -> None:
+def test_a_processor_that_gives_another_shape_is_refused(model: Model, given: Any) -> None:
     with pytest.raises(OptionError, match="logits_processor gave"):
         model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
 

@@ -1,4 +1,4 @@
-"""What models write for an evaluation: answers, and continuations that are compared."""
+"""The answers and continuations that an evaluation generates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def test_answers_are_those_of_each_source_alone(t5_model: Model) -> None:
     assert counts == [32, 32, 6]
 
 
-def test_continuations_that_part(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the prompts, those that start at an even place, are continued otherwise."""
+def test_the_share_of_identical_continuations(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second prompt gets another continuation."""
     ids = list(range(5, 305))
     passages = Passages(windows=(), size_bytes=1, ids=ids)
     generate = Model.generate_ids

@@ -1,4 +1,4 @@
-"""Threads by default: the physical cores that the process may use."""
+"""The default number of threads: the physical cores that the process may use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgeseq.runtime.ort.cpu import physical_cores, usable_cores
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight logical processors on four cores, all of which may be used.
+    """A machine of eight logical processors on four cores, all of which may be used.
 
-    The cores have two numbers, as those of ARM's clusters do.
+    Core ids repeat, as those of ARM's clusters do.
     """
     for number in range(8):
         topology = tmp_path / "cpus" / f"cpu{number}" / "topology"
@@ -44,14 +44,16 @@ def test_cores_are_counted_once(machine: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("cpus", "expected"), [({0}, 1), ({0, 4}, 1), ({0, 1, 4}, 2), ({6, 7}, 2)])
 @pytest.mark.usefixtures("machine")
-def test_those_that_the_process_is_kept_to(
+def test_only_cores_of_the_affinity_mask_are_counted(
     cpus: set[int], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allow(monkeypatch, cpus)
     assert usable_cores() == expected
 
 
-def test_without_a_topology_each_counts(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_topology_every_cpu_counts(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu, "CPUS", machine / "nothing")
     allow(monkeypatch, {1, 2, 5})
     assert usable_cores() == 3
@@ -61,14 +63,14 @@ def test_without_a_topology_each_counts(machine: Path, monkeypatch: pytest.Monke
     ("quota", "expected"),
     [("max", 4), ("200000", 2), ("250000", 2), ("50000", 1), ("900000", 4), ("100000", 1)],
 )
-def test_a_quota(quota: str, expected: int, machine: Path) -> None:
+def test_a_quota_limits_the_cores(quota: str, expected: int, machine: Path) -> None:
     (machine / "cgroup").write_text("0::/\n")
     (machine / "groups").mkdir()
     (machine / "groups" / "cpu.max").write_text(f"{quota} 100000\n")
     assert usable_cores() == expected
 
 
-def test_the_narrowest_of_the_groups_around_it(machine: Path) -> None:
+def test_the_smallest_quota_of_all_parent_groups_counts(machine: Path) -> None:
     (machine / "cgroup").write_text("0::/user.slice/app\n")
     app = machine / "groups" / "user.slice" / "app"
     app.mkdir(parents=True)
@@ -80,7 +82,7 @@ def test_the_narrowest_of_the_groups_around_it(machine: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/docker/3f9", "/../../docker/3f9"])
-def test_the_group_s_name_is_one_outside_of_the_container(name: str, machine: Path) -> None:
+def test_the_name_of_a_group_may_be_that_of_the_host(name: str, machine: Path) -> None:
     (machine / "cgroup").write_text(f"0::{name}\n")
     (machine / "groups").mkdir()
     (machine / "groups" / "cpu.max").write_text("150000 50000\n")
@@ -100,7 +102,7 @@ def test_the_first_version_of_control_groups(
     assert usable_cores() == expected
 
 
-def test_files_that_cannot_be_read_say_nothing(machine: Path) -> None:
+def test_files_that_cannot_be_read_set_no_limit(machine: Path) -> None:
     (machine / "cgroup").write_text("0::/\n\nodd\n")
     (machine / "groups").mkdir()
     (machine / "groups" / "cpu.max").write_text("odd\n")

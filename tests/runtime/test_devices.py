@@ -1,4 +1,4 @@
-"""Devices by name, and what is said where one is not there."""
+"""Devices by name, and the errors for those that are unavailable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.support.errors import refusal
         ),
     ],
 )
-def test_names(name: str, options: Any, expected: Device) -> None:
+def test_devices_by_name_and_options(name: str, options: Any, expected: Device) -> None:
     assert parse_device(name, options) == expected
 
 
@@ -63,7 +63,7 @@ def test_the_number_of_a_device() -> None:
         *("directml", "coreml", "CoreMLExecutionProvider:1"),
     ],
 )
-def test_no_device(name: Any) -> None:
+def test_an_unknown_device_is_refused(name: Any) -> None:
     with pytest.raises(DeviceError, match="There is no device"):
         parse_device(name)
 
@@ -71,12 +71,12 @@ def test_no_device(name: Any) -> None:
 @pytest.mark.parametrize(
     "options", [3, "a", [("a", 1)], {1: 2}, {"device_id": "x"}, {"device_id": -1}]
 )
-def test_no_options(options: Any) -> None:
+def test_malformed_provider_options_are_refused(options: Any) -> None:
     with pytest.raises(OptionError, match=r"provider_options|device_id"):
         parse_device("cuda", options)
 
 
-def test_two_numbers() -> None:
+def test_a_device_number_given_twice_is_refused() -> None:
     with pytest.raises(OptionError, match="device_id has no effect"):
         parse_device("cuda:1", {"device_id": 0})
 
@@ -118,10 +118,10 @@ def test_a_library_is_missing(tmp_path: Path) -> None:
     assert why_not_opened(tmp_path / "none.so").endswith("could not start it")
 
 
-def test_what_is_missing_is_not_printed(
+def test_onnx_runtimes_own_messages_are_not_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ONNX Runtime prints which of CUDA's libraries it does not find; other threads print on."""
+    """ONNX Runtime prints which CUDA libraries are missing; other threads may print meanwhile."""
     calls = "print('not found'); import builtins; builtins.print('the program')"
     monkeypatch.setattr(providers, "check_driver", lambda _: None)
     monkeypatch.setattr(providers, "_preloaded", False)
@@ -159,7 +159,7 @@ def test_nodes_that_stay_on_the_cpu() -> None:
 # Through `load`
 
 
-def test_auto_says_what_it_took(bundle: Path) -> None:
+def test_auto_reports_the_device_and_why(bundle: Path) -> None:
     model = load(bundle, device="auto")
     assert model.device == "cpu"
     assert "CUDAExecutionProvider" in model.device_reason
@@ -187,8 +187,8 @@ def test_auto_takes_the_cpu_whatever_cuda_fails_at(
 
 
 @pytest.mark.parametrize("what", ["gpt2", "t5"])
-def test_auto_computes_before_it_says_cuda(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session opens where a kernel is missing that its first run would need."""
+def test_auto_computes_before_it_chooses_cuda(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session may open although a kernel is missing, which only a run shows."""
     opened, runs = engine.open_on, []
 
     def on_the_cpu(device: Device, *arguments: Any, **settings: Any) -> Any:
@@ -209,8 +209,10 @@ def test_auto_computes_before_it_says_cuda(what: str, monkeypatch: pytest.Monkey
     assert runs == [1]
 
 
-def test_what_a_binding_raises_is_a_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device inputs are copied when they are bound, for which there may be no memory."""
+def test_an_error_while_binding_becomes_one_sentence(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Binding an input copies it to the device, which may be out of memory."""
     model = load(bundle, device="AzureExecutionProvider")
 
     def full(*_: Any) -> None:
@@ -223,7 +225,7 @@ def test_what_a_binding_raises_is_a_sentence(bundle: Path, monkeypatch: pytest.M
 
 
 def test_any_provider_of_the_build_can_be_named(bundle: Path) -> None:
-    """Azure's, which takes no nodes, is in every build for the CPU."""
+    """Every build for the CPU has Azure's provider, which takes no nodes."""
     model = load(bundle, device="AzureExecutionProvider")
     assert model.generate_ids([[1]], max_new_tokens=3)
     assert model.device == "AzureExecutionProvider"
@@ -241,7 +243,9 @@ def test_any_provider_of_the_build_can_be_named(bundle: Path) -> None:
         ({"device": "auto", "provider_options": {"a": 1}}, OptionError),
     ],
 )
-def test_what_cannot_be(options: dict[str, Any], error: type[Exception], bundle: Path) -> None:
+def test_devices_and_options_that_are_refused(
+    options: dict[str, Any], error: type[Exception], bundle: Path
+) -> None:
     refusal(error, lambda: load(bundle, **options))
 
 
@@ -266,7 +270,7 @@ def test_on_cuda_the_cache_is_one_of_16_bits(bundle: Path, monkeypatch: pytest.M
         ("A", "There is no"),
     ],
 )
-def test_no_plug_in(name: Any, message: str, bundle: Path) -> None:
+def test_a_plug_in_for_no_named_provider_is_refused(name: Any, message: str, bundle: Path) -> None:
     with pytest.raises((DeviceError, OptionError), match=message):
         load(bundle, device=name, provider_library="there-is-none.so")
 
@@ -281,7 +285,7 @@ def test_a_plug_in_that_cannot_be_loaded(bundle: Path, tmp_path: Path) -> None:
 def test_a_plug_in_s_devices_compute(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU's devices, which ONNX Runtime lists without a library, in the place of one's."""
+    """The CPU's devices, which need no library, stand in for a plug-in's."""
     library = tmp_path / "plugin.so"
     library.write_bytes(b"")
     seen: list[tuple[str, str]] = []

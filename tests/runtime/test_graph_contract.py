@@ -1,4 +1,4 @@
-"""The graph contract as code: a graph that is not its manifest's is refused when it is loaded."""
+"""The graph contract: a graph that does not fit its manifest is refused when it is loaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Value:
 
 @dataclass
 class DeclaredSession:
-    """What a session says of its graph, by the contract unless it is changed."""
+    """A session that declares inputs and outputs, by default those of the contract."""
 
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -75,16 +75,14 @@ def test_layers_are_named_in_one_order(manifest: Manifest) -> None:
     assert layer_names(manifest.dimensions) == ["0.key", "0.value", "1.key", "1.value"]
 
 
-def test_an_exported_graph_keeps_to_it(bundle: Path, manifest: Manifest) -> None:
+def test_an_exported_graph_keeps_the_contract(bundle: Path, manifest: Manifest) -> None:
     session = open_session(bundle / manifest.graphs["decoder"], threads=1)
     check_graph(session, "decoder", manifest)
     graph_error(session, "encoder", manifest)
 
 
 @pytest.mark.parametrize(("kind", "role"), ROLES)
-def test_every_tensor_has_to_be_there_in_its_shape(
-    kind: Kind, role: str, manifest: Manifest
-) -> None:
+def test_every_tensor_is_required_in_its_shape(kind: Kind, role: str, manifest: Manifest) -> None:
     manifest = replace(manifest, kind=kind)
     check_graph(declared(manifest, role), role, manifest)
     for part in ("inputs", "outputs"):
@@ -98,7 +96,7 @@ def test_every_tensor_has_to_be_there_in_its_shape(
 
 
 @pytest.mark.parametrize(("kind", "role"), ROLES)
-def test_no_tensor_may_be_there_besides(kind: Kind, role: str, manifest: Manifest) -> None:
+def test_a_further_tensor_is_refused(kind: Kind, role: str, manifest: Manifest) -> None:
     manifest = replace(manifest, kind=kind)
     for part in ("inputs", "outputs"):
         session = declared(manifest, role)
@@ -108,7 +106,7 @@ def test_no_tensor_may_be_there_besides(kind: Kind, role: str, manifest: Manifes
 
 
 @pytest.mark.parametrize("name", ["layers", "heads", "stored_head_size", "vocabulary"])
-def test_sizes_of_the_manifest_have_to_be_the_graphs(
+def test_other_sizes_than_the_manifests_are_refused(
     name: str, bundle: Path, manifest: Manifest
 ) -> None:
     session = open_session(bundle / manifest.graphs["decoder"], threads=1)
@@ -118,7 +116,7 @@ def test_sizes_of_the_manifest_have_to_be_the_graphs(
         graph_error(session, "decoder", replace(manifest, dimensions=other))
 
 
-def test_names_that_are_no_text(manifest: Manifest) -> None:
+def test_names_that_are_not_utf8_are_refused(manifest: Manifest) -> None:
     class Damaged(DeclaredSession):
         def get_inputs(self) -> list[Value]:
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")

@@ -1,4 +1,4 @@
-"""What has room for a first stretch of a text and grows with it: the cache and a row's ids."""
+"""Growth of the KV cache and of a row's ids with the text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLENTY = 10**12  # new tokens that no memory holds
 
 
 class RecordingMemory(CpuMemory):
-    """Main memory that starts as not a number and notes what was asked for."""
+    """Main memory that is filled with NaN and records the requested capacities."""
 
     def __init__(self) -> None:
         self.capacities: list[int] = []
@@ -45,7 +45,7 @@ class RecordingMemory(CpuMemory):
 
 @dataclass
 class Graph:
-    """A bundle's graph, for which decoders can be made."""
+    """A bundle's graph, which makes decoders."""
 
     session: Any
     manifest: Manifest
@@ -62,13 +62,13 @@ def graph(bundle: Path) -> Graph:
 
 @pytest.fixture
 def first_capacity(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """``first_capacity(n)``: from now on a cache has room for ``n`` positions at first."""
+    """``first_capacity(n)``: new caches begin with room for ``n`` positions."""
     return lambda n: monkeypatch.setattr(onnx_decoder, "FIRST_CAPACITY", n)
 
 
 # The cache
 
-Schedule = Sequence[int | list[int]]  # a number of steps, or the parents of the rows that go on
+Schedule = Sequence[int | list[int]]  # a number of steps, or the parents of the rows that continue
 SCHEDULES: dict[str, Schedule] = {
     "steps alone": [30],
     "moved before growth": [1, [2, 0, 3, 1], 29],
@@ -81,7 +81,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def logits_of(graph: Graph, schedule: Schedule, memory: CpuMemory) -> list[Logits]:
-    """Those of the ragged prompts and of every step of the schedule, with random tokens."""
+    """Return the logits of ragged prompts and of every step of the schedule."""
     rng = np.random.default_rng(0)
     rows = len(PROMPTS)
     decoder = graph.decoder(rows, CAPACITY, memory)
@@ -127,7 +127,7 @@ def test_a_cache_that_grows_gives_the_same_logits(
         (1024, 3, 18, [21]),
     ],
 )
-def test_room_is_doubled_up_to_what_was_asked_for(
+def test_capacity_is_doubled_up_to_the_requested_one(
     graph: Graph,
     room: int,
     prompt: int,
@@ -146,22 +146,22 @@ def test_room_is_doubled_up_to_what_was_asked_for(
 
 @pytest.fixture(params=["model", "t5_model"])
 def either_model(request: pytest.FixtureRequest) -> Model:
-    """One of each kind; after an encoder the sources' rows leave too."""
+    """A model of each kind; after an encoder the rows of sources leave too."""
     model: Model = request.getfixturevalue(request.param)
     return model
 
 
 def lengths_until(end: int, results: Sequence[GenerationResult]) -> set[int]:
-    """Lengths that the texts would have if ``end`` ended them."""
+    """Return the lengths of the texts if ``end`` were their end token."""
     texts = [[*result.token_ids, end] for result in results]
     return {text.index(end) for text in texts}
 
 
 @pytest.mark.parametrize("room", [1, 7])
-def test_a_model_generates_the_same(
+def test_a_model_generates_the_same_ids_while_its_cache_grows(
     either_model: Model, room: int, first_capacity: Callable[[int], None]
 ) -> None:
-    """Rows leave and the cache grows in turn."""
+    """Rows leave while the cache grows."""
     model = either_model
     free = model.generate_ids(PROMPTS, max_new_tokens=60, eos_token_id=None)
     end = max(range(320), key=lambda token: len(lengths_until(token, free)))
@@ -178,7 +178,7 @@ def test_a_model_generates_the_same(
 
 
 def chosen(options: GenerationOptions, steps: int) -> list[list[int]]:
-    """What two rows choose from random logits over eight tokens."""
+    """Return the choices of two rows from random logits over eight tokens."""
     rng = np.random.default_rng(1)
     rows = search_for([[1, 2, 1], [3]], steps, options)
     found: list[list[int]] = [[], []]
@@ -199,10 +199,10 @@ def chosen(options: GenerationOptions, steps: int) -> list[list[int]]:
     ids=str,
 )
 @pytest.mark.parametrize("room", [1, 2, 3, 7])
-def test_rows_that_grow_choose_the_same(
+def test_rows_choose_the_same_ids_while_they_grow(
     room: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By options that look at every id of the text so far."""
+    """With options that read all ids of the text so far."""
     expected = chosen(GenerationOptions(**options), 40)
     monkeypatch.setattr(greedy_and_sampling, "FIRST_ROOM", room)
     assert chosen(GenerationOptions(**options), 40) == expected
@@ -213,7 +213,7 @@ def test_rows_that_grow_choose_the_same(
 
 @pytest.fixture
 def unbounded(graph: Graph, model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The model, its positions said to be without end: the tests stay far from their real end."""
+    """The model with unlimited positions in its manifest; the tests stay within the real ones."""
     sizes = replace(graph.manifest.dimensions, max_positions=None)
     manifest = replace(graph.manifest, dimensions=sizes)
     allocate = CpuMemory.allocate

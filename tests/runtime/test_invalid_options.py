@@ -1,4 +1,4 @@
-"""Whatever is passed as an option: it is taken, or one ``OptionError`` says why not."""
+"""Any value of an option is accepted or refused by an ``OptionError`` of one sentence."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scripted() -> Model:
 
 
 def refusal_of(model: Model, options: dict[str, Any]) -> str | None:
-    """The one sentence of the ``OptionError`` that a call raises, None if it raises nothing."""
+    """Return the one sentence of the ``OptionError`` that a call raises; None without an error."""
     try:
         with warnings.catch_warnings(action="error"):
             model.generate_ids([[1, 2]], **options)
@@ -66,7 +66,7 @@ def refusal_of(model: Model, options: dict[str, Any]) -> str | None:
 
 
 def limited(options: dict[str, Any]) -> dict[str, Any]:
-    """What is valid but would take for ever is less."""
+    """Return the options with counts so small that the call is fast."""
     less = {name: min(options[name], 9) for name in COUNTS if type(options.get(name)) is int}
     return {**({} if "max_length" in options else LIMITED), **options, **less}
 
@@ -92,7 +92,7 @@ def test_any_values_of_several_options(options: dict[str, Any], beside: dict[str
 @thoroughly
 @given(st.lists(st.sampled_from(OPTIONS), max_size=4, unique=True), st.booleans(), st.randoms())
 def test_any_good_values_together(names: list[str], second: bool, random: Any) -> None:
-    """Each is right by itself: an error says what does not go together."""
+    """Each value is valid alone; an error names options that exclude each other."""
     options = {name: random.choice(EXAMPLES[name]) for name in names}
     model = scripted_model(Hashed(40, 0, 2, ties=second), "decoder-only")
     message = refusal_of(model, limited(options))
@@ -157,7 +157,7 @@ def test_prompt_lookup_of_several_prompts(scripted: Model) -> None:
         scripted.generate_ids([[1], [2]], prompt_lookup_num_tokens=3, **LIMITED)
 
 
-def test_what_no_token_is_left_of(scripted: Model) -> None:
+def test_options_that_forbid_every_token_are_refused(scripted: Model) -> None:
     for beside in ({}, SAMPLING, BEAMS, {**BEAMS, **SAMPLING}, {"prompt_lookup_num_tokens": 2}):
         message = refusal_of(scripted, limited({**beside, "suppress_tokens": list(range(40))}))
         assert message is not None

@@ -1,4 +1,4 @@
-"""The memory of a device, by a stand-in on the CPU that Python may not reach into."""
+"""The memory of a device, with a stand-in on the CPU that is reached by address only."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ DEVICE_TENSORS = {"source", "target", "logits"}  # in the stand-in's memory, by 
 
 
 class CopyingBinding:
-    """Copies an input in main memory when it is bound, as ONNX Runtime does for other devices."""
+    """A binding that copies inputs in main memory, as ONNX Runtime does for devices."""
 
     def __init__(self, binding: Any) -> None:
-        self._binding = binding
+        self.binding = binding
         self._copies: dict[str, Any] = {}
 
     def bind_input(
@@ -43,14 +43,14 @@ class CopyingBinding:
             copied = ctypes.create_string_buffer(ctypes.string_at(at, size), size)
             self._copies[name] = copied
             at = ctypes.addressof(copied)
-        self._binding.bind_input(name, device, number, dtype, shape, at)
+        self.binding.bind_input(name, device, number, dtype, shape, at)
 
     def bind_output(self, *arguments: Any) -> None:
-        self._binding.bind_output(*arguments)
+        self.binding.bind_output(*arguments)
 
 
 class CopyingSession:
-    """A session of another device than the CPU, as far as bindings go."""
+    """A session whose bindings are those of another device than the CPU."""
 
     copies_inputs = True
 
@@ -61,14 +61,14 @@ class CopyingSession:
         return CopyingBinding(self._session.io_binding())
 
     def run_with_iobinding(self, binding: CopyingBinding, *options: Any) -> None:
-        self._session.run_with_iobinding(binding._binding, *options)
+        self._session.run_with_iobinding(binding.binding, *options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
 
 class Tensor:
-    """Memory of its own; only its address is given out."""
+    """A tensor of which only the address is known."""
 
     def __init__(self, shape: Any, dtype: Any) -> None:
         self._array = np.full(shape, 77, dtype)
@@ -78,16 +78,19 @@ class Tensor:
 
 
 class StandIn(DeviceMemory):
-    """Counts the copies; the owner of a buffer is no array, so that a copy by the host fails."""
+    """Counts copied positions; no buffer is an array, so that a copy by the host fails."""
 
     def __init__(self) -> None:
         super().__init__("cpu", 0, Tensor, lambda graph: open_session(graph, threads=1))
         self.copied = 0
 
-    def _copy(self, *arguments: Any) -> None:
-        *_, begin, end = arguments
+    def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
         self.copied += end - begin
-        super()._copy(*arguments)
+        super().copy_row(block, source, target, begin, end)
+
+    def copy_out(self, block: Buffer, source: int, other: Buffer, target: int, length: int) -> None:
+        self.copied += length
+        super().copy_out(block, source, other, target, length)
 
 
 def contents(buffer: Buffer) -> np.ndarray[Any, Any]:
@@ -105,7 +108,7 @@ def filled(memory: Any, dtype: str, rows: int, capacity: int) -> Buffer:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_copies_are_those_of_the_host(dtype: str) -> None:
+def test_the_device_copies_what_the_host_would_copy(dtype: str) -> None:
     results = []
     for memory in (CpuMemory(), StandIn()):
         block = filled(memory, dtype, rows=3, capacity=10)
@@ -151,7 +154,7 @@ def test_only_the_best_logits_come_back() -> None:
             np.testing.assert_array_equal(found[row], expected)
 
 
-def test_no_memory() -> None:
+def test_a_failed_allocation_is_a_device_error() -> None:
     def refuse(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
@@ -176,10 +179,10 @@ def test_no_memory() -> None:
     ids=" ".join,
 )
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_texts_are_those_of_main_memory(
+def test_the_ids_are_those_of_a_cache_in_main_memory(
     family: str, options: dict[str, Any], model: Model, t5_model: Model
 ) -> None:
-    """Also where beams go on from one another, and where the cache grows."""
+    """Also where beams continue each other, and where the cache grows."""
     model = model if family == "gpt2" else t5_model
     manifest = model.bundle.manifest
     sessions = {
@@ -200,7 +203,7 @@ def test_texts_are_those_of_main_memory(
         assert memory.copied < 20 * 6 * 8  # not whole rows each step
 
 
-def test_a_session_s_cache_is_there_too(model: Model) -> None:
+def test_a_session_keeps_its_cache_on_the_device(model: Model) -> None:
     manifest = model.bundle.manifest
     sessions = {"decoder": open_session(model.bundle.file("decoder.onnx"), threads=1)}
     there = model.with_decoders(Engine(manifest, sessions, memory=StandIn()).decoder)

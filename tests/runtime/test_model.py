@@ -1,4 +1,4 @@
-"""The model that users call, and ``load``: what is taken, what comes back, what is refused."""
+"""``load`` and the model's calls: arguments, results and errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_prompts_give_no_results(model: Model, prompts: Any) -> None:
         model.generate(prompts, no_such_option=5)
 
 
-def test_what_a_result_says(model: Model) -> None:
+def test_the_fields_of_a_result(model: Model) -> None:
     for text, result in zip(TEXTS, model.generate(TEXTS, max_new_tokens=9), strict=True):
         assert result.prompt_tokens == len(model.tokenizer.encode(text))
         assert result.generated_tokens == len(result.token_ids)
@@ -120,7 +120,7 @@ def test_special_tokens_are_in_the_ids_and_not_in_the_text(model: Model) -> None
 # The bundle's defaults
 
 
-def test_the_bundles_defaults_hold_and_the_callers_options_go_over_them(model: Model) -> None:
+def test_the_callers_options_override_the_bundles_defaults(model: Model) -> None:
     limited = model.with_defaults(
         {"max_new_tokens": 3, "eos_token_id": [END], "length_penalty": 4, "temperature": 0.5}
     )
@@ -216,7 +216,7 @@ def test_ids_come_in_many_forms(model: Model, prompts: Any) -> None:
     ],
     ids=repr,
 )
-def test_ids_that_are_none(model: Model, ids: Any, named: str) -> None:
+def test_bad_token_ids_are_refused(model: Model, ids: Any, named: str) -> None:
     with pytest.raises(PromptError, match=f"Prompt 1 .*{named}.*319"):
         model.generate_ids([[1], ids], max_new_tokens=5)
 
@@ -235,7 +235,9 @@ def test_ids_that_are_none(model: Model, ids: Any, named: str) -> None:
     ],
     ids=repr,
 )
-def test_ids_that_are_no_list_of_lists(model: Model, prompts: Any, named: str) -> None:
+def test_prompts_that_are_no_lists_of_ids_are_refused(
+    model: Model, prompts: Any, named: str
+) -> None:
     with pytest.raises(PromptError, match=f"^generate_ids takes .*{named}"):
         model.generate_ids(prompts, max_new_tokens=5)
 
@@ -252,18 +254,18 @@ def test_ids_for_a_decoder_that_reads_the_prompt_itself(model: Model, ids: Any) 
 
 
 @pytest.mark.parametrize("text", [["a", 5], [["a"]], [b"a"], b"a", [None]], ids=repr)
-def test_texts_that_are_none(model: Model, text: Any) -> None:
+def test_prompts_that_are_no_texts_are_refused(model: Model, text: Any) -> None:
     with pytest.raises(PromptError, match="text"):
         model.generate(text, max_new_tokens=5)
 
 
 @pytest.mark.parametrize("text", [5, None, ["a"], b"a"], ids=repr)
-def test_streams_of_what_is_no_text(model: Model, text: Any) -> None:
+def test_a_stream_of_no_text_is_refused(model: Model, text: Any) -> None:
     with pytest.raises(PromptError, match=r"[Tt]ext"):
         model.stream(text, max_new_tokens=5)
 
 
-def test_half_a_character_is_no_text(model: Model) -> None:
+def test_a_lone_surrogate_is_refused(model: Model) -> None:
     for call in (model.generate, model.stream):
         with pytest.raises(PromptError, match="surrogate"):
             call("a\ud83d", max_new_tokens=5)
@@ -316,7 +318,7 @@ def test_a_stream_refuses_at_once(model: Model, text: Any, options: dict[str, An
 
 
 class Recorder:
-    """Stands before a decoder and counts its calls."""
+    """A decoder that counts the calls of another."""
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
@@ -329,7 +331,7 @@ class Recorder:
 
 @pytest.fixture
 def recorded(model: Model) -> tuple[Model, list[Recorder]]:
-    """The model, and the decoders that it makes."""
+    """Return the model with recorders, and the list of those it makes."""
     decoders: list[Recorder] = []
 
     def new_decoder(prompts: Sequence[Sequence[int]], capacity: int) -> Any:
@@ -403,13 +405,13 @@ def test_a_path_and_a_demo_at_once(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "GPT2", "../gpt2"])
-def test_a_demo_that_does_not_exist(name: str) -> None:
+def test_an_unknown_demo_is_refused(name: str) -> None:
     for call in (lambda: load(demo=name), lambda: demo_bundle(name)):
         assert refusal(OptionError, call) == f"There is no demo {name!r}: there are gpt2, t5."
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
-def test_threads_that_are_none(bundle: Path, threads: Any) -> None:
+def test_a_bad_number_of_threads_is_refused(bundle: Path, threads: Any) -> None:
     with pytest.raises(OptionError, match="threads is "):
         load(bundle, threads=threads)
 
@@ -421,7 +423,7 @@ def test_threads_do_not_change_the_text(bundle: Path, model: Model, threads: int
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "", "CPU", None])
-def test_a_device_that_is_not_there(bundle: Path, device: Any) -> None:
+def test_an_unknown_device_is_refused(bundle: Path, device: Any) -> None:
     message = refusal(DeviceError, lambda: load(bundle, device=device))
     assert repr(device) in message
     assert "'cpu'" in message

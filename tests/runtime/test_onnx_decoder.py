@@ -1,4 +1,4 @@
-"""The decoder over ONNX Runtime: its cache, its memory, and the end of the positions."""
+"""The decoder over ONNX Runtime: its cache, its memory, and the limit of positions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FilledMemory(CpuMemory):
 
 @dataclass
 class Graph:
-    """A bundle's graph, for which decoders can be made."""
+    """A bundle's graph, which makes decoders."""
 
     session: Any
     manifest: Manifest
@@ -55,7 +55,7 @@ class Graph:
         return OnnxDecoder(self.session, self.manifest, memory, rows=rows, capacity=capacity)
 
     def read(self, texts: Sequence[Ids]) -> Logits:
-        """The logits after texts that are read afresh, each alone."""
+        """Return the logits after texts, each read alone by a new decoder."""
         return np.concatenate([self.decoder(1, len(text)).prefill([text]).copy() for text in texts])
 
 
@@ -75,7 +75,7 @@ def assert_close(logits: Logits, expected: Logits) -> None:
 
 
 def feed(decoder: OnnxDecoder, texts: list[Ids], steps: int, rng: np.random.Generator) -> Logits:
-    """Append ``steps`` random tokens to each row, and to its text in ``texts``."""
+    """Decode ``steps`` random tokens a row, append them to ``texts`` and return the logits."""
     for _ in range(steps):
         tokens = rng.integers(320, size=len(texts)).tolist()
         for text, token in zip(texts, tokens, strict=True):
@@ -110,7 +110,7 @@ def test_the_cache_is_appended_to_in_place(graph: Graph) -> None:
 
 
 def logits_on(graph: Graph, memory: CpuMemory) -> Logits:
-    """Of a ragged batch, its steps, and its steps after rows have moved."""
+    """Return the logits of a ragged batch, of its steps, and of steps after rows have moved."""
     decoder = graph.decoder(len(PROMPTS), 20, memory)
     found = [decoder.prefill(PROMPTS).copy()]
     found += [decoder.decode([7, 8, 9, 10]).copy() for _ in range(3)]
@@ -161,7 +161,7 @@ def test_steps_read_like_the_whole_text(graph: Graph) -> None:
     ],
     ids=str,
 )
-def test_selected_rows_go_on_like_their_texts_read_afresh(
+def test_selected_rows_continue_like_their_texts_read_alone(
     graph: Graph, moves: list[list[int]]
 ) -> None:
     texts = [list(prompt) for prompt in PROMPTS]
@@ -224,14 +224,14 @@ TRACED_PROMPTS = [[5, 17, 300], [41], [9, 9], [3]]
 
 @pytest.fixture(scope="module")
 def large_graph(make_checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Graph:
-    """A graph whose logits and cache are large beside everything else."""
+    """A graph whose logits and cache need most of its memory."""
     checkpoint = make_checkpoint(vocab_size=VOCABULARY, n_positions=1024)
     folder = tmp_path_factory.mktemp("large") / "bundle"
     return open_graph(export_checkpoint(checkpoint, folder).folder)
 
 
 def peak_bytes(steps: Iterable[object]) -> int:
-    """The most memory that was held while ``steps`` ran, beyond that at its start."""
+    """Return the peak memory while ``steps`` runs, less that at its start."""
     tracemalloc.start()
     try:
         start = tracemalloc.get_traced_memory()[0]
@@ -243,7 +243,7 @@ def peak_bytes(steps: Iterable[object]) -> int:
         tracemalloc.stop()
 
 
-def test_the_bound_is_far_below_cache_and_logits(large_graph: Graph) -> None:
+def test_the_tests_bound_is_far_below_cache_and_logits(large_graph: Graph) -> None:
     sizes = large_graph.manifest.dimensions
     row_of_keys = sizes.heads * CAPACITY * sizes.stored_head_size * 4
     assert min(row_of_keys, LOGITS_ROW_BYTES) > SLACK_BYTES * 4
@@ -269,7 +269,7 @@ def test_the_loop_allocates_neither_cache_nor_logits(large_graph: Graph, rows: i
     assert peak_bytes(next(steps) for _ in range(STEPS)) < SLACK_BYTES
 
 
-def test_a_copy_of_the_logits_would_be_seen(large_graph: Graph) -> None:
+def test_the_bound_detects_a_copy_of_the_logits(large_graph: Graph) -> None:
     decoder = large_graph.decoder(4, CAPACITY)
     decoder.prefill(TRACED_PROMPTS)
     copies = (decoder.decode([1] * 4).copy() for _ in range(3))
@@ -290,7 +290,7 @@ def test_the_logits_are_at_one_address(large_graph: Graph) -> None:
 
 @torch.no_grad()
 def assert_greedy(reference: GPT2LMHeadModel, prompt: Ids, ids: Sequence[int]) -> None:
-    """``ids`` are, one by one, what Transformers finds most probable after ``prompt``."""
+    """Check that each of ``ids`` is Transformers' most probable token."""
     text = torch.tensor([[*prompt, *ids[:-1]]])
     assert text.shape[1] <= POSITIONS
     assert reference(text).logits[0, len(prompt) - 1 :].argmax(dim=-1).tolist() == list(ids)

@@ -1,4 +1,4 @@
-"""Generation options: their defaults, who overrides whom, and what is refused."""
+"""Generation options: defaults, precedence of bundle and caller, and errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_option_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), EXAMPLES.items())
-def test_the_bundle_goes_over_the_defaults_and_the_caller_over_both(
+def test_the_bundle_overrides_the_defaults_and_the_caller_both(
     name: str, values: tuple[Any, Any]
 ) -> None:
     bundle, caller = values
@@ -76,10 +76,8 @@ def test_the_bundle_goes_over_the_defaults_and_the_caller_over_both(
 
 
 @pytest.mark.parametrize(("name", "values"), EXAMPLES.items())
-def test_the_callers_none_takes_what_the_bundle_says_away(
-    name: str, values: tuple[Any, Any]
-) -> None:
-    """None is no value of an option that has another default: it stands for the default."""
+def test_the_callers_none_restores_the_default(name: str, values: tuple[Any, Any]) -> None:
+    """None stands for the default of an option that cannot be None."""
     if name in ("num_beam_groups", "diversity_penalty", "pad_token_id"):
         beside: dict[str, Any] = BEAMS
     else:
@@ -99,7 +97,7 @@ def test_the_callers_limit_replaces_either_of_the_bundles(
     assert resolve(bundle, caller).new_tokens(3) == expected
 
 
-def test_the_callers_none_takes_the_bundles_limit_away() -> None:
+def test_the_callers_none_removes_the_bundles_limit() -> None:
     options = resolve({"max_new_tokens": 5}, {"max_new_tokens": None})
     assert options.new_tokens(1) == GenerationOptions().new_tokens(1)
 
@@ -137,7 +135,7 @@ def test_an_option_like_no_other_is_refused_with_the_list() -> None:
 
 
 @pytest.mark.parametrize("name", ["num_assistant_tokens", "penalty_alpha", "use_cache"])
-def test_what_a_bundle_says_and_we_do_not_know_is_left_out(name: str) -> None:
+def test_unknown_options_of_a_bundle_are_left_out(name: str) -> None:
     assert resolve({name: 4}, {}) == GenerationOptions()
 
 
@@ -175,7 +173,7 @@ def test_options_without_effect(name: str, needed: str) -> None:
 
 
 @pytest.mark.parametrize("ends", [None, [], ()])
-def test_options_of_an_end_that_there_is_not(ends: Any) -> None:
+def test_options_that_need_an_eos_token_are_refused_without_one(ends: Any) -> None:
     assert "eos_token_id" in options_error({"min_new_tokens": 2, "eos_token_id": ends}, ENDING)
 
 
@@ -221,7 +219,7 @@ def test_a_decoder_without_a_start_token_starts_from_bos() -> None:
     assert options.decoder_start == 3
 
 
-def test_an_option_of_the_other_kind_of_model_of_a_model(model: Model) -> None:
+def test_a_model_refuses_options_of_the_other_kind(model: Model) -> None:
     for call in (model.generate, model.stream):
         with pytest.raises(OptionError, match=r"^decoder_start_token_id has no effect"):
             call("a", decoder_start_token_id=0)

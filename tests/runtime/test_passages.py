@@ -1,4 +1,4 @@
-"""What files become: windows, bytes and pairs, and sentences for what is wrong in them."""
+"""Reading of texts and pairs from files, and the errors for bad files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file_error(model: Model, folder: Path, data: str | bytes, name: str = "t.txt
 # Texts
 
 
-def test_a_text_is_taken_as_it_is(model: Model, tmp_path: Path) -> None:
+def test_a_text_is_read_unchanged(model: Model, tmp_path: Path) -> None:
     ids = model.tokenizer.encode(TEXT)
     passages: Passages = read(model, tmp_path, TEXT)
     assert passages == Passages(
@@ -70,7 +70,7 @@ def test_context_and_stride_can_be_smaller(model: Model, tmp_path: Path) -> None
         ({"stride": 0}, "stride is 0; it must be from 1 to the context of 96."),
     ],
 )
-def test_windows_that_cannot_be(
+def test_bad_sizes_of_windows_are_refused(
     model: Model, tmp_path: Path, sizes: dict[str, int], named: str
 ) -> None:
     assert refusal(OptionError, lambda: read(model, tmp_path, TEXT, **sizes)) == named
@@ -145,7 +145,7 @@ def test_pairs_in_json(t5_model: Model, tmp_path: Path) -> None:
     assert found.pairs == [("a\tb\u2028c", "d\ne")]
 
 
-def test_the_start_is_the_bundles(t5_model: Model) -> None:
+def test_targets_begin_with_the_bundles_start_token(t5_model: Model) -> None:
     generation = {**t5_model.bundle.manifest.generation, "decoder_start_token_id": 7}
     manifest = replace(t5_model.bundle.manifest, generation=generation)
     [window] = pair_passages(PAIRS[:1], manifest, t5_model.tokenizer).windows

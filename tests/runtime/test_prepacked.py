@@ -1,4 +1,4 @@
-"""Packed weights in the user's cache folder: the same results, and never trusted blindly."""
+"""Packed weights in the user's cache folder: the same results, and checks of the files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_scores_are_the_same_to_the_bit(
     save_t5: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """Between weights that fill cache lines lie some that do not: a bias of six heads, a table."""
+    """Some weights, as a bias of six heads, do not fill whole cache lines."""
     if kind == "gpt2":
         checkpoint = make_checkpoint(n_embd=384, n_head=6, vocab_size=331, n_positions=99)
     else:

@@ -1,4 +1,4 @@
-"""Prompt lookup: what is guessed, when, and that the ids are those of greedy search."""
+"""Prompt lookup decoding: its guesses, its pace, and the ids of greedy search."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgeseq.runtime.decoding.prompt_lookup import BORDER, LONGEST_PAUSE, NgramI
         ([1, 2, 3, 1, 2], 2, 3, [3, 1, 2]),
         ([1, 2, 3, 1, 2], 2, 2, [3, 1]),
         ([1, 2, 3, 1, 2], 2, 0, []),
-        ([1, 2, 3, 1, 2], 2, 7, [3, 1, 2, 3, 1, 2, 3]),  # it goes on repeating itself
+        ([1, 2, 3, 1, 2], 2, 7, [3, 1, 2, 3, 1, 2, 3]),  # the guess repeats itself
         ([5, 5], 2, 3, [5, 5, 5]),
         ([1, 2, 3, 9, 2, 4, 1, 2], 2, 1, [3]),  # the longer n-gram, though the other is later
         ([1, 2, 3, 9, 2, 4, 1, 2], 1, 1, [4]),  # the last occurrence
@@ -30,11 +30,11 @@ from edgeseq.runtime.decoding.prompt_lookup import BORDER, LONGEST_PAUSE, NgramI
         ([7, 1, 8, BORDER, 3, 1], 2, 4, [8]),
     ],
 )
-def test_guesses(ids: list[int], longest: int, count: int, guess: list[int]) -> None:
+def test_guesses_by_hand(ids: list[int], longest: int, count: int, guess: list[int]) -> None:
     assert NgramIndex(ids, longest).following(count) == guess
 
 
-def test_an_index_grows_as_the_text_does() -> None:
+def test_an_index_that_grows_guesses_as_a_new_one() -> None:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 4, 60).tolist()
     index = NgramIndex(ids[:10], 3)
@@ -75,7 +75,7 @@ def test_the_pace_pauses_after_failures_and_comes_back() -> None:
 
 
 class CountingDecoder:
-    """Counts the runs of a decoder."""
+    """A decoder that counts the runs of another."""
 
     def __init__(self, decoder: Decoder, runs: list[int]) -> None:
         self._decoder = decoder

@@ -1,4 +1,4 @@
-"""Sessions: the ids of fresh calls, though only what is new is read."""
+"""Sessions: they generate what new calls generate and read only new tokens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
 from edgeseq.runtime.decoder import Decoder
 from edgeseq.runtime.ort.onnx_decoder import CHUNKS
+from edgeseq.runtime.prefix_cache import CachePool, PrefixCache
 from edgeseq.runtime.session import Session
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None}
@@ -29,7 +30,7 @@ def random_ids(count: int, seed: int = 0) -> Ids:
 
 
 class CountingDecoder:
-    """Notes how many tokens of a prompt are read."""
+    """A decoder that records how many tokens of prompts are read."""
 
     def __init__(self, decoder: Decoder, counts: list[int]) -> None:
         self._decoder = decoder
@@ -44,7 +45,7 @@ class CountingDecoder:
 
 
 class Reads:
-    """Counts the tokens that a model's decoders read."""
+    """A model whose decoders' tokens of prompts are counted."""
 
     def __init__(self, model: Model) -> None:
         self.counts: list[int] = []
@@ -72,6 +73,17 @@ def session(reads: Reads) -> Iterator[Session]:
         yield session
 
 
+@pytest.fixture
+def pool() -> CachePool:
+    return CachePool(limit_bytes=2**20)
+
+
+@pytest.fixture
+def cache(model: Model, pool: CachePool) -> PrefixCache:
+    """The cache of a session of ``model``, as ``Model.session`` makes it."""
+    return PrefixCache(model.new_decoder, pool, has_encoder=False, longest=96)
+
+
 def fresh_ids(model: Model, prompt: Ids, **options: Any) -> tuple[int, ...]:
     return model.generate_ids([prompt], **{**OPTIONS, **options})[0].token_ids
 
@@ -96,7 +108,7 @@ def test_the_ids_are_those_of_a_fresh_call(model: Model, session: Session, chang
     assert session.generate_ids(prompt, **OPTIONS)[0].token_ids == fresh_ids(model, prompt)
 
 
-def test_only_what_is_new_is_read(reads: Reads, session: Session) -> None:
+def test_only_new_tokens_are_read(reads: Reads, session: Session) -> None:
     [result] = session.generate_ids(PROMPT, **OPTIONS)
     # The last token of a text is never read.
     assert session.cached_tokens == (*PROMPT, *result.token_ids[:-1])
@@ -126,7 +138,7 @@ def test_cancelled_while_a_prompt_is_read_it_ends_between_chunks(
 
 
 @pytest.mark.usefixtures("chunks_of_8")
-def test_a_fork_while_a_prompt_is_read_holds_nothing_half(model: Model, session: Session) -> None:
+def test_a_fork_while_a_prompt_is_read_starts_empty(model: Model, session: Session) -> None:
     forks: list[Session] = []
 
     def fork() -> bool:
@@ -139,25 +151,25 @@ def test_a_fork_while_a_prompt_is_read_holds_nothing_half(model: Model, session:
         assert other.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
 
 
-def test_a_call_may_end_while_another_thread_uses_the_cache(model: Model) -> None:
-    """The garbage collector ends streams in any thread: it must not wait for that one."""
-    with model.session() as session:
+def test_a_call_may_end_while_another_thread_uses_the_cache(
+    model: Model, cache: PrefixCache, pool: CachePool
+) -> None:
+    """The garbage collector may end a stream in any thread, which must not wait for another."""
+    with Session(model.with_decoders, cache, pool) as session:
         stream = session.stream("Once upon", max_new_tokens=4)
         next(stream)
-        kept = session._cache
-        assert kept is not None
         ended = threading.Event()
 
         def end() -> None:
             stream.close()  # type: ignore[attr-defined]
             ended.set()
 
-        with kept.lock:
+        with cache.lock:
             thread = threading.Thread(target=end, daemon=True)
             thread.start()
             assert ended.wait(60)
         thread.join()
-        assert not kept.is_in_use
+        assert not cache.is_in_use
 
 
 @pytest.mark.usefixtures("chunks_of_8")
@@ -213,7 +225,7 @@ def test_streams_and_choices(model: Model, session: Session) -> None:
         assert [c.probability for c in choices] == pytest.approx(probabilities, rel=1e-4)
 
 
-def test_a_fork_goes_its_own_way(model: Model, session: Session, reads: Reads) -> None:
+def test_a_fork_is_independent(model: Model, session: Session, reads: Reads) -> None:
     session.generate_ids(PROMPT, **OPTIONS)
     reads.counts.clear()
     fork = session.fork()
@@ -228,7 +240,7 @@ def test_a_fork_goes_its_own_way(model: Model, session: Session, reads: Reads) -
     assert session.generate_ids(longer, **OPTIONS)[0].token_ids == fresh_ids(model, longer)
 
 
-def test_a_fork_of_nothing(model: Model) -> None:
+def test_a_fork_of_an_unused_session(model: Model) -> None:
     with model.session() as session, session.fork() as fork:
         assert fork.generate_ids(PROMPT, **OPTIONS)[0].token_ids == fresh_ids(model, PROMPT)
 
@@ -325,16 +337,25 @@ def test_what_a_session_refuses(model: Model) -> None:
 # What reviews found
 
 
-def test_closing_and_dropping_give_the_memory_back(model: Model) -> None:
+def test_closing_and_dropping_give_the_memory_back(model: Model, pool: CachePool) -> None:
+    decoders: list[weakref.ref[Any]] = []
+
+    def new_decoder(sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
+        decoder = model.new_decoder(sources, capacity)
+        decoders.append(weakref.ref(decoder))
+        return decoder
+
     for beams in (1, 3):
-        session = model.session()
+        cache = PrefixCache(new_decoder, pool, has_encoder=False, longest=96)
+        session = Session(model.with_decoders, cache, pool)
         session.generate_ids(PROMPT, **OPTIONS, num_beams=beams)
-        assert session._cache is not None
-        decoder = weakref.ref(session._cache._decoder)
-        assert not session._cache.is_in_use
+        gc.collect()
+        assert [ref() is None for ref in decoders] == [False]
+        assert not cache.is_in_use
         session.close()
         gc.collect()
-        assert decoder() is None
+        assert [ref() for ref in decoders] == [None]
+        decoders.clear()
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -361,13 +382,15 @@ def test_a_running_stream_keeps_its_cache(model: Model) -> None:
         assert session.cached_tokens[: len(prompt)] == tuple(prompt)
 
 
-def test_an_abandoned_stream_is_over_when_it_is_closed(model: Model) -> None:
-    with model.session() as session:
+def test_an_abandoned_stream_is_over_when_it_is_closed(
+    model: Model, cache: PrefixCache, pool: CachePool
+) -> None:
+    with Session(model.with_decoders, cache, pool) as session:
         pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
         next(pieces)
-        assert session._cache is not None and session._cache.is_in_use
+        assert cache.is_in_use
         pieces.close()  # type: ignore[attr-defined]
-        assert not session._cache.is_in_use
+        assert not cache.is_in_use
 
 
 def test_guesses_that_were_wrong_are_not_remembered(model: Model) -> None:
@@ -384,7 +407,7 @@ def test_guesses_that_were_wrong_are_not_remembered(model: Model) -> None:
 
 
 def test_forks_in_threads(model: Model) -> None:
-    """The switch interval makes threads meet where they seldom do."""
+    """A short switch interval makes races likely."""
     prompts = [random_ids(20, seed) for seed in range(4)]
     expected = [fresh_ids(model, prompt) for prompt in prompts]
     with model.session() as probe:

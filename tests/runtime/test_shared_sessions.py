@@ -1,4 +1,4 @@
-"""A bundle loaded twice in a process is in memory once, and is read anew when it changed."""
+"""A process that loads a bundle twice shares its sessions unless the files have changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeseq.runtime.ort.graph_session import GraphSession, open_session, shared
 
 
 class Opener:
-    """Opens sessions over a bundle's decoder, and counts them."""
+    """Opens sessions of a bundle's decoder and counts them."""
 
     def __init__(self, folder: Path) -> None:
         self.files = (folder / "decoder.onnx", folder / "weights.bin")
@@ -39,7 +39,7 @@ def test_the_same_files_are_opened_once(opener: Opener) -> None:
     assert opener.opened == 1
 
 
-def test_other_settings_are_another_session(opener: Opener) -> None:
+def test_other_settings_open_another_session(opener: Opener) -> None:
     first = opener(threads=1)
     assert opener(threads=2) is not first
     assert opener.opened == 2
@@ -61,7 +61,7 @@ def test_a_file_that_was_written_to_is_read_anew(opener: Opener) -> None:
     assert opener() is not first
 
 
-def test_nothing_is_kept_that_nobody_has(opener: Opener) -> None:
+def test_a_session_is_freed_with_its_last_user(opener: Opener) -> None:
     gone = weakref.ref(opener())
     gc.collect()
     assert gone() is None

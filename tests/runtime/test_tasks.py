@@ -1,4 +1,4 @@
-"""Task templates: the ones that come with edgeseq, those of users, and what answers are."""
+"""Task templates of the package and of users, and their answers."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_several_texts_come_in_their_order(demo_t5: Model) -> None:
     assert demo_t5.run("closed-book-question-answering", []) == []
 
 
-def test_options_of_a_template_give_way_to_those_of_the_call(demo: Model) -> None:
+def test_options_of_the_call_override_the_templates(demo: Model) -> None:
     found = demo.run("summarization", "The fox came.", max_length=60, num_beams=1, do_sample=False)
     assert isinstance(found, TaskResult)
     assert found.generation.sequence_score is None
@@ -129,7 +129,9 @@ def test_a_field_may_be_named_and_have_a_default(demo_gpt2: Model) -> None:
         ("summarization", {"text": "a", "decoder_input_ids": [[1]]}, "belongs to single prompts"),
     ],
 )
-def test_what_cannot_be(task: Any, given: dict[str, Any], message: str, demo: Model) -> None:
+def test_bad_tasks_and_options_are_refused(
+    task: Any, given: dict[str, Any], message: str, demo: Model
+) -> None:
     with pytest.raises(OptionError, match=message):
         demo.run(task, **given)
 
@@ -190,7 +192,7 @@ def test_wrong_templates(old: str, new: str, message: str, tmp_path: Path) -> No
     refusal(OptionError, lambda: read_template(path), match=message)
 
 
-def test_a_template_of_ones_own(tmp_path: Path, demo: Model) -> None:
+def test_a_users_template(tmp_path: Path, demo: Model) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("options = { max_new_tokens = 4 }", ""), encoding="utf-8")
     mark = "!" if demo.bundle.manifest.kind == "decoder-only" else "?"
@@ -199,7 +201,7 @@ def test_a_template_of_ones_own(tmp_path: Path, demo: Model) -> None:
     assert found.text == demo.generate(f"The {{fox}}{mark}", **SHORT)[0].text.strip()
 
 
-def test_a_wrong_option_of_a_template_is_said(demo_t5: Model, tmp_path: Path) -> None:
+def test_a_wrong_option_of_a_template_is_refused(demo_t5: Model, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("max_new_tokens = 4", "max_tokens = 4"), encoding="utf-8")
     with pytest.raises(OptionError, match="no option 'max_tokens'"):
@@ -234,8 +236,8 @@ def test_a_classification_is_cancelled_between_texts(demo_gpt2: Model) -> None:
     assert [bool(result.text) for result in found] == [True, False, False]
 
 
-def test_an_empty_answer_is_said(capsys: Captured) -> None:
-    """The demo model knows tales alone, and an empty line looks like a broken program."""
+def test_an_empty_answer_is_reported(capsys: Captured) -> None:
+    """The demo model answers nothing, and an empty line looks like a broken program."""
     assert main(["run", "open-book-question-answering", "Who?", "--field", "context=A."]) == 0
     printed = capsys.readouterr()
     assert printed.out == "\n"
@@ -296,7 +298,7 @@ def test_a_template_with_several_answers_is_refused(demo_t5: Model, tmp_path: Pa
         demo_t5.run(path, "spell: R AY1 T")
 
 
-def test_a_template_may_say_what_its_answers_match(demo_t5: Model, tmp_path: Path) -> None:
+def test_a_template_may_constrain_its_answers(demo_t5: Model, tmp_path: Path) -> None:
     path = template_file(tmp_path, PRONOUNCE + 'regex = "[a-z]{2}"\n')
     text = run(demo_t5, path, "spell: R AY1 T").text
     assert len(text) == 2 and text.isalpha()

@@ -1,4 +1,4 @@
-"""Writing a bundle: there as a whole or not at all, and what was there before stays."""
+"""Writing a bundle: the whole bundle or nothing, and old files stay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fill(folder: Path, bundle: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, FileEntry | None]:
-    """Everything below ``folder``, folders as None."""
+    """Return the entry of each file below ``folder``, and None for folders."""
     return {
         path.relative_to(folder).as_posix(): file_entry(path) if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -37,7 +37,7 @@ def contents(folder: Path) -> dict[str, FileEntry | None]:
 
 @pytest.fixture
 def old(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle in the writer's way; it has a file more than those that are written."""
+    """A bundle at the target, with one file that a new bundle does not have."""
     shutil.copytree(bundle, tmp_path / "out")
     (tmp_path / "out" / "old.txt").write_text("old", encoding="utf-8")
     return tmp_path / "out"

@@ -25,7 +25,7 @@ SEED_TEXT = ["Once upon a time there was a clever fox; he said: “Let us go hom
 
 
 def byte_level_tokenizer() -> GPT2TokenizerFast:
-    """A byte-level BPE like GPT-2's, its end-of-text token 0."""
+    """Return a byte-level BPE like GPT-2's; its end-of-text token is 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,7 +43,7 @@ def byte_level_tokenizer() -> GPT2TokenizerFast:
 
 
 def seeded_gpt2(seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
-    """A small GPT-2 whose random weights are large enough that its texts vary."""
+    """Return a small GPT-2 with random weights so large that its texts vary."""
     settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "n_positions": 96,
@@ -64,7 +64,7 @@ def seeded_gpt2(seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
 def greedy_ids(
     reference: GPT2LMHeadModel, prompt: Sequence[int], max_new_tokens: int, **options: Any
 ) -> list[int]:
-    """What Transformers' greedy search adds to ``prompt``, alone in its batch."""
+    """Return the new ids of Transformers' greedy search for one prompt."""
     ids = torch.tensor([list(prompt)])
     output = reference.generate(
         ids,
@@ -79,7 +79,7 @@ def greedy_ids(
 
 
 def unigram_tokenizer() -> T5TokenizerFast:
-    """A Unigram tokenizer like T5's, its padding, end and unknown tokens 0, 1 and 2."""
+    """Return a Unigram tokenizer like T5's; padding, end and unknown tokens are 0, 1 and 2."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -97,9 +97,9 @@ def unigram_tokenizer() -> T5TokenizerFast:
 def seeded_t5(
     seed: int = 0, *, model_type: str = "t5", **changes: Any
 ) -> T5ForConditionalGeneration:
-    """A small T5 with eager attention whose random weights are such that its texts vary.
+    """Return a small T5 with eager attention and random weights whose texts vary.
 
-    Sources and texts of a few dozen tokens reach beyond its relative distances.
+    Its largest relative distance is 20, so that short texts exceed it.
     """
     settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -128,9 +128,9 @@ def seeded_t5(
 
 @torch.no_grad()
 def make_t5_varied(model: T5ForConditionalGeneration) -> None:
-    """Norms start as 1 and would hide one taken for another; relative positions hardly count.
+    """Make norms random, which start as 1, and relative positions important.
 
-    The blocks must outweigh the embedding: else a tied model repeats a token for ever.
+    The blocks must outweigh the embedding, or a tied model repeats one token.
     """
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -157,9 +157,9 @@ def make_t5_varied(model: T5ForConditionalGeneration) -> None:
 def t5_ids(
     reference: T5ForConditionalGeneration, sources: Sequence[Sequence[int]], **options: Any
 ) -> list[list[int]]:
-    """What the decoder read and wrote in Transformers' greedy search, sources padded and masked.
+    """Return the decoder's ids in Transformers' greedy search, with padded and masked sources.
 
-    Without a cache where Transformers' own fails: if the decoder has more layers than the encoder.
+    Transformers' cache fails if the decoder has more layers than the encoder, and is then off.
     """
     longest = max(map(len, sources))
     ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source in sources])
@@ -179,7 +179,7 @@ def t5_ids(
 def t5_logits(
     reference: T5ForConditionalGeneration, source: Sequence[int], decoder_ids: Sequence[int]
 ) -> torch.Tensor:
-    """(decoder ids, vocabulary): PyTorch's logits after each of them, the source alone."""
+    """Return PyTorch's logits for one source, (decoder ids, vocabulary)."""
     logits: torch.Tensor = reference(
         torch.tensor([list(source)]),
         decoder_input_ids=torch.tensor([list(decoder_ids)]),

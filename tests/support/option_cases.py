@@ -1,4 +1,4 @@
-"""An example of every option, what it needs beside it, and how a refusal reads."""
+"""Example values of every option, the options that they need, and errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {"decoder_start_token_id": "encoder-decoder"}  # the ot
 
 
 def resolve(bundle: dict[str, Any], caller: dict[str, Any]) -> GenerationOptions:
-    """The options of a model of the kind that the caller's suit."""
+    """Resolve the options for a model of the kind that the caller's options need."""
     kinds = {kind for name, kind in KINDS.items() if name in caller}
     return resolve_options(bundle, caller, kinds.pop() if kinds else "decoder-only")
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: calls whose options are valid, for every way to choose tokens."""
+"""Hypothesis strategies for calls with valid options of every decoding strategy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOPS = ("a", "b", "ab", ". ", "\n", "é", "ba a", "zz")
 
 
 class Call(NamedTuple):
-    """A model, and what it is asked for."""
+    """A model, prompts and options."""
 
     rule: Hashed
     kind: Kind
@@ -32,11 +32,11 @@ class Call(NamedTuple):
         return scripted_model(self.rule, self.kind, self.max_positions)
 
     def start(self, prompt: Ids) -> Ids:
-        """What the decoder reads first."""
+        """Return the first tokens of the decoder."""
         return prompt if self.kind == "decoder-only" else [START]
 
     def limit(self, prompt: Ids) -> int:
-        """New tokens at most."""
+        """Return the largest number of new tokens."""
         begin = len(self.start(prompt))
         longest: int = self.options.get("max_length", begin + 20)
         limit: int = self.options.get("max_new_tokens", longest - begin)
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 
 def of_ids(vocabulary: int) -> dict[str, Strategy]:
-    """Options that every way to choose tokens takes."""
+    """Return strategies for the options of every decoding strategy."""
     ids = st.integers(0, vocabulary - 1)
     few = st.lists(ids, min_size=1, max_size=3)
     word = st.lists(ids, min_size=1, max_size=3).map(tuple)
@@ -97,7 +97,7 @@ def some_of(draw: st.DrawFn, strategies: dict[str, Strategy], at_most: int) -> d
 
 @st.composite
 def way_options(draw: st.DrawFn, way: str) -> dict[str, Any]:
-    """Options that belong to one way to choose tokens."""
+    """Draw options of one decoding strategy."""
     if way == "greedy":
         return {}
     if way == "prompt lookup":
@@ -123,7 +123,7 @@ def way_options(draw: st.DrawFn, way: str) -> dict[str, Any]:
 
 @st.composite
 def calls(draw: st.DrawFn, ways: tuple[str, ...] = WAYS, prompts: int = 3) -> Call:
-    """A scripted model of either kind, some prompts, and options that go together."""
+    """Draw a scripted model of either kind, prompts, and valid options."""
     vocabulary = draw(st.integers(8, 40))
     context = draw(st.integers(0, 3))
     rule = Hashed(vocabulary, draw(st.integers(0, 99)), context, ties=draw(st.booleans()))

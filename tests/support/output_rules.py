@@ -1,4 +1,4 @@
-"""What must hold of every result, worked out from the call alone."""
+"""Rules that every result must obey, derived from the call alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def by_prompt(call: Call, results: Results) -> Iterator[tuple[Ids, Results]]:
-    """Each prompt with its results; beams give fewer than asked for where there are no more."""
+    """Yield each prompt with its results; beam search may find fewer than requested."""
     count = call.options.get("num_return_sequences", 1)
     indices = [result.prompt_index for result in results]
     assert indices == sorted(indices)
@@ -79,7 +79,7 @@ def check_end(call: Call, prompt: Ids, result: GenerationResult) -> None:
 
 
 def is_forced(call: Call, prompt: Ids, place: int) -> bool:
-    """Whether the options force a token there, whatever others forbid."""
+    """Return whether the options force a token at ``place``, whatever others forbid."""
     options = call.options
     at_first = len(call.start(prompt)) + place == 1 and "forced_bos_token_id" in options
     return at_first or ("forced_eos_token_id" in options and place == call.limit(prompt) - 1)
@@ -93,7 +93,7 @@ def check_suppressed(call: Call, prompt: Ids, ids: Ids) -> None:
 
 
 def check_token(call: Call, prompt: Ids, ids: Ids, place: int) -> None:
-    """No rule forbade the token at ``place`` after those before it."""
+    """Check that no option forbids the token at ``place``."""
     options, start = call.options, call.start(prompt)
     text = [*start, *ids[: place + 1]]
     size = options.get("no_repeat_ngram_size", 0)
@@ -113,7 +113,7 @@ def check_token(call: Call, prompt: Ids, ids: Ids, place: int) -> None:
 
 
 def model_logprobs(call: Call, prompt: Ids, ids: Ids) -> list[np.ndarray[Any, Any]]:
-    """The model's own log-probabilities at each place."""
+    """Return the model's own log-probabilities at each place."""
     start = call.start(prompt)
     read = start if call.kind == "decoder-only" else [*prompt, BORDER, *start]
     rows = [call.rule([*read, *ids[:place]]).astype(np.float64) for place in range(len(ids))]
@@ -148,7 +148,7 @@ CHANGE_LOGITS = {
 
 
 def check_scores(call: Call, prompt: Ids, results: Results) -> None:
-    """Hypotheses come in their order, each with its log-probability by its length."""
+    """Check that hypotheses are sorted by score, and each score."""
     if "num_beams" not in call.options:
         assert all(result.sequence_score is None for result in results)
         return

@@ -1,4 +1,4 @@
-"""A decoder that follows a script: answers that can be worked out, and no ONNX Runtime."""
+"""A decoder that follows a script: its results can be derived by hand, without ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Rule = Callable[[Ids], Sequence[float] | Logits]  # from what a row has read to 
 
 @dataclass
 class ScriptedDecoder:
-    """Follows what every row has read, gives the logits of ``rule`` and records its calls.
+    """Tracks the ids of each row, returns the logits of ``rule`` and records its calls.
 
-    Like the real one it gives out the same memory each time and leaves it dirty, holds no more than
-    ``capacity`` tokens a row, and reads or forgets several tokens only in a single row.
+    Like the real decoder it reuses the memory of logits, holds at most ``capacity`` tokens a row,
+    and reads or forgets several tokens only with one row.
     """
 
     rule: Rule
@@ -40,7 +40,7 @@ class ScriptedDecoder:
         return self._logits(self.texts)
 
     def keep_best(self, count: int | None) -> None:
-        """As a decoder on the CPU: all come."""
+        """Do nothing, as a decoder on the CPU, which returns all logits."""
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         for ids, token in zip(self.texts, tokens, strict=True):

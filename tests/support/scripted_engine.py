@@ -11,7 +11,7 @@ from edgeseq.runtime.model import Model
 
 
 class ScriptedEngine:
-    """What a ``Model`` needs of an ``Engine``, without sessions."""
+    """The part of an ``Engine`` that a ``Model`` needs, without sessions."""
 
     device = "cpu"
     device_reason = "it was asked for"
@@ -21,13 +21,13 @@ class ScriptedEngine:
         self.slots = Slots(16)
 
     def check_open(self) -> None:
-        """It is never closed."""
+        """Do nothing: it is never closed."""
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def model_with(bundle: Bundle, tokenizer: Any, new_decoder: NewDecoder) -> Model:
-    """A model whose decoders are those of ``new_decoder``."""
+    """Return a model whose decoders come from ``new_decoder``."""
     engine: Any = ScriptedEngine(new_decoder)
     return Model(bundle, tokenizer, engine)

@@ -1,4 +1,4 @@
-"""Whole models whose logits come from a script: all that the runtime does, but no graphs."""
+"""Whole models with scripted logits instead of graphs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TOKENS = (
 
 @dataclass(frozen=True)
 class Hashed:
-    """Logits that vary with the last ``context`` tokens read; 0: with all of them.
+    """Logits that depend on the last ``context`` tokens, or with 0 on all.
 
-    The fewer count, the more a text repeats itself. ``ties``: many logits are equal.
+    With a small context a text repeats itself. ``ties``: many logits are equal.
     """
 
     vocabulary: int
@@ -57,7 +57,7 @@ def hashed_logits(rule: Hashed, context: bytes) -> Logits:
 
 @dataclass
 class Encoded(ScriptedDecoder):
-    """One behind an encoder: each row has read its source first."""
+    """A scripted decoder after an encoder: each row begins with its source."""
 
     sources: Sequence[Ids] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ def manifest(kind: Kind) -> Manifest:
 
 
 def scripted_model(rule: Hashed, kind: Kind, max_positions: int | None = None) -> Model:
-    """A model of ``rule`` with the first tokens of ``TOKENS``; its bundle has no defaults."""
+    """Return a model of ``rule`` with the first tokens of ``TOKENS`` and no generation defaults."""
     of_kind = manifest(kind)
     sizes = replace(of_kind.dimensions, vocabulary=rule.vocabulary, max_positions=max_positions)
     generation = (

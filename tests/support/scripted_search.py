@@ -1,4 +1,4 @@
-"""Searches that run on a decoder alone: token ids and logits, no model and no text."""
+"""Searches on a decoder alone, without a model and texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Interrupted = Callable[[], FinishReason | None]
 def search_for(
     prompts: Sequence[Ids], limits: Sequence[int] | int, options: GenerationOptions
 ) -> Search:
-    """The search for the options; one limit is that of all prompts."""
+    """Return the search for the options; a single limit is that of all prompts."""
     limits = [limits] * len(prompts) if isinstance(limits, int) else limits
     tasks = [Prompt(ids, ids, limit) for ids, limit in zip(prompts, limits, strict=True)]
     processors = [*text_processors(options, tasks), *sampling_processors(options)]
@@ -36,7 +36,7 @@ def steps_of(
     interrupted: Interrupted = lambda: None,
     **options: Any,
 ) -> Iterator[Sequence[NewToken]]:
-    """What each step decides."""
+    """Yield the new tokens of each step."""
     options.setdefault("eos_token_id", EOS)
     search = search_for(prompts, limits, GenerationOptions(**options))
     return decode(lambda: decoder, prompts, search, interrupted)
@@ -49,7 +49,7 @@ def run(
     interrupted: Interrupted = lambda: None,
     **options: Any,
 ) -> list[Finished]:
-    """Ids and finish reason of each text, as the steps tell them and as the search has found them.
+    """Return ids and finish reason of each text; steps and final results must agree.
 
     Nothing may come after a finish reason.
     """

@@ -1,4 +1,4 @@
-"""What the parity suite generates: a table of options in which all pairs of values occur.
+"""The cases of the parity tests: a table of options in which all pairs of values occur.
 
 A case names one value of each factor. Values that name tokens ("some", "eos") become ids of a
 model by ``options_of``, which is the only place that knows the options' names.
@@ -48,10 +48,10 @@ FACTORS: dict[str, tuple[Any, ...]] = {
 
 
 def is_possible(case: Mapping[str, Any]) -> bool:
-    """Whether values, not necessarily one of each factor, can be combined.
+    """Return whether values, not necessarily one of each factor, can be combined.
 
     What ``OptionError`` refuses cannot. Nor can what Transformers makes NaN of: a decay that
-    raises an end of sequence that something had forbidden (``test_penalties_parity.py``). Nor can
+    raises an end of sequence that something had forbidden (``parity/test_penalties.py``). Nor can
     beams end with one of several forced tokens: their scores are equal, and which of them
     ``torch.topk`` takes is chance.
     """
@@ -80,7 +80,7 @@ def is_possible(case: Mapping[str, Any]) -> bool:
 
 
 def possible_pairs() -> set[Pair]:
-    """All pairs of values of two factors that can be combined."""
+    """Return all pairs of values of two factors that can be combined."""
     return {
         ((one, a), (other, b))
         for one, other in itertools.combinations(FACTORS, 2)
@@ -90,12 +90,12 @@ def possible_pairs() -> set[Pair]:
 
 
 def pairs_of(case: Case) -> Iterator[Pair]:
-    """The pairs of a case's values, in the order of the factors."""
+    """Yield the pairs of a case's values, in the order of the factors."""
     return itertools.combinations(((name, case[name]) for name in FACTORS), 2)
 
 
 def pairwise_table(seed: int) -> list[Case]:
-    """Cases in which each possible pair of values occurs, found greedily: few, not fewest."""
+    """Return cases in which each possible pair of values occurs, found greedily."""
     chance = random.Random(seed)
     missing = possible_pairs()
     table = []
@@ -108,7 +108,7 @@ def pairwise_table(seed: int) -> list[Case]:
 
 
 def _grown(case: Case, missing: set[Pair], chance: random.Random) -> Case:
-    """The case with each further factor's value that brings the most missing pairs."""
+    """Complete the case with the values that add the most missing pairs."""
     for name in chance.sample(list(FACTORS), len(FACTORS)):
         if name in case:
             continue
@@ -124,7 +124,7 @@ def _grown(case: Case, missing: set[Pair], chance: random.Random) -> Case:
 
 
 def random_cases(seed: int, count: int) -> list[Case]:
-    """Cases whose values are drawn; about half of the penalties and constraints are left out."""
+    """Return random cases; about half of the penalties and constraints are left out."""
     chance = random.Random(seed)
     cases = []
     for _ in range(count):
@@ -146,7 +146,7 @@ class Words:
     vocabulary: int
 
     def allowed(self, prompt: int, tokens: Any) -> list[int]:
-        """Two thirds of the vocabulary, which the prompt's number and the last token choose.
+        """Return two thirds of the vocabulary, chosen by the prompt's index and the last token.
 
         The ends are always among them.
         """
@@ -154,13 +154,13 @@ class Words:
         return sorted({i for i in range(self.vocabulary) if i % 3 != first}.union(self.ends))
 
     def wave(self, tokens: Any, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits raised and lowered by the last token."""
+        """Return the logits with a wave added whose phase is the last token."""
         angles = 0.7 * np.arange(self.vocabulary) + float(tokens[-1])
         return logits + np.sin(angles).astype(np.float32)
 
 
 def options_of(case: Case, words: Words) -> dict[str, Any]:
-    """A case's options as ``generate_ids`` takes them; defaults of bundles are turned off."""
+    """Return a case's options for ``generate_ids``; defaults of bundles are turned off."""
     options: dict[str, Any] = {"do_sample": False}
     options |= _lengths(case, words)
     options |= _constraints(case, words)
@@ -222,7 +222,7 @@ def _constraints(case: Case, words: Words) -> dict[str, Any]:
 
 
 def lengths_of(prompts: str) -> Sequence[int]:
-    """How long the prompts of a case are."""
+    """Return the lengths of a case's prompts."""
     return {
         "one": (9,),
         "short": (1,),

@@ -1,4 +1,4 @@
-"""What Transformers generates for a case of the parity suite, and how ours is compared with it."""
+"""Transformers' results for a case of the parity tests, and their comparison with ours."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ NEITHER = ("logits_processor", "logprobs", "prompt_lookup_num_tokens", "prefix_a
 
 
 class Text(NamedTuple):
-    """A generated text; beam search gives it a score."""
+    """A generated text, with a score from beam search."""
 
     token_ids: tuple[int, ...]
     score: float | None
 
 
 class PerRow(LogitsProcessor):
-    """A caller's own processor, called as we call it."""
+    """A caller's logits processor, called for each row as edgeseq does."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -47,7 +47,7 @@ class PerRow(LogitsProcessor):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on both sides, with prompts to choose from and tokens that its texts hold."""
+    """A model in both libraries, with prompts and tokens of its texts."""
 
     model: Model
     network: Any  # of Transformers, float32, with eager attention
@@ -61,7 +61,7 @@ class Subject:
 
     @torch.no_grad()
     def logits(self, prompt: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
-        """(token_ids, vocabulary): what the network alone says of each of them."""
+        """Return the network's logits for each of the token ids, (token_ids, vocabulary)."""
         if self.has_encoder:
             start = [self.network.config.decoder_start_token_id]
             decoder_ids = torch.tensor([[*start, *token_ids[:-1]]])
@@ -73,7 +73,7 @@ class Subject:
 def new_subject(
     model: Model, network: Any, pool: Sequence[Sequence[int]], end: int | None = None
 ) -> Subject:
-    """The prompts are beginnings of the pool's; ``end`` is the model's own end of sequence."""
+    """Return a subject whose prompts begin those of ``pool``; ``end`` is the model's end token."""
     network.generation_config = GenerationConfig(pad_token_id=0, decoder_start_token_id=0)
     exact = copy.deepcopy(network).double()
     prompts = {
@@ -110,7 +110,7 @@ def reference_texts(
     options: Mapping[str, Any],
     first: int = 0,
 ) -> list[Text]:
-    """What ``network`` generates from prompts of one length; ``first`` is the first's number.
+    """Return ``network``'s texts for prompts of one length; ``first``: index of the first prompt.
 
     The processor of ``encoder_repetition_penalty`` is replaced: Transformers' own changes only
     the first rows of the beams, one for each prompt.
@@ -145,13 +145,13 @@ def reference_texts(
 
 
 def _until_end(token_ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
-    """Without the padding after the first end of sequence."""
+    """Return the ids up to the first end of sequence."""
     end = next((place + 1 for place, token in enumerate(token_ids) if token in ends), None)
     return tuple(token_ids[:end])
 
 
 class Outcome(NamedTuple):
-    """What the comparison of a case came to."""
+    """The result of comparing a case."""
 
     wrong: str | None  # what is not equal
     is_tie: bool  # Transformers itself decides otherwise in float64
@@ -198,7 +198,7 @@ def difference(
     expected: Sequence[Text],
     options: Mapping[str, Any],
 ) -> str | None:
-    """What of the results is not as expected; None if nothing."""
+    """Return what is not as expected in the results; None if all is."""
     if len(results) != len(expected):
         return f"{len(results)} results, not {len(expected)}"
     count = options.get("num_return_sequences", 1)
@@ -222,7 +222,7 @@ def difference(
 def logprobs_difference(
     subject: Subject, prompt: Sequence[int], result: GenerationResult, options: Mapping[str, Any]
 ) -> str | None:
-    """The log-probabilities against those of one forward pass, the alternatives' too."""
+    """Compare log-probabilities, alternatives included, with those of one forward pass."""
     if "logprobs" not in options:
         return None if result.logprobs is None else "there are some"
     assert result.logprobs is not None

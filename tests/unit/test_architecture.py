@@ -1,4 +1,4 @@
-"""The rules of the structure: which folder may import which, without circles.
+"""Import rules: which folder may import which, and no circles.
 
 Imports are read from the source, so that an import inside a function or for types alone counts like
 any other.

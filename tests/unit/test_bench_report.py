@@ -1,4 +1,4 @@
-"""What ``edgeseq bench`` makes of measurements: turns, statistics, ratios, and the table."""
+"""The report of ``edgeseq bench``: order of measurements, statistics, ratios and table."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_another_device_has_no_share_of_the_machines_bandwidth() -> None:
     assert "Azure" not in share
 
 
-def test_gaps_are_what_no_session_takes() -> None:
-    """An encoder, a prompt, two steps; after each run of the decoder (1) another one's (2)."""
+def test_gaps_are_the_time_in_which_no_session_runs() -> None:
+    """Runs of an encoder (0) and two decoders (1, 2) for a prompt and two steps."""
     runs = [
         *(Run(0, 0.0, 1.0), Run(1, 1.5, 2.0), Run(2, 2.25, 3.0)),
         *(Run(1, 4.0, 5.0), Run(2, 5.0, 5.5), Run(1, 7.5, 8.0), Run(2, 8.0, 9.0)),
@@ -108,7 +108,7 @@ def test_rounds_measure_in_turns_and_report_in_order(cases: list[Case]) -> None:
 # statistics
 
 
-def test_statistics() -> None:
+def test_statistics_of_several_values() -> None:
     assert statistics_of([5.0, 1.0, 2.0, 4.0, 3.0]) == {
         "median": 3.0,
         "min": 1.0,
@@ -122,7 +122,7 @@ def test_statistics_of_one_value() -> None:
     assert set(statistics_of([7.0]).values()) == {7.0}
 
 
-def test_over_goes_into_what_all_have() -> None:
+def test_nested_values_that_all_have_are_combined() -> None:
     values = [{"a": 1, "b": {"x": 2, "y": 3}, "c": None}, {"a": 10, "b": {"x": 20}, "c": 5}]
     assert over(sum, values) == {"a": 11, "b": {"x": 22}, "c": None}
 
@@ -166,7 +166,7 @@ def test_table_shows_medians_spread_and_ratios(cases: list[Case]) -> None:
     assert found[place + 1].split() == ["t5", "33.0", "20.0", "48.0", "3.00×"]
 
 
-def test_what_the_system_does_not_say_is_not_available(cases: list[Case]) -> None:
+def test_unknown_figures_are_not_available(cases: list[Case]) -> None:
     found = table(cases[:1], a_round(10, peak_memory_mb=None))
     assert row(found, "peak memory, MB") == ["gpt2", "not", "available"]
     assert "others used: not available" in "\n".join(found)
@@ -181,7 +181,7 @@ def test_read_bandwidth_is_a_rate(threads: int) -> None:
 
 
 class Seconds(NamedTuple):
-    """Processor seconds, as psutil names those of Linux."""
+    """Processor times with psutil's names on Linux."""
 
     user: float
     nice: float
@@ -195,7 +195,7 @@ class Seconds(NamedTuple):
     guest_nice: float
 
 
-def test_share_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_share_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.psutil.Process, "cpu_times", lambda self: (0.0,) * 5)
     monkeypatch.setattr(
         machine.psutil, "cpu_times", lambda: Seconds(100, 0, 0, 1000, 0, 0, 0, 0, 7, 7)
@@ -209,7 +209,7 @@ def test_share_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.share() == 0.2  # 10 of them were this process's and its children's
 
 
-def test_memory_is_not_said_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_is_unknown_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.sys, "platform", "win32")
     assert machine.peak_bytes() is None
     assert machine.resident_bytes() > 0

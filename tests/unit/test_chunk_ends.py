@@ -1,4 +1,4 @@
-"""Cutting tokens into chunks none of which ends in a tile of one token."""
+"""Chunks of tokens, none of which ends in a tile of one token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgeseq.runtime.decoder import chunk_ends, lone_tail
         (129, [64, 127, 129]),
     ],
 )
-def test_by_hand(count: int, ends: list[int]) -> None:
+def test_chunk_ends_by_hand(count: int, ends: list[int]) -> None:
     assert chunk_ends(count, 64, 16) == ends
 
 
@@ -34,7 +34,9 @@ def test_by_hand(count: int, ends: list[int]) -> None:
     st.sampled_from([2, 3, 128, 256]),
     st.sampled_from([16, 32, 64, 128, 208, 256]),
 )
-def test_all_is_read_and_no_chunk_has_a_lone_tail(count: int, size: int, tile: int) -> None:
+def test_chunks_cover_all_tokens_and_none_ends_in_a_lone_token(
+    count: int, size: int, tile: int
+) -> None:
     ends = chunk_ends(count, size, tile)
     sizes = [end - begin for begin, end in pairwise([0, *ends])]
     assert sum(sizes) == count

@@ -1,4 +1,4 @@
-"""Whatever valid options are asked for, on scripted models: what holds of every result."""
+"""Properties of results on scripted models, for random valid options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def examples(share: float = 1.0) -> settings:
 
 
 def generate(call: Call, **options: Any) -> list[GenerationResult] | None:
-    """The results without their times; None where the options forbid every token."""
+    """Return results without times; None if the options forbid every token."""
     try:
         results = call.model.generate_ids(call.prompts, **call.options, **options)
     except OptionError as error:
@@ -53,7 +53,7 @@ def assert_same(results: Sequence[GenerationResult], others: Sequence[Generation
 
 @examples()
 @given(calls())
-def test_every_rule_holds(call: Call) -> None:
+def test_results_obey_every_rule(call: Call) -> None:
     results = generate(call)
     for prompt, texts in by_prompt(call, results) if results is not None else ():
         for text in texts:
@@ -63,7 +63,7 @@ def test_every_rule_holds(call: Call) -> None:
 
 @examples(0.2)
 @given(calls(OF_SEVERAL))
-def test_the_other_prompts_do_not_matter(call: Call) -> None:
+def test_a_prompts_result_does_not_depend_on_the_batch(call: Call) -> None:
     results = generate(call)
     if results is None:
         return
@@ -122,7 +122,7 @@ def test_cancelled_after_some_steps(call: Call, steps: int) -> None:
 @examples(0.1)
 @given(calls(("prompt lookup",)), st.integers(0, 6))
 def test_cancelled_prompt_lookup(call: Call, steps: int) -> None:
-    """A step may bring several tokens: what it has brought is what greedy search would bring."""
+    """A step may add several tokens, all of which are those of greedy search."""
     asked = count()
     results, whole = generate(call, cancel=lambda: next(asked) >= steps), generate(call)
     if results is None or whole is None:
@@ -135,7 +135,7 @@ def test_cancelled_prompt_lookup(call: Call, steps: int) -> None:
 
 @examples(0.1)
 @given(calls())
-def test_out_of_time_there_is_one_token(call: Call) -> None:
+def test_after_the_time_limit_there_is_one_token(call: Call) -> None:
     results = generate(call, max_time=0)
     for prompt, texts in by_prompt(call, results) if results is not None else ():
         for text in texts:

@@ -1,4 +1,4 @@
-"""Edit distances and error rates: counted by hand, and against the textbook's table."""
+"""Edit distances and error rates: by hand, and compared with the textbook's algorithm."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_edit_distance(found: Sequence[str], expected: Sequence[str], distance: 
 
 
 def table(found: str, expected: str) -> int:
-    """The whole table of Wagner and Fischer, cell by cell."""
+    """Return the edit distance by the whole table of Wagner and Fischer."""
     previous = list(range(len(expected) + 1))
     for i, item in enumerate(found, 1):
         current = [i]
@@ -59,12 +59,12 @@ def test_an_error_rate_can_be_above_one() -> None:
     assert error_rates(["a b c"], ["x"]).word_error_rate == 3
 
 
-def test_nothing_expected() -> None:
+def test_targets_without_words_are_refused() -> None:
     for found, expected in (["a"], [" "]), ([], []):
         with pytest.raises(PromptError, match="hold no word"):
             error_rates(found, expected)
 
 
-def test_texts_that_do_not_pair() -> None:
+def test_unequal_numbers_of_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="longer"):
         error_rates(["a"], ["a", "b"])

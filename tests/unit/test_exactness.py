@@ -1,4 +1,4 @@
-"""The integers that quantized graphs compute, against numpy's, at the ends of their ranges.
+"""Integers that quantized graphs compute, compared with numpy's, up to the ends of their ranges.
 
 Graphs of one layer, with codes and scales that are chosen, so that every activation is an integer
 that the graph's own rounding meets, and every sum one that float32 holds.
@@ -51,7 +51,7 @@ def layer_codes(storage: Storage, codes: Array, scale: float = 1.0) -> Codes:
 def compiled(
     folder: Path, node: onnx.NodeProto, weight: Array, storage: Storage, codes: Codes
 ) -> Run:
-    """A graph of ``node``, which reads ``x`` and ``w`` and gives ``y``, with ``w`` as codes."""
+    """Return a session of ``node``, which computes ``y`` from ``x`` and the codes ``w``."""
     ids = node.op_type == "Gather"
     kind, shape = (
         (TensorProto.INT64, ["n"]) if ids else (TensorProto.FLOAT, ["n", len(codes.codes)])
@@ -86,7 +86,7 @@ def product(folder: Path, storage: Storage, codes: Codes, *, table: bool = False
 
 
 def integers(rows: int, inputs: int, seed: int = 0) -> Array:
-    """Activations from -127 to 127, one of them in every 16, so that codes are they themselves."""
+    """Return activations from -127 to 127, an end in every 16, which are their own codes."""
     rng = np.random.default_rng(seed)
     x = rng.integers(-127, 128, (rows, inputs))
     x[:, ::16] = rng.choice([-127, 127], x[:, ::16].shape)
@@ -94,7 +94,7 @@ def integers(rows: int, inputs: int, seed: int = 0) -> Array:
 
 
 def expected(x: Array, codes: Array) -> Array:
-    """The product in 64-bit integers, which has to fit into 32, as float32."""
+    """Return the product in 64-bit integers as float32; it has to fit into 32 bits."""
     result = x.astype(np.int64) @ codes.astype(np.int64)
     assert np.abs(result).max(initial=0) < 2**31
     return result.astype(np.float32)
@@ -114,7 +114,7 @@ def test_random_codes(storage: Storage, inputs: int, outputs: int, tmp_path: Pat
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize("inputs", [64, 768])
 def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> None:
-    """Every activation at -127 or 127: all at one end, in turns, and in pairs."""
+    """Every activation is -127 or 127: all the same, alternating, and in pairs."""
     low, high = limits(storage)
     turns = np.arange(inputs) % 2 == 0
     pairs = np.arange(inputs) % 4 < 2
@@ -136,7 +136,7 @@ def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("code", [-64, 63])
 @pytest.mark.parametrize("activation", [-127, 127])
 def test_the_largest_sums_of_int8(code: int, activation: int, tmp_path: Path) -> None:
-    """3072 inputs, all at their ends, which float32 still holds: 3072 has ten zero bits."""
+    """float32 holds sums of 3072 products of extreme values: 3072 has ten zero bits."""
     codes = np.full((3072, 24), code)
     run = product(tmp_path, DynamicInt8(), layer_codes(DynamicInt8(), codes))
     for rows in ROWS:
@@ -155,7 +155,7 @@ def test_long_sums_of_int8_are_rounded_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 def test_scales_of_rows_and_columns(storage: Storage, tmp_path: Path) -> None:
-    """Powers of two, so that they change no digit."""
+    """Scales are powers of two, so that products stay exact."""
     low, high = limits(storage)
     codes = np.random.default_rng(4).integers(low, high + 1, (768, 5))
     powers = np.float32([1, -0.5, 4, 2**-20, 2**10])
@@ -197,7 +197,7 @@ def test_lm_head(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
 @pytest.mark.parametrize("inputs", [64, 128, 100, 50, 1])
 @pytest.mark.parametrize("storage", TABLES, ids=str)
 def test_embedding(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
-    """Rows of the table are its codes times their scales, to the last bit."""
+    """Rows of the table are exactly its codes times their scales."""
     rng, (low, high) = np.random.default_rng(7), limits(storage)
     codes = layer_codes(storage, rng.integers(low, high + 1, (inputs, 30)))
     codes.scales[:] = rng.normal(size=codes.scales.shape)
@@ -225,8 +225,10 @@ def test_rows_of_zeros_give_zeros(storage: Storage, rows: int, tmp_path: Path) -
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize("tiny", [1e-45, 1e-43, 1e-41, 1e-38])
-def test_rows_that_hardly_are(storage: Storage, tiny: float, tmp_path: Path) -> None:
-    """Below what float32 holds with all its digits: no NaN, nothing large, no harm to others."""
+def test_denormal_rows_stay_tiny_and_change_no_other_row(
+    storage: Storage, tiny: float, tmp_path: Path
+) -> None:
+    """Denormal values give no NaN and nothing large, and do not change other rows."""
     low, high = limits(storage)
     codes = np.random.default_rng(9).integers(low, high + 1, (100, 20))
     run = product(tmp_path, storage, layer_codes(storage, codes))

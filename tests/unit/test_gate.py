@@ -1,4 +1,4 @@
-"""The quality gate: what it tries, in which order, what it lets through, and what it refuses."""
+"""The quality gate: what it tries and in which order, what passes and what is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def comparison(rise: float, divergence: float = 0.0) -> Comparison:
 
 @dataclass(frozen=True)
 class Scripted:
-    """A candidate of which only is known what it would lose."""
+    """A candidate that holds only its losses."""
 
     recipe: Recipe
     costs: dict[str, float]  # rise of perplexity, by layer, where it is not kept
@@ -57,7 +57,7 @@ class Scripted:
 
 @dataclass(frozen=True)
 class ScriptedGate(Gate):
-    """Knows without measuring; remembers what it was asked for."""
+    """A gate that returns scripted losses and records its measurements."""
 
     asked: list[tuple[frozenset[str], str, int]] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ def gate(limit: float = LIMIT) -> ScriptedGate:
 
 
 def candidate(name: str = "int4", **options: Any) -> Scripted:
-    """Of a cache in float32 unless the recipe is ``int8``."""
+    """Return a candidate; its cache is in float32 unless the recipe is ``int8``."""
     recipe = replace(find_recipe(name), kv_cache="int8" if name == "int8" else "float32")
     return Scripted(recipe, options.pop("costs", {}), **options)
 
@@ -91,7 +91,7 @@ def test_a_good_candidate_passes_as_it_is(rise: float) -> None:
     assert held.asked == [(frozenset(), "int8", len(WINDOWS))]
 
 
-def test_the_limit_itself_is_within() -> None:
+def test_a_loss_equal_to_the_limit_passes() -> None:
     rise = comparison(LIMIT).perplexity_rise
     held = gate(rise)
     admit(held, candidate("int8", floor=LIMIT))
@@ -183,7 +183,7 @@ def test_refused_in_one_sentence() -> None:
     assert "\n" not in message
 
 
-def test_the_best_that_was_seen_is_taken_with_its_loss() -> None:
+def test_the_best_candidate_is_taken_where_a_loss_is_allowed() -> None:
     what = candidate("int8", floor=0.5, costs={LAYERS[4]: 0.1}, int8_cache_costs=0.2)
     best, measured = admit(gate(), what, allow_loss=True)
     assert best.recipe.kv_cache == "float32"
@@ -199,7 +199,7 @@ def test_the_best_that_was_seen_is_taken_with_its_loss() -> None:
         (1.0, math.nan),
     ],
 )
-def test_perplexity_beyond_all_floats_is_no_gain(reference: float, found: float) -> None:
+def test_losses_beyond_all_floats_never_pass(reference: float, found: float) -> None:
     """Losses that cannot be compared, or have risen beyond floats, never pass."""
 
     class Huge(ScriptedGate):

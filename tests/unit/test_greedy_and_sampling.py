@@ -1,4 +1,4 @@
-"""Greedy search and sampling on a scripted decoder: what a row chooses, worked out by hand."""
+"""Greedy search and sampling on a scripted decoder, by hand."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ VOCABULARY = 8
 
 
 def stubborn(ids: Ids) -> Sequence[float]:
-    """The same whatever was read: 2, then 1, then 3 are the most probable, 4 is negative."""
+    """Return the same logits after any ids: 2, 1 and 3 are the most probable, 4 is negative."""
     return [0.5, 3.0, 4.0, 2.0, -1.0, 0.5, 0.5, 0.5]
 
 
-def test_without_processors_it_repeats() -> None:
+def test_without_processors_the_script_repeats_a_token() -> None:
     assert run(ScriptedDecoder(stubborn), [[0]], 4)[0][0] == [2, 2, 2, 2]
 
 
@@ -64,7 +64,7 @@ def test_repetition_penalty_looks_at_the_rows_own_text() -> None:
         (0, [2, 2, 2, 2, 2, 2, 2]),
     ],
 )
-def test_ngrams_come_once(size: int, ids: Ids) -> None:
+def test_no_ngram_is_repeated(size: int, ids: Ids) -> None:
     decoder = ScriptedDecoder(stubborn)
     assert run(decoder, [[0]], 7, no_repeat_ngram_size=size)[0][0] == ids
 
@@ -87,7 +87,7 @@ def test_ngrams_are_the_rows_own_after_others_have_left() -> None:
 
 
 def wavering(ids: Ids) -> Sequence[float]:
-    """Nearly even, and different after each token; the end is rare."""
+    """Return nearly equal logits that differ after each token; the end is rare."""
     return [0.1 * ((3 * ids[-1] + i) % VOCABULARY) for i in range(VOCABULARY - 1)] + [-2.0]
 
 
@@ -149,7 +149,7 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "seed": 0}], ids=str)
-def test_where_no_token_is_left_the_options_are_to_blame(sampling: dict[str, Any]) -> None:
+def test_options_that_forbid_every_token_are_an_option_error(sampling: dict[str, Any]) -> None:
     options = {"suppress_tokens": (2, 3, 4, 5, 6, 7), "no_repeat_ngram_size": 1, **sampling}
     with pytest.raises(OptionError, match=r"^No token may come next: .*\.$"):
         run(ScriptedDecoder(wavering), [[0]], 3, **options)

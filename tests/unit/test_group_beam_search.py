@@ -1,4 +1,4 @@
-"""Diverse beam search by hand: what recorded cases hardly show."""
+"""Diverse beam search by hand: details that the recorded cases hardly test."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def new_search(limit: int = 9, **options: Any) -> GroupBeamSearch:
 
 
 def step(search: GroupBeamSearch, *rows: Sequence[float]) -> StepResult:
-    """A step on rows of probabilities, which sum to 1."""
+    """Make a step on rows of probabilities, which sum to 1."""
     with np.errstate(divide="ignore"):
         logits = np.log(np.array(rows, np.float32))
     return search.choose(logits)
 
 
-def test_groups_are_pushed_apart() -> None:
+def test_the_penalty_makes_groups_choose_different_tokens() -> None:
     search = new_search(num_beams=3, num_beam_groups=3)
     choice = step(search, [0, 0.5, 0.3, 0.15, 0.05, 0])
     # log 0.5 - 1 is below log 0.3; log 0.3 - 1 and log 0.5 - 1 are above log 0.15.
@@ -44,39 +44,38 @@ def test_groups_are_pushed_apart() -> None:
     assert list(choice.parent_rows) == [0, 0, 0]
 
 
-LOW = -math.inf
-
-
-def advance(search: GroupBeamSearch, *rows: Sequence[float]) -> Any:
-    """The first group after a step on rows of log-probabilities."""
-    group = search._prompts[0].groups[0]
-    log_probs = np.array(rows, np.float32)
-    group.advance(log_probs, log_probs, None)
-    return group
+FIFTH = [0, 0, 0, 0, 0, 1]  # a row of the second group, which never ends here
 
 
 def test_an_end_that_is_not_among_the_groups_best_is_ignored() -> None:
-    search = new_search(num_beams=4, num_beam_groups=2, length_penalty=0.0)
-    advance(search, [LOW, -1.0, -1.5, LOW, LOW, LOW])
+    search = new_search(num_beams=4, num_beam_groups=2, num_return_sequences=4)
+    step(search, [0, 0.6, 0.4, 0, 0, 0])
     # In order: a token, the first beam's end, the second one's, a token.
-    group = advance(search, [-0.3, LOW, LOW, -0.1, LOW, LOW], [-0.1, LOW, LOW, LOW, -0.5, LOW])
-    assert [kept.token_ids for kept in group.hypotheses] == [[1, EOS]]
-    assert group.beams.last_tokens == [3, 4]
+    rows = [0.4, 0, 0, 0.5, 0, 0.1], [0.5, 0, 0, 0, 0.4, 0.1]
+    choice = step(search, *rows, FIFTH, FIFTH)
+    assert [list(text.token_ids) for text in search.results()] == [[1, EOS]]
+    assert list(choice.next_tokens) == [3, 4, 5, 5]
+    assert list(choice.parent_rows) == [0, 1, 2, 3]
 
 
 def test_a_group_is_done_by_the_best_of_all_candidates_ends_included() -> None:
-    search = new_search(num_beams=4, num_beam_groups=2, length_penalty=0.0)
-    advance(search, [LOW, -0.5, -0.6, LOW, LOW, LOW])
-    group = advance(search, [-1.3, LOW, LOW, -1.7, LOW, LOW], [-1.4, LOW, LOW, LOW, -1.8, LOW])
-    assert [kept.score for kept in group.hypotheses] == pytest.approx([-1.8, -2.0])
-    assert group.is_live  # -1.8 is above -2.0, though no beam that goes on is
+    options: dict[str, Any] = {"num_return_sequences": 4, "length_penalty": 0.0}
+    search = new_search(num_beams=4, num_beam_groups=2, **options)
+    step(search, [0, 0.6, 0.4, 0, 0, 0])
+    rows = [0.55, 0.1, 0.1, 0.2, 0.05, 0], [0.6, 0.1, 0.1, 0, 0.2, 0]
+    choice = step(search, *rows, FIFTH, FIFTH)
+    scores = [math.log(0.6 * 0.55), math.log(0.4 * 0.6)]
+    assert [text.score for text in search.results()] == pytest.approx(scores)
+    # The group continues: its best candidate, an end, is above the worse of its hypotheses, though
+    # no beam that continues is.
+    assert list(choice.next_tokens) == [3, 4, 5, 5]
 
 
 @pytest.mark.parametrize(("pad", "chosen"), [(3, 4), (2, 3)])
 def test_a_group_that_is_done_counts_as_choosing_the_padding(pad: int, chosen: int) -> None:
     search = new_search(num_beams=2, num_beam_groups=2, pad_token_id=pad)
     assert list(step(search, [0, 0.5, 0.4, 0.1, 0, 0]).next_tokens) == [1, 2]
-    # The first group ends, and is done; the second goes on.
+    # The first group ends, and is done; the second continues.
     choice = step(search, [0.9, 0, 0, 0, 0.1, 0], [0, 0, 0, 0, 0, 1])
     assert list(choice.next_tokens) == [5]
     assert list(choice.parent_rows) == [1]

@@ -1,3 +1,5 @@
+"""Constrained decoding: masks of tokens for regular expressions, JSON Schemas and grammars."""
+
 from __future__ import annotations
 
 import itertools
@@ -52,7 +54,7 @@ def tokenizer_of(tmp_path: Path) -> Callable[..., Tokenizer]:
 
 @cache
 def known(name: str) -> tuple[AnyTokenizer, int, int]:
-    """A tokenizer, a vocabulary a little larger than its own, and the id of its end."""
+    """Return a tokenizer, a vocabulary a little larger than its own, and its end token."""
     if name == "bytes":
         return ByteTokenizer(5, clean_up_tokenization_spaces=False), 384, END
     tokenizer = Tokenizer(DEMOS / name / "tokenizer.json", clean_up_tokenization_spaces=False)
@@ -73,7 +75,7 @@ def allowed(guide: Guide, vocabulary: int, tokens: Sequence[int], at_start: bool
 
 
 def walk(name: str, generator: random.Random, longest: int = 400, **what: Any) -> str | None:
-    """The text of tokens drawn evenly from the allowed ones; None where that was a dead end."""
+    """Return the text of tokens drawn evenly from the allowed ones; None after a dead end."""
     tokenizer, vocabulary, end = known(name)
     guide = guide_of(name, **what)
     tokens: list[int] = []
@@ -188,7 +190,7 @@ def test_recursive_grammar() -> None:
     assert allowed(guide, 384, [*opened, FIRST_BYTE + ord(")")], True) == [END]
 
 
-def test_only_the_ends_where_nothing_may_follow_and_all_of_them() -> None:
+def test_all_ends_are_allowed_where_the_text_may_end() -> None:
     tokenizer, vocabulary, _ = known("bytes")
     guide = Guide(tokenizer, vocabulary, [END, 300, END, 999], regex="ab?")
     a, b = (FIRST_BYTE + byte for byte in b"ab")
@@ -267,7 +269,7 @@ LONGEST = 5
 
 
 def texts_of(regex: str) -> list[str]:
-    """The language's texts of few characters; short prefixes have a completion among them."""
+    """Return the short texts of the language; short prefixes have a completion among them."""
     letters = ["a", "b", "c", " ", "\u00e9", "\u2581"]
     sizes = range(LONGEST + 1)
     texts = ("".join(text) for size in sizes for text in itertools.product(letters, repeat=size))
@@ -275,7 +277,7 @@ def texts_of(regex: str) -> list[str]:
 
 
 def spelled(tokenizer: Tokenizer, vocabulary: int, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Spellings of prefixes that are short enough to have a completion, one token longer a time."""
+    """Yield the ids of prefixes that are short enough to have a completion among ``texts``."""
     level: list[list[int]] = [[]]
     for _ in range(3):
         yield from level
@@ -286,7 +288,7 @@ def spelled(tokenizer: Tokenizer, vocabulary: int, texts: Sequence[str]) -> Iter
 def viable(
     tokenizer: Tokenizer, vocabulary: int, ids: Sequence[int], texts: Sequence[str]
 ) -> list[int]:
-    """The tokens that spell something and lead to a prefix of a text, and the end after a text."""
+    """Return the tokens that spell the next part of a text, and the end token after a text."""
     text = tokenizer.decode(ids)
     found = [0] if text in texts else []
     for new in range(1, vocabulary):
@@ -298,7 +300,7 @@ def viable(
 
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("regex", LANGUAGES)
-def test_mask_is_what_leads_to_a_text(
+def test_the_mask_allows_exactly_the_tokens_that_lead_to_a_text(
     tokenizer_of: Callable[..., Tokenizer], kind: str, regex: str
 ) -> None:
     tokenizer = tokenizer_of(DECODERS[kind](), [*list(dict.fromkeys(TINY)), "<s>"])
@@ -380,7 +382,7 @@ def test_forks_in_any_order_give_the_masks_of_fresh_replays(
         assert len(guide._matchers) <= 5
 
 
-def test_both_starts_are_told_apart() -> None:
+def test_a_first_token_differs_from_one_after_a_prefix() -> None:
     tokenizer, vocabulary, _ = known("t5")
     ids = {tokenizer.token(index): index for index in range(vocabulary)}
     guide = guide_of("t5", regex="AA0 B| AA0")
@@ -390,7 +392,7 @@ def test_both_starts_are_told_apart() -> None:
     assert allowed(guide, vocabulary, np.array(first), False) == [END]
 
 
-def test_a_text_that_went_astray_has_no_tokens() -> None:
+def test_a_text_that_broke_the_constraint_has_no_tokens() -> None:
     for tokens in ([FIRST_BYTE], [END], [0], [383], [FIRST_BYTE + 97, END, FIRST_BYTE]):
         guide = guide_of("bytes", regex="ab")
         assert allowed(guide, 384, tokens, True) == []
@@ -454,7 +456,7 @@ def test_dead_end_at_the_start_is_an_error(what: dict[str, Any], wanted: str) ->
         ({"grammar": 'start: "a" <|endoftext|>'}, 'unknown special token: "<|endoftext|>"'),
     ],
 )
-def test_what_cannot_be_followed(
+def test_bad_constraints_are_refused(
     what: dict[str, Any], cause: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (option,) = what
@@ -474,12 +476,12 @@ def test_a_grammar_that_becomes_too_complex(capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("ends", [[], [384], [-1]])
-def test_an_end_is_needed(ends: list[int]) -> None:
+def test_an_end_of_text_token_is_required(ends: list[int]) -> None:
     with pytest.raises(OptionError, match="regex needs a model with an end-of-text token"):
         Guide(known("bytes")[0], 384, ends, regex="a")
 
 
-def test_a_decoder_that_is_not_known(tokenizer_of: Callable[..., Tokenizer]) -> None:
+def test_an_unknown_decoder_is_refused(tokenizer_of: Callable[..., Tokenizer]) -> None:
     tokenizer = tokenizer_of(decoders.BPEDecoder(), ["</s>", "a</w>"])
     with pytest.raises(OptionError, match=r"this one's decoder is .*BPEDecoder"):
         Guide(tokenizer, 2, [0], regex="a")

@@ -32,7 +32,7 @@ def few_objects_to_collect() -> Iterator[None]:
 
 
 class NativeBinding:
-    """Knows addresses alone, as ONNX Runtime's does."""
+    """A binding that keeps addresses only, as ONNX Runtime's does."""
 
     def bind_input(self, *place: Any) -> None: ...
     def bind_output(self, *place: Any) -> None: ...
@@ -58,7 +58,7 @@ class SlowSession:
 
 
 def bound(session: SlowSession) -> Binding:
-    """A binding that alone holds the memory of its run."""
+    """Return a binding that alone holds the memory of its run."""
     binding = Binding(session)
     source, target = np.zeros(8), np.zeros(8)
     session.memory = [weakref.ref(source), weakref.ref(target)]
@@ -133,7 +133,7 @@ def test_a_short_run_needs_no_thread() -> None:
 
 
 class Held:
-    """Something that work uses."""
+    """An object that work uses."""
 
 
 def test_what_work_uses_outlives_it_wherever_a_load_is_interrupted() -> None:
@@ -164,7 +164,7 @@ def test_what_work_uses_outlives_it_wherever_a_load_is_interrupted() -> None:
 
 @pytest.mark.parametrize("presses", [1, 3])
 def test_leaving_the_block_waits_for_the_end(presses: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often one presses Ctrl-C: the last interrupt is raised when the work has ended."""
+    """However often Ctrl-C is pressed, the last interrupt is raised when the work has ended."""
     ended = threading.Event()
     may_end = threading.Event()
     working = Background(lambda: may_end.wait(60) and ended.set())

@@ -1,4 +1,4 @@
-"""The cache of keys and values on random contents, against one that copies everything."""
+"""The KV cache with random contents, compared with a copy of every text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Values = NDArray[np.float32]  # of a row: (2 * layers, heads, positions, head si
 
 
 class CountingMemory(CpuMemory):
-    """Main memory that starts as not a number and counts the positions that are copied."""
+    """Main memory that is filled with NaN and records the positions that are copied."""
 
     def __init__(self) -> None:
         self.copied: list[tuple[int, int, int, int]] = []
@@ -51,7 +51,7 @@ def new_cache(rows: int, capacity: int) -> KVCache:
 
 
 def append(cache: KVCache, row: int, values: Values) -> None:
-    """Write what comes next in a row, as a graph does."""
+    """Write the next positions of a row, as a graph does."""
     begin = cache.lengths[row]
     end = begin + values.shape[2]
     for buffer, value in zip(cache.buffers, values, strict=True):
@@ -61,7 +61,7 @@ def append(cache: KVCache, row: int, values: Values) -> None:
 
 
 def memory_of(buffer: Buffer) -> Any:
-    """The bytes of a buffer, found by its address alone."""
+    """Return the bytes of a buffer, found by its address alone."""
     block = buffer.owner
     begin = buffer.address - block.ctypes.data
     size = int(np.prod(buffer.shape)) * buffer.dtype.itemsize
@@ -77,10 +77,10 @@ def contents(cache: KVCache, row: int) -> Values:
 
 
 class Caches(RuleBasedStateMachine):
-    """A cache whose rows stand in groups, as those of an encoder's sources do.
+    """A cache whose rows form groups, as after an encoder.
 
-    ``texts`` holds copies of what each text has to find, ``places`` where it is. Several rows of a
-    group may be padding.
+    ``texts`` holds the expected contents of each text, ``rows`` its row. Several rows of a group
+    may be padding.
     """
 
     @initialize(rows=st.integers(1, 4), capacity=st.integers(1, 6), has_encoder=st.booleans())
@@ -88,14 +88,14 @@ class Caches(RuleBasedStateMachine):
         self.has_encoder = has_encoder
         self.rng = np.random.default_rng(0)
         self.cache = new_cache(rows, capacity)
-        self.places = list(range(rows))
+        self.rows = list(range(rows))
         self.groups = list(range(rows))  # the source of each text
         empty = np.empty((2 * LAYERS, HEADS, 0, HEAD_SIZE), np.float32)
         self.texts = [empty for _ in range(rows)]
 
     @rule(count=st.integers(1, 3))
     def decode(self, count: int) -> None:
-        """Every row goes on, padding too, and the cache grows if it has to."""
+        """Decode a token in every row, padding included; the cache grows if necessary."""
         for _ in range(count):
             needed = max(self.cache.lengths) + 1
             if needed > self.cache.capacity:
@@ -103,14 +103,14 @@ class Caches(RuleBasedStateMachine):
             for row in range(self.cache.rows):
                 values = self.random(1)
                 append(self.cache, row, values)
-                if row in self.places:
-                    text = self.places.index(row)
+                if row in self.rows:
+                    text = self.rows.index(row)
                     self.texts[text] = np.concatenate([self.texts[text], values], axis=2)
 
     @precondition(lambda self: not self.has_encoder)
     @rule(parents=st.lists(st.integers(0, 10**6), min_size=1, max_size=6))
     def select_anywhere(self, parents: list[int]) -> None:
-        """Without an encoder: a text may have any row."""
+        """Select rows without an encoder: a text may have any row."""
         chosen = [parent % len(self.texts) for parent in parents]
         self.select(chosen, [range(len(chosen))] * len(chosen), len(chosen))
 
@@ -122,7 +122,7 @@ class Caches(RuleBasedStateMachine):
         leaving=st.integers(0, 20),
     )
     def select_within_groups(self, picked: list[list[int]], leaving: int) -> None:
-        """After an encoder: each group has as many rows as the largest of them."""
+        """Select rows after an encoder: each group has as many rows as the largest."""
         chosen: list[int] = []
         for group, picks in enumerate(picked[: max(self.groups) + 1]):
             members = [text for text, owner in enumerate(self.groups) if owner == group]
@@ -133,51 +133,51 @@ class Caches(RuleBasedStateMachine):
         live = list(dict.fromkeys(owners))
         self.groups = [live.index(owner) for owner in owners]
         size = max(self.groups.count(group) for group in self.groups)
-        places = [range(group * size, (group + 1) * size) for group in self.groups]
-        self.select(chosen, places, size * len(live))
+        slots = [range(group * size, (group + 1) * size) for group in self.groups]
+        self.select(chosen, slots, size * len(live))
 
     @rule(text=st.integers(0, 10**6), kept=st.integers(0, 10**6))
     def forget(self, text: int, kept: int) -> None:
         text %= len(self.texts)
         length = kept % (self.texts[text].shape[2] + 1)
         self.texts[text] = self.texts[text][:, :, :length]
-        self.cache.forget(self.places[text], length)
+        self.cache.forget(self.rows[text], length)
 
     @rule(more=st.integers(0, 3))
     def grow(self, more: int) -> None:
         self.cache.grow(self.cache.capacity + more)
 
     @precondition(lambda self: self.cache.rows == 1)
-    @rule(goes_on=st.booleans())
-    def fork(self, goes_on: bool) -> None:
-        """Both have memory of their own: one of them is written full of other numbers."""
+    @rule(continues_fork=st.booleans())
+    def fork(self, continues_fork: bool) -> None:
+        """Fork, and overwrite one of the two caches: the other must not change."""
         other = self.cache.fork()
-        kept, spoiled = (other, self.cache) if goes_on else (self.cache, other)
+        kept, spoiled = (other, self.cache) if continues_fork else (self.cache, other)
         for buffer in spoiled.buffers:
             buffer.owner.fill(7)
         self.cache = kept
 
     @invariant()
     def every_text_is_where_it_should_be(self) -> None:
-        for place, text in zip(self.places, self.texts, strict=True):
-            np.testing.assert_array_equal(contents(self.cache, place), text)
+        for row, text in zip(self.rows, self.texts, strict=True):
+            np.testing.assert_array_equal(contents(self.cache, row), text)
 
     @invariant()
     def what_rows_share_is_the_same_in_both(self) -> None:
         common = self.cache._common
-        for i, one in zip(self.places, self.texts, strict=True):
-            for j, other in zip(self.places, self.texts, strict=True):
+        for i, one in zip(self.rows, self.texts, strict=True):
+            for j, other in zip(self.rows, self.texts, strict=True):
                 length = int(common[i][j])
                 assert i == j or length <= min(one.shape[2], other.shape[2])
                 if i != j:
                     np.testing.assert_array_equal(one[:, :, :length], other[:, :, :length])
 
-    def select(self, chosen: Sequence[int], places: Sequence[range], rows: int) -> None:
-        sources = [self.places[text] for text in chosen]
+    def select(self, chosen: Sequence[int], slots: Sequence[range], rows: int) -> None:
+        sources = [self.rows[text] for text in chosen]
         self.texts = [self.texts[text] for text in chosen]
-        self.places = self.cache.select_rows(sources, places, rows)
-        assert len(set(self.places)) == len(chosen)
-        assert all(place in allowed for place, allowed in zip(self.places, places, strict=True))
+        self.rows = self.cache.select_rows(sources, slots, rows)
+        assert len(set(self.rows)) == len(chosen)
+        assert all(row in allowed for row, allowed in zip(self.rows, slots, strict=True))
         assert self.cache.rows == rows
 
     def random(self, positions: int) -> Values:
@@ -238,7 +238,7 @@ def test_more_rows_than_ever_need_new_memory() -> None:
 
 
 def test_only_what_differs_is_copied() -> None:
-    """Beams that part after three positions and come together again two later."""
+    """Beams that differ after three positions and become one two positions later."""
     cache, memory = filled([3], 8)
     cache.select_rows([0, 0], anywhere(2), 2)
     for _ in range(2):
@@ -259,18 +259,18 @@ def test_forgotten_positions_are_shared_no_more() -> None:
     assert memory.copied == [(0, 1, 2, 4)]
 
 
-def test_groups_in_each_others_place_go_through_new_memory() -> None:
+def test_groups_that_swap_slots_are_copied_to_new_memory() -> None:
     cache, memory = filled([2, 3, 4, 1], 4)
     expected = [contents(cache, row) for row in (2, 3, 0, 1)]
-    places = [range(2), range(2), range(2, 4), range(2, 4)]
-    found = cache.select_rows([2, 3, 0, 1], places, 4)
+    slots = [range(2), range(2), range(2, 4), range(2, 4)]
+    found = cache.select_rows([2, 3, 0, 1], slots, 4)
     assert memory.copied == []
     for row, values in zip(found, expected, strict=True):
         np.testing.assert_array_equal(contents(cache, row), values)
 
 
 def test_what_padding_holds_is_never_taken_for_a_text() -> None:
-    """A beam of the first source leaves, and later another goes on in its place."""
+    """A beam of the first source leaves, and later another text takes its row."""
     cache, memory = filled([2, 2], 8)
     pairs = [range(2), range(2), range(2, 4), range(2, 4)]
     assert cache.select_rows([0, 0, 1, 1], pairs, 4) == [0, 1, 2, 3]
@@ -285,7 +285,7 @@ def test_what_padding_holds_is_never_taken_for_a_text() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_what_a_position_takes(dtype: str) -> None:
+def test_the_bytes_of_a_position(dtype: str) -> None:
     cache = KVCache(SIZES, dtype, CpuMemory(), rows=2, capacity=5, head_size=HEAD_SIZE)
     held = cache.buffers[0].owner
     assert cache.position_bytes * 2 * 5 == held.nbytes

@@ -116,7 +116,7 @@ def test_slots_are_given_in_the_order_of_arrival() -> None:
 
 
 def test_as_many_calls_run_as_there_are_slots() -> None:
-    slots, go_on = Slots(3), threading.Event()
+    slots, may_end = Slots(3), threading.Event()
     inside, waiting = threading.Semaphore(0), threading.Semaphore(0)
 
     def take() -> None:
@@ -130,14 +130,14 @@ def test_as_many_calls_run_as_there_are_slots() -> None:
 
         with slots.one(cancelled):
             inside.release()
-            assert go_on.wait(60)
+            assert may_end.wait(60)
 
     threads = [start(take) for _ in range(8)]
     assert all(inside.acquire(timeout=60) for _ in range(3))
     assert all(waiting.acquire(timeout=60) for _ in range(5))
     assert slots.held == 3
     assert not inside.acquire(blocking=False)
-    go_on.set()
+    may_end.set()
     join(*threads)
     assert all(inside.acquire(blocking=False) for _ in range(5))
     assert slots.held == 0

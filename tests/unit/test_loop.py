@@ -1,4 +1,4 @@
-"""The decoding loop on a scripted decoder: answers worked out by hand, no ONNX Runtime."""
+"""The decoding loop on a scripted decoder, by hand and without ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_hot(token: int) -> Sequence[float]:
 
 
 def counting(ids: Ids) -> Sequence[float]:
-    """The token after the last one is the most probable: 1, 2, 3, … and in the end EOS."""
+    """Return logits for counting: 1, 2, 3, … and at the end EOS."""
     return one_hot((ids[-1] + 1) % VOCABULARY)
 
 
@@ -47,7 +47,7 @@ def test_one_text(prompt: Ids, limit: int, ids: Ids, reason: str) -> None:
     assert run(ScriptedDecoder(counting), [prompt], limit) == [(ids, reason)]
 
 
-def test_of_equals_the_first_is_taken() -> None:
+def test_the_first_of_equal_logits_is_chosen() -> None:
     assert run(ScriptedDecoder(lambda ids: [0, 2, 1, 2, 0, 0, 0, 0]), [[0]], 1) == [([1], "length")]
 
 
@@ -176,7 +176,7 @@ def test_closing_early_ends_the_work(taken: int) -> None:
 
 
 class Script:
-    """A search that decides what it was told, and keeps the logits that it is shown."""
+    """A search with scripted choices; it records the logits."""
 
     def __init__(self, *choices: StepResult) -> None:
         self._choices = iter(choices)
@@ -223,7 +223,7 @@ def test_rows_may_become_more() -> None:
 
 
 def after(steps: int, reason: FinishReason) -> Callable[[], FinishReason | None]:
-    """Nothing for so many times that it is asked, then ``reason``."""
+    """Return a function that returns None ``steps`` times, and then ``reason``."""
     answers: Iterator[FinishReason | None] = chain(repeat(None, steps), repeat(reason))
     return lambda: next(answers)
 
@@ -243,7 +243,7 @@ def test_cancelled_later_each_text_has_a_token_a_step(steps: int) -> None:
     assert run(ScriptedDecoder(counting), [[0], [5]], 5, after(steps, "cancelled")) == expected
 
 
-def test_out_of_time_at_once_there_is_one_token() -> None:
-    """The first step is what the caller has waited for."""
+def test_a_time_limit_of_zero_gives_one_token() -> None:
+    """The caller gets at least the first token."""
     found = run(ScriptedDecoder(counting), [[0], [6], [5]], [5, 5, 1], after(0, "time"))
     assert found == [([1], "time"), ([7], "eos"), ([6], "length")]

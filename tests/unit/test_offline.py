@@ -1,6 +1,6 @@
-"""No network: programs run under a filter of the system's that kills them for opening a socket.
+"""No network access: the system kills these programs if they open a socket.
 
-Native code is caught too, which Python's audit events are blind to (``test_model.py``).
+That includes native code, which Python's audit events (``test_model.py``) do not see.
 """
 
 from __future__ import annotations

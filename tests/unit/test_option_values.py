@@ -1,4 +1,4 @@
-"""Values of options: which are taken, and how those that make no sense are refused."""
+"""Values of options: those that are accepted, and the errors for others."""
 
 from __future__ import annotations
 
@@ -152,15 +152,15 @@ def test_a_value_that_makes_sense_is_taken(name: str, value: Any) -> None:
     ],
     ids=lambda item: str(item)[:20],
 )
-def test_numpys_values_are_pythons(name: str, value: Any, plain: Any) -> None:
-    """They come out of every computation with numpy."""
+def test_numpy_values_become_python_values(name: str, value: Any, plain: Any) -> None:
+    """Computations with numpy return them."""
     beside = BESIDE.get(name, {})
     assert resolve(beside, {name: value}) == resolve(beside, {name: plain})
     assert repr(getattr(resolve(beside, {name: value}), name)) == repr(plain)
 
 
-def test_biases_are_a_dictionary_or_pairs() -> None:
-    """Transformers takes both: a file holds no tuples as keys."""
+def test_biases_may_be_a_dictionary_or_pairs() -> None:
+    """Transformers accepts both, since a JSON file has no tuples as keys."""
     expected = (((5, 6), 1.5), ((7,), -2.0))
     for given in ({(5, 6): 1.5, (7,): -2}, [[[5, 6], 1.5], [[7], -2]], expected):
         assert resolve({}, {"sequence_bias": given}).biases == expected
@@ -196,7 +196,7 @@ def test_one_end_or_several_or_none(value: Any, expected: tuple[int, ...]) -> No
     ],
     ids=str,
 )
-def test_values_that_do_not_go_together(options: dict[str, Any], named: str) -> None:
+def test_combinations_that_are_refused(options: dict[str, Any], named: str) -> None:
     assert named in options_error(options)
 
 
@@ -213,5 +213,5 @@ def test_values_that_do_not_go_together(options: dict[str, Any], named: str) -> 
     ],
     ids=str,
 )
-def test_strategies(options: dict[str, Any], strategy: str) -> None:
+def test_options_choose_the_strategy(options: dict[str, Any], strategy: str) -> None:
     assert resolve({}, options).strategy == strategy

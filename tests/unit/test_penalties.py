@@ -1,3 +1,5 @@
+"""Penalties and biases of logits, by hand."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -38,7 +40,7 @@ def test_repetition_penalty() -> None:
     assert rows == [[2, -8, 4, -INF], [4, -4, 0, 1]]
 
 
-def test_reward_of_sources() -> None:
+def test_encoder_repetition_penalty() -> None:
     sources = ids([0, 1, 1, 3], [])
     rows = changed(
         lambda logits: reward_sources(logits, sources, 2.0), [4, -4, 4, -INF], [4, -4, 0, 1]

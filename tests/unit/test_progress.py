@@ -1,4 +1,4 @@
-"""The progress bar, on a terminal and a clock of the test's own."""
+"""The progress bar, with a fake terminal and a fake clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def test_what_is_drawn(terminal: Terminal) -> None:
+def test_the_bar_shows_share_speed_and_time_left(terminal: Terminal) -> None:
     clock = Clock()
     with Progress("reading", 4000, unit="tokens", stream=terminal, clock=clock) as progress:
         clock.now_s += 0.5
@@ -44,7 +44,7 @@ def test_what_is_drawn(terminal: Terminal) -> None:
     assert last.endswith("\n")
 
 
-def test_it_is_drawn_ten_times_a_second_at_most(terminal: Terminal) -> None:
+def test_the_bar_is_drawn_ten_times_a_second_at_most(terminal: Terminal) -> None:
     clock = Clock()
     with Progress("reading", 1000, unit="tokens", stream=terminal, clock=clock) as progress:
         for _ in range(1000):
@@ -65,7 +65,7 @@ def test_a_shorter_line_covers_a_longer_one(terminal: Terminal) -> None:
     assert len(last) == len(second.rstrip())
 
 
-def test_an_error_takes_it_away(terminal: Terminal) -> None:
+def test_an_error_removes_the_bar(terminal: Terminal) -> None:
     clock = Clock()
     with (
         pytest.raises(KeyError),
@@ -89,13 +89,13 @@ def test_a_narrow_terminal_gets_no_more_than_fits(
 
 
 @pytest.mark.parametrize("total", [0, 10])
-def test_nothing_done(terminal: Terminal, total: int) -> None:
+def test_a_bar_without_any_progress(terminal: Terminal, total: int) -> None:
     with Progress("reading", total, unit="tokens", stream=terminal, clock=Clock()):
         pass
     assert ("100%" in terminal.getvalue()) == (total == 0)
 
 
-def test_nothing_is_drawn_where_nobody_sees_it(
+def test_nothing_is_drawn_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Progress("reading", 10, unit="tokens") as progress:

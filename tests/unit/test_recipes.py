@@ -1,4 +1,4 @@
-"""Recipes by name, their block sizes and what they store layers as."""
+"""Recipes: their names, block sizes and storages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_command_line_knows_the_recipes(command: str, known: str, capsys: Ca
         ("fp16", Float16(), Float32(), "float32"),
     ],
 )
-def test_what_a_recipe_says(name: str, layer: Any, kept: Any, kv_cache: str) -> None:
+def test_the_storages_of_a_recipe(name: str, layer: Any, kept: Any, kv_cache: str) -> None:
     recipe = find_recipe(name)
     assert recipe.name == name
     assert recipe.storage("h.0.mlp.input.weight") == layer
@@ -85,7 +85,7 @@ def test_t5_s_largest_activations_stay_in_32_bits() -> None:
         (Float32(), "float32"),
     ],
 )
-def test_storage_in_words(storage: object, text: str) -> None:
+def test_storages_have_a_description(storage: object, text: str) -> None:
     assert str(storage) == text
 
 

@@ -1,4 +1,4 @@
-"""Rounding of weights: small cases worked out by hand, and what holds for any weight."""
+"""Rounding of weights: small cases by hand, and properties of any weight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_weight(inputs: int, outputs: int, seed: int = 0) -> Floats:
 
 
 def correlated(inputs: int, seed: int = 0) -> NDArray[np.float64]:
-    """The sum of x x^T over inputs of which a few directions make up most."""
+    """Return the sum of x x^T over correlated inputs."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(200, 6)) @ rng.normal(size=(6, inputs))
     rows += 0.1 * rng.normal(size=rows.shape)
@@ -41,7 +41,7 @@ def correlated(inputs: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def output_error(weight: Floats, codes: Codes, hessian: NDArray[np.float64]) -> float:
-    """The squared error of the layer's outputs: tr(dW^T H dW)."""
+    """Return the squared error of the layer's outputs, tr(dW^T H dW)."""
     difference = (codes.weight() - weight).astype(np.float64)
     return float(np.trace(difference.T @ hessian @ difference))
 
@@ -93,7 +93,7 @@ def test_four_bits_cut_off_one_outlier_where_the_rest_gains_by_it() -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("curvature", [None, Curvature(np.eye(6))], ids=["nearest", "compensated"])
 def test_zeros_stay_zeros(bits: int, curvature: Curvature | None) -> None:
-    """Also beside weights that are none, and with a scale that divides."""
+    """Groups of zeros alone are among them: no scale may be 0."""
     weight = np.zeros((6, 3), np.float32)
     weight[:, 1] = 5
     weight[3:, 2] = 1
@@ -103,7 +103,7 @@ def test_zeros_stay_zeros(bits: int, curvature: Curvature | None) -> None:
     assert np.isfinite(codes.scales).all()
 
 
-def test_an_error_is_made_up_for_by_the_next_weight() -> None:
+def test_the_next_weight_compensates_an_error() -> None:
     """Two inputs that are always the same: 6.4 + 6.4 is better met by 6 + 7 than by 6 + 6.
 
     The eight before them make 1 the best scale.
@@ -123,7 +123,7 @@ def test_an_error_is_made_up_for_by_the_next_weight() -> None:
 @settings(deadline=None, max_examples=60)
 @given(weight=weights, bits=st.sampled_from(BITS), group_size=st.sampled_from([1, 3, 16, 64]))
 def test_errors_are_within_half_a_scale(weight: Floats, bits: int, group_size: int) -> None:
-    """Rounded to the nearest, but for what is cut off at the highest code."""
+    """Except where values are cut off at the highest code."""
     codes = round_weight(weight, bits=bits, group_size=group_size)
     low, high = LIMITS[bits]
     assert codes.codes.dtype == np.int8
@@ -175,9 +175,7 @@ def test_outputs_are_nearer_with_compensation(bits: int, inputs: int, group_size
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("inputs", "group_size"), [(40, 16), (150, 150), (200, 64)])
-def test_inputs_of_their_own_leave_nothing_to_compensate(
-    bits: int, inputs: int, group_size: int
-) -> None:
+def test_independent_inputs_need_no_compensation(bits: int, inputs: int, group_size: int) -> None:
     weight = random_weight(inputs, 12)
     plain = round_weight(weight, bits=bits, group_size=group_size)
     compensated = round_weight(
@@ -189,7 +187,7 @@ def test_inputs_of_their_own_leave_nothing_to_compensate(
 
 @pytest.mark.parametrize("columns", [1, 7, 32])
 def test_columns_are_compensated_in_parts(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of an error goes to all later columns, also to those of later parts."""
+    """The rest of an error goes to all later columns, those of later parts included."""
     weight, hessian = random_weight(100, 20), correlated(100)
     at_once = round_weight(weight, bits=7, group_size=100, curvature=Curvature(hessian))
     monkeypatch.setattr(rounding, "COLUMNS_AT_ONCE", columns)
@@ -225,7 +223,7 @@ def test_the_weight_is_not_changed() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("curvature", [None, Curvature(np.eye(6))], ids=["nearest", "compensated"])
-def test_weights_that_are_no_numbers(value: float, curvature: Curvature | None) -> None:
+def test_weights_that_are_not_finite_are_refused(value: float, curvature: Curvature | None) -> None:
     weight = random_weight(6, 4)
     weight[2, 3] = value
     with pytest.raises(BundleError) as caught:

@@ -1,4 +1,4 @@
-"""Where texts go on in a cache, and what has to be copied for it, on rows that are lists."""
+"""The rows that texts get in a KV cache, and the copies that it needs, with lists as rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ thoroughly = settings(max_examples=200, derandomize=True, database=None, deadlin
 class Case(NamedTuple):
     rows: list[Row]  # what each row holds
     sources: list[int]
-    places: list[range]
+    slots: list[range]
 
 
 def common_prefixes(rows: Sequence[Row]) -> NDArray[np.int64]:
@@ -33,24 +33,24 @@ def common_prefixes(rows: Sequence[Row]) -> NDArray[np.int64]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Rows of one length with many common prefixes; texts in groups of places, as of sources."""
+    """Draw rows of one length with many common prefixes, and texts in groups of slots."""
     group = draw(st.integers(1, 4))
     groups = draw(st.integers(1, 3))
     count = group * groups
     length = draw(st.integers(1, 5))
     tokens = st.lists(st.integers(0, 1), min_size=length, max_size=length)
     rows = draw(st.lists(tokens, min_size=count, max_size=count))
-    sources, places = [], []
+    sources, slots = [], []
     for number in range(groups):
         texts = draw(st.integers(0, group))
         parents = st.integers(0, count - 1)
         sources += draw(st.lists(parents, min_size=texts, max_size=texts))
-        places += [range(number * group, (number + 1) * group)] * texts
-    return Case(rows, sources, places)
+        slots += [range(number * group, (number + 1) * group)] * texts
+    return Case(rows, sources, slots)
 
 
 def moved(rows: Sequence[Row], copies: Sequence[RowCopy]) -> list[Row]:
-    """The rows after the copies, one after the other."""
+    """Return the rows after the copies, made one after the other."""
     rows = [list(row) for row in rows]
     for source, target, begin in copies:
         rows[target][begin:] = rows[source][begin:]
@@ -66,10 +66,10 @@ def all_at_once(rows: Sequence[Row], copies: Sequence[RowCopy]) -> list[Row]:
 
 @thoroughly
 @given(cases())
-def test_each_text_gets_a_row_of_its_own_that_it_may_have(case: Case) -> None:
-    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
+def test_each_text_gets_one_of_its_allowed_rows_alone(case: Case) -> None:
+    found, copies = place_rows(case.sources, case.slots, common_prefixes(case.rows))
     assert len(set(found)) == len(found) == len(case.sources)
-    assert all(row in allowed for row, allowed in zip(found, case.places, strict=True))
+    assert all(row in allowed for row, allowed in zip(found, case.slots, strict=True))
     assert len({copy.target for copy in copies}) == len(copies)
     assert {copy.target for copy in copies} <= set(found)
 
@@ -77,15 +77,15 @@ def test_each_text_gets_a_row_of_its_own_that_it_may_have(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_the_copies_make_the_rows_what_their_parents_were(case: Case) -> None:
-    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
+    found, copies = place_rows(case.sources, case.slots, common_prefixes(case.rows))
     after = all_at_once(case.rows, copies)
     assert [after[row] for row in found] == [case.rows[source] for source in case.sources]
 
 
 @thoroughly
 @given(cases())
-def test_one_after_the_other_they_do_the_same(case: Case) -> None:
-    _, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
+def test_ordered_copies_do_what_all_at_once_would(case: Case) -> None:
+    _, copies = place_rows(case.sources, case.slots, common_prefixes(case.rows))
     ordered = in_order(copies)
     if ordered is not None:
         assert sorted(ordered) == sorted(copies)
@@ -95,8 +95,8 @@ def test_one_after_the_other_they_do_the_same(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_a_text_stays_where_it_is_if_it_can(case: Case) -> None:
-    found, copies = place_rows(case.sources, case.places, common_prefixes(case.rows))
-    pairs = list(zip(case.sources, case.places, strict=True))
+    found, copies = place_rows(case.sources, case.slots, common_prefixes(case.rows))
+    pairs = list(zip(case.sources, case.slots, strict=True))
     # Of several texts of a row one stays there, and of the others each is copied once.
     staying = {source for source, allowed in pairs if source in allowed}
     assert staying <= set(found)
@@ -109,10 +109,10 @@ def test_a_text_stays_where_it_is_if_it_can(case: Case) -> None:
 @thoroughly
 @given(cases())
 def test_within_a_group_they_can_always_be_ordered(case: Case) -> None:
-    """Where texts go on only from rows of their own group, a row that is read stays as it is."""
-    own = [i for i, source in enumerate(case.sources) if source in case.places[i]]
-    sources, places = [case.sources[i] for i in own], [case.places[i] for i in own]
-    _, copies = place_rows(sources, places, common_prefixes(case.rows))
+    """If texts continue rows of their own group, no row that is read is overwritten before."""
+    own = [i for i, source in enumerate(case.sources) if source in case.slots[i]]
+    sources, slots = [case.sources[i] for i in own], [case.slots[i] for i in own]
+    _, copies = place_rows(sources, slots, common_prefixes(case.rows))
     assert in_order(copies) is not None
     assert all(copy.target not in sources for copy in copies)
 
@@ -121,11 +121,11 @@ def test_within_a_group_they_can_always_be_ordered(case: Case) -> None:
 @given(cases())
 def test_only_what_follows_the_common_part_is_copied(case: Case) -> None:
     common = common_prefixes(case.rows)
-    found, copies = place_rows(case.sources, case.places, common)
+    found, copies = place_rows(case.sources, case.slots, common)
     for source, target, begin in copies:
         assert begin == common[source, target]
         # No row that nobody has in the end would have been better.
-        allowed = case.places[found.index(target)]
+        allowed = case.slots[found.index(target)]
         unused = [row for row in allowed if row not in found]
         assert all(common[row, source] <= begin for row in unused)
 
@@ -166,7 +166,7 @@ def test_what_is_read_later_is_not_overwritten_before() -> None:
     assert in_order([]) == []
 
 
-def test_a_ring_has_no_order() -> None:
+def test_copies_in_a_ring_have_no_order() -> None:
     assert in_order([RowCopy(0, 1, 0), RowCopy(1, 0, 0)]) is None
     assert (
         in_order([RowCopy(0, 1, 0), RowCopy(1, 2, 0), RowCopy(2, 0, 0), RowCopy(0, 4, 0)]) is None

@@ -1,3 +1,5 @@
+"""Sampling of tokens from rows of logits."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +17,7 @@ def generators(*seeds: int) -> list[np.random.Generator]:
 
 
 class Fixed(np.random.Generator):
-    """Gives the same number every time."""
+    """A generator that always returns the same number."""
 
     def __init__(self, value: float) -> None:
         super().__init__(np.random.PCG64(0))
@@ -94,11 +96,11 @@ def test_row_without_probabilities(bad: list[float]) -> None:
         sample(np.array([bad], dtype=np.float32), generators(0))
 
 
-def test_row_of_which_nothing_is_left() -> None:
+def test_a_row_without_any_token_is_refused() -> None:
     with pytest.raises(OptionError, match=r"^No token may come next: .*\.$"):
         sample(np.array([[1.0, 2.0], [-INF, -INF]], dtype=np.float32), generators(0, 1))
 
 
-def test_one_generator_a_row() -> None:
+def test_each_row_needs_a_generator() -> None:
     with pytest.raises(ValueError, match="zip"):
         sample(row(0.5, 0.5), generators(0, 1))

@@ -1,4 +1,4 @@
-"""Tasks on the lines of a file: interrupted anywhere, no answer is lost or made twice."""
+"""Tasks on the lines of a file: after an interruption, no answer is lost or made twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_answers_stand_in_the_order_of_the_lines(demo_t5: Model, whole: bytes) -
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.77, 0.999, 1.0])
-def test_a_run_that_was_cut_off_anywhere_goes_on(
+def test_a_run_cut_off_anywhere_is_continued(
     share: float, demo_t5: Model, source: Path, whole: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -210,7 +210,7 @@ def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Cap
         assert found[2]["error"].startswith("The prompt has 1026 tokens")
 
 
-def test_objects_a_line(tmp_path: Path) -> None:
+def test_inputs_may_be_one_json_object_a_line(tmp_path: Path) -> None:
     template = read_template("open-book-question-answering")
     source = tmp_path / "lines.jsonl"
     source.write_text('{"question": "Who?", "context": "He."}\r\n{"question": "A", "context": ""}')
@@ -259,7 +259,7 @@ def test_standard_input_and_output(source: Path, whole: bytes) -> None:
     assert done.stderr == b"standard output has 10 answers\n"
 
 
-def test_what_is_no_file_is_refused(source: Path, capsys: Captured) -> None:
+def test_an_output_that_is_no_file_is_refused(source: Path, capsys: Captured) -> None:
     command = ["run", TASK, "--demo", "t5", "--input", source, "--output", os.devnull]
     assert "is no file" in failure(capsys, *command)
     message = failure(capsys, *command, "--field", "question=x")

@@ -1,3 +1,5 @@
+"""Warpers (temperature, top-k, top-p and others) of logits, by hand."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -59,7 +61,7 @@ def test_top_k_of_a_row_with_fewer_left() -> None:
 
 @pytest.mark.parametrize("left", [3, 50, 200])
 def test_top_k_of_a_long_row_with_few_left(left: int) -> None:
-    """Whole blocks of it have nothing left."""
+    """In whole blocks all tokens are forbidden."""
     row = np.full((1, 9999), -np.inf, dtype=np.float32)
     places = np.random.default_rng(0).permutation(9999)[:left]
     row[0, places] = np.arange(left)
@@ -168,8 +170,8 @@ def test_eta(cutoff: float, least: int, expected: list[int]) -> None:
     assert kept(keep, 0.5, 0.25, 0.125, 0.125) == expected
 
 
-def test_eta_of_a_sure_row_is_epsilon() -> None:
-    """Its entropy is so low that the square root is the higher of the two."""
+def test_eta_of_a_row_of_low_entropy() -> None:
+    """The entropy is so low that sqrt(epsilon) * exp(-entropy) is above epsilon."""
     assert kept(lambda logits: keep_eta(logits, 0.02), 0.96, 0.025, 0.015) == [0, 1]
 
 

@@ -1,4 +1,4 @@
-"""The weights file: each content once, aligned, read back bit by bit."""
+"""The weights file: each content is stored once, aligned and bit for bit."""
 
 from __future__ import annotations
 
