@@ -5,10 +5,8 @@ Needs psutil (the extra ``bench``).
 
 from __future__ import annotations
 
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,7 +23,6 @@ except ModuleNotFoundError as error:
         '(python -m pip install "edgeseq[cpu,bench]").'
     ) from error
 
-STATUS = Path("/proc/self/status")
 IDLE = {"idle", "iowait"}
 COUNTED_TWICE = {"guest", "guest_nice"}  # Linux counts them in user and nice too
 SIZE_BYTES = 256 << 20  # larger than the caches of most processors
@@ -64,28 +61,15 @@ def _own_s() -> float:
     return float(sum(psutil.Process().cpu_times()[:4]))  # user, system, and those of children
 
 
-def peak_bytes() -> int | None:
-    """Return the peak of resident memory since the start, mapped files included; None if unknown.
+def resident_bytes(process: int) -> int | None:
+    """Return the resident memory of a process by its id, mapped files included.
 
-    psutil reports it only on Windows. Linux' ``getrusage`` starts with the parent's peak.
+    None if the process has ended.
     """
-    if sys.platform == "linux":
-        for line in STATUS.read_text(encoding="utf-8").splitlines():
-            field, _, value = line.partition(":")
-            if field == "VmHWM":
-                return 1024 * int(value.split()[0])
+    try:
+        return int(psutil.Process(process).memory_info().rss)
+    except psutil.NoSuchProcess:
         return None
-    elif sys.platform == "darwin":  # noqa: RET505  # mypy takes these for branches of platforms
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    else:
-        return getattr(psutil.Process().memory_info(), "peak_wset", None)
-
-
-def resident_bytes() -> int:
-    """Return the resident memory, mapped files included."""
-    return int(psutil.Process().memory_info().rss)
 
 
 def read_bandwidth(threads: int, *, size_bytes: int = SIZE_BYTES, passes: int = PASSES) -> float:

@@ -11,12 +11,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryFile
 from typing import Any
 
 from ..errors import EdgeseqError
 from .case import Case
-from .machine import OthersClock
+from .machine import OthersClock, resident_bytes
+from .worker import LOADED, megabytes
 
 WORKER = "edgeseq.runtime.bench.worker"
 
@@ -70,21 +73,35 @@ def measure_in_process(case: Case) -> Measurement:
     # -P: import nothing from the current folder, like the `edgeseq` command.
     command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.workload))]
     command.append(str(os.getpid()))
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
+    resident, last = None, ""
+    with (
+        TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            out, err = process.communicate()
+            for line in process.stdout:
+                last = line
+                if line.strip() == LOADED:
+                    # From outside, because psutil in that process would count as its memory.
+                    resident = resident_bytes(process.pid)
+                    with suppress(BrokenPipeError):  # it has ended, which is reported below
+                        os.write(process.stdin.fileno(), b"\n")
+            process.wait()
         except BaseException:
             process.kill()
             process.wait()
             raise
-    *_, last = out.splitlines() or [""]
+        errors.seek(0)
+        err = errors.read()
     result = _object(last)
     if "error" in result:
         raise EdgeseqError(f"{case.name}: {result['error']}")
@@ -94,7 +111,7 @@ def measure_in_process(case: Case) -> Measurement:
             f"The process that measured {case.name} ended with status {process.returncode} "
             f"({words}): see whether `edgeseq generate --bundle {case.workload.folder}` works."
         )
-    return result
+    return {**result, "resident_after_load_mb": megabytes(resident)}
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ OPTIONS: dict[str, Any] = {
 }
 SOURCE_TOKENS = 32  # tokens that the encoder reads when the decoder's speed is measured
 WARM_UP_TOKENS = 8  # prompt tokens, and new tokens, of the warm-up
+LOADED = "loaded"  # the line that asks the parent to read this process' memory
+STATUS = Path("/proc/self/status")
 WATCH_S = 1.0  # seconds between two checks that the parent still runs
 
 
@@ -62,22 +65,21 @@ class Workload:
     repeats: int  # measurements of each time to first token
 
 
-def measure(workload: Workload) -> dict[str, Any]:
+def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
     """Load the bundle once and measure it; return the figures.
 
-    Keys name their units. A figure that depends on a length is a mapping from the length, as a
-    string. A figure is None if the system does not provide it. ``versions`` holds the versions of
-    ONNX Runtime and numpy.
+    ``loaded`` is called once the bundle is loaded. Keys name their units. A figure that depends on
+    a length is a mapping from the length, as a string. A figure is None if the system does not
+    provide it. ``versions`` holds the versions of ONNX Runtime and numpy.
     """
     started = time.perf_counter()
     from ..loading import load
     from ..ort.engine import open_engine  # noqa: F401  # ``load`` imports it late
-    from .machine import peak_bytes, resident_bytes
 
     imported = time.perf_counter()
     model = load(workload.folder, **workload.load_options)
-    loaded = time.perf_counter()
-    resident = resident_bytes()
+    load_s = time.perf_counter() - imported
+    loaded()
     _generate(model, WARM_UP_TOKENS, WARM_UP_TOKENS)
     first_token_ms = {
         str(length): median(
@@ -91,12 +93,11 @@ def measure(workload: Workload) -> dict[str, Any]:
     return {
         "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
         "import_ms": 1e3 * (imported - started),
-        "load_s": loaded - imported,
+        "load_s": load_s,
         "first_token_ms": first_token_ms,
         "tokens_per_s": {context: decode[0] for context, decode in decodes.items()},
         "loop_overhead_ms": {context: decode[1] for context, decode in decodes.items()},
-        "peak_memory_mb": _megabytes(peak_bytes()),
-        "resident_after_load_mb": _megabytes(resident),
+        "peak_memory_mb": megabytes(peak_bytes()),
     }
 
 
@@ -172,8 +173,30 @@ def _timed_runs() -> Iterator[list[Run]]:
         GraphSession.run_with_iobinding = run_untimed  # type: ignore[method-assign]
 
 
-def _megabytes(size_bytes: int | None) -> float | None:
+def megabytes(size_bytes: int | None) -> float | None:
+    """Return bytes as megabytes (10^6)."""
     return None if size_bytes is None else size_bytes / 1e6
+
+
+def peak_bytes() -> int | None:
+    """Return the peak of this process' resident memory, mapped files included; None if unknown.
+
+    psutil reports it only on Windows. Linux' ``getrusage`` starts with the parent's peak.
+    """
+    if sys.platform == "linux":
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
+            field, _, value = line.partition(":")
+            if field == "VmHWM":
+                return 1024 * int(value.split()[0])
+        return None
+    elif sys.platform == "darwin":  # noqa: RET505  # mypy takes these for branches of platforms
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    else:
+        import psutil  # late: its own memory must not be measured
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
 
 
 def end_with(parent: int) -> None:
@@ -190,11 +213,17 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def wait_for_parent() -> None:
+    """Print ``LOADED``, and wait until the parent has read this process' memory."""
+    print(LOADED, flush=True)
+    sys.stdin.readline()
+
+
 def main() -> int:
     """Measure and print the JSON object; return the exit status."""
     end_with(int(sys.argv[2]))
     try:
-        print(json.dumps(measure(Workload(**json.loads(sys.argv[1])))))
+        print(json.dumps(measure(Workload(**json.loads(sys.argv[1])), wait_for_parent)))
     except (EdgeseqError, OSError) as error:
         print(json.dumps({"error": str(error)}))
         return 1

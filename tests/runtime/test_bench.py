@@ -16,6 +16,7 @@ import pytest
 
 from edgeseq.runtime import Model
 from edgeseq.runtime.bench import rounds
+from edgeseq.runtime.bundle.demo_bundles import DEMO_BUNDLES
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
 from tests.support.commands import COMMAND, Captured, failure, succeed, wrong_usage
@@ -212,6 +213,27 @@ def test_a_worker_that_dies_is_an_error(
     message = failure(capsys, *BENCH, bundle)
     assert message.startswith("The process that measured gpt2 ended with status 1 (")
     assert message.endswith(f"see whether `edgeseq generate --bundle {bundle}` works.")
+
+
+def test_what_measures_is_not_in_the_measured_process() -> None:
+    """A worker has psutil nowhere: it would count as edgeseq's import time and memory."""
+    code = "import sys; from edgeseq.runtime.bench.worker import *"
+    code += "; measure(Workload(folder=sys.argv[1], load_options={}, prompt_lengths=[8],"
+    code += " new_tokens=[(8, 4)], repeats=1), lambda: None); assert 'psutil' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, DEMO_BUNDLES / "gpt2"], check=True)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("line", ["loaded", ""])
+def test_a_worker_that_dies_after_its_load(
+    line: str, bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = tmp_path / "dying_worker.py"
+    module.write_text(f"import os; print({line!r}, flush=True); os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(rounds, "WORKER", "dying_worker")
+    message = failure(capsys, *BENCH, bundle)
+    assert message.startswith("The process that measured gpt2 ended with status 3 (it said nothing")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")

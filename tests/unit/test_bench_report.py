@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from edgeseq.runtime.bench import machine
+from edgeseq.runtime.bench import machine, worker
 from edgeseq.runtime.bench.case import Case, Lengths, cases_of
 from edgeseq.runtime.bench.machine import read_bandwidth
 from edgeseq.runtime.bench.report import over, report, statistics_of
@@ -209,15 +212,21 @@ def test_the_cpu_share_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> No
     assert clock.share() == 0.2  # 10 of them were this process's and its children's
 
 
-def test_peak_memory_is_unknown_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.sys, "platform", "win32")
-    assert machine.peak_bytes() is None
-    assert machine.resident_bytes() > 0
+def test_peak_memory_is_unknown_without_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.sys, "platform", "win32")
+    assert worker.peak_bytes() is None  # psutil knows it on Windows itself
 
 
-@pytest.mark.skipif(not machine.STATUS.is_file(), reason="needs Linux")
+@pytest.mark.skipif(not worker.STATUS.is_file(), reason="needs Linux")
 def test_peak_is_at_least_what_is_resident() -> None:
-    resident = machine.resident_bytes()
-    peak = machine.peak_bytes()  # after it: memory may grow in between
+    resident = machine.resident_bytes(os.getpid())
+    peak = worker.peak_bytes()  # after it: memory may grow in between
     assert peak is not None
+    assert resident is not None
     assert 0 < resident <= peak
+
+
+def test_memory_of_a_process_that_has_ended() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert machine.resident_bytes(process.pid) is None
