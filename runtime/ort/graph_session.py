@@ -193,13 +193,13 @@ def open_session(
                 f"The device {device.name!r} cannot be used: {_reason(error)}."
             ) from error
         raise BundleError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph}: {_reason(error)}. "
-            "Check the bundle with `edgeseq info BUNDLE --verify`."
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({_reason(error)}): check "
+            "the bundle with `edgeseq info BUNDLE --verify`."
         ) from error
     if device.provider == CUDA and (hidden := hidden_nodes(session.assigned_nodes())):
         raise DeviceError(
-            f"{graph} was not made for the device {device.name!r}: it would leave "
-            f"{', '.join(hidden)} to the CPU. Make the bundle anew for it "
+            f"{graph} was not made for the device {device.name!r}, because it would leave "
+            f"{', '.join(hidden)} to the CPU: make the bundle for it "
             "(`edgeseq quantize --recipe fp16`), or use 'cpu'."
         )
     return session

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseq.quantize import quantize_bundle, storage
+from edgeseq.quantize import quantize_bundle, weight_storages
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.recipes import find_recipe
 from edgeseq.quantize.rounding import round_weight
@@ -276,7 +276,7 @@ def test_an_lm_head_in_parts_gives_the_same_logits(
         return quantize_bundle(bundle, tmp_path / name, **options)
 
     whole = quantize("whole")
-    monkeypatch.setattr(storage, "LARGEST_PART_BYTES", 1)
+    monkeypatch.setattr(weight_storages, "LARGEST_PART_BYTES", 1)
     parts = quantize("parts")
     outputs = [
         {a.name: a.i for a in node.attribute}["N"]

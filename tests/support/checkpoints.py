@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -18,27 +17,16 @@ from transformers import (
     T5TokenizerFast,
 )
 
-torch.set_num_threads(1)  # faster for models this small, and much so on a busy machine
+from tests.support.tiny_tokenizers import END_OF_TEXT, VOCABULARY, byte_level_bpe, unigram
 
-VOCABULARY = 320
-SEED_TEXT = ["Once upon a time there was a clever fox; he said: “Let us go home!” " * 20]
+torch.set_num_threads(1)  # faster for models this small, and much so on a busy machine
 
 
 def byte_level_tokenizer() -> GPT2TokenizerFast:
-    """Return a byte-level BPE like GPT-2's; its end-of-text token is 0."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SEED_TEXT, trainer)
-    end = "<|endoftext|>"
+    """Return Transformers' form of ``byte_level_bpe``."""
+    end = END_OF_TEXT
     return GPT2TokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end
+        tokenizer_object=byte_level_bpe(), bos_token=end, eos_token=end, unk_token=end
     )
 
 
@@ -79,19 +67,8 @@ def greedy_ids(
 
 
 def unigram_tokenizer() -> T5TokenizerFast:
-    """Return a Unigram tokenizer like T5's; padding, end and unknown tokens are 0, 1 and 2."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=80, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SEED_TEXT, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0)
+    """Return Transformers' form of ``unigram``."""
+    return T5TokenizerFast(tokenizer_object=unigram(), extra_ids=0)
 
 
 def seeded_t5(

@@ -31,3 +31,9 @@ FIXTURES = ("make_checkpoint", "seeded_gpt2", "seeded_t5", "save_t5", "export_on
 
 def test_unit_tests_are_collected_without_torch_and_export() -> None:
     assert "test_no_torch.py" in python(WITHOUT_PACKAGES + COLLECT, PACKAGES, ROOT, *FIXTURES)
+
+
+def test_unit_tests_name_their_fixtures() -> None:
+    """A fixture that is requested while a test runs is unknown when tests are collected."""
+    others = [path for path in Path(__file__).parent.glob("*.py") if path != Path(__file__)]
+    assert [path for path in others if "getfixturevalue" in path.read_text("utf-8")] == []
