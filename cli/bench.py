@@ -17,10 +17,10 @@ from .flags import add_provider, provider_of
 LARGEST = 1 << 20  # largest number that a flag accepts
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
-Measure bundles beside each other: load time, time to the first token, decode speed, memory moved,
-peak memory. Every measurement is a process of its own with a warm-up that is thrown away; the
-bundles take turns. Close other programs first: what they use shows in the figures. The weights of
-a small model stay in the processor's caches, which may be read faster than memory.
+Compare bundles: load time, time to first token, decode speed, memory bandwidth, peak memory. Each
+measurement runs in its own process after a warm-up, and the bundles are measured in alternating
+order. Close other programs first, because their load changes the figures. The weights of a small
+model stay in the processor's caches, which may be read faster than memory.
 """
 
 
@@ -29,35 +29,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("bundle", nargs="*", type=Path, help="folder of a bundle")
     parser.add_argument(
-        "--demo", action="append", choices=DEMOS, default=[], help="edgeseq's own model, also"
+        "--demo", action="append", choices=DEMOS, default=[], help="also measure this demo model"
     )
     parser.add_argument(
         "--kv-cache",
         action="append",
         metavar="DTYPE",
-        help="measure each bundle with this cache, float32, int8 or float16; may be given several "
+        help="measure each bundle with this KV cache: "
+        "float32, int8 or float16; may be given several "
         "times (default: the bundle's, float16 on CUDA)",
     )
     parser.add_argument(
         "--device",
         action="append",
         metavar="DEVICE",
-        help="measure each bundle on this device, cuda:1 say; may be given several times "
+        help="measure each bundle on this device, for example cuda:1; may be given several times "
         "(default: cpu). Memory is the machine's, not the device's",
     )
     add_provider(parser)
     count = _whole(1)
-    parser.add_argument("--rounds", type=count, default=5, help="default: 5")
+    parser.add_argument("--rounds", type=count, default=5, help="number of rounds (default: 5)")
     parser.add_argument(
-        "--repeats", type=count, default=3, help="of each first token in a round (default: 3)"
+        "--repeats",
+        type=count,
+        default=3,
+        help="measurements of each time to first token per round (default: 3)",
     )
     _add_lengths(parser)
     parser.add_argument(
-        "--threads", type=_whole(1, MAX_THREADS), help="how many compute (default: usable cores)"
+        "--threads",
+        type=_whole(1, MAX_THREADS),
+        help="number of threads (default: usable physical cores)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="draw a token's time by context (extra 'bench')"
+        "--plot",
+        type=Path,
+        metavar="PNG",
+        help="plot the time per token by context (extra 'bench')",
     )
     parser.set_defaults(run=_bench, usage_error=parser.error)
 
@@ -68,20 +77,21 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
         type=_lengths,
         default=[32, 128, 512],
         metavar="N,N,...",
-        help="tokens before the first new one; a T5's encoder reads them (default: 32,128,512)",
+        help="prompt lengths for the time to first token; "
+        "with an encoder, source lengths (default: 32,128,512)",
     )
     parser.add_argument(
         "--contexts",
         type=_lengths,
         default=[32, 900],
         metavar="N,N,...",
-        help="tokens that the decoder has read as its speed is measured (default: 32,900)",
+        help="tokens in the KV cache when the decode speed is measured (default: 32,900)",
     )
     parser.add_argument(
         "--new-tokens",
         type=_whole(FEWEST_NEW_TOKENS),
         default=128,
-        help="that follow a context, or as many as fit (default: 128)",
+        help="tokens to generate after each context, fewer if the model has no room (default: 128)",
     )
 
 

@@ -30,12 +30,12 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "generate": Command("generate", "generate text from a prompt"),
-    "run": Command("run", "do a task: summarize, translate, answer, classify"),
+    "run": Command("run", "run a task: summarize, translate, answer, classify"),
     "tasks": Command("tasks", "list the task templates, show one or copy it"),
     "export": Command("export", "turn a Hugging Face checkpoint into a bundle"),
-    "quantize": Command("quantize", "store a bundle's model in fewer bits"),
-    "info": Command("info", "show what a bundle is"),
-    "bench": Command("bench", "measure what bundles cost on this machine"),
+    "quantize": Command("quantize", "quantize a bundle to fewer bits"),
+    "info": Command("info", "show a bundle's manifest"),
+    "bench": Command("bench", "measure speed and memory of bundles"),
     "eval": Command("evaluate", "measure how well a bundle predicts a text"),
 }
 

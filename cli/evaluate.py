@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.required = False
     parser.add_argument("--demo", choices=DEMOS, help="edgeseq's own model, instead of BUNDLE")
     parser.add_argument(
-        "--reference", type=Path, help="bundle to compare with, as a rule fp32 (on the CPU)"
+        "--reference",
+        type=Path,
+        help="bundle to compare with, usually the fp32 bundle; it runs on the CPU",
     )
     parser.add_argument("--context", type=int, help="tokens read at once (default: all positions)")
     parser.add_argument(

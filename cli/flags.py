@@ -56,7 +56,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the flags for threads, device and KV cache; ``machine_of`` reads them."""
     parser.add_argument(
-        "--threads", type=int, help="how many compute (default: usable physical cores)"
+        "--threads", type=int, help="number of threads (default: usable physical cores)"
     )
     parser.add_argument(
         "--device",
@@ -65,7 +65,9 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
     add_provider(parser)
     parser.add_argument(
-        "--kv-cache", choices=["float32", "int8", "float16"], help="default: the bundle's"
+        "--kv-cache",
+        choices=["float32", "int8", "float16"],
+        help="dtype of the KV cache (default: the bundle's)",
     )
 
 
@@ -76,10 +78,12 @@ def add_provider(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the device's execution provider; may be given several times",
+        help="an option of the device's execution provider; may be given several times",
     )
     parser.add_argument(
-        "--provider-library", metavar="FILE", help="a plug-in library that has the device"
+        "--provider-library",
+        metavar="FILE",
+        help="plug-in library that contains the execution provider",
     )
 
 

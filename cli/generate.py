@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 GENERATE_EPILOG = """\
-Prints the new text alone. Options left out are those of the bundle, or Transformers' defaults. A
-prompt that starts with a dash goes after --.
+Prints only the new text. Options default to the bundle's settings, then to Transformers' defaults.
+Put a prompt that starts with a dash after --.
 
-The first T5 checkpoints (t5-small to t5-11b) tell tasks by how the prompt begins:
+The first T5 checkpoints (t5-small to t5-11b) recognize tasks by the beginning of the prompt:
   translation         translate English to German: The house is wonderful.
   summarization       summarize: (the text)
   question answering  question: Who wrote it? context: (the text)
@@ -57,10 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepack",
         action="store_true",
-        help="keep packed weights in your cache folder: later starts take less memory of their own",
+        help="keep packed weights in your cache folder: "
+        "later loads map them and use less private memory",
     )
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
-    length = parser.add_argument_group("where a text ends")
+    parser.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="with --json: log-probability of each token "
+        "and of the N most probable ones at its position",
+    )
+    length = parser.add_argument_group("length and stopping")
     add_options(
         length,
         flags_of("length"),
@@ -71,14 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         dest="stop_strings",
         metavar="TEXT",
-        help="end a text before this; may be given several times",
+        help="stop the text before this string; may be given several times",
     )
-    strategy = parser.add_argument_group("how tokens are chosen")
+    strategy = parser.add_argument_group("decoding strategy")
     add_sampling(strategy)
     add_options(strategy, flags_of("strategy"))
-    strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="of beam search")
-    add_options(parser.add_argument_group("what changes their probabilities"), flags_of("logits"))
-    _add_constraints(parser.add_argument_group("what the output has to be"))
+    strategy.add_argument("--early-stopping", choices=EARLY_STOPPING, help="when beam search stops")
+    add_options(parser.add_argument_group("logits processors"), flags_of("logits"))
+    _add_constraints(parser.add_argument_group("constrained decoding"))
     parser.set_defaults(run=_generate)
 
 
@@ -90,11 +98,15 @@ def _add_constraints(group: Any) -> None:
         metavar="TEXT",
         help="restrict the output to this or another --choice; prints the probability of each",
     )
-    group.add_argument("--regex", help="a regular expression of the whole output")
-    group.add_argument("--json-schema", type=Path, metavar="FILE", help="a JSON Schema")
-    group.add_argument("--grammar", type=Path, metavar="FILE", help="a grammar, as for llguidance")
+    group.add_argument("--regex", help="regular expression that the whole output matches")
     group.add_argument(
-        "--logprobs", type=int, metavar="N", help="with --json: of tokens, and of N others each"
+        "--json-schema", type=Path, metavar="FILE", help="JSON Schema that the output follows"
+    )
+    group.add_argument(
+        "--grammar",
+        type=Path,
+        metavar="FILE",
+        help="grammar of the output, in llguidance's Lark dialect",
     )
 
 

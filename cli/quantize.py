@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder of the float32 bundle")
     parser.add_argument("out", type=Path, help="folder of the bundle to write")
     default = next(iter(RECIPES))
-    parser.add_argument("--recipe", default=default, choices=RECIPES, help=f"default: {default}")
+    parser.add_argument(
+        "--recipe", default=default, choices=RECIPES, help=f"how to quantize (default: {default})"
+    )
     add_recipe_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
     parser.set_defaults(run=_quantize)
@@ -27,27 +29,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe_flags(group: Any) -> None:
     """Add the flags of a recipe to a parser or a group; ``recipe_settings`` reads them."""
-    group.add_argument("--block-size", type=int, help="weights that share a scale, with blocks")
+    group.add_argument("--block-size", type=int, help="weights per scale, for recipes with blocks")
     group.add_argument(
         "--kv-cache",
         choices=["float32", "int8"],
-        help="the KV cache's dtype unless another is asked for (default: the recipe's)",
+        help="default dtype of the KV cache (default: the recipe's)",
     )
     group.add_argument(
-        "--text", type=Path, help="to calibrate and judge on: a text, or source and target pairs"
+        "--text", type=Path, help="text, or source and target pairs, for calibration and evaluation"
     )
     group.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="LAYER",
-        help="store it in more bits; * stands for anything, as in '*.ff.wo', and the error for an "
-        "unknown layer lists all; may be given several times",
+        help="layer to store in more bits; '*' matches "
+        "anything, as in '*.ff.wo', and the error for "
+        "an unknown layer lists all; may be given several times",
     )
     group.add_argument(
-        "--max-loss", type=_percent, metavar="PERCENT", help="how much perplexity may rise"
+        "--max-loss", type=_percent, metavar="PERCENT", help="largest allowed rise of perplexity"
     )
-    group.add_argument("--allow-loss", action="store_true", help="write it even if it rises more")
+    group.add_argument(
+        "--allow-loss", action="store_true", help="write the bundle even if perplexity rises more"
+    )
 
 
 def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:

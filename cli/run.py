@@ -40,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = RUN_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("task", help="its name, or a template's file")
-    text = parser.add_argument("text", metavar="TEXT", help="from standard input if absent or -")
+    parser.add_argument("task", help="name of a task, or path of a template (.toml)")
+    text = parser.add_argument(
+        "text", metavar="TEXT", help="the text; from standard input if absent or -"
+    )
     text.required = False  # nargs="?" would not allow options between the two arguments
     add_model(parser)
     parser.add_argument(
@@ -49,17 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=TEXT",
-        help="another field of the task, as context=...; may be given several times",
+        help="another field of the task, such as context=...; may be given several times",
     )
     parser.add_argument(
-        "--input", type=Path, metavar="FILE", help="a file of inputs; - is standard input"
+        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="its answers, JSON lines; - is standard output"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file for the answers (JSON Lines); - is standard output",
     )
-    parser.add_argument("--overwrite", action="store_true", help="begin the output anew")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
-    options = parser.add_argument_group("options, over the template's")
+    options = parser.add_argument_group("options that override the template's")
     add_options(options, OPTIONS)
     add_sampling(options)
     parser.set_defaults(run=_run, usage_error=parser.error)

@@ -130,28 +130,28 @@ class GenerationOptions:
     num_beams: int = _option(  # hypotheses that are followed at once; 1: no beam search
         1,
         _integer(1, MOST_ROWS),
-        flag=Flag("strategy", int, "follow this many hypotheses: beam search"),
+        flag=Flag("strategy", int, "number of beams for beam search"),
     )
     # Length and end of a text
     max_new_tokens: int | None = _option(  # most new tokens per prompt
-        None, _integer(1), flag=Flag("length", int, "new tokens at most")
+        None, _integer(1), flag=Flag("length", int, "limit of new tokens")
     )
     max_length: int | None = _option(  # most start tokens and new tokens together
         None,
         _integer(1),
-        flag=Flag("length", int, "tokens at most, including those the decoder starts from"),
+        flag=Flag("length", int, "limit of tokens, including those that the decoder starts from"),
     )
     min_new_tokens: int | None = _option(  # no end of sequence before this many new tokens
         None,
         _integer(0),
         needs=AN_END,
-        flag=Flag("length", int, "new tokens before the model may end the text"),
+        flag=Flag("length", int, "fewest new tokens before the text may end"),
     )
     min_length: int = _option(0, _integer(0), needs=AN_END)  # the same, start tokens included
-    max_time: float | None = _option(  # seconds after which no further token is begun
+    max_time: float | None = _option(  # stop after this many seconds
         None,
         _number(0.0, 1e9),
-        flag=Flag("length", float, "seconds after which no further token is begun"),
+        flag=Flag("length", float, "stop after this many seconds"),
     )
     stop_strings: str | tuple[str, ...] | None = _option(  # end a text that contains one of them
         None, lambda name, value: checks.check_strings(name, several(value))
@@ -162,7 +162,7 @@ class GenerationOptions:
         1,
         _integer(1, MOST_ROWS),
         needs=BEAMS_OR_NO_GROUPS,
-        flag=Flag("strategy", int, "divide the beams into groups that differ"),
+        flag=Flag("strategy", int, "divide the beams into this many groups that differ"),
     )
     num_return_sequences: int = _option(  # texts for each prompt
         1,
@@ -172,7 +172,7 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int | None = _option(  # most tokens that are guessed at once
         None,
         _integer(1),
-        flag=Flag("strategy", int, "guess this many tokens from the text: greedy, but faster"),
+        flag=Flag("strategy", int, "guess up to this many tokens per step (prompt lookup)"),
     )
     max_matching_ngram_size: int | None = _option(  # longest n-gram that is looked up
         None, _integer(1, LONGEST_NGRAM), needs=LOOKUP
@@ -184,7 +184,7 @@ class GenerationOptions:
         1.0,
         _number(*FACTORS),
         needs=SAMPLING,
-        flag=Flag("logits", float, "divide logits by it before sampling"),
+        flag=Flag("logits", float, "divide logits by this before sampling"),
     )
     top_k: int = _option(  # sample from the k most probable tokens; 0: from all
         50,
@@ -196,7 +196,7 @@ class GenerationOptions:
         1.0,
         _probability(),
         needs=SAMPLING,
-        flag=Flag("logits", float, "sample from the fewest tokens of this probability"),
+        flag=Flag("logits", float, "sample from the smallest set of tokens with this probability"),
     )
     min_p: float | None = _option(  # lowest probability, as a share of the highest
         None,
@@ -210,13 +210,13 @@ class GenerationOptions:
         1.0,
         _probability(above_0=True),
         needs=SAMPLING,
-        flag=Flag("logits", float, "sample from the most typical tokens of this probability"),
+        flag=Flag("logits", float, "sample from the smallest typical set with this probability"),
     )
     # Sample from tokens of at least this probability; eta: lower where the next token is uncertain
     epsilon_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
     eta_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
     seed: int | None = _option(  # seed of sampling; None: a new one per call (not in Transformers)
-        None, _integer(0), needs=SAMPLING, flag=Flag("strategy", int, "seed of sampling")
+        None, _integer(0), needs=SAMPLING, flag=Flag("strategy", int, "seed for sampling")
     )
     # Beam search
     length_penalty: float = _option(  # a hypothesis' score is divided by its length to this power
@@ -241,7 +241,7 @@ class GenerationOptions:
     repetition_penalty: float = _option(  # logits of tokens seen before are lowered by this factor
         1.0,
         _number(*FACTORS),
-        flag=Flag("logits", float, "lower the logits of tokens seen before by this factor"),
+        flag=Flag("logits", float, "lower the logits of earlier tokens by this factor"),
     )
     # Raises the logits of the prompt's tokens
     encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))
