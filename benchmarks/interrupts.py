@@ -4,10 +4,10 @@
 
 Each run is `edgeseq run TASK --demo t5 --input FILE --output FILE`, which gets SIGINT (Ctrl-C) at a
 random moment between its start and the end of a run that nobody interrupts. A process may end with
-status 130 (interrupted), with SIGINT itself (interrupted before the command line was ready), with 1
-inside Python's own start, or with 0 (it was done before). Anything else is a failure: a process that
-hangs, an error, any other signal, such as SIGABRT after corrupted memory.
-The last line is one JSON object. The exit status is 1 if a run failed, or if most were not interrupted.
+status 130 (interrupted), with SIGINT itself (interrupted before the command line was ready), with
+1 inside Python's own start, or with 0 (it was done before). Anything else is a failure: a process
+that hangs, an error, any other signal, such as SIGABRT after corrupted memory. The last line is one
+JSON object. The exit status is 1 if a run failed, or if most were not interrupted.
 """
 
 from __future__ import annotations
