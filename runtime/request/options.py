@@ -139,7 +139,7 @@ class GenerationOptions:
     max_length: int | None = _option(  # most start tokens and new tokens together
         None,
         _integer(1),
-        flag=Flag("length", int, "limit of tokens, including those that the decoder starts from"),
+        flag=Flag("length", int, "limit of tokens, the decoder's start tokens included"),
     )
     min_new_tokens: int | None = _option(  # no end of sequence before this many new tokens
         None,

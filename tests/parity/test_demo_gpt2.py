@@ -18,6 +18,7 @@ from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.evaluation.losses import compare
 from edgeseq.runtime.request.passages import text_windows
+from tests.support.demos import assert_quantized_from
 
 ROOT = Path(__file__).parents[2]
 CALIBRATION = ROOT / "quantize" / "calibration.txt"
@@ -66,14 +67,7 @@ def test_greedy_ids_are_those_of_transformers(
 
 
 def test_it_is_the_checkpoints_bundle_quantized(demo_gpt2: Model, exported: Model) -> None:
-    made, shipped = exported.bundle.manifest, demo_gpt2.bundle.manifest
-    assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
-    assert shipped.quantization.quality is not None
-    assert shipped.quantization.quality.perplexity_rise <= 0.005
-    assert shipped.files["weights.bin"].size_bytes < 0.3 * made.files["weights.bin"].size_bytes
-    assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
-    assert made.generation == shipped.generation
-    assert made.dimensions == shipped.dimensions
+    assert_quantized_from(exported.bundle.manifest, demo_gpt2.bundle.manifest)
 
 
 def test_it_predicts_as_the_checkpoint_does(demo_gpt2: Model, exported: Model) -> None:

@@ -16,6 +16,7 @@ from transformers import T5ForConditionalGeneration
 
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.support.demos import assert_quantized_from
 
 DEMO = Path(__file__).parents[2] / "demos" / "t5"
 SOURCES = [
@@ -63,14 +64,7 @@ def test_greedy_ids_are_those_of_transformers(exported: Model) -> None:
 
 
 def test_it_is_the_checkpoints_bundle_quantized(demo_t5: Model, exported: Model) -> None:
-    made, shipped = exported.bundle.manifest, demo_t5.bundle.manifest
-    assert (shipped.quantization.recipe, shipped.kv_cache.dtype) == ("int8", "int8")
-    assert shipped.quantization.quality is not None
-    assert shipped.quantization.quality.perplexity_rise <= 0.005
-    assert shipped.files["weights.bin"].size_bytes < 0.3 * made.files["weights.bin"].size_bytes
-    assert made.files["tokenizer.json"] == shipped.files["tokenizer.json"]
-    assert made.generation == shipped.generation
-    assert made.dimensions == shipped.dimensions
+    assert_quantized_from(exported.bundle.manifest, demo_t5.bundle.manifest)
 
 
 def test_it_answers_as_the_checkpoint_does(demo_t5: Model, exported: Model) -> None:

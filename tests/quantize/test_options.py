@@ -1,4 +1,4 @@
-"""The options of ``quantize_bundle``: their effects, and those that are refused before any work."""
+"""The options of ``quantize_bundle``: their effects, and the errors for bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices by name, and the errors for those that are unavailable."""
+"""Devices by name, and the errors for unavailable devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of options: those that are accepted, and the errors for others."""
+"""Accepted values of options, and the errors for other values."""
 
 from __future__ import annotations
 
