@@ -12,24 +12,30 @@ from typing import Any
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from ..runtime.ort.cpu import MAX_THREADS
+from ..runtime.progress import rarely
 from .flags import add_provider, provider_of
 
 LARGEST = 1 << 20  # largest number that a flag accepts
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
-Compare bundles: load time, time to first token, decode speed, memory bandwidth, peak memory. Each
-measurement runs in its own process after a warm-up, and the bundles are measured in alternating
-order. Close other programs first, because their load changes the figures. The weights of a small
-model stay in the processor's caches, which may be read faster than memory.
+Compare the load time, time to first token, decode speed, memory bandwidth and peak memory of
+bundles. Each measurement runs in its own process after a warm-up, and the bundles are measured in
+alternating order. Close other programs first, because their load changes the figures. The weights
+of a small model stay in the processor's caches, which may be faster than memory.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.usage = "edgeseq bench BUNDLE... [options]"
     parser.description = DESCRIPTION
     parser.add_argument("bundle", nargs="*", type=Path, help="folder of a bundle")
     parser.add_argument(
-        "--demo", action="append", choices=DEMOS, default=[], help="also measure this demo model"
+        "--demo",
+        action="append",
+        choices=DEMOS,
+        default=[],
+        help="also measure this demo model; may be given several times",
     )
     parser.add_argument(
         "--kv-cache",
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="DEVICE",
         help="measure each bundle on this device, for example cuda:1; may be given several times "
-        "(default: cpu). Memory is the machine's, not the device's",
+        "(default: cpu). Peak memory is main memory, not device memory",
     )
     add_provider(parser)
     count = _whole(1)
@@ -66,9 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="PNG",
-        help="plot the time per token by context (extra 'bench')",
+        help="plot the time per token by context length (needs the extra 'bench')",
     )
-    parser.set_defaults(run=_bench, usage_error=parser.error)
+    parser.set_defaults(run=_bench)
 
 
 def _add_lengths(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +97,8 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
         "--new-tokens",
         type=_whole(FEWEST_NEW_TOKENS),
         default=128,
-        help="tokens to generate after each context, fewer if the model has no room (default: 128)",
+        help="new tokens after each context, or as many as the model's positions allow "
+        "(default: 128)",
     )
 
 
@@ -113,7 +120,7 @@ def _lengths(text: str) -> list[int]:
 
 def _bench(arguments: argparse.Namespace) -> int:
     if not arguments.bundle and not arguments.demo:
-        arguments.usage_error("give the folder of a bundle, or --demo gpt2")
+        arguments.usage_error("give the folder of a bundle, or --demo NAME")
     from ..runtime.bench.case import Lengths, cases_of
     from ..runtime.bench.machine import read_bandwidth
     from ..runtime.bench.report import report
@@ -139,7 +146,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.rounds,
         bandwidth=partial(read_bandwidth, threads),
         measure=measure_in_process,
-        progress=_show if sys.stderr.isatty() else lambda _: None,
+        progress=rarely(_show),
     )
     result = report(cases, list(rounds), threads)
     if arguments.plot is not None:

@@ -1,6 +1,8 @@
 """The command line: finds the command, runs it and prints errors as one sentence.
 
 A command is a module of this folder with ``add_arguments(parser)`` and an entry in ``COMMANDS``.
+``add_arguments`` sets ``run``, a function from the parsed arguments to the exit status; the parsed
+arguments also hold ``usage_error``, a function that ends the program with a message and status 2.
 Only the module of the chosen command is imported. Only the commands join the stages (export,
 quantize, runtime), and they import each stage when it is needed.
 
@@ -16,9 +18,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ..runtime.errors import EdgeseqError, reason
+
+PROGRAM = "edgeseq"
 
 
 class Command(NamedTuple):
@@ -55,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The rest of the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(file=sys.stderr)  # the terminal shows ^C on this line
+        if interrupt.args:
+            print("edgeseq:", interrupt, file=sys.stderr)
         return 130
     except EdgeseqError as error:
         print("edgeseq:", *str(error).splitlines(), file=sys.stderr)
@@ -79,19 +85,79 @@ def _sentence(error: OSError) -> str:
     return f"{place}: {error.strerror}."
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors begin with what is wrong, and name the nearest option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; end the program with status 2 for an unknown option or a superfluous argument."""
+        given = list(args or ())
+        for word in given:
+            if word == "--" or (word in COMMANDS and self.prog == PROGRAM):
+                break
+            name = word.partition("=")[0]
+            # argparse would complain about arguments that the unknown option took first.
+            if name.startswith("--") and " " not in name and name not in self.option_names():
+                self.error(self._unknown(name))
+        parsed, rest = super().parse_known_args(given, namespace)
+        if rest and rest[0].startswith("-"):
+            self.error(self._unknown(rest[0]))
+        if rest:
+            self.error(f"unexpected argument {rest[0]!r:.60}; put a text with spaces in quotes.")
+        return parsed, rest
+
+    def option_names(self) -> list[str]:
+        """Return the names of all options, such as ``--help`` and ``-b``."""
+        return list(self._option_string_actions)  # argparse has no public way
+
+    def _unknown(self, name: str) -> str:
+        import difflib  # late: most runs do not need it
+
+        names = self.option_names()
+        begun = [known for known in names if known.startswith(name)] if len(name) > 2 else []
+        close = begun or difflib.get_close_matches(name, names, 1, 0.6)
+        return f"there is no option {name:.60}" + (f"; did you mean {close[0]}?" if close else ".")
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, the usage and where to read on; exit with status 2."""
+        message = message.removeprefix("argument ")
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(
+            2,
+            f"{self.prog}: {message}{end}\n{self.format_usage()}"
+            f"'{self.prog} --help' explains more.\n",
+        )
+
+
+def _parser(given: Sequence[str]) -> Parser:
     """Return the parser for the arguments ``given``; only the command in them gets its flags."""
-    parser = argparse.ArgumentParser(
-        prog="edgeseq",
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND [options]",
         description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
+        epilog=f"'{PROGRAM} COMMAND --help' explains a command.",
     )
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog=PROGRAM
+    )
     chosen = next((word for word in given if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         of_command = commands.add_parser(name, help=command.help)
         if name == chosen:
+            of_command.set_defaults(usage_error=of_command.error)
             import_module(f"{__package__}.{command.module}").add_arguments(of_command)
+    if not given:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if chosen is not None and chosen not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(chosen, COMMANDS, 1, 0.6)
+        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}."
+        parser.error(f"there is no command {chosen!r:.60}; {hint}")
     return parser
 
 

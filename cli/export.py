@@ -15,6 +15,7 @@ FLOAT32 = "fp32"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.usage = "edgeseq export CHECKPOINT OUT [options]"
     parser.description = "Turn a Hugging Face checkpoint into a bundle (needs the extra 'export')."
     parser.add_argument("checkpoint", help="folder, or id on the Hub")
     parser.add_argument("out", type=Path, help="folder of the bundle to write")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_recipe_flags(parser.add_argument_group("with a recipe"))
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")
-    parser.set_defaults(run=_export, usage_error=parser.error)
+    parser.set_defaults(run=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -35,7 +36,9 @@ def _export(arguments: argparse.Namespace) -> int:
     for name, value in settings.items() if arguments.precision == FLOAT32 else ():
         if value is not None and value is not False and value != []:
             flag = "max_loss" if name == "perplexity_rise_limit" else name
-            arguments.usage_error(f"--{flag.replace('_', '-')} is for a recipe (--precision)")
+            arguments.usage_error(
+                f"--{flag.replace('_', '-')} has no effect without --precision RECIPE"
+            )
     from ..export import export_checkpoint
 
     def export(out: Path, overwrite: bool, progress: Callable[[str], None]) -> None:

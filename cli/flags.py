@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +25,25 @@ def flags_of(group: str) -> list[str]:
     return [name for name, flag in FLAGS.items() if flag.group == group]
 
 
+def integer(text: str) -> int:
+    """Return the integer in ``text``; for ``type`` of an argument."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not an integer") from error
+
+
+def number(text: str) -> float:
+    """Return the number in ``text``; for ``type`` of an argument."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from error
+
+
+TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number}
+
+
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
     """Add the flag of each option to a parser or a group.
 
@@ -33,7 +52,7 @@ def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
     for name in names:
         flag = FLAGS[name]
         text = helps.get(name, flag.help)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=flag.type, help=text)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=TYPES[flag.type], help=text)
 
 
 def add_sampling(parser: Any) -> None:
@@ -56,7 +75,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the flags for threads, device and KV cache; ``machine_of`` reads them."""
     parser.add_argument(
-        "--threads", type=int, help="number of threads (default: usable physical cores)"
+        "--threads", type=integer, help="number of threads (default: usable physical cores)"
     )
     parser.add_argument(
         "--device",
@@ -114,10 +133,18 @@ def say_device(model: Model, asked: str) -> None:
         print(f"computing on {model.device}: {model.device_reason}", file=sys.stderr)
 
 
+def say_reading(stream: TextIO | None) -> None:
+    """Tell a user at a terminal that the program waits for their input."""
+    if stream is not None and stream.isatty():
+        end = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
+        print(f"Reading standard input; end it with {end}.", file=sys.stderr)
+
+
 def read_prompt(stream: TextIO | None) -> str:
     """Return all of standard input, without the line break at its end."""
     if stream is None:
         raise PromptError("There is no standard input: give the prompt as an argument.")
+    say_reading(stream)
     try:
         text = stream.read().removesuffix("\n").removesuffix("\r")
         text.encode()  # raises for surrogates, which stand for bytes that are not UTF-8

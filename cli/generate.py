@@ -18,6 +18,7 @@ from .flags import (
     add_options,
     add_sampling,
     flags_of,
+    integer,
     machine_of,
     read_prompt,
     say_device,
@@ -45,6 +46,7 @@ The demo T5 knows two of its own:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.usage = "edgeseq generate [PROMPT] [options]"
     parser.description = (
         "Generate text with the model of a bundle, by default a demo model: a GPT-2 continues the "
         "prompt, a T5 answers it."
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print results as lines of JSON")
     parser.add_argument(
         "--logprobs",
-        type=int,
+        type=integer,
         metavar="N",
         help="with --json: log-probability of each token "
         "and of the N most probable ones at its position",
@@ -127,6 +129,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         options["max_new_tokens"] = NEW_TOKENS
     prompt = arguments.prompt
     if prompt is None or prompt == "-":
+        model.generate([], **options)  # a bad option is an error before the user types a prompt
         prompt = read_prompt(sys.stdin)
     if arguments.json:
         for result in model.generate(prompt, **options):

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from ..runtime.bundle.manifest import Quality, Quantization
     from ..runtime.bundle.reading import Bundle
 
+LABEL_WIDTH = 14
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.description = "Show what a bundle is, and check it."
+    parser.usage = "edgeseq info BUNDLE [options]"
+    parser.description = "Show the manifest of a bundle, and check its files."
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle")
-    which.add_argument("--demo", choices=DEMOS, help="edgeseq's own model")
+    which.add_argument("--demo", choices=DEMOS, help="demo model instead of a bundle's folder")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file")
     parser.set_defaults(run=_info)
@@ -35,7 +38,7 @@ def _info(arguments: argparse.Namespace) -> int:
     else:
         _print_info(bundle)
         if arguments.verify:
-            print("verified       every file has its hash")
+            print(f"{'verified':<{LABEL_WIDTH}} all hashes match")
     return 0
 
 
@@ -47,45 +50,45 @@ def _print_info(bundle: Bundle) -> None:
     lines = {
         "bundle": bundle.folder,
         "architecture": f"{manifest.architecture}, {manifest.kind}",
-        "source": f"{manifest.source.id}{revision}",
-        "precision": _precision(manifest.quantization),
+        "checkpoint": f"{manifest.source.id}{revision}",
+        "recipe": _recipe(manifest.quantization),
         "quality": _quality(manifest.quantization.quality),
-        "kept": _kept(manifest.quantization),
-        "cache": manifest.kv_cache.dtype,
+        "kept layers": _kept_layers(manifest.quantization),
+        "KV cache": manifest.kv_cache.dtype,
         "size": f"{total / 1e6:.1f} MB",
-        "layers": f"{sizes.layers}, {sizes.heads} heads of {sizes.head_size}",
-        "vocabulary": sizes.vocabulary,
-        "positions": sizes.max_positions or "any number",
+        "layers": f"{sizes.layers}, with {sizes.heads} heads of size {sizes.head_size}",
+        "vocabulary": f"{sizes.vocabulary} tokens",
+        "positions": sizes.max_positions or "no limit",
         "generation": json.dumps(dict(manifest.generation)),
-        "from PyTorch": (
-            f"{check.max_logit_difference:.1e} in a logit at most"
-            f"{' (in float32)' if manifest.quantization.quality else ''}"
+        "export check": (
+            f"max logit difference from PyTorch {check.max_logit_difference:.1e}"
+            f"{' (before quantization)' if manifest.quantization.quality else ''}"
             if check
-            else "?"
+            else "not recorded"
         ),
         "made with": ", ".join(f"{n} {v}" for n, v in manifest.producers.items()),
     }
     for name, value in lines.items():
         if value is not None:
-            print(f"{name:<14} {value}")
+            print(f"{name:<{LABEL_WIDTH}} {value}")
 
 
-def _precision(quantization: Quantization) -> str:
+def _recipe(quantization: Quantization) -> str:
     size = quantization.block_size
-    return quantization.recipe + (f", blocks of {size}" if size is not None else "")
+    return quantization.recipe + (f", block size {size}" if size is not None else "")
 
 
 def _quality(quality: Quality | None) -> str | None:
     if quality is None:
         return None
     return (
-        f"perplexity {quality.perplexity_rise:+.2%} of the source's (limit "
-        f"{quality.perplexity_rise_limit:.2%}), KL divergence {quality.kl_divergence:.1e}, "
-        f"{quality.top1_agreement:.1%} of the most probable tokens the same, over "
-        f"{quality.tokens} tokens of {quality.text}, {quality.kv_cache} cache"
+        f"perplexity {quality.perplexity_rise:+.2%} (limit {quality.perplexity_rise_limit:+.2%}), "
+        f"KL divergence {quality.kl_divergence:.1e} nats, top-1 agreement "
+        f"{quality.top1_agreement:.1%}, compared with the float32 bundle on "
+        f"{quality.tokens} tokens of {quality.text} ({quality.kv_cache} KV cache)"
     )
 
 
-def _kept(quantization: Quantization) -> str | None:
+def _kept_layers(quantization: Quantization) -> str | None:
     kept = (f"{layer} as {storage}" for layer, storage in quantization.kept.items())
     return "; ".join(kept) or None

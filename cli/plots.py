@@ -14,22 +14,22 @@ SIZE_INCHES, DPI = (7.2, 4.4), 150
 
 
 def check_plot(path: Path | None) -> None:
-    """Raise before the measurement if a plot could not be drawn or written to ``path``.
+    """Raise an error before the measurement if no plot can be written to ``path``.
 
     Raises ``OptionError`` for a bad path, ``MissingPackageError`` without matplotlib.
     """
     if path is None:
         return
     if path.suffix.lower() != ".png":
-        raise OptionError(f"{path} does not end in .png: a plot is written as PNG.")
+        raise OptionError(f"{path} does not end in .png: plots are written as PNG files.")
     if not path.parent.is_dir():
-        raise OptionError(f"There is no folder {path.parent} for the plot.")
+        raise OptionError(f"There is no folder {path.parent} for the plot: create it first.")
     _pyplot()
 
 
 def plot_bench(report: Mapping[str, Any], path: Path) -> None:
-    """Plot the time of a decode step by context length, from the report of ``edgeseq bench``."""
-    figure, axes = _axes("tokens that the decoder has read", "ms a token")
+    """Plot the time per token by context length, from the report of ``edgeseq bench``."""
+    figure, axes = _axes("context length, tokens", "ms per token")
     for colour, bundle in zip(cycle(COLOURS), report["bundles"], strict=False):
         speeds = bundle["tokens_per_s"]
         lengths = sorted(map(int, speeds))
@@ -44,18 +44,18 @@ def plot_bench(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _of_rounds(count: int) -> str:
-    return f"Medians of {count} rounds, with quartiles" if count > 1 else "One round"
+    return f"Median and quartiles of {count} rounds" if count > 1 else "One round"
 
 
 def plot_eval(report: Mapping[str, Any], path: Path) -> None:
-    """Plot the cross-entropy by position, from the report of ``edgeseq eval``."""
-    figure, axes = _axes("tokens before the one that is predicted", "cross-entropy, nats")
+    """Plot the cross-entropy by context length, from the report of ``edgeseq eval``."""
+    figure, axes = _axes("context length, tokens", "cross-entropy, nats per token")
     measured = [report]
     if reference := report.get("reference"):
         measured.append(reference)
     names = [Path(found["bundle"]).name for found in measured]
     if len(set(names)) < len(names):
-        names = [f"{names[0]}, {report['kv_cache']} cache", f"{names[0]}, the reference"]
+        names = [f"{names[0]}, {report['kv_cache']} KV cache", f"{names[0]}, reference"]
     for colour, name, found in zip(COLOURS, names, measured, strict=False):
         bins = found["loss_by_position"]
         losses = [found["cross_entropy"] for found in bins]

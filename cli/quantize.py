@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..quantize.recipes import RECIPES
+from .flags import integer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.usage = "edgeseq quantize BUNDLE OUT [options]"
     parser.description = (
         "Quantize a float32 bundle, and measure what it loses (needs the extra 'quantize')."
     )
@@ -29,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe_flags(group: Any) -> None:
     """Add the flags of a recipe to a parser or a group; ``recipe_settings`` reads them."""
-    group.add_argument("--block-size", type=int, help="weights per scale, for recipes with blocks")
+    group.add_argument(
+        "--block-size", type=integer, help="weights per scale, for recipes with blocks"
+    )
     group.add_argument(
         "--kv-cache",
         choices=["float32", "int8"],
@@ -79,7 +83,7 @@ def _percent(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a percentage of at least 0")
     return value / 100
 
 

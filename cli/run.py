@@ -17,6 +17,7 @@ from .flags import (
     machine_of,
     read_prompt,
     say_device,
+    say_reading,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("options that override the template's")
     add_options(options, OPTIONS)
     add_sampling(options)
-    parser.set_defaults(run=_run, usage_error=parser.error)
+    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -100,11 +101,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check_usage(arguments: argparse.Namespace) -> None:
     if (arguments.input is None) != (arguments.output is None):
-        arguments.usage_error("--input and --output are given together")
+        arguments.usage_error("--input needs --output, and --output needs --input")
     if arguments.input is None and arguments.overwrite:
-        arguments.usage_error("--overwrite is for --output")
+        arguments.usage_error("--overwrite has no effect without --output")
     if arguments.input is not None and (arguments.text is not None or arguments.json):
-        arguments.usage_error("--input does not go with a text or --json")
+        arguments.usage_error("--input has no effect beside a text or --json; give one of them")
 
 
 def _answer_file(
@@ -124,8 +125,12 @@ def _answer_file(
     )
 
     first, out = template.fields[0], arguments.output
+    if str(arguments.input) == STANDARD:
+        say_reading(sys.stdin)
     if first in fields:
-        raise OptionError(f"--field {first} has no effect beside --input, which gives it.")
+        raise OptionError(
+            f"--field {first} has no effect beside --input: the file holds this field."
+        )
     inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
     check_files(arguments.input, out)
     model = loaded()
@@ -137,8 +142,8 @@ def _answer_file(
     else:
         done = answer_file(job, out, overwrite=arguments.overwrite)
     count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
-    there = f", {done.before} of them before" if done.before else ""
-    failed = f", {done.failed} of them an error" if done.failed else ""
+    there = f", {done.before} of them from an earlier run" if done.before else ""
+    failed = f", {done.failed} with an error" if done.failed else ""
     where = "standard output" if str(out) == STANDARD else out
     print(f"{where} has {count}{there}{failed}", file=sys.stderr)
     return 1 if done.failed else 0
@@ -150,8 +155,8 @@ def _fields(given: list[str], template: Template) -> dict[str, str]:
         name, equals, text = item.partition("=")
         if not equals or name not in template.fields:
             raise OptionError(
-                f"--field {item!r:.60} is none of {template.name}: give NAME=TEXT, where NAME is "
-                f"{' or '.join(template.fields)}."
+                f"--field {item!r:.60} is not a field of the task {template.name}: give NAME=TEXT, "
+                f"where NAME is {' or '.join(template.fields)}."
             )
         if name in fields:
             raise OptionError(f"--field {name} is given twice.")

@@ -10,6 +10,7 @@ from ..runtime.errors import EdgeseqError, OptionError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.usage = "edgeseq tasks [TASK] [--copy FILE]"
     parser.description = (
         "List the task templates that come with edgeseq; show one, or copy it to change it."
     )
@@ -37,10 +38,12 @@ def _tasks(arguments: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     if arguments.copy.suffix != ".toml":
-        raise OptionError(f"{arguments.copy} must end in .toml, which tells a file from a name.")
+        raise OptionError(f"{arguments.copy} must end in .toml.")
     try:
         with arguments.copy.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise EdgeseqError(f"{arguments.copy} is there already.") from error
+        raise EdgeseqError(
+            f"{arguments.copy} exists already: give another file, or delete it."
+        ) from error
     return 0

@@ -39,7 +39,7 @@ class Plan:
 
 
 class Trainer:
-    """A model and its optimizers, whose state is saved and resumed by a later start.
+    """A model and its optimizers; a later start resumes their saved state.
 
     ``is_hidden_matrix``: whether Muon updates the matrix of this name. The state lies in
     ``folder/training``, the curve in ``folder/loss_curve.csv``.
@@ -79,7 +79,10 @@ class Trainer:
     def _resume(self) -> None:
         state = torch.load(self.state_file, weights_only=True)
         if (state["seed"], state["steps"]) != (self.plan.seed, self.plan.steps):
-            raise SystemExit(f"{self.state_file} is of another run: remove it to start anew.")
+            raise SystemExit(
+                f"{self.state_file} belongs to a run with another --seed or --steps: delete it to "
+                "start again."
+            )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -105,7 +108,10 @@ class Trainer:
                 writer.writerow(["step", "training_loss", "validation_loss", "seconds"])
             row = [self.step, f"{training_loss:.4f}", f"{validation_loss:.4f}", f"{seconds:.0f}"]
             writer.writerow(row)
-        print(f"step {self.step}/{self.plan.steps}  {row[1]}  validation {row[2]}", flush=True)
+        print(
+            f"step {self.step} of {self.plan.steps}: training loss {row[1]}, validation {row[2]}",
+            flush=True,
+        )
 
     def _update(self, loss: torch.Tensor) -> float:
         share = self.plan.learning_rate_share(self.step)

@@ -1,9 +1,9 @@
-"""Replace names, addresses and numbers that identify a person; check the result.
+"""Replace names, addresses and numbers that identify a person. Always check the result.
 
 python examples/anonymize.py "Call Anna Berg at 555-0123." [BUNDLE]
 
-Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
-works, but is not useful.
+Without BUNDLE, the script runs the demo GPT-2, which knows only fairy tales. Its answer shows that
+the script works, but it is not useful.
 """
 
 import sys

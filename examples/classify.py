@@ -2,8 +2,8 @@
 
 python examples/classify.py "A charming film." [BUNDLE]
 
-Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
-works, but is not useful.
+Without BUNDLE, the script runs the demo GPT-2, which knows only fairy tales. Its answer shows that
+the script works, but it is not useful.
 """
 
 import sys

@@ -1,6 +1,8 @@
 """Continue a text, and print each piece as soon as it is generated.
 
 python examples/complete.py "Once upon a time" [BUNDLE]
+
+Without BUNDLE, the script runs the demo GPT-2, which continues fairy tales.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Extract several facts from a text, each by its name.
+"""Extract facts from a text by their names.
 
 python examples/extract.py "Anna moved to Oslo in May." name,city [BUNDLE]
 
-Without a BUNDLE the demo model answers. It knows only fairy tales: its answer shows that the script
-works, but is not useful.
+Without BUNDLE, the script runs the demo GPT-2, which knows only fairy tales. Its answer shows that
+the script works, but it is not useful.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""A window that suggests, in grey, how your text continues.
+"""A text window that suggests in grey how your text continues.
 
     python examples/writing_window.py [BUNDLE]
 
-Tab accepts the suggestion, any other key drops it and cancels the generation. The model runs in
-its own thread, through a session: when the text grows, it reads only the new tokens.
+Tab accepts the suggestion. Any other key removes it and cancels the generation. The model runs in
+its own thread and in a session: when the text grows, the model reads only the new tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from edgeseq.runtime import EdgeseqError, Model, load
 
-WAIT_MS = 150  # from a key to the start of the generation
+WAIT_MS = 150  # time from a key press to the start of the generation
 POLL_MS = 15
 NEW_TOKENS = 16
-LONGEST = 4000  # characters at the end of the text that are read
+LONGEST = 4000  # the model reads at most this many characters at the end of the text
 STEP = 256  # characters dropped at once: between drops the session's prefix cache stays valid
 
 
@@ -44,7 +44,7 @@ class Completer:
         self._thread.start()
 
     def complete(self, text: str) -> Request:
-        """Start to continue ``text``; cancel the request before it."""
+        """Cancel the last request, and start to continue ``text``."""
         self.cancel()
         self._last = Request(text, threading.Event())
         self._requests.put(self._last)
@@ -77,7 +77,7 @@ class Completer:
 
 
 def end_of(text: str, model: Model) -> str:
-    """Return the end of ``text``: as much as fits the model's positions, with the new tokens."""
+    """Return the longest end of ``text`` that fits the model's positions with the new tokens."""
     positions = model.bundle.manifest.dimensions.max_positions
     begin, step = -(-max(0, len(text) - LONGEST) // STEP) * STEP, STEP
     while positions and len(model.tokenizer.encode(text[begin:])) > positions - NEW_TOKENS:

@@ -1,4 +1,4 @@
-"""``export_checkpoint``: export a Hugging Face checkpoint to a bundle."""
+"""Export a Hugging Face checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -50,14 +50,39 @@ def export_checkpoint(
     overwrite: bool = False,
     progress: ReportProgress = lambda message: None,
 ) -> Bundle:
-    """Export a checkpoint (a folder, or a Hub id at ``revision``) to the bundle ``out``.
+    """Export a Hugging Face checkpoint to a float32 bundle.
 
-    The bundle is compared with the PyTorch model on random prompts before it is moved into place.
-    ``progress`` is called with a line for each step. Raises ``CheckpointError`` for a checkpoint
-    that cannot be exported, ``BundleError`` if ``out`` is taken.
+    The exported graphs are compared with the PyTorch model on random prompts before the bundle is
+    moved into place. If the export fails or is interrupted, nothing is written to ``out``.
+
+    Args:
+        checkpoint: The folder of a checkpoint, or a Hub id such as ``openai-community/gpt2``, which
+            is downloaded to the Hub's cache first. The supported model types are ``gpt2``, ``t5``
+            and ``mt5``.
+        out: The folder of the new bundle. Missing parent folders are created.
+        revision: A branch, tag or commit on the Hub; by default the main branch. A folder has no
+            revisions.
+        overwrite: Whether to replace a bundle that already exists at ``out``.
+        progress: A function that is called with one line of text per step. By default, nothing is
+            reported.
+
+    Returns:
+        The new bundle, with its folder and its manifest.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be found, downloaded or read, is not supported, or
+            its exported logits differ from PyTorch's.
+        BundleError: ``out`` contains a bundle and ``overwrite`` is not set, or ``out`` exists and
+            is neither a bundle nor an empty folder.
+
+    Examples:
+        >>> from edgeseq.export import export_checkpoint
+        >>> bundle = export_checkpoint("openai-community/gpt2", "gpt2-fp32")
+        >>> bundle.manifest.architecture
+        'gpt2'
     """
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
-        progress(f"looking for {os.fspath(checkpoint)}")
+        progress(f"searching for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
         family = find_family(found.folder)
         progress("loading the checkpoint")
@@ -93,8 +118,8 @@ def _write_files(
         manifest, folder, reference, lambda: _precise_reference(family, checkpoint)
     )
     progress(
-        f"the largest difference of a logit is {verification.max_logit_difference:.1e}, over "
-        f"{verification.positions} positions with logits up to {verification.max_logit:.1f}"
+        f"max logit difference from PyTorch {verification.max_logit_difference:.1e} over "
+        f"{verification.positions} positions (largest logit {verification.max_logit:.1f})"
     )
     return replace(manifest, verification=verification)
 
@@ -127,22 +152,24 @@ def _write_graphs(
 def _check_defaults(
     kind: Kind, model: PreTrainedModel, defaults: dict[str, Any], progress: ReportProgress
 ) -> None:
-    """Raise ``CheckpointError`` for invalid generation defaults, and report unknown ones."""
+    """Raise ``CheckpointError`` for invalid generation defaults, and report unsupported ones."""
     try:
         resolve_options(defaults, {}, kind)
     except OptionError as error:
         raise CheckpointError(
-            f"The checkpoint's generation_config.json is wrong: {error}"
+            f"The checkpoint's generation_config.json has an invalid setting: {error}"
         ) from error
     start, vocabulary = defaults.get("decoder_start_token_id"), model.config.vocab_size
     if isinstance(start, int) and start >= vocabulary:
         raise CheckpointError(
-            f"The checkpoint's decoder_start_token_id is {start}; its vocabulary ends at "
-            f"{vocabulary - 1}."
+            f"The checkpoint's decoder_start_token_id is {start}; it must be from 0 to "
+            f"{vocabulary - 1}, the last id of the vocabulary."
         )
     known = {option.name for option in fields(GenerationOptions)}
     if ignored := sorted(defaults.keys() - known):
-        progress(f"generation defaults that edgeseq does not know yet: {', '.join(ignored)}")
+        progress(
+            f"ignoring generation settings that edgeseq does not support: {', '.join(ignored)}"
+        )
 
 
 def _manifest(

@@ -63,7 +63,10 @@ def make_reference(
     ]
     stacked = torch.stack(logits)
     if not stacked.isfinite().all():
-        raise CheckpointError("PyTorch's own logits are not finite: the weights are damaged.")
+        raise CheckpointError(
+            "PyTorch's logits for this checkpoint are not finite, so its weights are damaged: "
+            "download or save the checkpoint again."
+        )
     return Reference(sources, texts, stacked.numpy())
 
 
@@ -102,7 +105,7 @@ def verify(
     ):
         raise CheckpointError(
             f"The exported graph's logits differ from PyTorch's by {difference:.2e} (the largest "
-            f"logit is {largest:.2e}): nothing was written, please report this checkpoint."
+            f"logit is {largest:.2e}), so no bundle was written: report this checkpoint."
         )
     return Verification(
         positions=reference.logits.shape[0] * reference.logits.shape[1],

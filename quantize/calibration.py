@@ -65,7 +65,7 @@ def observe(
         feeds = [_feeds(bundle, role, window, cross) for window, cross in encoded]
         groups = list(_groups(network))
         for number, group in enumerate(groups):
-            progress(f"reading the text with the {role} ({number + 1} of {len(groups)})")
+            progress(f"calibrating the {role} ({number + 1} of {len(groups)})")
             session = GraphSession(_with_outputs(network, group), folder=bundle.folder)
             observed = {name: Observed(size) for name, size in group.items()}
             for feed in feeds:

@@ -1,4 +1,4 @@
-"""The draft of a quantized bundle: round its weights, write its files."""
+"""Round the weights of a quantized bundle, and write its files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Draft:
 
     @property
     def keepable(self) -> list[str]:
-        """The weights of linear layers and the tables that are not kept in more bits yet."""
+        """The names of the rounded layers and tables that are not kept in higher precision yet."""
         names = weight_names(self.networks)
         kept = self.recipe.kept_layers
         return [name for name in names if name in self.rounded and name not in kept]
@@ -128,7 +128,7 @@ def round_weights(
     for role, observed in observe(source, networks, windows, progress):
         network, in_steps = networks[role], role == "decoder" and "encoder" in networks
         bits = (recipe.step_layer if in_steps else recipe.layer).smoothing_bits
-        progress(f"rounding the layers of the {role}")
+        progress(f"rounding the weights of the {role}")
         for name, seen in observed.items():
             if role == "decoder" and name in divided:
                 seen.divide(divided[name])

@@ -23,7 +23,7 @@ ReportProgress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit of the quality loss, with the reference and the text to measure it."""
+    """A limit on the rise of perplexity, with the reference and the text to measure it."""
 
     reference: NewDecoder
     windows: Sequence[Window]
@@ -50,16 +50,16 @@ class Gate:
         if self._holds(best[1]):
             return best
         if other_cache and candidate.recipe.kv_cache == "int8":
-            self.progress("trying a cache in float32")
+            self.progress("trying a float32 KV cache")
             best = self._better(best, _with_float_cache(candidate))
         if not self._holds(best[1]):
             best = self._with_kept_layers(best)
         if not self._holds(best[1]) and not allow_loss:
             raise QuantizationError(
-                f"Perplexity rises by {best[1].perplexity_rise:.2%}, and {self.limit:.2%} is the "
-                f"limit, with {len(best[0].recipe.kept_layers)} layers in higher precision: choose "
-                "another recipe or a smaller block size, raise the limit (--max-loss), or take "
-                "the loss (--allow-loss)."
+                f"Perplexity rises by {best[1].perplexity_rise:.2%}, more than the limit of "
+                f"{self.limit:.2%}, with {len(best[0].recipe.kept_layers)} layers in higher "
+                "precision: use another recipe or a smaller block size, raise the limit "
+                "(--max-loss), or accept the loss (--allow-loss)."
             )
         return best
 
@@ -69,7 +69,8 @@ class Gate:
         ranked = self._by_sensitivity(candidate)
         most, count = len(ranked) // LARGEST_SHARE, 1
         while ranked and not self._holds(best[1]):
-            self.progress(f"keeping {', '.join(ranked[:count])} in {candidate.recipe.kept}")
+            kept = ", ".join(ranked[:count])
+            self.progress(f"keeping {kept} in higher precision")
             best = self._better(best, candidate.keeping(ranked[:count]))
             if count >= most:
                 break
@@ -79,13 +80,14 @@ class Gate:
     def _by_sensitivity(self, candidate: Draft) -> list[str]:
         """Return the layers, most sensitive first.
 
-        Keeping the most sensitive layer alone leads to the lowest KL divergence.
+        A layer's sensitivity is measured by keeping it alone in higher precision: the lower the KL
+        divergence then is, the more sensitive is the layer.
         """
         layers = candidate.keepable
         probe = probe_windows(self.windows, PROBE_TOKENS)
         divergences = {}
         for number, layer in enumerate(layers, 1):
-            self.progress(f"measuring what {layer} costs ({number} of {len(layers)})")
+            self.progress(f"measuring the sensitivity of {layer} ({number} of {len(layers)})")
             kept = self.measure(candidate.keeping([layer]), probe)
             divergences[layer] = kept.kl_divergence
         return sorted(layers, key=divergences.__getitem__)
@@ -102,10 +104,9 @@ class Gate:
     def _measured(self, candidate: Draft) -> Comparison:
         measured = self.measure(candidate, self.windows)
         rise = measured.perplexity_rise
-        change = f"falls by {-rise:.2%}" if rise < 0 else f"rises by {rise:.2%}"
         self.progress(
-            f"perplexity {change} (limit {self.limit:.2%}), "
-            f"{measured.top1_agreement:.1%} of the most probable tokens stay"
+            f"perplexity {rise:+.2%} (limit {self.limit:+.2%}), "
+            f"top-1 agreement {measured.top1_agreement:.1%}"
         )
         return measured
 

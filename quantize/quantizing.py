@@ -1,4 +1,4 @@
-"""``quantize_bundle``: quantize a float32 bundle to fewer bits."""
+"""Quantize a float32 bundle to fewer bits."""
 
 from __future__ import annotations
 
@@ -42,21 +42,50 @@ def quantize_bundle(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
-    """Quantize the float32 bundle ``bundle`` by a recipe and write the bundle ``out``.
+    """Quantize a float32 bundle, and write the result as a new bundle.
 
-    - ``block_size``: how many weights share a scale, for a recipe with blocks.
-    - ``keep``: layers to store in higher precision from the start, by name or pattern ("*.ff.wo").
-    - ``kv_cache``: the default dtype of the KV cache; None: the recipe's dtype, if the bundle
-      passes the quality gate with it.
-    - ``text``: a file to calibrate and measure on, in the format of ``edgeseq eval``; None: the
-      built-in text.
-    - ``perplexity_rise_limit``: the highest rise of perplexity, 0.01 for one percent; None: the
-      recipe's limit. Above it the most sensitive layers are kept in higher precision. If that is
-      not enough, ``QuantizationError`` is raised, unless ``allow_loss``.
-    - ``progress``: is called with a line for each step.
+    The weights are rounded with statistics of a calibration text (GPTQ, arXiv 2210.17323; layers
+    with 8-bit activations also SmoothQuant, arXiv 2211.10438). The quality gate then compares the
+    new bundle with the float32 bundle on the other half of the text. If the perplexity rises by
+    more than the limit, the gate tries a float32 KV cache, then stores the most sensitive layers in
+    higher precision. The measured loss of quality is part of the new bundle's manifest.
 
-    Raises ``BundleError`` for a bundle that cannot be quantized or if ``out`` is taken,
-    ``OptionError`` for a bad option, ``PromptError`` for a text that cannot be used.
+    Args:
+        bundle: The folder of the float32 bundle, as ``export_checkpoint`` writes it.
+        out: The folder of the new bundle. It may be the same as ``bundle`` with ``overwrite``.
+        recipe: How the weights are stored: ``"int8"``, ``"int4"``, ``"int8-weights"`` or
+            ``"fp16"``; see ``RECIPES``.
+        block_size: How many weights share a scale: 16, 32, 64, 128 or 256. By default, the
+            recipe's block size. Only for recipes that store the layers in blocks.
+        keep: Layers to store in higher precision from the start, as names or patterns such as
+            ``"*.ff.wo"``.
+        kv_cache: The default dtype of the KV cache, ``"float32"`` or ``"int8"``. By default, the
+            recipe's dtype, or float32 if the bundle passes the quality gate only with it.
+        text: A file for calibration and for the quality gate, in the format that ``edgeseq eval``
+            reads: text for a GPT-2, pairs of source and target for a T5. By default, a built-in
+            text.
+        perplexity_rise_limit: The highest allowed rise of perplexity, where 0.01 means one
+            percent. By default, the recipe's limit.
+        allow_loss: Whether to write the bundle even if the perplexity rises by more than the limit.
+        overwrite: Whether to replace a bundle that already exists at ``out``.
+        progress: A function that is called with one line of text per step. By default, nothing is
+            reported.
+
+    Returns:
+        The new bundle, with its folder and its manifest.
+
+    Raises:
+        QuantizationError: The perplexity rises by more than the limit, and ``allow_loss`` is not
+            set.
+        BundleError: ``bundle`` is missing, damaged or already quantized, or ``out`` is taken.
+        OptionError: An option is unknown or invalid, or has no effect with the recipe.
+        PromptError: ``text`` cannot be read, or is too short.
+
+    Examples:
+        >>> from edgeseq.quantize import quantize_bundle
+        >>> bundle = quantize_bundle("gpt2-fp32", "gpt2-int8", recipe="int8")
+        >>> bundle.manifest.quantization.recipe
+        'int8'
     """
     chosen = find_recipe(recipe, block_size)
     if kv_cache is not None:
@@ -67,8 +96,8 @@ def quantize_bundle(
     source = open_bundle(Path(bundle))
     if source.manifest.quantization.recipe != FLOAT32:
         raise BundleError(
-            f"{source.folder} is quantized already ({source.manifest.quantization.recipe}): "
-            "quantize the float32 bundle."
+            f"{source.folder} is already quantized ({source.manifest.quantization.recipe}): pass "
+            "the float32 bundle."
         )
     networks = {role: Network(source, role) for role in source.manifest.roles}
     chosen = _keeping(chosen, keep, networks)
@@ -102,8 +131,8 @@ def _checked_limit(limit: Any, recipe: Recipe) -> float:
     known = isinstance(limit, int | float) and not isinstance(limit, bool)
     if not known or not 0 <= limit < math.inf:
         raise OptionError(
-            f"perplexity_rise_limit is {limit!r}; it must be a number from 0, where 0.01 is one "
-            "percent."
+            f"perplexity_rise_limit is {limit!r}; it must be a number of at least 0, where 0.01 "
+            "means one percent."
         )
     return float(limit)
 
@@ -115,7 +144,8 @@ def _keeping(recipe: Recipe, keep: Sequence[str], networks: dict[str, Network]) 
         found = [n for n in names if isinstance(pattern, str) and fnmatchcase(n, pattern)]
         if not found:
             raise OptionError(
-                f"There is no layer {pattern!r} to keep: there are {', '.join(names)}."
+                f"There is no layer {pattern!r} to keep: use names or patterns of "
+                f"{', '.join(names)}."
             )
         kept.update(found)
     return replace(recipe, kept_layers=frozenset(kept))

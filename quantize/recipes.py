@@ -13,23 +13,43 @@ from .weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A way to quantize a bundle: a storage for each kind of weight, and defaults."""
+    """A way to quantize a bundle: a storage for each kind of weight, and defaults.
+
+    Attributes:
+        name: The name of the recipe in ``RECIPES``.
+        layer: The storage of linear layers.
+        step_layer: The storage of linear layers of a decoder after an encoder. These layers compute
+            few tokens at a time.
+        table: The storage of the embedding and the lm_head (one table if they are tied).
+        kept: The storage of kept layers, which are too sensitive for ``layer``.
+        kept_table: The storage of a kept table.
+        kept_layers: The names of kept layers and tables.
+        kv_cache: The default dtype of the bundle's KV cache.
+        perplexity_rise_limit: The highest allowed rise of perplexity, where 0.01 means one percent.
+        float32_endings: The ends of names of layers that always stay float32.
+    """
 
     name: str
-    layer: Storage  # storage of linear layers
-    step_layer: Storage  # storage of decoder layers after an encoder; they read few tokens
-    table: Blockwise | Float16  # storage of embeddings and lm_head (one table if tied)
-    kept: Storage  # storage of kept layers, which are too sensitive for `layer`
-    kept_table: Blockwise | Float32  # storage of kept tables
-    kept_layers: frozenset[str] = field(default=frozenset())  # names of kept layers and tables
-    kv_cache: CacheDtype  # default dtype when the bundle is loaded
-    perplexity_rise_limit: float  # highest rise of perplexity; 0.01: one percent
-    float32_endings: tuple[str, ...] = ()  # suffixes of layers that stay float32
+    layer: Storage
+    step_layer: Storage
+    table: Blockwise | Float16
+    kept: Storage
+    kept_table: Blockwise | Float32
+    kept_layers: frozenset[str] = field(default=frozenset())
+    kv_cache: CacheDtype
+    perplexity_rise_limit: float
+    float32_endings: tuple[str, ...] = ()
 
     def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
-        """Return the storage of a linear layer's weight or of a table.
+        """Return the storage of a weight.
 
-        ``in_steps``: whether the layer belongs to a decoder after an encoder.
+        Args:
+            weight: The name of the weight of a linear layer or of a table.
+            is_table: Whether the weight is a table: an embedding or an lm_head.
+            in_steps: Whether the weight belongs to a decoder after an encoder.
+
+        Returns:
+            The storage that rounds the weight and multiplies with it.
         """
         if weight.endswith(self.float32_endings):
             return Float32()
@@ -41,20 +61,29 @@ class Recipe:
 
     @property
     def block_size(self) -> int | None:
-        """The number of weights that share a scale in the layers; None if they have no blocks."""
+        """How many weights of a linear layer share a scale; None if layers have no blocks."""
         return self.layer.block_size
 
     def with_block_size(self, block_size: Any) -> Recipe:
-        """Return the recipe with another block size of the layers.
+        """Return a copy of the recipe with another block size of the linear layers.
 
-        Raises ``OptionError`` for a bad size, or if the layers have no blocks.
+        Args:
+            block_size: How many weights share a scale: 16, 32, 64, 128 or 256.
+
+        Returns:
+            The new recipe.
+
+        Raises:
+            OptionError: The size is none of these, or the recipe stores layers without blocks.
         """
         if type(block_size) is not int or block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
-            raise OptionError(f"The block size is {block_size}; it must be one of {sizes}.")
+            raise OptionError(f"The block size is {block_size!r}; it must be one of {sizes}.")
         blocks = self.layer.with_block_size(block_size)
         if blocks is None:
-            raise OptionError(f"A block size has no effect with the recipe {self.name!r}.")
+            raise OptionError(
+                f"A block size has no effect with the recipe {self.name!r}: leave it out."
+            )
         return replace(self, layer=blocks, step_layer=blocks)
 
 
@@ -110,10 +139,18 @@ RECIPES: Mapping[str, Recipe] = {
         ),
     )
 }
+"""The recipes by name.
+
+- ``int8``: linear layers with 8-bit activations and 7-bit weights, tables with 8-bit weights in
+  blocks of 64. The layers of a T5's decoder have 8-bit weights in blocks, too.
+- ``int4``: 4-bit weights in blocks of 32.
+- ``int8-weights``: 8-bit weights in blocks of 64.
+- ``fp16``: weights and products in 16-bit floats, for CUDA.
+"""
 
 
 def find_recipe(name: Any, block_size: Any = None) -> Recipe:
-    """Return the recipe ``name``, with ``block_size`` if given; ``OptionError`` for a bad one."""
+    """Return the recipe ``name``, with ``block_size`` if given; ``OptionError`` if invalid."""
     if not isinstance(name, str) or name not in RECIPES:
         raise OptionError(f"There is no recipe {name!r}: use {', '.join(RECIPES)}.")
     recipe = RECIPES[name]

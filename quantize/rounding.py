@@ -76,7 +76,7 @@ def round_weight(
     (GPTQ, arXiv 2210.17323). Raises ``BundleError`` for a weight that is not finite.
     """
     if not np.isfinite(weight).all():
-        raise BundleError("A weight of the bundle is not finite: export the checkpoint again.")
+        raise BundleError("A weight of the bundle is NaN or infinite: export the checkpoint again.")
     if curvature is not None:
         return _compensated(weight, bits, group_size, curvature)
     inputs, outputs = weight.shape

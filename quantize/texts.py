@@ -52,8 +52,8 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
         return _halves(BUILT_IN, _made_up(model), None)
     if len(passages.windows) < 2:
         raise PromptError(
-            f"{path} is too short to calibrate on one half and judge by the other: give at least "
-            f"{'two pairs' if context is None else f'{context + 2} tokens'}."
+            f"{path} is too short to use one half for calibration and one for the quality gate: "
+            f"give at least {'two pairs' if context is None else f'{context + 2} tokens'}."
         )
     return _halves(BUILT_IN if path is None else path.name, passages.windows, context)
 

@@ -5,8 +5,8 @@
     model = load("my-bundle")
     print(model.generate("Once upon a time,", max_new_tokens=40)[0].text)
 
-The names below are imported when they are first used, so that a command line that only shows its
-version, or is interrupted as it starts, does not wait for numpy.
+Each name is imported at its first use. A command line that only shows its version, or is
+interrupted as it starts, therefore does not wait for numpy.
 """
 
 from importlib import import_module
@@ -24,29 +24,40 @@ if TYPE_CHECKING:
     from .loading import load
     from .model import Model
     from .pipelines.pipeline import pipeline
-    from .results import GenerationResult, Score, Timings
+    from .request.options import GenerationOptions
+    from .results import ChoiceProbability, GenerationResult, Score, Timings
+    from .session import Session
+    from .tasks.runs import TaskResult
 
     __version__: str
 
 __all__ = [
     "BundleError",
+    "ChoiceProbability",
     "DeviceError",
     "EdgeseqError",
+    "GenerationOptions",
     "GenerationResult",
     "MissingPackageError",
     "Model",
     "OptionError",
     "PromptError",
     "Score",
+    "Session",
+    "TaskResult",
     "Timings",
     "load",
     "pipeline",
 ]
 
 _MODULES = {
+    "ChoiceProbability": "results",
+    "GenerationOptions": "request.options",
     "GenerationResult": "results",
     "Model": "model",
     "Score": "results",
+    "Session": "session",
+    "TaskResult": "tasks.runs",
     "Timings": "results",
     "load": "loading",
     "pipeline": "pipelines.pipeline",

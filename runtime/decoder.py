@@ -1,6 +1,7 @@
-"""The one protocol between the search side and the ONNX Runtime side.
+"""The protocol between the search and ONNX Runtime.
 
-A decoder knows token ids and logits. It knows no text, no strategy and no end of sequence.
+A decoder handles token ids and logits. It does not handle text, strategies or the end of a
+sequence.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TokenIds = NDArray[np.int64]
 
 
 class CancelledError(Exception):
-    """Error for a prompt whose reading was cancelled after ``read`` of its tokens."""
+    """Raised if the reading of a prompt is cancelled; ``read``: the number of tokens read."""
 
     def __init__(self, read: int) -> None:
         super().__init__(read)
@@ -46,9 +47,9 @@ class Decoder(Protocol):
         """
 
     def keep_best(self, count: int | None) -> None:
-        """Declare that only the ``count`` highest logits of a row are needed from now on.
+        """Declare that only the ``count`` highest logits of each row are needed; None: all.
 
-        ``prefill`` and ``decode`` may return -inf for all others. None: all logits are needed.
+        ``prefill`` and ``decode`` may then return -inf for all other logits.
         """
 
     def decode(self, tokens: Sequence[int]) -> Logits:
@@ -71,14 +72,14 @@ class Decoder(Protocol):
         """End the generation."""
 
     def fork(self) -> Decoder:
-        """Return another decoder whose only row is a copy of this decoder's only row."""
+        """Return a copy of this decoder, which must have one row."""
 
     def cache_bytes(self, positions: int) -> int:
-        """Return the bytes of memory for ``positions`` of one row, with its encoder output."""
+        """Return the memory in bytes for ``positions`` of one row and its encoder output."""
 
 
-# new_decoder(prompts, capacity): token ids of the prompts (or of the encoder's sources), and the
-# most positions per row. Sources are encoded when the decoder reads its first tokens.
+# new_decoder(prompts, capacity): the token ids of the prompts (or of the encoder's sources) and the
+# limit of positions per row. Sources are encoded when the decoder reads its first tokens.
 NewDecoder = Callable[[Sequence[Sequence[int]], int], Decoder]
 
 

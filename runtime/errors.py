@@ -1,15 +1,15 @@
 """The errors that edgeseq raises on purpose.
 
-Each message says in one sentence what was wrong, what is allowed and what to do next.
+Each message names the bad value, the allowed values and the next step.
 
     EdgeseqError
-    ├── BundleError          a bundle that is missing, damaged, too new or unsafe
-    ├── OptionError          an option or argument that is unknown, invalid or without effect
-    ├── PromptError          a prompt that the model cannot take
-    ├── DeviceError          a requested device that is not available
-    ├── MissingPackageError  an optional package that is not installed
-    ├── CheckpointError      a checkpoint that cannot be exported
-    └── QuantizationError    a bundle that loses more quality by quantization than is allowed
+    ├── BundleError          a bundle is missing, damaged, too new or unsafe
+    ├── OptionError          an option or argument is unknown, invalid or without effect
+    ├── PromptError          a prompt is not valid for the model
+    ├── DeviceError          a device is not available or has no memory left
+    ├── MissingPackageError  an optional package is not installed
+    ├── CheckpointError      a checkpoint cannot be exported
+    └── QuantizationError    quantization loses more quality than is allowed
 """
 
 from __future__ import annotations
@@ -22,32 +22,48 @@ def reason(error: Exception) -> str:
 
 
 class EdgeseqError(Exception):
-    """Base class of all errors that edgeseq raises on purpose."""
+    """The base class of all errors that edgeseq raises on purpose.
+
+    Catch it to handle every error that a caller can cause or fix. The message names the bad value,
+    the allowed values and the next step.
+    """
 
 
 class BundleError(EdgeseqError):
-    """Error for a bundle that is missing, damaged, too new or unsafe."""
+    """Raised for a bundle that is missing, damaged, too new or unsafe.
+
+    A bundle is unsafe if it names files outside its folder.
+    """
 
 
 class OptionError(EdgeseqError, ValueError):
-    """Error for an option or argument that is unknown, invalid or without effect."""
+    """Raised for an option or argument that is unknown, invalid or without effect.
+
+    It is also a ``ValueError``.
+    """
 
 
 class PromptError(EdgeseqError, ValueError):
-    """Error for a prompt that is empty, is too long or holds ids outside the vocabulary."""
+    """Raised for a prompt that is empty, is too long, or holds ids outside the vocabulary.
+
+    Other texts can raise it too, such as a text to score. It is also a ``ValueError``.
+    """
 
 
 class DeviceError(EdgeseqError):
-    """Error for a requested device that is not available."""
+    """Raised for a device that is not available or has not enough memory."""
 
 
 class MissingPackageError(EdgeseqError, ImportError):
-    """Error for an optional package that is not installed."""
+    """Raised for an optional package that is not installed.
+
+    The message names the extra of edgeseq that installs it. It is also an ``ImportError``.
+    """
 
 
 class CheckpointError(EdgeseqError):
-    """Error for a checkpoint that cannot be read, is not supported or failed its verification."""
+    """Raised for a checkpoint that cannot be read, is not supported or failed its verification."""
 
 
 class QuantizationError(EdgeseqError):
-    """Error for a bundle that loses more quality by quantization than is allowed."""
+    """Raised for a bundle that loses more quality by quantization than is allowed."""

@@ -32,30 +32,47 @@ def load(
     prepack: bool = False,
     max_concurrent: int | None = None,
 ) -> Model:
-    """Load the bundle at ``path``, or a ``demo`` model that comes with edgeseq: by default "gpt2".
+    """Load a bundle, or a demo model that comes with edgeseq, and return it as a model.
 
-    - ``device``: "cpu"; "cuda" or "cuda:1"; "auto", which is CUDA if the bundle opens there, else
-      the CPU (see ``Model.device`` and ``Model.device_reason``); or the name of another execution
-      provider of ONNX Runtime, such as "DmlExecutionProvider".
-    - ``provider_options``: options of that provider, such as {"gpu_mem_limit": 2**31}.
-    - ``provider_library``: the file of a plug-in library that has the provider.
-    - ``threads``: the number of computing threads; None: one for each physical core that the
-      process may use.
-    - ``verify``: check the hash of every file first.
-    - ``kv_cache``: the dtype of the KV cache, "float32", "int8" or "float16"; None: the bundle's
-      default. Only quantized bundles have "int8" and "float16", which is for CUDA.
-    - ``prepack``: keep the weights, as packed by this machine's ONNX Runtime, in the user's cache
-      folder. They take up to two and a half times the bundle's size. The first load writes them.
-      Later loads map them, and processes share the memory.
-    - ``max_concurrent``: the limit of generations at once in all threads, each with its own KV
-      cache; None: 16. Further generations wait in order of arrival.
+    Args:
+        path: The folder of the bundle; None for a demo model.
+        demo: The demo model, "gpt2" or "t5"; None for "gpt2" if there is no ``path``.
+        device: The device: "cpu"; "cuda" or "cuda:1" for a GPU; "auto" for CUDA if the bundle opens
+            there, and otherwise the CPU; or the name of another execution provider of ONNX Runtime,
+            such as "DmlExecutionProvider".
+        provider_options: Options of the execution provider, such as ``{"gpu_mem_limit": 2**31}``.
+        provider_library: The file of a plug-in library that contains the execution provider.
+        threads: The number of computing threads; None for one thread per physical core that the
+            process may use.
+        verify: Whether to check the hash of every file first.
+        kv_cache: The dtype of the KV cache, "float32", "int8" or "float16"; None for the bundle's
+            default. Only quantized bundles have "int8" and "float16", and "float16" is for CUDA.
+        prepack: Whether to keep the weights, as this machine's ONNX Runtime packs them, in the
+            user's cache folder. The first load writes them, up to two and a half times the bundle's
+            size. Later loads map these files, so that processes share the memory.
+        max_concurrent: The limit of generations at once in all threads, each with its own KV cache;
+            None for 16. Further generations wait in order of arrival.
 
-    Raises ``BundleError`` for a bundle that is missing, damaged or too new, or if the cache folder
-    cannot be written, ``DeviceError`` for a device that is not available, ``OptionError`` for a
-    KV cache that the bundle has no graph for, ``MissingPackageError`` without ONNX Runtime.
+    Returns:
+        The model. Close it, or use it as a context manager, to free its memory.
+
+    Raises:
+        BundleError: The bundle is missing, damaged or too new, or the cache folder of ``prepack``
+            cannot be written.
+        OptionError: An argument is invalid or without effect, or the bundle has no graph for
+            ``kv_cache``.
+        DeviceError: The device is not available.
+        MissingPackageError: ONNX Runtime is not installed.
+
+    Examples:
+        >>> from edgeseq.runtime import load
+        >>> with load(demo="t5") as model:
+        ...     result = model.generate("pronounce: winter")[0]
+        >>> result.text
+        'W IH1 N T ER0'
     """
     if path is not None and demo is not None:
-        raise OptionError("demo has no effect beside path: pass one of them.")
+        raise OptionError("demo has no effect with path: pass only one of them.")
     given: Any = path  # callers without type checks may pass anything
     if given is not None and (not isinstance(given, str | os.PathLike) or not os.fspath(given)):
         raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")
@@ -97,7 +114,7 @@ def load(
 
 
 def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
-    """Open the tokenizer that a bundle names; ``BundleError`` if its file is damaged."""
+    """Return the tokenizer of a bundle; raise ``BundleError`` if its file is damaged."""
     form = bundle.manifest.tokenizer
     if form.file is None:
         from .text.byte_tokenizer import ByteTokenizer
@@ -118,13 +135,13 @@ def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
 
 
 def _check_defaults(manifest: Manifest) -> None:
-    """Refuse generation defaults that would fail every call."""
+    """Raise ``BundleError`` for generation defaults with which every call would fail."""
     from .request.resolving import resolve_options
 
     try:
         resolve_options(manifest.generation, {}, manifest.kind)
     except OptionError as error:
         raise BundleError(
-            f"The bundle's generation defaults cannot be used: {error} Correct them in "
-            f"{MANIFEST_NAME}, or export the bundle again."
+            f"The bundle's generation defaults are wrong: {error} Correct them in {MANIFEST_NAME}, "
+            "or export the bundle again."
         ) from error

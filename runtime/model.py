@@ -40,24 +40,58 @@ ONE_SEQUENCE = ("num_return_sequences", 1)  # option value that a stream may be 
 
 
 class Model:
-    """A bundle that is ready to generate; ``edgeseq.runtime.load`` makes one.
+    """A loaded bundle that generates and scores text; ``load`` returns one.
 
-    Calls may come from several threads: they share the weights, and each has its own KV cache.
-    Options are those of Transformers' ``GenerationConfig``: see ``GenerationOptions``. An unknown
-    option, or one that has no effect, raises ``OptionError``. Calls also take:
+    You may call a model from several threads. The calls share the weights, and each call has its
+    own KV cache. A model is also a context manager, which closes it at the end of the block.
 
-    - ``choices``: restricts the output to a list of strings and scores each of them;
-    - ``json_schema``, ``regex`` or ``grammar``: restricts the output to matching texts (extra
-      ``guidance``);
-    - ``prefix_allowed_tokens_fn``: a function from a prompt's index and all ids so far to the ids
-      that may come next, as in Transformers;
-    - ``logits_processor``: a function, or several, from all ids so far, (n,), and the logits,
-      (vocabulary,), to the changed logits;
-    - ``cancel``: a function, or an event with ``is_set``, called at every step and while prompts
-      are read: once it is true, the call returns the text generated so far, without any
-      ``choices``;
-    - ``decoder_input_ids``, after an encoder: tokens that the output continues, one list of ids for
-      all texts or one for each. Results hold the tokens after them.
+    All calls that generate take the same keyword arguments: generation options and controls. An
+    argument that is unknown or has no effect raises ``OptionError``.
+
+    **Generation options** have the names, meanings and defaults of Transformers'
+    ``GenerationConfig``. An option that you do not pass has the bundle's default, or else
+    Transformers'. The most common options:
+
+    - ``max_new_tokens``: the limit of new tokens, 20 unless the bundle has another default.
+    - ``do_sample``: whether to sample tokens instead of taking the most probable one. With it:
+      ``temperature``, ``top_k``, ``top_p``, ``min_p`` and ``seed``.
+    - ``num_beams``: the number of beams. With it: ``length_penalty`` and ``early_stopping``.
+    - ``num_return_sequences``: the number of texts for each prompt.
+    - ``repetition_penalty`` and ``no_repeat_ngram_size``: avoid repetitions.
+    - ``stop_strings``: a string or a list of strings that end the text.
+    - ``max_time``: the limit of time in seconds.
+    - ``prompt_lookup_num_tokens``: the limit of tokens that prompt lookup guesses at once.
+    - ``logprobs``: return the log-probability of each new token and of this many most probable
+      tokens at its position.
+
+    ``GenerationOptions`` describes all options.
+
+    **Controls** restrict the output, change the logits or end the work:
+
+    - ``choices``: a list of strings. The output is one of them, and each gets a probability. Only
+      ``cancel`` and ``decoder_input_ids`` have an effect together with it.
+    - ``json_schema`` (a dictionary or JSON text), ``regex`` or ``grammar`` (in llguidance's dialect
+      of Lark): the output matches it. Needs the extra ``guidance``.
+    - ``prefix_allowed_tokens_fn``: a function that takes a prompt's index and all token ids so far,
+      (n,), and returns the ids that may come next, as in Transformers.
+    - ``logits_processor``: a function, or a list of functions, that takes all token ids so far,
+      (n,), and the logits of the next token, (vocabulary,), and returns the changed logits. With
+      beam search it gets log-probabilities.
+    - ``cancel``: a function, or an object with ``is_set`` such as ``threading.Event``. It is called
+      at every step and while prompts are read. Once it returns True, the call returns the text
+      generated so far, and no ``choices``.
+    - ``decoder_input_ids``, for encoder-decoder models: token ids that the output continues, one
+      list for all prompts or one list for each. Results hold only the tokens after them.
+
+    Args:
+        bundle: The bundle: its ``folder`` and its ``manifest``.
+        tokenizer: The bundle's tokenizer, with the methods ``encode`` and ``decode``.
+        engine: The graphs of the bundle, opened on a device.
+        new_decoder: The function that makes the decoder of each generation; None for the engine's.
+
+    Attributes:
+        bundle: The bundle: its ``folder`` and its ``manifest``.
+        tokenizer: The bundle's tokenizer, with the methods ``encode`` and ``decode``.
     """
 
     def __init__(
@@ -81,55 +115,139 @@ class Model:
 
     @property
     def device(self) -> str:
-        """The device's name, such as "cpu" or "cuda:1"; with "auto", the chosen one."""
+        """The name of the device, such as "cpu" or "cuda:1"; with "auto", the chosen device."""
         return self._engine.device
 
     @property
     def device_reason(self) -> str:
-        """The reason for the device: that it was requested, or with "auto" why it was chosen."""
+        """The reason for the device: it was requested, or why "auto" chose it."""
         return self._engine.device_reason
 
     @property
     def new_decoder(self) -> NewDecoder:
-        """The function that makes decoders over the bundle's graphs."""
+        """The function that makes the decoder of each generation, of type ``NewDecoder``."""
         return self._new_decoder
 
     def with_decoders(self, new_decoder: NewDecoder) -> Model:
-        """Return the same model with decoders from ``new_decoder``."""
+        """Return a model with the same weights, whose decoders come from another function.
+
+        Args:
+            new_decoder: A function that takes the token ids of the prompts (or of the encoder's
+                sources) and the limit of positions per row, and returns a ``Decoder``.
+
+        Returns:
+            The model. Closing either model closes both.
+        """
         return Model(self.bundle, self.tokenizer, self._engine, new_decoder)
 
     def with_defaults(self, generation: Mapping[str, Any]) -> Model:
-        """Return the same model with other generation defaults than the bundle's."""
+        """Return a model with the same weights and other generation defaults.
+
+        Args:
+            generation: The default options of all calls. They replace all of the bundle's defaults,
+                also the special token ids such as ``eos_token_id``.
+
+        Returns:
+            The model. Closing either model closes both.
+        """
         manifest = replace(self.bundle.manifest, generation=dict(generation))
         bundle = replace(self.bundle, manifest=manifest)
         return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
 
     def generate(self, text: str | Sequence[str], **options: Any) -> Results:
-        """Generate from one text or several at once; return results in the texts' order.
+        """Generate text from one prompt, or from several prompts as one batch.
 
-        The ``num_return_sequences`` results of a text are adjacent, the best first. Raises
-        ``OptionError`` for a bad option and ``PromptError`` for a text that cannot be served.
+        Args:
+            text: A prompt, or a sequence of prompts. A decoder-only model continues the prompt. An
+                encoder-decoder model reads it as the source.
+            **options: Generation options and controls, which the class ``Model`` describes.
+
+        Returns:
+            The results in the order of the prompts. With ``num_return_sequences``, the results of
+                one prompt are adjacent, with beam search the best first. The results of a prompt do
+                not depend on the other prompts.
+
+        Raises:
+            OptionError: An option or control is unknown, invalid or without effect, or no token may
+                come next.
+            PromptError: A prompt is not a string, has more tokens than the model has positions, or
+                is empty and the model has no ``bos_token_id``.
+            MissingPackageError: A constraint needs llguidance, which is not installed.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> results = model.generate("Once upon a time,", max_new_tokens=8, do_sample=False)
+            >>> results[0].text
+            ' there was a great many years old.'
         """
         began = time.perf_counter()
         texts = [text] if isinstance(text, str) else listed(text)
         if texts is None or not all(isinstance(item, str) for item in texts):
-            raise PromptError("generate takes a text or a list of texts; for ids: generate_ids.")
+            raise PromptError(
+                f"generate takes a text or a list of texts, not {text!r:.60}: for token ids, use "
+                "generate_ids."
+            )
         return self._run([self.tokenizer.encode(item) for item in texts], options, began)
 
     def generate_ids(self, prompts: Sequence[Ids], **options: Any) -> Results:
-        """Generate from lists of token ids; return results in their order.
+        """Generate text from prompts that are lists of token ids, as one batch.
 
-        Raises ``OptionError`` for a bad option and ``PromptError`` for ids that cannot be served.
+        Args:
+            prompts: A sequence of prompts, each a sequence of token ids. Lists, tuples and numpy
+                arrays of integers are accepted. Special tokens are not added.
+            **options: Generation options and controls, which the class ``Model`` describes.
+
+        Returns:
+            The results in the order of the prompts, as ``generate`` returns them.
+
+        Raises:
+            OptionError: An option or control is unknown, invalid or without effect, or no token may
+                come next.
+            PromptError: A prompt is not a list of token ids, is too long, or holds an id outside
+                the vocabulary.
+            MissingPackageError: A constraint needs llguidance, which is not installed.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
         """
         began = time.perf_counter()
         return self._run(id_lists(prompts, "generate_ids"), options, began)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
-        """Yield pieces of the generated text, each as soon as it is certain.
+        """Generate text from one prompt, and yield pieces of it as soon as they are certain.
 
-        Joined they are the text that ``generate`` returns. With beams a piece is certain once all
-        of them agree on it. Bad options and prompts raise at once, not at the first piece. Closing
-        the iterator ends the work.
+        The joined pieces equal the text that ``generate`` returns. With beam search, a piece is
+        certain once all beams agree on it. Bad options and prompts raise at once, not at the first
+        piece. Tokens are generated only as the pieces are read. Close the iterator to end the work
+        early.
+
+        Args:
+            text: The prompt.
+            **options: Generation options and controls, which the class ``Model`` describes, except
+                ``choices``, ``logprobs`` and a ``num_return_sequences`` above 1.
+
+        Yields:
+            A piece of the new text, at least one character.
+
+        Raises:
+            OptionError: An option or control is unknown, invalid or without effect, or no token may
+                come next.
+            PromptError: The prompt is not a string, has more tokens than the model has positions,
+                or is empty and the model has no ``bos_token_id``.
+            MissingPackageError: A constraint needs llguidance, which is not installed.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> list(model.stream("Once upon a time,", max_new_tokens=8, do_sample=False))
+            [' there', ' was', ' a', ' great', ' many', ' years', ' old', '.']
         """
         self._check_stream(text, options)
         request = self._request([self.tokenizer.encode(text)], options)
@@ -138,11 +256,26 @@ class Model:
         return self._pieces(request, self._generation(request, time.perf_counter()))
 
     def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
-        """Stream as ``stream`` does, without blocking the event loop.
+        """Stream text as ``stream`` does, without blocking the event loop of asyncio.
 
-        Bad options raise at once. A prompt that cannot be served raises at the first piece. Closing
-        the iterator (``aclose``) or cancelling the task that reads it ends the work within a token
-        or a chunk of a prompt.
+        A thread does the work. Bad options raise at once, and a bad prompt raises at the first
+        piece. To end the work early, close the iterator (``aclose``) or cancel the task that reads
+        it. The work ends after the current token or chunk of the prompt.
+
+        Args:
+            text: The prompt.
+            **options: Generation options and controls, as for ``stream``.
+
+        Yields:
+            A piece of the new text, at least one character.
+
+        Raises:
+            OptionError: As for ``stream``.
+            PromptError: As for ``stream``.
+            MissingPackageError: As for ``stream``.
+            BundleError: As for ``stream``.
+            DeviceError: As for ``stream``.
+            EdgeseqError: As for ``stream``.
         """
         from .concurrency.async_stream import is_interpreter_ending, relay  # late: asyncio
 
@@ -158,12 +291,32 @@ class Model:
     def run(
         self, task: str | os.PathLike[str], text: str | Sequence[str] | None = None, /, **given: Any
     ) -> TaskResult | list[TaskResult]:
-        """Do a task: "summarization", "translation", or a template of your own (.toml).
+        """Run a task on one input or several: fill the task's prompt template and generate.
 
-        ``text``: the task's first field; a list gives a list of answers. ``given``: its other
-        fields, as ``question="..."``, and options of ``generate``, which override the template's.
-        ``edgeseq tasks`` lists the templates. Raises ``OptionError`` for an unknown task or a bad
-        option, ``PromptError`` for an input that cannot be served.
+        Args:
+            task: The name of a task, such as "summarization" or "translation" (``edgeseq tasks``
+                lists all), or the path of your own template, a .toml file.
+            text: The value of the task's first field, or a list of values for several inputs. You
+                can also pass it by the field's name.
+            **given: The values of the task's other fields by name, such as ``question="..."``,
+                which apply to all inputs; and generation options and controls, which override the
+                template's options.
+
+        Returns:
+            A ``TaskResult`` with the answer, or for several inputs a list of them in the same
+                order.
+
+        Raises:
+            OptionError: The task is unknown, its template is wrong or is not for this kind of
+                model, or an option is unknown, invalid or without effect.
+            PromptError: A field is missing or is not a string, or the prompt is too long.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> model.run("classification", "What a happy day!").text
+            'positive'
         """
         from .tasks.runs import run_all  # late: most programs do not need it
         from .tasks.templates import read_template
@@ -173,22 +326,24 @@ class Model:
         first = template.fields[0]
         if text is not None:
             if first in values:
-                raise OptionError(f"{first} has no effect beside the text: pass one of them.")
+                raise OptionError(
+                    f"{first} has no effect if the text is also passed: pass only one of them."
+                )
             values[first] = text
         texts = values.get(first, template.defaults.get(first))
         if isinstance(texts, str):
             return run_all(self, template, [values], given)[0]
         if not isinstance(texts, list | tuple):
             raise PromptError(
-                f"The task {template.name} takes texts for {', '.join(template.fields)}; {first} "
-                f"is {texts!r:.60}."
+                f"{first} is {texts!r:.60}; the task {template.name} takes a text or a list of "
+                "texts for it."
             )
         return run_all(self, template, [{**values, first: item} for item in texts], given)
 
     def close(self) -> None:
-        """Free the memory once calls under way have ended and sessions are closed.
+        """Refuse new calls, and free the memory once all calls have ended and sessions are closed.
 
-        All later calls raise ``EdgeseqError``, including calls of this model's sessions.
+        Later calls of this model and of its sessions raise ``EdgeseqError``.
         """
         self._engine.close()
 
@@ -201,14 +356,37 @@ class Model:
 
     def __reduce__(self) -> NoReturn:
         raise EdgeseqError(
-            "A loaded model cannot be pickled or copied: pass on the path of its bundle "
-            f"({self.bundle.folder}), and load it there."
+            "A loaded model cannot be pickled or copied: pass the path of its bundle "
+            f"({self.bundle.folder}), and load the bundle there."
         )
 
     def session(self, *, max_cache_bytes: int = CACHE_BYTES) -> Session:
-        """Open a session: calls on texts that continue each other read only the new tokens.
+        """Open a session, which keeps the KV cache of its last call as a prefix cache.
 
-        ``max_cache_bytes``: memory for the KV caches of the session and its forks.
+        A call of a session reads only the tokens after the longest prefix that its text shares with
+        the text of the previous call. Use it for a chat, or for a text that is being written.
+
+        Args:
+            max_cache_bytes: The memory for the KV caches of the session and its forks, in bytes. A
+                call that needs more still runs.
+
+        Returns:
+            The session. Use it as a context manager, or close it to free its memory.
+
+        Raises:
+            OptionError: ``max_cache_bytes`` is not an integer of at least 0.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> text = "Once upon a time,"
+            >>> with model.session() as session:
+            ...     story = session.generate(text, max_new_tokens=8, do_sample=False)[0].text
+            ...     text += story + " But"
+            ...     more = session.generate(text, max_new_tokens=8, do_sample=False)[0].text
+            >>> more
+            ' the King had no children to be seen'
         """
         self._engine.check_open()
         check_integer("max_cache_bytes", max_cache_bytes, at_least=0)
@@ -223,16 +401,43 @@ class Model:
         return Session(self.with_decoders, cache, pool)
 
     def score(self, text: str, target: str | None = None) -> Score:
-        """Return the log-probability of each token of ``text``, given the tokens before it.
+        """Return the log-probability of each token of a text, given the tokens before it.
 
-        The first token is not predicted. A text longer than the model's positions is read in
-        windows that overlap by half. A model with an encoder reads ``text`` and scores ``target``,
-        its end-of-sequence token included. Raises ``PromptError`` for a text that cannot be served,
-        ``OptionError`` for a target that is missing or has no effect.
+        A decoder-only model scores ``text``, except its first token, which has nothing before it. A
+        text with more tokens than the model has positions is read in windows that overlap by half.
+        An encoder-decoder model reads ``text`` as the source and scores ``target``, including its
+        end-of-sequence token.
+
+        Args:
+            text: The text to score, or the source with an encoder-decoder model.
+            target: The text to score with an encoder-decoder model; None with a decoder-only model.
+
+        Returns:
+            The token ids and their natural log-probabilities.
+
+        Raises:
+            OptionError: ``target`` is missing, or has no effect.
+            PromptError: The text or the target is not a string, the text has fewer than two tokens,
+                or the target is too long.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> score = model.score("Once upon a time")
+            >>> score.token_ids
+            (2247, 669, 259, 522)
+            >>> round(score.total)
+            -3
         """
-        for item in (text, "" if target is None else target):
+        for name, item in (("text", text), ("target", "" if target is None else target)):
             if not isinstance(item, str):
-                raise PromptError(f"score takes one text, not {item!r:.60}.")
+                raise PromptError(
+                    f"score takes one string as {name}, not {item!r:.60}: call it once for each "
+                    "text."
+                )
         self._engine.check_open()
         windows, ids = scored(text, target, self.bundle.manifest, self.tokenizer)
         with self._engine.slots.one():
@@ -247,7 +452,9 @@ class Model:
 
     def _check_stream(self, text: Any, options: Mapping[str, Any]) -> None:
         if not isinstance(text, str):
-            raise PromptError("stream takes one text; several at once: generate.")
+            raise PromptError(
+                f"stream takes one text, not {text!r:.60}: for several texts, use generate."
+            )
         for name in ("num_return_sequences", "logprobs", "choices"):
             if options.get(name) is not None and (name, options[name]) != ONE_SEQUENCE:
                 raise OptionError(f"{name} has no effect with stream: use generate.")

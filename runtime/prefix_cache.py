@@ -1,7 +1,7 @@
 """The prefix cache of a session: a decoder that is kept between calls and reads only new tokens.
 
-The KV cache of a text is valid for every text with the same prefix. So the tokens after the longest
-common prefix are dropped, and the rest of the new text is read.
+The KV cache of a text is valid for every text with the same prefix. A call therefore drops the
+cached tokens after the longest common prefix, and reads the rest of the new text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEAST_READ = 2  # tokens; a single one may be computed in another order than wit
 
 
 class PrefixCache:
-    """A decoder of one row that is kept between calls, and the tokens that its row holds."""
+    """A decoder with one row that is kept between calls, and the tokens that its row holds."""
 
     def __init__(
         self, new_decoder: NewDecoder, pool: CachePool, *, has_encoder: bool, longest: int
@@ -38,16 +38,19 @@ class PrefixCache:
         self._is_closed = False
         # Held while the cache is used: forks in other threads may drop caches.
         self.lock = RLock()
-        # A lock of its own: the garbage collector may end a call in a thread that must not wait.
+        # A separate lock: the garbage collector may end a call in a thread that must not wait.
         self._call_lock = RLock()
         pool.add(self)
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
         """Return a decoder for one call (a ``NewDecoder``); this ends the previous call."""
         if self._is_closed:
-            raise EdgeseqError("The session is closed: open another with model.session().")
+            raise EdgeseqError("The session is closed: open another one with Model.session.")
         if len(sources) != 1:
-            raise PromptError(f"A session takes one prompt at a time, not {len(sources)}.")
+            raise PromptError(
+                f"A session takes one prompt at a time, not {len(sources)}: for a batch, use the "
+                "model."
+            )
         call = _CallDecoder(self, sources[0] if self._has_encoder else (), capacity)
         with self._call_lock:
             self._call = call
@@ -61,11 +64,11 @@ class PrefixCache:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a call is under way."""
+        """Whether a call is running."""
         return self._call is not None
 
     def fork(self) -> PrefixCache:
-        """Return another cache that holds the same text, in memory of its own."""
+        """Return a copy of the cache, with its own memory."""
         other = PrefixCache(
             self._new_decoder, self._pool, has_encoder=self._has_encoder, longest=self._longest
         )
@@ -77,7 +80,7 @@ class PrefixCache:
         return other
 
     def close(self) -> None:
-        """Free the memory for good; this ends a call under way."""
+        """Free the memory permanently; this ends a running call."""
         with self.lock:
             self._is_closed = True
             with self._call_lock:
@@ -122,7 +125,7 @@ class PrefixCache:
             self._is_whole = True
 
     def _start(self, source: Sequence[int], start: Sequence[int], capacity: int) -> Decoder:
-        """Return the decoder, whose row holds the part of ``start`` that need not be read."""
+        """Return the decoder; its row holds the part of ``start`` that is not read again."""
         decoder = self._decoder
         if decoder is None or not self._is_whole or list(source) != list(self._source):
             self.drop()
@@ -141,9 +144,9 @@ class PrefixCache:
 
     @contextmanager
     def reading(self, call: _CallDecoder, tokens: Sequence[int]) -> Iterator[None]:
-        """Remember ``tokens``, which the block reads.
+        """Add ``tokens`` to the cache's tokens once the block, which reads them, has ended.
 
-        If the block is cancelled, the tokens read so far are kept. If it fails, the cache is
+        If the block is cancelled, the tokens read so far are added. If it fails, the cache is
         dropped.
         """
         with self.lock:
@@ -165,11 +168,11 @@ class PrefixCache:
         self._is_whole = True
 
     def check(self, call: _CallDecoder) -> None:
-        """Raise ``EdgeseqError`` if another call has begun."""
+        """Raise ``EdgeseqError`` if another call of the session has begun."""
         if call is not self._call:
             raise EdgeseqError(
-                "The session has gone on to another text: take a stream's pieces before the next "
-                "call, or fork the session."
+                "A later call of the session has ended this stream: read a stream to its end "
+                "before the next call, or use a fork of the session."
             )
 
 
@@ -233,8 +236,8 @@ class _CallDecoder:
 class CachePool:
     """The prefix caches of a session and its forks, which share ``limit_bytes``.
 
-    If a call needs more, the least recently used caches are dropped. The caches of calls under way
-    are kept, whatever the limit.
+    If a call needs more, the least recently used caches are dropped. The caches of running calls
+    are kept, even beyond the limit.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -257,7 +260,7 @@ class CachePool:
     def make_room(self, user: PrefixCache, size_bytes: int) -> None:
         """Drop caches, the least recently used first, until ``user`` can have ``size_bytes``.
 
-        The caches of calls under way are not dropped.
+        The caches of running calls are not dropped.
         """
         with self._lock:
             self._clock += 1

@@ -1,4 +1,4 @@
-"""A progress bar on standard error for long work. It appears only on a terminal."""
+"""Progress of long work on standard error: a bar on a terminal, else a line every 10 seconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Self, TextIO
 
 BAR = 24  # width of the bar in characters
 INTERVAL_S = 0.1  # seconds between two updates of the bar
+LINE_INTERVAL_S = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
-    """A progress bar that is drawn while its ``with`` block runs, if ``stream`` is a terminal.
+    """Progress that is shown while its ``with`` block runs.
 
         with Progress("evaluating", 2000, unit="tokens") as progress:
             progress(128)  # 128 more are done
 
-    The bar stays when the block ends, and disappears when the block raises.
+    On a terminal it is a bar, which stays when the block ends and disappears when it raises. In a
+    file or a pipe it is a line every 10 seconds, and none if the block takes less.
     """
 
     def __init__(
@@ -34,34 +36,41 @@ class Progress:
         self._total = total
         self._unit = unit
         stream = sys.stderr if stream is None else stream
-        self._stream = stream if stream is not None and stream.isatty() else None
+        self._stream = stream
+        self._is_terminal = stream is not None and stream.isatty()
         self._clock = clock
         self._done = 0
+        self._in_line = 0  # units that the last line without a terminal said
         self._width = 0  # characters of the drawn line
-        self._started = self._drawn = clock()
+        self._started_s = self._shown_s = clock()
 
     def __enter__(self) -> Self:
-        self._started = self._drawn = self._clock()
+        self._started_s = self._shown_s = self._clock()
         return self
 
     def __call__(self, count: int) -> None:
         """Report that ``count`` more units are done."""
         self._done += count
         now = self._clock()
-        if now - self._drawn >= INTERVAL_S:
-            self._drawn = now
-            self._draw(self._line(now - self._started))
+        if now - self._shown_s >= (INTERVAL_S if self._is_terminal else LINE_INTERVAL_S):
+            self._shown_s = now
+            self._show(now - self._started_s)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._draw(self._line(self._clock() - self._started) + "\n")
+        if kind is None and (self._is_terminal or 0 < self._in_line < self._done):
+            self._show(self._clock() - self._started_s, end="\n")
         elif self._width:
             self._draw("")
             self._draw("")
 
+    def _show(self, elapsed_s: float, end: str = "") -> None:
+        if self._is_terminal:
+            self._draw(self._line(elapsed_s) + end)
+        elif self._stream is not None:
+            print(self._line(elapsed_s), file=self._stream, flush=True)
+            self._in_line = self._done
+
     def _draw(self, line: str) -> None:
-        if self._stream is None:
-            return
         end = "\n" if line.endswith("\n") else ""
         line = line.removesuffix("\n")[: shutil.get_terminal_size().columns - 1]
         print(f"\r{line:<{self._width}}", end=end, file=self._stream, flush=True)
@@ -69,10 +78,11 @@ class Progress:
 
     def _line(self, elapsed_s: float) -> str:
         share = min(self._done / self._total, 1.0) if self._total else 1.0
-        bar = f"{'#' * int(BAR * share):-<{BAR}}"
+        bar = f"[{'#' * int(BAR * share):-<{BAR}}]"
+        done = bar if self._is_terminal else f"{self._done:,} of {self._total:,} {self._unit}"
         rate = self._done / elapsed_s if elapsed_s > 0 else 0.0
         digits = 0 if rate >= 10 else 1
-        line = f"{self._label} [{bar}] {share:4.0%}  {rate:,.{digits}f} {self._unit}/s"
+        line = f"{self._label} {done} {share:4.0%}  {rate:,.{digits}f} {self._unit}/s"
         if not 0 < share < 1:
             return line
         return f"{line}  {_clock_time(elapsed_s / share - elapsed_s)} left"
@@ -83,3 +93,18 @@ def _clock_time(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def rarely(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``show`` on a terminal; elsewhere a function that shows a message every 10 seconds."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return show
+    shown_s = time.perf_counter()
+
+    def show_rarely(message: str) -> None:
+        nonlocal shown_s
+        if time.perf_counter() - shown_s >= LINE_INTERVAL_S:
+            shown_s = time.perf_counter()
+            show(message)
+
+    return show_rarely

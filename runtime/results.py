@@ -5,56 +5,94 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# eos: the model ended the text; length: the limit of tokens; stop: a stop string or the end of a
-# choice; time: max_time; cancelled: the caller ended the text
+# eos: the model ended the text; length: the limit of tokens; stop: a stop string, or the end of a
+# choice; time: the limit of time (max_time); cancelled: the caller's ``cancel``
 FinishReason = Literal["eos", "length", "stop", "time", "cancelled"]
 TopLogprobs = tuple[tuple[int, float], ...]  # (id, natural log-probability), best first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds since the start of the call; tokenization is included."""
+    """The time of one text, in seconds since the start of the call, including tokenization.
 
-    first_token_s: float  # time to first token of this text
-    total_s: float  # time to the last token of this text
+    Attributes:
+        first_token_s: Time to the first token of this text.
+        total_s: Time to the last token of this text.
+    """
+
+    first_token_s: float
+    total_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceProbability:
-    """The probability of one of the ``choices``."""
+    """The probability of one of the ``choices``.
+
+    Attributes:
+        text: The choice.
+        probability: The probability relative to the other choices; all of them add up to 1.
+        logprob: The natural log-probability of the choice after the prompt, not relative.
+    """
 
     text: str
-    probability: float  # relative to the other choices: all of them sum to 1
-    logprob: float  # natural log-probability, not relative
+    probability: float
+    logprob: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationResult:
-    """One generated text."""
+    """One generated text.
 
-    text: str  # new text without special tokens, cut off before a stop string
-    token_ids: tuple[int, ...]  # new tokens, with the end-of-sequence token if there is one
+    Attributes:
+        text: The new text, without the prompt and special tokens, cut off before a stop string.
+        token_ids: The new tokens, including the end-of-sequence token and the tokens of a stop
+            string.
+        finish_reason: The reason for the end of the text: "eos" for an end-of-sequence token,
+            "length" for the limit of tokens, "stop" for a stop string or the end of a choice,
+            "time" for ``max_time``, "cancelled" for ``cancel``.
+        prompt_tokens: The number of tokens of the prompt.
+        generated_tokens: The number of new tokens.
+        timings: The time to the first and to the last token.
+        prompt_index: The index of the prompt in the call.
+        sequence_score: With beam search, the score that ranks the hypotheses: the sum of the
+            tokens' log-probabilities after all logits processors, divided by the length to the
+            power of ``length_penalty``. Otherwise None.
+        logprobs: With the option ``logprobs``, the natural log-probability of each new token by the
+            model itself, without logits processors. Otherwise None.
+        top_logprobs: With the option ``logprobs``, for each new token the most probable tokens at
+            its position as pairs of token id and natural log-probability, the most probable first.
+            Otherwise None.
+        choices: With ``choices``, all choices and their probabilities, the most probable first;
+            empty if the call was cancelled. Otherwise None.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
-    prompt_index: int = 0  # index of the text's prompt in the call
-    sequence_score: float | None = None  # the score that ranks hypotheses; only with beam search
-    # Natural log-probability of each token, before processors; None unless requested
+    prompt_index: int = 0
+    sequence_score: float | None = None
     logprobs: tuple[float, ...] | None = None
-    top_logprobs: tuple[TopLogprobs, ...] | None = None  # the most probable tokens at each step
-    choices: tuple[ChoiceProbability, ...] | None = None  # all ``choices``, most probable first
+    top_logprobs: tuple[TopLogprobs, ...] | None = None
+    choices: tuple[ChoiceProbability, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The log-probability of each token of a text."""
+    """The log-probability of each token of a text.
+
+    Attributes:
+        token_ids: The tokens of the text.
+        log_probabilities: The natural log-probability of each token, given the tokens before it;
+            None for the first token of a decoder-only model, which is not predicted.
+    """
 
     token_ids: tuple[int, ...]
-    # Natural log-probability of each token; None: not predicted
     log_probabilities: tuple[float | None, ...]
 
     @property
     def total(self) -> float:
-        """The log-probability of all predicted tokens together."""
+        """The natural log-probability of all predicted tokens together, the sum of the values."""
         return sum(value for value in self.log_probabilities if value is not None)

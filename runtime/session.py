@@ -1,4 +1,4 @@
-"""``Session``: calls on texts that continue each other."""
+"""``Session``: calls that share a prefix cache."""
 
 from __future__ import annotations
 
@@ -24,17 +24,25 @@ class TextModel(Protocol):
 
 
 class Session:
-    """A model that remembers the text of its last call; ``Model.session`` makes one.
+    """A model with a prefix cache; ``Model.session`` returns one.
 
-    Each call takes one text. The prefix that a text shares with the text before it is not read
-    again, as in a chat, in a text that is being typed, or in one that is corrected in its middle.
-    After an encoder this needs the same source. The generated text is remembered too; with beam
-    search or several sequences only the prompt is.
+    A session keeps the KV cache of its last call. The next call reads only the tokens after the
+    longest common prefix of both texts. This saves time in a chat, and while a text is being typed
+    or corrected. With an encoder-decoder model, the source must be the same. The cache holds the
+    prompt and the generated text; with beam search or ``num_return_sequences`` it holds only the
+    prompt.
+
+    Each call takes one prompt. Use a session in one thread at a time. A fork is another session,
+    which you may use in another thread.
 
     The KV caches of a session and its forks share ``max_cache_bytes``. If a call needs more, the
     least recently used caches are dropped, and their texts are read again when they are needed. The
-    cache of a call under way is never dropped. Use a session in one thread at a time; forks are
-    sessions of their own and may be used in other threads.
+    cache of a running call is never dropped.
+
+    Args:
+        with_decoders: A function that takes a ``NewDecoder`` and returns a model that uses it.
+        cache: The prefix cache of the session.
+        pool: The prefix caches that share the limit of memory.
     """
 
     def __init__(
@@ -49,46 +57,100 @@ class Session:
         self._model = with_decoders(cache.open)
 
     def generate(self, text: str, **options: Any) -> list[GenerationResult]:
-        """Generate as ``Model.generate`` does, from one text."""
+        """Generate text from one prompt, as ``Model.generate`` does.
+
+        Args:
+            text: The prompt.
+            **options: Generation options and controls, which the class ``Model`` describes.
+
+        Returns:
+            The results; there are ``num_return_sequences`` of them.
+
+        Raises:
+            EdgeseqError: The session or the model is closed, or one of the errors of
+                ``Model.generate`` occurred, which are all subclasses.
+        """
         self._check_open()
         return self._model.generate(text, **options)
 
     def generate_ids(self, prompt: Sequence[int], **options: Any) -> list[GenerationResult]:
-        """Generate as ``Model.generate_ids`` does, from one list of token ids."""
+        """Generate text from one list of token ids, as ``Model.generate_ids`` does.
+
+        Args:
+            prompt: The token ids of the prompt: one list, not a list of lists.
+            **options: Generation options and controls, which the class ``Model`` describes.
+
+        Returns:
+            The results; there are ``num_return_sequences`` of them.
+
+        Raises:
+            EdgeseqError: The session or the model is closed, or one of the errors of
+                ``Model.generate_ids`` occurred, which are all subclasses.
+        """
         self._check_open()
         if listed(prompt) is None:
             raise PromptError(f"A session takes one list of token ids, not {prompt!r:.60}.")
         return self._model.generate_ids([prompt], **options)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
-        """Stream as ``Model.stream`` does; a later call ends a stream that is not read to its end.
+        """Generate text from one prompt, and yield pieces of it, as ``Model.stream`` does.
 
-        Reading further pieces of that stream raises ``EdgeseqError``.
+        The next call of the session ends the stream. Reading more of its pieces then raises
+        ``EdgeseqError``.
+
+        Args:
+            text: The prompt.
+            **options: Generation options and controls, as for ``Model.stream``.
+
+        Yields:
+            A piece of the new text, at least one character.
+
+        Raises:
+            EdgeseqError: The session or the model is closed, another call of the session has begun,
+                or one of the errors of ``Model.stream`` occurred, which are all subclasses.
         """
         self._check_open()
         return self._model.stream(text, **options)
 
     def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
-        """Stream as ``Model.astream`` does; a later call ends it as it ends a ``stream``."""
+        """Stream text as ``stream`` does, without blocking the event loop of asyncio.
+
+        Args:
+            text: The prompt.
+            **options: Generation options and controls, as for ``Model.stream``.
+
+        Yields:
+            A piece of the new text, at least one character.
+
+        Raises:
+            EdgeseqError: As for ``stream``.
+        """
         self._check_open()
         return self._model.astream(text, **options)
 
     def fork(self) -> Session:
-        """Return another session that remembers the same text, to try alternatives."""
+        """Return a copy of the session, with a copy of its KV cache, to try alternatives.
+
+        Returns:
+            The copy. Both sessions share the limit ``max_cache_bytes``.
+
+        Raises:
+            EdgeseqError: The session is closed.
+        """
         return Session(self._with_decoders, self._check_open().fork(), self._pool)
 
     def close(self) -> None:
-        """Free the memory."""
+        """Free the memory; later calls raise ``EdgeseqError``."""
         if self._cache is not None:
             self._cache.close()
         self._cache = None
 
     def __reduce__(self) -> NoReturn:
-        raise EdgeseqError("A session cannot be pickled or copied: use fork().")
+        raise EdgeseqError("A session cannot be pickled or copied: use its method fork.")
 
     @property
     def cached_tokens(self) -> tuple[int, ...]:
-        """The token ids of the remembered text."""
+        """The token ids whose keys and values the KV cache holds."""
         return tuple(self._check_open().tokens)
 
     @property
@@ -106,5 +168,5 @@ class Session:
 
     def _check_open(self) -> PrefixCache:
         if self._cache is None:
-            raise EdgeseqError("The session is closed: open another with model.session().")
+            raise EdgeseqError("The session is closed: open another one with Model.session.")
         return self._cache

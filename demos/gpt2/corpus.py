@@ -1,4 +1,4 @@
-"""The training data of the demo GPT-2: read stories, split them and cut them into windows.
+"""Read the training stories of the demo GPT-2, split them and cut them into windows.
 
 Stories lie in a folder of UTF-8 ``*.txt`` files, with two blank lines before each story. The
 sub-folder ``heldout`` holds whole books for evaluation and is never read for training.
@@ -19,7 +19,7 @@ def read_stories(folder: Path) -> list[str]:
     """Return the stories of every ``*.txt`` directly in ``folder``, in order of the file names."""
     files = sorted(folder.glob("*.txt"))
     if not files:
-        raise SystemExit(f"{folder} holds no .txt files: name the folder of the stories.")
+        raise SystemExit(f"{folder} contains no .txt files: pass the folder of the stories.")
     texts = (file.read_text(encoding="utf-8").rstrip("\n") for file in files)
     return [story for text in texts for story in text.split("\n\n\n") if story.strip()]
 

@@ -2,8 +2,8 @@
 
     python -m demos.gpt2.evaluate --texts FOLDER/heldout --checkpoint demos/gpt2/checkpoint
 
-Every story is read alone. It starts with the end-of-text token. Windows have the size of the
-model's context and overlap by half. Each token is predicted once, with at least half a context
+Every story is read alone, after the end-of-text token. Windows have the size of the model's
+context and overlap by half. Each token is predicted once, with at least half a context
 before it if the story has that much. The end of a story is predicted too, but counts as no byte.
 """
 

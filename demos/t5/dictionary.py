@@ -1,4 +1,4 @@
-"""The training data of the demo T5: the CMU Pronouncing Dictionary, split and put into pairs."""
+"""Read the CMU Pronouncing Dictionary, split it, and make pairs to train the demo T5."""
 
 from __future__ import annotations
 

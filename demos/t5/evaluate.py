@@ -1,11 +1,11 @@
-"""Measure a bundle of the demo T5 on the held-out words, as users run it.
+"""Measure a bundle of the demo T5 on the held-out words, with the bundle's default options.
 
     python -m demos.t5.evaluate --bundle runtime/bundle/demos/t5 --out demos/t5/heldout.json
 
 Word error rate: the share of words whose output equals no pronunciation in the dictionary. Phoneme
 error rate: edits (insertions, deletions, substitutions) to the nearest pronunciation, divided by
-the number of phonemes in the nearest pronunciations. In spelling, homophones count as right: any
-word that has the requested pronunciation in the dictionary, training words included.
+the number of phonemes in the nearest pronunciations. In spelling, homophones count as right:
+any word with the requested pronunciation in the dictionary, including training words.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def spelling_errors(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate the demo T5.")
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="JSON file to write; else it is printed")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file to write the figures to (default: print)"
+    )
     arguments = parser.parse_args()
 
     model = load(arguments.bundle)

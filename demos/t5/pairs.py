@@ -1,8 +1,8 @@
-"""Write a part of the dictionary as pairs of source and target, in the format of `edgeseq eval`.
+"""Write a part of the dictionary as pairs of source and target for `edgeseq eval`.
 
     python -m demos.t5.pairs validation FILE.tsv
 
-Each word gives a pair for both tasks, with its first pronunciation. Validation words are for
+Each word gives one pair per task, with its first pronunciation. Validation words are for
 calibrating a quantized model, test words for measuring its quality.
 """
 

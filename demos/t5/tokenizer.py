@@ -24,7 +24,7 @@ CONSONANTS = (
 
 
 def build_tokenizer() -> Tokenizer:
-    """Return the tokenizer; all pieces have the same score, so texts are cut into the fewest."""
+    """Return the tokenizer; all tokens have the same score, so it uses the fewest tokens."""
     phonemes = [vowel + stress for vowel in VOWELS for stress in ("0", "1", "2", "")]
     pieces = [SPACE, *string.ascii_lowercase, "'", *string.ascii_uppercase]
     pieces += [SPACE + word for word in (PRONOUNCE, SPELL, *phonemes, *CONSONANTS)]

@@ -51,37 +51,46 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
-            raise CheckpointError("--revision belongs to a Hub id; a folder has no revisions.")
+            raise CheckpointError(
+                f"revision is {revision!r}, but {name} is a folder, which has no revisions: "
+                "leave revision out."
+            )
         return Checkpoint(folder, Source(id=folder.resolve().name, revision=None))
     if not HUB_ID.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(f"There is no folder {name}, and it is no Hub id (like org/model).")
+        raise CheckpointError(
+            f"There is no folder {name}, and this is not a Hub id such as org/model: pass a folder "
+            "or a Hub id."
+        )
     try:
         folder = _fetch(name, revision)
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"There is no folder {name}, and the Hub cannot be reached and its cache on this "
-            "machine does not hold it."
+            f"There is no folder {name}, the Hub cannot be reached, and its cache on this machine "
+            f"does not contain {name}: check the name and the network connection."
         ) from error
     except GatedRepoError as error:
         raise CheckpointError(
-            f"{name} is gated on the Hub: accept its terms there and log in with `hf auth login`."
+            f"{name} is gated on the Hub: accept its terms there, and log in with `hf auth login`."
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"There is no folder {name}, and the Hub has no model of that name that you may read."
+            f"There is no folder {name}, and the Hub has no model with this name that you can "
+            "access: check the name, or log in with `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
-            f"The model {name} on the Hub has no revision {revision!r}."
+            f"The model {name} on the Hub has no revision {revision!r}: pass one of its branches, "
+            "tags or commits."
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(
-            f"{name} could not be fetched from the Hub: {reason(error)}."
+            f"{name} cannot be downloaded from the Hub ({reason(error)}): check the name, or try "
+            "again later."
         ) from error
     except requests.RequestException as error:
         raise CheckpointError(
-            f"Fetching {name} from the Hub broke off ({type(error).__name__}): run the same "
-            "command again, it goes on where it stopped."
+            f"The download of {name} from the Hub was interrupted ({type(error).__name__}): export "
+            "again to resume the download."
         ) from error
     return Checkpoint(folder, Source(id=name, revision=folder.name))
 
@@ -149,8 +158,8 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
         path = folder / name
         if path.is_file() and _digest(path, len(expected)) != expected:
             raise CheckpointError(
-                f"{path.resolve()} is damaged, it is not the file that the Hub has: delete it and "
-                "run the same command again."
+                f"{path.resolve()} is damaged (its hash differs from the Hub's): delete it and "
+                "export again."
             )
 
 

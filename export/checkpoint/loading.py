@@ -46,19 +46,23 @@ def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTra
                 ignore_mismatched_sizes=True,  # they are reported, and refused below
             )
     except LOAD_ERRORS as error:
-        raise CheckpointError(f"Transformers cannot load {folder}: {reason(error)}.") from error
+        raise CheckpointError(
+            f"Transformers cannot load {folder} ({reason(error)}): download or save the checkpoint "
+            "again."
+        ) from error
     if mismatched := sorted(map(str, report["mismatched_keys"])):
         raise CheckpointError(
             f"The weight {mismatched[0]} in {folder} does not have the shape that config.json "
-            "asks for."
+            "requires: save the checkpoint again, with its own config.json."
         )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
-            f"The checkpoint in {folder} lacks weights: {missing[0]}"
-            + (f" and {len(missing) - 1} more." if len(missing) > 1 else ".")
+            f"The checkpoint in {folder} lacks the weight {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ": download or save it again."
         )
     if unused := sorted(report["unexpected_keys"]):
-        progress(f"leaving out weights that the configuration does not use: {', '.join(unused)}")
+        progress(f"ignoring weights that the configuration does not use: {', '.join(unused)}")
     evaluated: PreTrainedModel = model.eval()
     return evaluated
 
@@ -85,7 +89,7 @@ def task_specific_params(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
     sound = isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
     if not sound:
         raise CheckpointError(
-            f"The configuration's task_specific_params is {found!r:.60}; it must be an object of "
-            "objects."
+            f"The configuration's task_specific_params is {found!r:.60}; it must map each task to "
+            "an object."
         )
     return {str(task): dict(params) for task, params in found.items()}

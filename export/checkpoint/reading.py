@@ -20,9 +20,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}): download or save the checkpoint again."
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object.")
+        raise CheckpointError(
+            f"{path} does not contain a JSON object: download or save the checkpoint again."
+        )
     return content
 
 

@@ -38,8 +38,7 @@ def write_tokenizer(
     has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
     if not (_names_bytes(checkpoint) or has_fast_file or has_slow_files):
         raise CheckpointError(
-            f"{checkpoint} has no tokenizer: neither {TOKENIZER_FILE} nor "
-            f"{' and '.join(slow_files)}."
+            f"{checkpoint} has no tokenizer: add {TOKENIZER_FILE}, or {' and '.join(slow_files)}."
         )
     tokenizer = _load(checkpoint)
     clean_up = bool(tokenizer.clean_up_tokenization_spaces)
@@ -57,12 +56,13 @@ def write_tokenizer(
         )
     if not tokenizer.is_fast:
         raise CheckpointError(
-            f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast form."
+            f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast version in "
+            "Transformers: use a checkpoint whose tokenizer has one."
         )
     if not has_fast_file and tokenizer.convert_tokens_to_ids("<0x00>") != tokenizer.unk_token_id:
         progress(
-            "the tokenizer spells unknown characters in bytes, which Transformers' fast form of it "
-            "does not: they become its unknown token here as there"
+            "the tokenizer has byte fallback, which Transformers' fast version of it does not "
+            "support: unknown characters become the unknown token"
         )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -89,7 +89,9 @@ def _load(checkpoint: Path) -> Any:
         if len(why) > LONGEST_REASON:  # a long message is advice about other files
             files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
-        raise CheckpointError(f"{checkpoint} has no usable tokenizer files: {why}.") from error
+        raise CheckpointError(
+            f"{checkpoint} has no usable tokenizer ({why}): download or save its files again."
+        ) from error
 
 
 def _names_bytes(checkpoint: Path) -> bool:
@@ -113,13 +115,13 @@ def _sentinels(tokenizer: Any) -> int:
         )
         raise CheckpointError(
             f"The ByT5 tokenizer has the added token {odd[0][0]!r} with the id {odd[0][1]}, which "
-            "cannot be exported: only its own special tokens and sentinels can."
+            "cannot be exported: use ByT5's own special tokens and sentinels only."
         )
     return sentinels
 
 
 def _special_tokens_strip(tokenizer: Any) -> bool:
-    """Return whether ByT5's first special tokens strip the whitespace around them.
+    """Return whether ByT5's special tokens strip the whitespace around them.
 
     Raises ``CheckpointError`` if only some of them do, or if other tokens do.
     """
@@ -129,7 +131,7 @@ def _special_tokens_strip(tokenizer: Any) -> bool:
     others = [token for i, token in tokens.items() if i >= len(SPECIAL_TOKENS)]
     if len(flags) > 1 or any(token.lstrip or token.rstrip for token in others):
         raise CheckpointError(
-            "The ByT5 tokenizer's special tokens differ in the whitespace they take with them, "
-            "which cannot be exported."
+            "The ByT5 tokenizer's tokens differ in lstrip or rstrip, which cannot be exported: "
+            "give all special tokens the same values, and all other tokens false."
         )
     return bool(flags.pop())

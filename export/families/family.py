@@ -13,7 +13,7 @@ from . import gpt2, t5
 
 
 class Family(Protocol):
-    """The interface of a family's module."""
+    """The interface that the module of a family implements."""
 
     @property
     def KIND(self) -> Kind: ...  # noqa: N802
@@ -44,7 +44,10 @@ def find_family(folder: Path) -> Family:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no config.json: it is not a checkpoint.")
+        raise CheckpointError(
+            f"{folder} has no config.json, so it is not a checkpoint: pass a folder that "
+            "`save_pretrained` wrote."
+        )
     config = read_json(path)
     model_type = config.get("model_type")
     for family in FAMILIES:

@@ -38,16 +38,16 @@ def check(config: GPT2Config) -> None:
     """Raise ``CheckpointError`` for settings that a stand-alone GPT-2 decoder cannot express."""
     if config.add_cross_attention:
         raise CheckpointError(
-            "This GPT-2 attends to an encoder (add_cross_attention); only stand-alone decoders "
-            "can be exported."
+            "This GPT-2 has cross-attention to an encoder (add_cross_attention), which cannot be "
+            "exported: use a GPT-2 without it."
         )
     check_sizes(config, ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size"))
     check_number(config, "layer_norm_epsilon")
     check_activation(config.activation_function)
     if config.pruned_heads:
         raise CheckpointError(
-            "This GPT-2 has pruned heads (pruned_heads), which cannot be exported; save the model "
-            "without pruning first."
+            "This GPT-2 has pruned heads (pruned_heads), which cannot be exported: save the model "
+            "without pruning."
         )
 
 
@@ -65,7 +65,10 @@ def dimensions(config: GPT2Config) -> Dimensions:
 
 
 def graphs(model: GPT2LMHeadModel) -> list[Graph]:
-    """Return the decoder of ``model`` with its weights; its contract is in ``docs/graph.md``."""
+    """Return the decoder of ``model`` with its weights.
+
+    Its contract is in ``docs/how-it-works/graph.md``.
+    """
     sizes = dimensions(model.config)
     weights = _weights(model, sizes)
     return [

@@ -30,10 +30,14 @@ def check_number(config: Any, name: str) -> None:
 
 
 def check_activation(name: Any) -> None:
-    """Raise ``CheckpointError`` for an unknown activation, or for one with weights of its own."""
+    """Raise ``CheckpointError`` for an activation that is unknown or has weights."""
     if str(name) not in ACT2FN:
-        raise CheckpointError(f"The activation {name!r} is not one that Transformers knows.")
+        raise CheckpointError(
+            f"The configuration's activation is {name!r}; it must be one of Transformers' "
+            "activations, such as 'gelu_new'."
+        )
     if next(ACT2FN[name].parameters(), None) is not None:
         raise CheckpointError(
-            f"The activation {name!r} has weights of its own, which cannot be exported."
+            f"The activation {name!r} has weights, which cannot be exported: use a checkpoint with "
+            "another activation, such as 'gelu_new'."
         )

@@ -57,8 +57,8 @@ def check(config: Any) -> None:
     if buckets < 4 or not buckets // 2 < distance <= FARTHEST:
         raise CheckpointError(
             f"The configuration has relative_attention_num_buckets {buckets} and "
-            f"relative_attention_max_distance {distance}: there must be at least 4 buckets, and "
-            f"the distance must be greater than half of them and at most {FARTHEST}."
+            f"relative_attention_max_distance {distance}; the buckets must be at least 4, and the "
+            f"distance must be above half of the buckets and at most {FARTHEST}."
         )
 
 
@@ -75,6 +75,9 @@ def dimensions(config: Any) -> Dimensions:
 
 
 def graphs(model: Any) -> list[Graph]:
-    """Return encoder and decoder of ``model``; their contract is in ``docs/graph.md``."""
+    """Return encoder and decoder of ``model``.
+
+    Their contract is in ``docs/how-it-works/graph.md``.
+    """
     sizes = dimensions(model.config)
     return [encoder_graph(model, sizes), decoder_graph(model, sizes)]

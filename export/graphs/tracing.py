@@ -130,7 +130,7 @@ def _inputs_to_initializers(
         if value.name not in used:
             raise ValueError(f"The graph does not use the weight {name!r}.")
         array = weights[name].detach().contiguous().numpy()
-        offsets[name], _ = weights_file.add(array)
+        offsets[name] = weights_file.add(array)
         proto.initializer.append(external_tensor(name, array, offsets[name]))
     for node in proto.node:
         for i, name in enumerate(node.input):

@@ -73,7 +73,7 @@ class Network:
                 is_table, bias = bool(_attribute(node, "transB")), "".join(node.input[2:3])
                 if bias and bias not in self.weights:
                     raise BundleError(
-                        f"The {self.role}'s graph adds {bias!r} to a product, which is no weight: "
+                        f"In the {self.role} graph, the bias {bias!r} is not a weight: "
                         "export the bundle again."
                     )
                 yield i, Layer(node.input[1], node.input[0], is_table=is_table, bias=bias)

@@ -79,8 +79,7 @@ class GraphWriter:
 
     def store(self, array: NDArray[Any]) -> int:
         """Write an array to the weights file; return its offset."""
-        offset, _ = self._weights_file.add(array)
-        return offset
+        return self._weights_file.add(array)
 
     def refer(self, name: str, array: NDArray[Any], offset: int) -> None:
         """Add a weight that lies at ``offset`` of the weights file."""

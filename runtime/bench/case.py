@@ -73,7 +73,8 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
         manifest = with_cache_on(device, bundle.manifest, dtype)
     except (DeviceError, OptionError) as error:
         raise type(error)(f"{name}: {error}") from error
-    words = [device.name] * (device.provider != CPU) + [f"{dtype} cache"] * (dtype is not None)
+    words = [device.name] * (device.provider != CPU)
+    words += [f"{dtype} KV cache"] * (dtype is not None)
     name += f" ({', '.join(words)})" if words else ""
     positions = manifest.dimensions.max_positions
     pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]
@@ -91,7 +92,9 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
 
 def _device(asked: Mapping[str, Any]) -> Device:
     if asked["device"] == AUTO:
-        raise OptionError("The device 'auto' may be one or another: name those to measure.")
+        raise OptionError(
+            "The device 'auto' cannot be measured: name a device, such as cpu or cuda."
+        )
     return parse_device(
         asked["device"], asked.get("provider_options"), asked.get("provider_library")
     )
@@ -106,15 +109,16 @@ def _left_out(name: str, workload: Workload, lengths: Lengths, max_positions: in
     for length in lengths.prompts:
         if length not in workload.prompt_lengths:
             yield (
-                f"{name} reads at most {max_positions} tokens, so that none comes after {length}: "
-                "give smaller --prompt-lengths."
+                f"{name}: the prompt length {length} is left out, because the model has only "
+                f"{max_positions} positions: use --prompt-lengths up to {max_positions}."
             )
     measured, fewest = dict(workload.new_tokens), lengths.fewest_new_tokens
     for context in lengths.contexts:
         if context not in measured:
             yield (
-                f"{name} has {max_positions} positions, too few for {fewest} new tokens after "
-                f"{context} of context: give --contexts up to {max_positions + 1 - fewest}."
+                f"{name}: the context {context} is left out, because the model has only "
+                f"{max_positions} positions and a measurement needs {fewest} new tokens: use "
+                f"--contexts up to {max_positions + 1 - fewest}."
             )
 
 

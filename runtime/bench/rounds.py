@@ -106,10 +106,10 @@ def measure_in_process(case: Case) -> Measurement:
     if "error" in result:
         raise EdgeseqError(f"{case.name}: {result['error']}")
     if process.returncode != 0 or not result:
-        *_, words = err.strip().splitlines() or ["it said nothing"]
+        *_, words = err.strip().splitlines() or ["without an error message"]
         raise EdgeseqError(
             f"The process that measured {case.name} ended with status {process.returncode} "
-            f"({words}): see whether `edgeseq generate --bundle {case.workload.folder}` works."
+            f"({words}): check that `edgeseq generate --bundle {case.workload.folder}` works."
         )
     return {**result, "resident_after_load_mb": megabytes(resident)}
 

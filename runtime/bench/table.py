@@ -7,15 +7,15 @@ from typing import Any
 
 NOT_AVAILABLE = "not available"
 DIGITS = 3
-LABEL_WIDTH = 40
+LABEL_WIDTH = 42
 # The rows in order: a figure's key, its label, and the factor of its numbers.
 ROWS = {
-    "load_s": ("load, s", 1.0),
-    "first_token_ms": ("first token after {} tokens, ms", 1.0),
-    "tokens_per_s": ("decode at {} tokens, tokens/s", 1.0),
-    "speed_to_first_context": ("decode speed at {} to that at {first}, %", 100.0),
+    "load_s": ("load time, s", 1.0),
+    "first_token_ms": ("time to first token, {} tokens, ms", 1.0),
+    "tokens_per_s": ("decode speed at {} tokens, tokens/s", 1.0),
+    "speed_to_first_context": ("decode speed at {} vs {first} tokens, %", 100.0),
     "gb_per_s": ("weights read at {} tokens, GB/s", 1.0),
-    "share_of_read_bandwidth": ("of the bandwidth at {} tokens, %", 100.0),
+    "share_of_read_bandwidth": ("share of read bandwidth at {} tokens, %", 100.0),
     "loop_overhead_ms": ("loop overhead at {} tokens, ms/token", 1.0),
     "peak_memory_mb": ("peak memory, MB", 1.0),
 }
@@ -28,7 +28,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     ratios = [{}, *report["ratios_to_first"]]
     width = max(6, *(len(bundle["name"]) for bundle in bundles))
     title = f"{'':{LABEL_WIDTH}}{'bundle':{width}} {'median':>9} {'min':>9} {'max':>9}"
-    yield title + (f" {'to first':>9}" if len(bundles) > 1 else "")
+    yield title + (f" {'vs first':>9}" if len(bundles) > 1 else "")
     first = next((context for bundle in bundles for context in bundle["tokens_per_s"]), "")
     for key, (label, factor) in ROWS.items():
         for length in _lengths(bundles, key):
@@ -56,15 +56,15 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     )
     others = report["other_cpu_share"]
     yield (
-        f"{machine['threads']} threads read {_number(read['max'])} GB/s at best (median "
-        f"{_number(read['median'])}); rounds: {report['rounds']}; processors that others used: "
+        f"threads: {machine['threads']}; read bandwidth: median {_number(read['median'])} GB/s, "
+        f"max {_number(read['max'])} GB/s; rounds: {report['rounds']}; CPU use of other programs: "
         + (NOT_AVAILABLE if others is None else f"{100 * others['median']:.0f} %")
     )
     for bundle in report["bundles"]:
         yield (
-            f"{bundle['name']}: {bundle['recipe']} on {bundle['device']}, cache "
-            f"{bundle['kv_cache']}, {_number(bundle['size_mb'])} MB, of which a token reads "
-            f"{_number(bundle['weights_per_token_mb'])} MB"
+            f"{bundle['name']}: {bundle['recipe']} on {bundle['device']}, {bundle['kv_cache']} KV "
+            f"cache, {_number(bundle['size_mb'])} MB; a decode step reads "
+            f"{_number(bundle['weights_per_token_mb'])} MB of weights"
         )
     yield ""
 

@@ -13,5 +13,5 @@ DEMOS = ("gpt2", "t5")  # the first is the default
 def demo_bundle(name: str) -> Path:
     """Return the folder of a demo bundle; raise ``OptionError`` for a name not in ``DEMOS``."""
     if name not in DEMOS:
-        raise OptionError(f"There is no demo {name!r}: there are {', '.join(DEMOS)}.")
+        raise OptionError(f"There is no demo {name!r}: use {' or '.join(map(repr, DEMOS))}.")
     return DEMO_BUNDLES / name

@@ -1,4 +1,4 @@
-"""Names and shapes of the graphs' inputs and outputs: ``docs/graph.md`` as code.
+"""Names and shapes of the graphs' inputs and outputs: ``docs/how-it-works/graph.md`` as code.
 
 Export builds graphs with these names and shapes, and loading checks them.
 """
@@ -78,9 +78,8 @@ def check_graph(session: Any, role: str, manifest: Manifest) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise BundleError(
-                f"The {role} graph and {MANIFEST_NAME} disagree: {name} has the shape "
-                f"{_written(found.get(name))} where {_written(expected.get(name))} was expected; "
-                "export the bundle again."
+                f"The {role} graph does not match {MANIFEST_NAME}: "
+                f"{_mismatch(name, found.get(name), expected.get(name))}; export the bundle again."
             )
 
 
@@ -89,8 +88,8 @@ def _check_cache_dtype(session: Any, manifest: Manifest) -> None:
     for value in (*session.get_inputs(), *session.get_outputs()):
         if value.name.startswith(("past_key_values.", "present.")) and value.type != dtype:
             raise BundleError(
-                f"The decoder graph and {MANIFEST_NAME} disagree: {value.name} is a {value.type} "
-                f"where {dtype} was expected; export the bundle again."
+                f"The decoder graph does not match {MANIFEST_NAME}: {value.name} has the type "
+                f"{value.type}, expected {dtype}; export the bundle again."
             )
 
 
@@ -98,5 +97,9 @@ def _cache(sizes: Dimensions) -> Shape:
     return ("rows", sizes.heads, "capacity", sizes.stored_head_size)
 
 
-def _written(shape: Shape | None) -> str:
-    return "none" if shape is None else str(list(shape))
+def _mismatch(name: str, found: Shape | None, expected: Shape | None) -> str:
+    if found is None:
+        return f"{name} is missing"
+    if expected is None:
+        return f"{name} is unexpected"
+    return f"{name} has the shape {list(found)}, expected {list(expected)}"

@@ -78,7 +78,7 @@ class Quality:
 
     text: str  # name of the text's file
     tokens: int  # number of predicted tokens
-    context_tokens: int | None  # most tokens that are read at once; None: each target is whole
+    context_tokens: int | None  # most tokens per window; None: pairs of source and target
     kv_cache: CacheDtype  # dtype of the quantized model's KV cache
     source_cross_entropy: float  # cross-entropy of the source bundle, nats per token
     cross_entropy: float  # cross-entropy of the quantized bundle, nats per token
@@ -136,7 +136,7 @@ class Manifest:
     shared_weights: Mapping[str, SharedWeight]  # name in the graphs -> matrix
     tokenizer: TokenizerFormat
     generation: Mapping[str, Any]  # default options, including special token ids
-    prefix: str | None  # text that pipelines put before every input
+    prefix: str | None  # text that pipelines add before every input
     task_specific_params: Mapping[str, Mapping[str, Any]]  # task -> prefix and default options
     weights_per_token_bytes: int  # size of the weights that a decode step reads
     quantization: Quantization
@@ -164,7 +164,7 @@ class Manifest:
         """Raise ``BundleError`` if ``text``, the file's content, changed after it was written."""
         if self.seal != self._hash() or text != self.to_json():
             raise BundleError(
-                f"{MANIFEST_NAME} was changed after it was written (its seal does not fit): "
+                f"{MANIFEST_NAME} was changed after it was written (its seal does not match): "
                 "copy or export the bundle again."
             )
 
@@ -192,7 +192,8 @@ class Manifest:
             ) from error
         if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
             raise BundleError(
-                f"{MANIFEST_NAME} names no schema version: this folder is not an edgeseq bundle."
+                f"{MANIFEST_NAME} has no schema version, so this folder is not an edgeseq bundle: "
+                "export the checkpoint with `edgeseq export`."
             )
         _check_schema(data["schema"])
         manifest: Manifest = _read(cls, data, "")
@@ -203,12 +204,12 @@ class Manifest:
 def _check_schema(schema: int) -> None:
     if schema > SCHEMA:
         raise BundleError(
-            f"The bundle has schema {schema}, this edgeseq reads up to {SCHEMA}: "
-            "install a newer edgeseq."
+            f"The bundle has schema {schema}, but this version of edgeseq reads only up to "
+            f"{SCHEMA}: install a newer edgeseq."
         )
     if schema < 1:
         raise BundleError(
-            f"The bundle has schema {schema}, this edgeseq reads 1 to {SCHEMA}: "
+            f"The bundle has schema {schema}, but this version of edgeseq reads 1 to {SCHEMA}: "
             "export the bundle again."
         )
 
@@ -219,14 +220,17 @@ def _check_names(manifest: Manifest) -> None:
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
         if unsafe or ".." in posix.parts or name in {"", ".", MANIFEST_NAME}:
-            raise BundleError(f"{MANIFEST_NAME} names the unsafe path {name!r}: do not load it.")
+            raise BundleError(
+                f"{MANIFEST_NAME} lists the unsafe path {name!r}: get the bundle from a source "
+                "that you trust."
+            )
     for role in manifest.roles:
         if role not in manifest.graphs:
-            raise BundleError(f"{MANIFEST_NAME} names no {role} graph: export the bundle again.")
+            raise BundleError(f"{MANIFEST_NAME} lists no {role} graph: export the bundle again.")
     if DECODERS[manifest.kv_cache.dtype] not in manifest.graphs:
         raise BundleError(
-            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, expected what there "
-            "is a graph for, as 'float32': export the bundle again."
+            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, but the bundle has "
+            "no graph for it: export the bundle again."
         )
     used = [*manifest.graphs.values()]
     if manifest.tokenizer.file is not None:
@@ -234,7 +238,7 @@ def _check_names(manifest: Manifest) -> None:
     for name in used:
         if name not in manifest.files:
             raise BundleError(
-                f"{MANIFEST_NAME} uses {name!r} but gives no size and hash for it: "
+                f"{MANIFEST_NAME} uses {name!r} but lists no size and hash for it: "
                 "export the bundle again."
             )
 
@@ -264,6 +268,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return value
     expected = " or ".join(map(repr, arguments)) if origin is Literal else kind
     expected = expected.__name__ if isinstance(expected, type) else expected
+    expected = "an object" if origin is Mapping else expected
     raise BundleError(
         f"{MANIFEST_NAME}: {where} is {value!r}, expected {expected}: export the bundle again."
     )
@@ -271,7 +276,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise BundleError(f"{MANIFEST_NAME}: {where} is {value!r}, expected an object.")
+        raise BundleError(
+            f"{MANIFEST_NAME}: {where} is {value!r}, expected an object: export the bundle again."
+        )
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
     names = [item.name for item in fields(kind)]

@@ -14,7 +14,12 @@ PARTIAL = ".partial-"  # part of the name of a folder that is being written
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with a valid manifest, whose files have the sizes that the manifest gives."""
+    """A folder with a valid manifest, whose files have the sizes that the manifest lists.
+
+    Attributes:
+        folder: The folder on disk.
+        manifest: The content of ``edgeseq.json``.
+    """
 
     folder: Path
     manifest: Manifest
@@ -33,19 +38,25 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
     """
     manifest_path = folder / MANIFEST_NAME
     if folder.is_file():
-        raise BundleError(f"{folder} is a file: give the folder of a bundle.")
+        raise BundleError(f"{folder} is a file: pass the folder of a bundle.")
     if not folder.is_dir():
-        raise BundleError(f"There is no folder {folder}: give the path of a bundle.")
+        raise BundleError(f"There is no folder {folder}: pass the folder of a bundle.")
     name = folder.absolute().name
     if name.startswith(".") and PARTIAL in name:
-        raise BundleError(f"{folder} is an export that was interrupted: delete it, export again.")
+        raise BundleError(
+            f"{folder} is left over from an interrupted export or quantization: delete it and run "
+            "the command again."
+        )
     if not manifest_path.is_file():
-        hint = "; make one with `edgeseq export`" if (folder / "config.json").is_file() else ""
-        raise BundleError(f"{folder} holds no {MANIFEST_NAME}: it is not a bundle{hint}.")
+        is_checkpoint = (folder / "config.json").is_file()
+        step = (
+            "convert it with `edgeseq export`" if is_checkpoint else "pass the folder of a bundle"
+        )
+        raise BundleError(f"{folder} has no {MANIFEST_NAME}, so it is not a bundle: {step}.")
     try:
         text = manifest_path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise BundleError(f"{manifest_path} is not UTF-8: export the bundle again.") from error
+        raise BundleError(f"{manifest_path} is not UTF-8 text: export the bundle again.") from error
     bundle = Bundle(folder, Manifest.from_json(text))
     for name, entry in bundle.manifest.files.items():
         _check_file(bundle.file(name), entry, verify)
@@ -71,11 +82,11 @@ def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
     size = path.stat().st_size
     if size != entry.size_bytes:
         raise BundleError(
-            f"{path} has {size} bytes, the manifest says {entry.size_bytes}: the file is damaged "
-            "or cut off, copy or export the bundle again."
+            f"{path} is damaged or incomplete (it has {size} bytes instead of {entry.size_bytes}): "
+            "copy or export the bundle again."
         )
     if verify and file_entry(path).sha256 != entry.sha256:
         raise BundleError(
-            f"{path} does not have the hash that the manifest says: the file is damaged, copy or "
-            "export the bundle again."
+            f"{path} is damaged (its hash differs from the one in {MANIFEST_NAME}): copy or export "
+            "the bundle again."
         )

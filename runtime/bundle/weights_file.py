@@ -18,28 +18,27 @@ SMALL_TENSOR_ALIGNMENT_BYTES = 64
 
 
 class WeightsFile:
-    """A weights file that is being written.
+    """A writer of the weights file.
 
     A tensor of at least a page starts on a page, so that it can be mapped by itself. A smaller
     tensor starts on a cache line.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._file: BinaryIO = path.open("wb")
-        self._places: dict[tuple[str, bytes], tuple[int, int]] = {}
+        self._offsets: dict[tuple[str, bytes], int] = {}
 
-    def add(self, array: np.ndarray[Any, Any]) -> tuple[int, int]:
-        """Write ``array`` if the file lacks it; return its ``(offset, length)`` in bytes."""
+    def add(self, array: np.ndarray[Any, Any]) -> int:
+        """Write ``array`` unless the file contains it already; return its offset in bytes."""
         import hashlib  # late: it loads OpenSSL, which running a bundle does not need
 
         data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
         view = data.reshape(-1).view(np.uint8).data
         key = (data.dtype.str, hashlib.sha256(view).digest())
-        if key not in self._places:
-            self._places[key] = (self._align(view.nbytes), view.nbytes)
+        if key not in self._offsets:
+            self._offsets[key] = self._align(view.nbytes)
             self._file.write(view)
-        return self._places[key]
+        return self._offsets[key]
 
     def _align(self, size_bytes: int) -> int:
         alignment = PAGE_BYTES if size_bytes >= PAGE_BYTES else SMALL_TENSOR_ALIGNMENT_BYTES

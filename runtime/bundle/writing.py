@@ -1,4 +1,4 @@
-"""Writing a bundle completely or not at all.
+"""Write a bundle completely or not at all.
 
 Files are written to a temporary folder beside the target, the manifest last. The folder is then
 moved into place. After an interruption there is no incomplete bundle that loads, and an older
@@ -34,10 +34,13 @@ class BundleWriter:
         if not self._out.exists() or (self._out.is_dir() and not any(self._out.iterdir())):
             return
         if not (self._out / MANIFEST_NAME).is_file():
-            raise BundleError(f"{self._out} exists and is not a bundle: choose another place.")
+            raise BundleError(
+                f"{self._out} exists and is not a bundle: choose another output folder."
+            )
         if not overwrite:
             raise BundleError(
-                f"{self._out} holds a bundle: choose another place or pass --overwrite."
+                f"{self._out} already contains a bundle: choose another output folder or pass "
+                "--overwrite (in Python: overwrite=True)."
             )
 
     def __enter__(self) -> BundleWriter:
@@ -45,7 +48,7 @@ class BundleWriter:
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise BundleError(f"{parent} is not a folder: choose another place.") from error
+            raise BundleError(f"{parent} is not a folder: choose another output folder.") from error
         self.folder = parent / f".{self._out.name}{PARTIAL}{secrets.token_hex(4)}"
         self.folder.mkdir()
         return self
@@ -56,7 +59,7 @@ class BundleWriter:
     def commit(self, manifest: Manifest) -> Bundle:
         """Add the files' sizes and hashes to ``manifest``, and move the bundle into place.
 
-        Raises ``BundleError`` if it cannot be moved because a program has files there open.
+        Raises ``BundleError`` if a program has files of an older bundle there open.
         """
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
         files = {path.relative_to(self.folder).as_posix(): file_entry(path) for path in paths}
@@ -68,7 +71,7 @@ class BundleWriter:
         except PermissionError as error:
             raise BundleError(
                 f"The bundle cannot be moved to {self._out} ({error.strerror or error}): close the "
-                "programs that have files there open."
+                "programs that have files of this folder open."
             ) from error
         return Bundle(self._out, manifest)
 

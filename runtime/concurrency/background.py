@@ -1,4 +1,4 @@
-"""Work in a thread of its own, for calls that release Python's GIL while they compute."""
+"""Run work in a separate thread, for calls that release Python's GIL while they compute."""
 
 from __future__ import annotations
 

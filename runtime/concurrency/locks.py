@@ -1,4 +1,4 @@
-"""A fair lock, and slots for a number of generations at once: both served in order of arrival."""
+"""A fair lock, and slots that limit the generations at once; both serve in order of arrival."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Slots:
     def one(self, cancelled: Callable[[], bool] | None = None) -> Iterator[Slot]:
         """Hold a slot while the block runs; stop waiting once ``cancelled`` returns True.
 
-        Raises ``EdgeseqError`` if no slot can become free: the generations that hold them made
-        their last step long ago, in threads that wait for a slot themselves.
+        Raises ``EdgeseqError`` if no slot can become free: every generation that holds one made its
+        last step long ago, in a thread that now waits for a slot itself.
         """
         slot = self._take(cancelled)
         try:
@@ -189,6 +189,7 @@ class Slots:
             full = len(self._held) >= self._count
         if lost and full:
             raise EdgeseqError(
-                f"{self._count} streams are begun and not ended in threads that wait for another: "
-                "close some, or load the model with a larger max_concurrent."
+                f"All slots (max_concurrent is {self._count}) are held by unfinished streams of "
+                "threads that wait for another slot: close one of these streams, or load the model "
+                "with a larger max_concurrent."
             )

@@ -1,1 +1,1 @@
-"""Decoding in numpy: the loop, its strategies, choices and scoring."""
+"""Decoding in numpy: the decode loop, its strategies, choices and scoring."""

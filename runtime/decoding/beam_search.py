@@ -1,7 +1,8 @@
 """Beam search and beam sampling, as in Transformers since 4.50.
 
 At every step, the ``num_beams`` most probable continuations that do not end become the beams of a
-prompt. A continuation that ends becomes a hypothesis if it is among the ``num_beams`` best ones.
+prompt. A continuation that ends becomes a hypothesis if it is among the ``num_beams`` best
+continuations.
 Hypotheses are ranked by their log-probability, divided by their length to the power of
 ``length_penalty``. Source: ``GenerationMixin._beam_search`` (4.57.6).
 
@@ -29,7 +30,7 @@ from .stopping import Stopping
 
 
 class BeamSearch:
-    """A beam search on several prompts, whose rows are in the order of the prompts."""
+    """A beam search for several prompts; its rows are in the order of the prompts."""
 
     def __init__(
         self,
@@ -67,9 +68,9 @@ class BeamSearch:
     def _prepare(self, logits: Logits) -> tuple[Scan | None, Logits]:
         """Return a scan of ``logits``, and the model's own log-probabilities.
 
-        The logits become log-probabilities in place, and then the processors change them; the scan
-        is None. If no processor, sampling or ``logprobs`` option needs all log-probabilities, the
-        logits are returned as they are, and the scan has the normalizers for the few best ones.
+        If processors, sampling or ``logprobs`` need all log-probabilities, the logits are
+        normalized in place, the processors change them, and the scan is None. Otherwise the logits
+        stay as they are, and the scan holds the normalizers for the few best ones.
         """
         options = self._options
         if self._scratch is None:
@@ -111,7 +112,7 @@ class _PromptBeams:
         self._hypotheses: list[Hypothesis] = []  # the best first
         self._text = index * options.num_return_sequences
         self._agreement = CertainPrefix(self._text)
-        # Enough to continue num_beams beams even if the best continuations of each beam end a text.
+        # Enough to continue num_beams beams even if the best continuations of each beam end.
         self._kept = max(2, 1 + len(options.eos_token_ids)) * options.num_beams
 
     @cached_property
@@ -157,7 +158,7 @@ class _PromptBeams:
         return [hypothesis.found(self._text) for hypothesis in self._hypotheses[:count]]
 
     def _finish(self, hypothesis: Hypothesis) -> None:
-        """Add a hypothesis and keep the ``num_beams`` best; of equal ones, the older is better."""
+        """Add a hypothesis and keep the ``num_beams`` best; the older of equal ones is better."""
         self._hypotheses.append(hypothesis)
         self._hypotheses.sort(key=lambda kept: -kept.score)
         del self._hypotheses[self._options.num_beams :]

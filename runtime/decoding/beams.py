@@ -15,7 +15,7 @@ from .loop import Found, NewToken
 from .scoring import Logprobs
 from .stopping import Matcher
 
-FIRST_ROOM = 1024  # new tokens that a beam has room for before it grows
+FIRST_ROOM = 1024  # new tokens that fit into a beam's memory before it grows
 
 
 class Hypothesis(NamedTuple):
@@ -48,7 +48,7 @@ class Branch(NamedTuple):
         return Hypothesis(token_ids, score, reason, self.logprobs())
 
     def logprobs(self) -> Logprobs | None:
-        """Return the log-probabilities of all new tokens, this one included; None if not kept."""
+        """Return the log-probabilities of all new tokens, including this one; None if not kept."""
         kept = self.beams.logprobs[self.parent]
         if kept is None or self.known is None:
             return None
@@ -58,7 +58,7 @@ class Branch(NamedTuple):
 
 
 class Beams:
-    """The running beams of a prompt, the best first: one at first, then up to ``num_beams``."""
+    """The running beams of a prompt, the best first: one at the start, then up to ``num_beams``."""
 
     def __init__(self, start: Sequence[int], logprobs: int | None, matcher: Matcher | None) -> None:
         self.scores = [0.0]  # sums of log-probabilities
@@ -71,7 +71,7 @@ class Beams:
         self._ids = np.array([[*start, *[0] * FIRST_ROOM]], np.int64)
 
     def texts(self) -> Iterator[TokenIds]:
-        """Return all ids of each beam, the start tokens included."""
+        """Return all ids of each beam, including the start tokens."""
         return iter(self._ids[: len(self.scores), : self._begin + self.length])
 
     def new_tokens(self, beam: int) -> list[int]:
@@ -140,8 +140,8 @@ def best_attainable(score: float, length: int, limit: int, options: GenerationOp
 class CertainPrefix:
     """The certain tokens of a prompt's best text; each is returned once.
 
-    The best text is the best hypothesis so far, or a continuation of a running beam. Their common
-    prefix is certain.
+    The best text will be the best hypothesis so far, or a continuation of a running beam. Their
+    common prefix is therefore certain.
     """
 
     def __init__(self, text: int) -> None:
@@ -151,7 +151,7 @@ class CertainPrefix:
     def advance(self, running: Sequence[Beams], best: Hypothesis | None) -> list[NewToken]:
         """Return the tokens that have become certain.
 
-        Once no beam is running, these are the rest of ``best``, with its finish reason.
+        Once no beam is running, these are the remaining tokens of ``best``, with its finish reason.
         """
         if not running:
             if best is None:

@@ -12,7 +12,7 @@ from ..logits.softmax import LogSums, exponentials
 
 SET = 256  # tokens per set of ``Scan``
 # Candidates with this score or a lower one are impossible. It is Transformers' score of beams that
-# do not exist. Values of -inf that `remove_invalid_values` made finite are below it.
+# do not exist. Logits of -inf that `remove_invalid_values` made finite are lower.
 IMPOSSIBLE = -1e9
 DEEP = 40.0  # exponentials of logits this far below 0 lose precision
 SLACK = 1e-3  # upper bound, with a wide margin, of the error of maxima found through exponentials
@@ -31,7 +31,7 @@ class Scan(NamedTuple):
 
     The vocabulary is divided into sets of ``SET`` tokens. The tokens of a set are spread over the
     vocabulary, so that numpy finds the maxima of all sets in few passes. The last tokens, fewer
-    than ``SET``, belong to no set. Maxima are accurate to ``SLACK``.
+    than ``SET``, belong to no set. The error of maxima is below ``SLACK``.
     """
 
     maxima: Logits  # (rows, sets)
@@ -50,7 +50,7 @@ def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
     """Return a scan of ``logits`` (rows, vocabulary).
 
     ``scratch``: memory for one row, (1, vocabulary). Rows are scanned one by one, so that a row
-    stays in the processor's cache. The maxima are found through the exponentials, which the sum
+    stays in the processor's cache. The maxima are computed from the exponentials, which the sum
     needs anyway and which have the order of the logits.
     """
     scratch = np.empty_like(logits[:1]) if scratch is None else scratch
@@ -93,10 +93,10 @@ def best(
     """Return the ``count`` best continuations, the best first.
 
     Equal scores are ordered by beam, then by token id. ``logits: (beams, vocab) float32`` of the
-    next token; ``scores``: of the beams so far. The logits are log-probabilities, or ``scanned``
-    has their normalizers. The best continuations are in the sets with the ``count`` highest maxima,
-    so that only these sets are searched. All of this runs with cold caches, so it makes few numpy
-    calls and does the rest in plain Python.
+    next token; ``scores``: the scores of the beams so far. The logits are log-probabilities, or
+    ``scanned`` holds their normalizers. The best continuations are in the sets with the ``count``
+    highest maxima, so only these sets are searched. This code runs with cold caches, so it makes
+    few numpy calls and does the rest in plain Python.
     """
     peaks, logs = ([0.0] * len(scores),) * 2 if scanned is None else scanned.sums
     maxima, rest = _maxima(logits) if scanned is None else scanned[:2]
@@ -150,9 +150,9 @@ def draw(
 ) -> list[Candidate]:
     """Return ``count`` different continuations, sampled one after the other by their probability.
 
-    ``log_probs: (beams, vocab) float32``; ``scores``: of the beams so far. The highest sums of
-    log-probability and Gumbel noise are ordered samples without replacement. Source: "Stochastic
-    Beams and Where to Find Them", https://arxiv.org/abs/1903.06059.
+    ``log_probs: (beams, vocab) float32``; ``scores``: the scores of the beams so far. The highest
+    sums of log-probability and Gumbel noise are ordered samples without replacement. Source:
+    "Stochastic Beams and Where to Find Them", https://arxiv.org/abs/1903.06059.
     """
     places = np.flatnonzero(log_probs > IMPOSSIBLE)
     beams, tokens = np.divmod(places, log_probs.shape[1])

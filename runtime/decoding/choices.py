@@ -1,8 +1,8 @@
-"""Choices: the probability of each of a few given outputs. Shared tokens are read only once.
+"""Choices: the probability of each of a few given outputs. Common prefixes are read only once.
 
 The probability of a choice is the probability of its tokens after the prompt. They include the
-end-of-sequence token if the tokenizer adds one, as T5's does. Without one, a choice that is a
-prefix of another choice is at least as probable as the longer one.
+end-of-sequence token if the tokenizer adds one, as T5's does. Otherwise a choice that is a prefix
+of another choice is at least as probable as the longer one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Logprobs = NDArray[np.float64]
 def choose(
     outputs: Outputs, new_decoder: NewDecoder, request: Request, began: float
 ) -> list[GenerationResult]:
-    """Return, for each prompt, the most probable of the request's choices and all probabilities.
+    """Return, for each prompt, the most probable choice and the probabilities of all choices.
 
     ``began``: ``time.perf_counter()`` at the call's start. The result of a cancelled prompt has no
     choices. Raises ``OptionError`` for a choice that the tokenizer cannot spell or that has the
@@ -85,13 +85,18 @@ def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> 
     positions = outputs.manifest.dimensions.max_positions
     for choice, ids in zip(choices, token_ids, strict=True):
         if not ids or _letters(outputs.tokenizer.decode(ids)) != _letters(choice):
-            raise OptionError(f"The model's vocabulary cannot spell the choice {choice!r:.60}.")
+            raise OptionError(
+                f"The model's vocabulary cannot spell {choice!r:.60}: pass other choices."
+            )
         if token_ids.count(ids) > 1:
-            raise OptionError(f"Another choice has the same tokens as {choice!r:.60}.")
+            raise OptionError(
+                f"The choice {choice!r:.60} has the same tokens as another choice: pass only one of "
+                "them."
+            )
         if positions is not None and len(start) + len(ids) - 1 > positions:
             raise PromptError(
-                f"The choice {choice!r:.60} ends after the model's {positions} positions: shorten "
-                "the prompt."
+                f"The prompt and the choice {choice!r:.60} need more than the model's {positions} "
+                "positions: shorten the prompt."
             )
     return token_ids
 
@@ -119,7 +124,7 @@ def _result(
 
 
 def _letters(text: str) -> str:
-    """Return ``text`` in NFKC form and without spaces, because a tokenizer may change both."""
+    """Return ``text`` in NFKC form and without spaces, because a tokenizer may change these."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
@@ -129,7 +134,7 @@ def choice_logprobs(
     """Return the natural log-probability of each token of each choice.
 
     The only row of ``decoder`` holds the prompt, and ``logits`` (1, vocabulary) predict the token
-    after it. The row holds the same tokens afterwards.
+    after it. Afterwards the row holds the same tokens as before.
     """
     after: dict[tuple[int, ...], Logprobs] = {(): log_softmax(logits[0])}
     _read_branches(decoder, (), choices, after)

@@ -1,4 +1,4 @@
-"""One generation: the search that serves a request, and the steps that run it."""
+"""One generation: the search for a request, and the steps that run it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .prompt_lookup import LookupSearch
 from .stopping import Stopping
 
 Ids = Sequence[int]
-TIES = 32  # further logits, because top_k keeps all logits that equal its lowest one
+TIES = 32  # additional logits, because top_k keeps all logits that equal its lowest one
 
 
 class Generation(NamedTuple):
@@ -50,9 +50,10 @@ class Outputs(NamedTuple):
     tokenizer: AnyTokenizer
 
     def context(self, start: Ids) -> Ids:
-        """Return the start tokens that belong to the output: after an encoder, all but the first.
+        """Return the start tokens that belong to the output.
 
-        Without an encoder there are none: a continuation is a text by itself, as in Transformers.
+        In an encoder-decoder model these are all but the first. In a decoder-only model there are
+        none: a continuation is decoded by itself, as in Transformers.
         """
         return start[1:] if self.manifest.has_encoder else ()
 
@@ -74,10 +75,10 @@ class Outputs(NamedTuple):
 def new_generation(
     outputs: Outputs, new_decoder: NewDecoder, request: Request, began: float
 ) -> Generation:
-    """Return the search that serves a request, and its steps.
+    """Return the search for a request, and its steps.
 
     ``began``: ``time.perf_counter()`` at the call's start. Raises ``OptionError`` for options that
-    leave no room for a token, or for several prompts if the strategy takes one.
+    leave no room for a token, or for several prompts if the strategy takes only one.
     """
     options, controls, starts = request.options, request.controls, request.starts
     prompts = [
@@ -127,7 +128,8 @@ def new_search(
         case "prompt lookup":
             if len(prompts) != 1:
                 raise OptionError(
-                    f"prompt_lookup_num_tokens is for one prompt at a time, not {len(prompts)}."
+                    f"prompt_lookup_num_tokens takes one prompt at a time, not {len(prompts)}: "
+                    "generate from each prompt by itself."
                 )
             return LookupSearch(prompts[0], options, processors, stopping)
         case "group beam search":
@@ -136,7 +138,10 @@ def new_search(
 
 
 def _deciding(options: GenerationOptions) -> int | None:
-    """Return how many of a row's highest logits a search without processors needs; None: all."""
+    """Return the number of highest logits per row that a search needs; None: all.
+
+    It is valid for a search without processors.
+    """
     if options.logprobs is not None:
         return None
     if options.strategy == "greedy":
@@ -147,7 +152,7 @@ def _deciding(options: GenerationOptions) -> int | None:
 
 
 def _limit(start_length: int, options: GenerationOptions, manifest: Manifest) -> int:
-    """Return the limit of a prompt's new tokens: by the options and the model's positions."""
+    """Return the limit of new tokens, from the options and from the model's positions."""
     limit = options.new_tokens(start_length)
     positions = manifest.dimensions.max_positions
     return limit if positions is None else min(limit, positions - start_length + 1)

@@ -16,13 +16,13 @@ from .loop import Found, NewToken, StepResult
 from .scoring import Logprobs
 from .stopping import Stopping
 
-FIRST_ROOM = 1024  # new tokens that a row has room for before it grows
+FIRST_ROOM = 1024  # new tokens that fit into a row's memory before it grows
 
 
 class RowSearch:
     """Greedy search or sampling of ``num_return_sequences`` texts for each prompt.
 
-    The texts of a prompt share one row in the first step, and have one row each after it.
+    The texts of a prompt share one row in the first step. After it, each text has a row.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RowSearch:
 
 
 def most_probable(logits: Logits) -> TokenIds:
-    """Return the token of the highest logit of each row, (rows,); the first of equal ones.
+    """Return the token with the highest logit of each row, (rows,); the lowest id of equals.
 
     Raises ``DeadEndError`` if a row holds only -inf, ``BundleError`` for NaN and +inf.
     """
@@ -91,7 +91,7 @@ def most_probable(logits: Logits) -> TokenIds:
 
 
 class SequenceState:
-    """The ids of one text so far, the start tokens included."""
+    """The ids of one text so far, including the start tokens."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class SequenceState:
 
     @cached_property
     def generator(self) -> np.random.Generator:
-        """The generator for sampling, made late because greedy search needs no ``numpy.random``."""
+        """The generator for sampling, created late: greedy search needs no ``numpy.random``."""
         return np.random.default_rng(self._seed)
 
     @property
@@ -137,14 +137,14 @@ class SequenceState:
         return self._limit
 
     def record(self, logits: Logits, token: int) -> None:
-        """Record the log-probability of the chosen ``token``, by the model's own ``logits``."""
+        """Record the log-probability of the chosen ``token`` by the model's own ``logits``."""
         if self._logprobs is not None:
             self._logprobs.record(logits, token)
 
     def append(
         self, token: int, stopping: Stopping, interrupt: FinishReason | None = None
     ) -> NewToken:
-        """Append ``token``; return it with the reason why it ends the text, if it does."""
+        """Append ``token``; return it, with the finish reason if it ends the text."""
         if self._length == len(self._items):
             self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
             self._items = self._ids.data
@@ -166,12 +166,12 @@ def sample(logits: Logits, generators: Sequence[np.random.Generator]) -> TokenId
 
     ``logits: (rows, vocab) float32``, where -inf is probability 0. Each row takes exactly one
     uniform number from its own generator, so that it does not depend on other rows. Sums are
-    float64. Source: inverse of the cumulative distribution.
+    float64. Method: inverse transform sampling.
 
     Raises ``BundleError`` if a row holds NaN or +inf, ``OptionError`` if it holds only -inf.
     """
-    drawn = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
-    return np.array(drawn, dtype=np.int64)
+    tokens = [_draw(row, generator) for row, generator in zip(logits, generators, strict=True)]
+    return np.array(tokens, dtype=np.int64)
 
 
 def _draw(row: Logits, generator: np.random.Generator) -> int:
@@ -182,7 +182,7 @@ def _draw(row: Logits, generator: np.random.Generator) -> int:
     check_highest(float(peak))
     cumulative = np.exp(logits - peak).cumsum()
     # The first sum above the point always belongs to a token with a probability above 0. The
-    # product may round up to the total, and no sum is above the total.
+    # product may be rounded up to the total, and no sum is above the total.
     total = cumulative[-1]
     point = min(generator.random() * total, np.nextafter(total, 0.0))
     return int(kept[np.searchsorted(cumulative, point, side="right")])

@@ -1,18 +1,18 @@
 """Diverse beam search: groups of beams that differ from each other.
 
-The groups of a prompt choose one after the other. At each step, a token loses ``diversity_penalty``
-for each time that an earlier group has just chosen it. Source: "Diverse Beam Search",
-https://arxiv.org/abs/1610.02424, and ``GenerationMixin._group_beam_search`` with
+The groups of a prompt choose one after the other. At each step, the logit of a token is lowered by
+``diversity_penalty`` for each time that an earlier group has just chosen it. Source: "Diverse Beam
+Search", https://arxiv.org/abs/1610.02424, and ``GenerationMixin._group_beam_search`` with
 ``BeamSearchScorer`` (Transformers 4.56.2, the last release with it).
 
-This search differs from Transformers' plain beam search:
+This search differs from beam search without groups:
 
-- Ends of sequence among a group's best candidates take no slot of the beams that continue.
+- End-of-sequence tokens among a group's best candidates take no slot of the beams that continue.
 - Beams that are running at the limit become hypotheses as they are.
-- A group that is done counts as choosing the padding token.
+- A finished group counts as choosing the padding token.
 
-Here every end of sequence is the token that was chosen. Transformers writes the first of several
-``eos_token_id`` instead.
+A text ends with the end-of-sequence token that was chosen. Transformers always writes the first of
+several ``eos_token_id``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from .stopping import Stopping
 
 
 class GroupBeamSearch:
-    """A diverse beam search on several prompts, whose rows are in the order of the prompts.
+    """A diverse beam search for several prompts; its rows are in the order of the prompts.
 
-    ``diversity``: the same object as among ``processors``.
+    ``diversity``: the diversity processor, which must also be in ``processors``.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class _Group:
         self, index: int, prompt: Prompt, options: GenerationOptions, stopping: Stopping
     ) -> None:
         self.beams = Beams(prompt.start, options.logprobs, stopping.matcher(index))
-        self.rows = [index]  # the rows of its beams; at first all groups share the prompt's row
+        self.rows = [index]  # rows of the beams; in the first step, all groups share a row
         self.is_live = True
         self.hypotheses: list[Hypothesis] = []  # in the order in which they ended
         self._size = options.num_beams // options.num_beam_groups
         tokens = options.eos_token_ids if options.pad_token_id is None else (options.pad_token_id,)
-        self.padding = [*tokens[:1]] * self._size  # the group's choice once it is done
+        self.padding = [*tokens[:1]] * self._size  # tokens that a finished group counts as choosing
         self._limit = prompt.limit
         self._options = options
         self._stopping = stopping
@@ -152,7 +152,7 @@ class _Group:
         """Advance the beams by one step.
 
         ``log_probs: (beams, vocab)``: log-probabilities after the processors; ``known``: the
-        model's own, of the same shape.
+        model's own log-probabilities, of the same shape.
         """
         beams = self.beams
         found = candidates.best(log_probs, beams.scores, self._kept)

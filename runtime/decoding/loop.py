@@ -1,11 +1,11 @@
-"""The decode loop, which serves every strategy, and the ``Search`` that it drives.
+"""The decode loop, which runs every strategy, and the protocol ``Search`` of a strategy.
 
-A search turns logits into tokens. It does not know how the logits are computed or where the KV
-cache lies. A search leaves finished texts out of its choices, so their rows leave the batch.
+A search turns logits into tokens. It does not depend on how the logits are computed or where the KV
+cache is stored. A search chooses no tokens for finished texts, so their rows leave the batch.
 
-A step reads hundreds of megabytes of weights, so that this code runs with cold caches. The work per
-token is therefore plain Python on few objects, which touches less memory than numpy calls or
-frozen dataclasses do (``benchmarks/loop_overhead.py``).
+A step reads hundreds of megabytes of weights, so this code runs with cold caches. The work per
+token is therefore plain Python on few objects, which reads less memory than numpy calls or frozen
+dataclasses (``benchmarks/loop_overhead.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .scoring import Logprobs
 
 
 class NewToken(NamedTuple):
-    """A chosen token, and whether it ends its text."""
+    """A chosen token, and the finish reason if it ends its text."""
 
     text: int  # index of the text; the texts of the first prompt come first
     token: int
@@ -29,12 +29,14 @@ class NewToken(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """The decision of a step."""
+    """The result of a step."""
 
-    next_tokens: Sequence[int]  # tokens to read: one per row that continues, or several for one
+    next_tokens: Sequence[
+        int
+    ]  # tokens to read: one for each row that continues, or several for one
     parent_rows: Sequence[int]  # for each row that continues, the row of this step that it copies
     new_tokens: Sequence[NewToken]  # tokens for the caller
-    rejected: int = 0  # number of last tokens that the only row has to forget
+    rejected: int = 0  # number of last tokens that the only row must forget
 
 
 class Found(NamedTuple):
@@ -53,11 +55,11 @@ class Search(Protocol):
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
         """Choose tokens by ``logits`` (rows, vocabulary), which may be changed in place.
 
-        ``interrupt``: the reason if this step has to be the last one.
+        ``interrupt``: the finish reason if this step must be the last one.
         """
 
     def results(self) -> Sequence[Found]:
-        """Return the texts that were found, prompt after prompt, the best of a prompt first."""
+        """Return the texts in the order of the prompts, the best of each prompt first."""
 
 
 def decode(
@@ -70,11 +72,11 @@ def decode(
 ) -> Iterator[Sequence[NewToken]]:
     """Generate from ``prompts``; yield the new tokens of each step, until no row continues.
 
-    The decoder is made when the first step is requested. ``interrupted``: called at every step,
-    returns the reason if the step has to be the last one. A call that is cancelled before its first
-    step has no steps. ``best``: how many of a row's highest logits the search needs; None: all.
-    ``explain``: returns why a constraint allows no token, or "". Raises ``OptionError`` if no token
-    may come next.
+    The decoder is created when the first step is requested. ``interrupted``: called at every step,
+    returns the finish reason if the step must be the last one. A call that is cancelled before its
+    first step has no steps. ``best``: the number of highest logits per row that the search needs;
+    None: all. ``explain``: returns why a constraint allows no token, or "". Raises ``OptionError``
+    if no token may come next.
     """
     if interrupted() == "cancelled":
         return

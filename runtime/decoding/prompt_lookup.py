@@ -1,8 +1,8 @@
 """Prompt lookup decoding: greedy search that guesses tokens by looking them up in the text.
 
-The guess is a copy of the tokens that followed the last occurrence of the text's last n-gram. The
-decoder reads all guessed tokens at once. The search keeps them up to the first token that greedy
-search would not have chosen, so that the ids are the same as with greedy search. Source: Prompt
+The guess is a copy of the tokens after the previous occurrence of the text's last n-gram. The
+decoder reads all guessed tokens at once. The search keeps the tokens that greedy search would have
+chosen, up to the first other one, so the ids are the same as with greedy search. Source: Prompt
 Lookup Decoding, https://github.com/apoorvumang/prompt-lookup-decoding, in Transformers
 ``prompt_lookup_num_tokens``.
 """
@@ -19,7 +19,7 @@ from .greedy_and_sampling import SequenceState, most_probable
 from .loop import Found, NewToken, StepResult
 from .stopping import Stopping
 
-BORDER = -1  # separates a source and a text; not a token, so that no guess crosses it
+BORDER = -1  # between a source and a text; it is not a token, so no guess crosses it
 FIRST_GUESS = 4  # tokens of the first guess
 LONGEST_PAUSE = 16  # limit of steps without a guess, after many wrong guesses
 
@@ -47,7 +47,7 @@ class LookupSearch:
         self._pace = Pace(options.prompt_lookup_num_tokens)
 
     def choose(self, logits: Logits, interrupt: FinishReason | None = None) -> StepResult:
-        """Choose the next token and, as far as the guess was right, the tokens after it."""
+        """Choose the next token, and the guessed tokens after it that are right."""
         new_tokens: list[NewToken] = []
         for place, token in enumerate(self._picked(logits)):
             new = self._text.append(token, self._stopping, interrupt)
@@ -71,7 +71,7 @@ class LookupSearch:
     def _picked(self, logits: Logits) -> Iterator[int]:
         """Yield the most probable token of each row.
 
-        Processors see all tokens before a row, so a row is processed once these are known.
+        Processors need all tokens before a row, so a row is processed once these are known.
         """
         if not self._processors and self._options.logprobs is None:
             yield from most_probable(logits).tolist()
@@ -87,7 +87,7 @@ class LookupSearch:
 
 
 class NgramIndex:
-    """A text, and the position after the last occurrence of each of its n-grams."""
+    """A text, and the position after the last occurrence of each n-gram in it."""
 
     def __init__(self, ids: Sequence[int], longest: int) -> None:
         self._ids: list[int] = []
@@ -105,9 +105,10 @@ class NgramIndex:
         self._ids.append(token)
 
     def following(self, count: int) -> list[int]:
-        """Return up to ``count`` tokens that followed the longest known n-gram at the text's end.
+        """Return up to ``count`` tokens after the last occurrence of the text's last n-gram.
 
-        If these tokens reach the end of the text, the guess repeats them.
+        The longest n-gram with an earlier occurrence is used. If the tokens reach the end of the
+        text, they are repeated.
         """
         ids = self._ids
         end = len(ids)
@@ -123,7 +124,7 @@ class NgramIndex:
 class Pace:
     """The number of tokens to guess: it grows with right guesses, and wrong guesses cause pauses.
 
-    Reading wrong guesses takes time that greedy search does not need.
+    Reading wrong guesses takes time that greedy search does not take.
     """
 
     def __init__(self, longest: int) -> None:
@@ -151,5 +152,5 @@ class Pace:
             self._pause = min(2 ** (self._misses - 1), LONGEST_PAUSE) - 1
 
     def next_guess(self) -> int:
-        """Return how many tokens to guess now."""
+        """Return the number of tokens to guess in the next step."""
         return 0 if self._pause else self._length

@@ -1,7 +1,7 @@
 """Log-probabilities of the tokens of given texts, read in windows, and of generated texts.
 
 A window is read in chunks, so that the logits of a long text are never in memory together. This
-module knows token ids and logits, but no text.
+module handles token ids and logits, but not text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHUNK = 128  # tokens that are read at once
 def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[TokenIds, Logits]]:
     """Yield blocks of predicted tokens, (k,), with the logits that predict them, (k, vocabulary).
 
-    The logits belong to the decoder, and the next block overwrites them.
+    The logits belong to the decoder, which overwrites them in the next block.
     """
     read = window.tokens[:-1]
     if not window.predicted:
@@ -40,7 +40,7 @@ def window_logits(new_decoder: NewDecoder, window: Window) -> Iterator[tuple[Tok
 class Logprobs:
     """The log-probabilities of a generated text's tokens, and of ``count`` alternatives to each.
 
-    They are the model's own, without any logits processor, as ``Model.score`` returns them.
+    Logits processors do not change them: they are the same as in ``Model.score``.
     """
 
     def __init__(self, count: int) -> None:

@@ -9,7 +9,7 @@ from ..results import FinishReason
 
 
 class Matcher(Protocol):
-    """A matcher that follows the new text of one sequence and finds stop strings in it."""
+    """A matcher that reads the new text of one sequence and finds stop strings in it."""
 
     def push(self, token: int) -> bool:
         """Take the next token; return whether the new text contains a stop string."""
@@ -38,7 +38,7 @@ class Stopping(NamedTuple):
     ) -> FinishReason | None:
         """Return why the text ends with ``token``; None if it continues.
 
-        ``new_tokens``: the number of its new tokens, ``token`` included.
+        ``new_tokens``: the number of new tokens, including ``token``.
         """
         stopped = matcher is not None and matcher.push(token)
         if token in self.eos_token_ids:

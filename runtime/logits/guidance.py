@@ -1,7 +1,8 @@
-"""Constrained decoding by a JSON Schema, a regular expression or a grammar.
+"""Constrained decoding with a JSON Schema, a regular expression or a grammar.
 
-The package ``llguidance`` computes which tokens may come next, from the bytes that each token adds
-to a text (``text/token_bytes.py``). This module knows nothing of models, search or other options.
+The package ``llguidance`` computes which tokens are allowed next, from the bytes that each token
+adds to a text (``text/token_bytes.py``). This module does not depend on models, search or other
+options.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MOST_MATCHERS: Final = 256
-"""The largest number of kept states of texts. A text without one is read again from its start."""
+"""The limit of kept states of texts. A text without a state is read again from its start."""
 
-# Without this, llguidance allows only the tokenizer's own spelling of text that must come next.
+# Without this, llguidance allows only the tokenizer's own tokenization of text that must come next.
 _ANY_SPELLING: Final = '\n%llguidance {"no_forcing": true}\n'
-# The layout of `json.dumps`. If more whitespace were allowed, weak models would write it forever.
+# The layout of `json.dumps`. If more whitespace were allowed, weak models would write only that.
 _JSON_LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _FORMS: Final = {
     "json_schema": "a JSON Schema (an object) of keywords that llguidance supports",
@@ -46,9 +47,10 @@ _VOCABULARIES: Final[WeakKeyDictionary[AnyTokenizer, _Vocabulary]] = WeakKeyDict
 class _Vocabulary:
     """The bytes that each token id adds to a text, in the form that llguidance needs.
 
-    llguidance knows tokens as symbols. Their order is: the token ids; at ``size``, the end of the
-    text; at ``size + 1``, one symbol for all ids that add nothing as the first token of a text;
-    then one symbol for each id that adds other bytes as the first token than after another token.
+    llguidance numbers symbols instead of tokens. The symbols below ``size`` are the token ids. The
+    symbol ``size`` is the end of the text. The symbol ``size + 1`` stands for all ids that add
+    nothing as the first token of a text. After it there is a symbol for each id that adds different
+    bytes as the first token than after another token.
     """
 
     size: int  # size of the model's vocabulary
@@ -57,19 +59,19 @@ class _Vocabulary:
 
 
 class Guide:
-    """The constraint of one generation, which says which tokens may come next.
+    """The constraint of one generation, which decides which tokens are allowed next.
 
-    Exactly one of these is given:
+    Pass exactly one of these:
 
-    - ``json_schema``, a dict or its JSON text: texts have the layout of ``json.dumps``, unless the
-      schema has another layout at the key "x-guidance".
+    - ``json_schema``, a dictionary or its JSON text: texts have the layout of ``json.dumps``,
+      unless the schema has another layout at the key "x-guidance".
     - ``regex``: matches the whole text, in Rust's syntax; ``\\d`` is 0 to 9.
     - ``grammar``: in llguidance's dialect of Lark.
 
-    The constraint applies to a text before the clean-up of spaces. All tokens but special ones may
-    spell it. Raises ``OptionError`` for a constraint that cannot be followed, without end-of-text
-    ids, for a tokenizer with an unknown decoder, and for a vocabulary that cannot spell the start
-    of any text; ``MissingPackageError`` without llguidance.
+    The constraint applies to a text before the clean-up of spaces. Any tokenization of a matching
+    text is allowed, without special tokens. Raises ``OptionError`` for a constraint that cannot be
+    followed, without end-of-text ids, for a tokenizer with an unknown decoder, and for a vocabulary
+    that cannot spell the start of any text; ``MissingPackageError`` without llguidance.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Guide:
         self._option, lark = _lark(json_schema, regex, grammar)
         self._ends = [token for token in set(eos_token_ids) if 0 <= token < vocabulary]
         if not self._ends:
-            raise OptionError(f"{self._option} needs a model with an end-of-text token to stop at.")
+            raise OptionError(f"{self._option} needs an end-of-text token: pass eos_token_id.")
         self._vocabulary = _vocabulary_of(tokenizer, vocabulary)
         self._first = self._vocabulary.first.copy()
         self._first[self._ends] = self._ends
@@ -96,11 +98,11 @@ class Guide:
             raise OptionError(self._describe([]))
 
     def filter(self, row: Logits, new_tokens: Sequence[int] | TokenIds, *, at_start: bool) -> None:
-        """Set the logits of tokens that cannot follow the text to -inf; at a dead end, all logits.
+        """Set the logits of tokens that cannot follow the text to -inf.
 
-        ``row``: (vocabulary,), changed in place. ``new_tokens``: the text so far. ``at_start``:
-        whether its first token is the first one that is decoded; T5's decoder removes the leading
-        space of that token.
+        At a dead end, no token can follow, and all logits become -inf. ``row``: (vocabulary,),
+        changed in place. ``new_tokens``: the text so far. ``at_start``: whether the first of them
+        is the first token that is decoded, from which T5's decoder removes the leading space.
         """
         tokens = np.asarray(new_tokens, np.int64)
         blocked = self._blocked(self._matcher(tokens, at_start), at_start and not tokens.size)
@@ -109,7 +111,7 @@ class Guide:
             self._dead_end = self._symbols(tokens, at_start)
 
     def describe_dead_end(self) -> str:
-        """Return why no token could follow the first text at a dead end; "" if there is none."""
+        """Return why no token could follow the text at the first dead end; "" without dead end."""
         return "" if self._dead_end is None else self._describe(self._dead_end)
 
     def _matcher(self, tokens: TokenIds, at_start: bool) -> LLMatcher:
@@ -143,7 +145,7 @@ class Guide:
         bits = ~np.frombuffer(matcher.compute_bitmask(), np.uint8)
         symbols = np.unpackbits(bits, bitorder="little").view(np.bool_)
         blocked = symbols[: self._vocabulary.size]
-        # The bit of the end is not used, because llguidance also sets it at a dead end.
+        # The bit of the end is ignored, because llguidance also sets it at a dead end.
         blocked[self._ends] = not matcher.is_accepting()
         if not is_first:
             return blocked
@@ -151,22 +153,23 @@ class Guide:
         return symbols[self._first]
 
     def _describe(self, symbols: list[int]) -> str:
-        """Return a sentence that says why no token may follow ``symbols``."""
+        """Return why no token can follow ``symbols``, as a sentence."""
         text = self._vocabulary.symbols.decode_str(symbols)
-        place = f"after {text[-40:]!r}" if text else "at the start"
+        place = f"after the text {text[-40:]!r}" if text else "at the start of the text"
         matcher = self._start.deep_copy()
         matcher.consume_tokens(symbols)
         matcher.compute_bitmask()
         cause = _cause(matcher.get_error())
         if cause not in ("", "NoExtensionBias"):
-            return f"{self._option} cannot be followed {place} of the text: {cause}."
+            return f"{self._option} cannot be followed {place}: {cause}."
         matcher = self._start.deep_copy()
         matcher.consume_tokens(symbols)
         forced = matcher.compute_ff_bytes().decode(errors="replace")
-        wanted = f"{forced[:40]!r}, which" if forced else "what"
+        wanted = f"{forced[:40]!r}, which" if forced else "any text that"
+        verb = "requires" if forced else "allows"
         return (
-            f"The model's vocabulary cannot spell {wanted} {self._option} asks for {place}: ask "
-            "for a text that it can spell, or use a model whose vocabulary has all characters."
+            f"The model's vocabulary cannot spell {wanted} {self._option} {verb} {place}: change "
+            f"{self._option}, or use a model whose vocabulary has all characters."
         )
 
 

@@ -2,8 +2,9 @@
 
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
 ``tokens`` holds all ids of each row so far, including the prompt. ``lengths`` holds, for each row,
-the number of ids at which the mask applies. Results equal those of the processors in
-``transformers.generation.logits_process`` (4.57.6). Parameters are valid: the options check them.
+the number of ids at which the mask applies. Results equal the results of the processors in
+``transformers.generation.logits_process`` (4.57.6). Parameters are not checked here: the options
+check them.
 """
 
 from __future__ import annotations

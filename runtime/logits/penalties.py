@@ -1,9 +1,10 @@
 """Penalties: logits processors that depend on the ids of the text so far.
 
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
-``tokens`` holds all ids of each row so far, including the prompt. ``sources`` holds the encoder's
-source of each row, or without an encoder the prompt. Results equal those of the processors in
-``transformers.generation.logits_process`` (4.57.6). Parameters are valid: the options check them.
+``tokens`` holds all ids of each row so far, including the prompt. ``sources`` holds the source of
+each row, or in a decoder-only model the prompt. Results equal the results of the processors in
+``transformers.generation.logits_process`` (4.57.6). Parameters are not checked here: the options
+check them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .masks import Ids
 HIGHEST = float(np.finfo(np.float32).max)
 
 
-@np.errstate(over="ignore")  # np.where also computes the side that it does not take
+@np.errstate(over="ignore")  # np.where computes both sides
 def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: float) -> None:
     """Lower the logits of the ids in ``tokens``: divide by ``penalty``, or multiply negative ones.
 
@@ -68,13 +69,13 @@ class SequenceBias:
     """A processor that adds a bias to the logit of each id that would complete a given sequence.
 
     Biases of sequences with the same last id add up; -inf forbids completing a sequence. A sequence
-    of several ids counts only in a text that is at least as long as the sequence: two ids are not
-    looked for after a prompt of one id. Source: ``SequenceBiasLogitsProcessor``, and with -inf
+    of several ids counts only in a text that is at least as long: a sequence of two ids does not
+    count after a prompt of one id. Source: ``SequenceBiasLogitsProcessor``, and with -inf
     ``NoBadWordsLogitsProcessor``.
     """
 
     def __init__(self, biases: Sequence[tuple[tuple[int, ...], float]]) -> None:
-        """Take sequences of at least one id and their biases; of equal ones the last counts."""
+        """Take sequences of ids and their biases; of equal sequences the last one counts."""
         self._alone: dict[int, float] = {}
         self._after: dict[tuple[int, ...], list[tuple[int, float]]] = {}
         for (*prefix, last_id), bias in dict(biases).items():

@@ -1,8 +1,8 @@
 """The logits processors of one generation, in Transformers' order.
 
 ``penalties.py``, ``masks.py`` and ``warpers.py`` define them. The order is: sequence bias,
-diversity between groups of beams, penalties, masks, the caller's own processors, the constraint,
-the warpers (with sampling only) and the normalization.
+diversity between groups of beams, penalties, masks, the caller's processors, the constraint, the
+warpers (only with sampling) and the normalization.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Prompt(NamedTuple):
     """The data of one prompt that a search needs."""
 
     start: Sequence[int]  # the tokens that the decoder reads first
-    source: Sequence[int]  # the encoder's source; without an encoder, the start
-    limit: int  # most new tokens
+    source: Sequence[int]  # the encoder's source; in a decoder-only model, the start
+    limit: int  # limit of new tokens
 
 
 class Constraint(Protocol):
     """A constraint on the output (``guidance.py``)."""
 
     def filter(self, row: Logits, new_tokens: TokenIds, *, at_start: bool) -> None:
-        """Set the logits of tokens that cannot follow to -inf, in ``row`` (vocabulary,).
+        """Set the logits of tokens that are not allowed next to -inf, in ``row`` (vocabulary,).
 
-        ``at_start``: whether ``new_tokens`` are the first of the output.
+        ``at_start``: whether ``new_tokens`` are the first tokens of the output.
         """
 
 
@@ -53,7 +53,7 @@ Processor = Callable[[Logits, Rows], None]  # changes logits (rows, vocabulary) 
 
 
 class Diversity:
-    """A processor that lowers a token's logit by ``penalty`` for each choice of an earlier group.
+    """A processor that lowers a token's logit by ``penalty`` each time an earlier group chose it.
 
     Source: ``HammingDiversityLogitsProcessor`` of Transformers.
     """
@@ -75,9 +75,9 @@ def text_processors(
     constraint: Processor | None = None,
     diversity: Diversity | None = None,
 ) -> list[Processor]:
-    """Return the processors that run first, for every strategy.
+    """Return the processors that run first, with every strategy.
 
-    ``diversity``: the processor between groups of beams.
+    ``diversity``: the processor that makes groups of beams differ.
     """
     bias = _of_tokens(penalties.SequenceBias(options.biases)) if options.biases else None
     return [
@@ -100,7 +100,7 @@ def constrained(
 ) -> Processor:
     """Return ``constraint`` as a processor.
 
-    ``at_start``: for each prompt, whether its new tokens are the first of the output.
+    ``at_start``: for each prompt, whether its new tokens are the first tokens of the output.
     """
     begins = [len(prompt.start) for prompt in prompts]
 
@@ -233,12 +233,12 @@ def _keep_allowed(allowed: PrefixAllowedTokens, logits: Logits, rows: Rows) -> N
         ids = _array("prefix_allowed_tokens_fn", allowed(prompt, tokens.copy()))
         if ids.ndim != 1 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
             raise OptionError(
-                f"prefix_allowed_tokens_fn gave {ids.tolist()!r:.60} for prompt {prompt}; it must "
-                "give a list of at least one token id."
+                f"prefix_allowed_tokens_fn returned {ids.tolist()!r:.60} for prompt {prompt}; it "
+                "must return a list of at least one token id."
             )
         if ids.min() < 0 or ids.max() >= row.size:
             raise OptionError(
-                f"prefix_allowed_tokens_fn gave ids from {ids.min()} to {ids.max()} for prompt "
+                f"prefix_allowed_tokens_fn returned ids from {ids.min()} to {ids.max()} for prompt "
                 f"{prompt}; {id_range(row.size)}."
             )
         masks.keep_allowed(row, ids)
@@ -249,15 +249,15 @@ def _call(function: LogitsProcessor, logits: Logits, rows: Rows) -> None:
         changed = _array("logits_processor", function(tokens.copy(), row))
         if changed.shape != row.shape or changed.dtype.kind not in "fiu":
             raise OptionError(
-                f"The logits_processor gave {changed.dtype} of shape {changed.shape}; it must give "
-                f"the logits, numbers of shape {row.shape}."
+                f"The logits_processor returned {changed.dtype} of shape {changed.shape}; it must "
+                f"return the logits, numbers of shape {row.shape}."
             )
         with np.errstate(over="ignore"):
             row[:] = changed
         if not row.max() < np.inf:
             raise OptionError(
-                "The logits_processor gave NaN, infinity or numbers that float32 does not hold; "
-                "-inf is for what may not come."
+                "The logits_processor returned NaN, infinity or a number too large for float32: to "
+                "forbid a token, set its logit to -inf."
             )
 
 
@@ -265,4 +265,6 @@ def _array(name: str, given: object) -> NDArray[Any]:
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise OptionError(f"{name} gave {given!r:.60}, which is no list of numbers.") from error
+        raise OptionError(
+            f"{name} returned {given!r:.60}; it must return a list of numbers."
+        ) from error

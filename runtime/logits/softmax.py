@@ -1,4 +1,4 @@
-"""Softmax of logits: log-probabilities in float32 and float64, checks of a row's highest logit.
+"""Softmax of logits: log-probabilities in float32 and float64, and checks of the highest logit.
 
 ``logits: (rows, vocab) float32``.
 """
@@ -39,7 +39,7 @@ def normalize(logits: Logits, sums: LogSums | None = None) -> None:
     """
     for row, peak, log_sum in zip(logits, *(sums or log_sums(logits)), strict=True):
         if math.isfinite(peak):
-            # Two subtractions, because rounding may take far more digits from the sum of both.
+            # Two subtractions, because the rounding of the sum of both may be far less precise.
             np.subtract(row, peak, out=row)
             np.subtract(row, log_sum, out=row)
 
@@ -55,8 +55,8 @@ def log_sums(logits: Logits) -> LogSums:
 def exponentials(row: Logits, scratch: Logits) -> tuple[float, float]:
     """Return the peak and the log of ``row: (vocab,)``; write ``exp(row - peak)`` to ``scratch``.
 
-    Float32 usually holds the exponentials of the logits themselves (peak 0), which saves two
-    passes. Callers switch numpy's overflow warnings off, because a switch for each row would take
+    The exponentials of the logits themselves (peak 0) usually fit into float32, which saves two
+    passes. Callers switch off numpy's overflow warnings, because doing so for each row would take
     microseconds.
     """
     np.exp(row, out=scratch)
@@ -95,16 +95,17 @@ def log_probabilities(logits: Logits, targets: TokenIds) -> NDArray[np.float64]:
 
 
 class DeadEndError(OptionError):
-    """Error for a step at which no token may come next."""
+    """Raised for a step at which no token may come next."""
 
     def __init__(self) -> None:
         super().__init__(
-            "No token may come next: the options, constraints and processors forbid all of them."
+            "No token may come next: the options, constraints and logits processors forbid every "
+            "token, so relax one of them."
         )
 
 
 def check_highest(highest: float) -> None:
-    """Raise an error unless a token can be chosen by a row's highest logit, after the processors.
+    """Raise an error if a row's highest logit, after the processors, is not finite.
 
     Raises ``DeadEndError`` for -inf, ``BundleError`` for NaN and +inf.
     """
@@ -117,6 +118,7 @@ def check_finite(highest: float) -> None:
     """Raise ``BundleError`` if a row's highest logit is not finite."""
     if not math.isfinite(highest):
         raise BundleError(
-            f"The model's highest logit must be finite, not {highest}: its weights are damaged, "
-            "which `edgeseq info BUNDLE --verify` shows, or an option made it so."
+            f"The model's highest logit is {highest}, but it must be finite: the weights are "
+            "damaged (check them with `edgeseq info BUNDLE --verify`), or an option or a logits "
+            "processor is at fault."
         )

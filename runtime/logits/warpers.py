@@ -1,11 +1,11 @@
-"""Warpers: logits processors that shape the distribution that sampling uses.
+"""Warpers: logits processors that change the distribution for sampling.
 
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a removed id becomes -inf. Ids
 that were removed before take little time. Each warper keeps the same ids as the warper in
 ``transformers.generation.logits_process`` (4.57.6), and at least ``min_tokens_to_keep`` >= 1 of the
-ids with a probability above 0. Where torch's unstable sort chooses among equals, the lowest ids are
-kept. A row without probabilities stays as it is, and sampling from it raises the error. Parameters
-are valid: the options check them.
+ids with a probability above 0. If torch's unstable sort would choose among equals, the lowest ids
+are kept. A row without probabilities stays as it is, and sampling from it raises the error.
+Parameters are not checked here: the options check them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCK = 64
 
 @np.errstate(over="ignore")
 def apply_temperature(logits: Logits, temperature: float) -> None:
-    """Divide by ``temperature`` > 0: below 1 sharpens, above 1 flattens.
+    """Divide the logits by ``temperature`` > 0: below 1 sharpens, above 1 flattens.
 
     Source: ``TemperatureLogitsWarper``.
     """
@@ -52,7 +52,7 @@ def keep_top_p(logits: Logits, top_p: float, min_tokens_to_keep: int = 1) -> Non
     may_go = np.float32(1.0 - top_p)
     for row, ids, values in _possible(logits):
         probabilities = _probabilities(values)
-        # All tokens below this add up to half of `may_go` at most: they are removed unsorted.
+        # All tokens below this add up to at most half of `may_go`: they are removed unsorted.
         is_candidate = probabilities > may_go / (2 * values.size)
         below = probabilities[~is_candidate].sum(dtype=np.float64)
         ascending = np.sort(probabilities[is_candidate])
@@ -86,7 +86,7 @@ def keep_typical_p(logits: Logits, typical_p: float, min_tokens_to_keep: int = 1
         probabilities = _probabilities(values)
         logarithms = _log_probabilities(values)
         distances = np.abs(-logarithms - _entropy(probabilities, logarithms))
-        # The tokens above this reach `typical_p` together, so no token farther off is kept.
+        # The tokens above this reach `typical_p` together, so no token at a larger distance stays.
         likely = probabilities > (1.0 - typical_p) / (2 * values.size)
         candidates = np.flatnonzero(distances <= distances[likely].max())
         candidates = candidates[np.argsort(distances[candidates])]
@@ -174,8 +174,8 @@ def _highest(values: Logits, count: int) -> NDArray[np.intp]:
 def _kth_highest(row: Logits, k: int) -> np.float32:
     """Return the ``k``-th highest value of ``row: (vocab,)``; -inf if fewer are above -inf.
 
-    The ``k``-th highest of the maxima of blocks is a lower bound of it, so that only the few values
-    from this bound on have to be sorted (0.10 ms instead of 0.34 ms for 50 of GPT-2's 50,257).
+    The ``k``-th highest maximum of all blocks is a lower bound of this value. So only the few
+    values from this bound on are sorted (0.10 ms instead of 0.34 ms for 50 of GPT-2's 50,257).
     """
     maxima = row[: row.size // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)
     bound = _partitioned(maxima, k) if maxima.size > k else np.float32(-np.inf)

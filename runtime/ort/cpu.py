@@ -25,13 +25,18 @@ GROUP_FILES = Path("/sys/fs/cgroup")
 
 
 def thread_count(threads: Any) -> int:
-    """Return ``threads`` as an int, ``usable_cores()`` for None; ``OptionError`` if invalid."""
+    """Return ``threads`` as an int, or ``usable_cores()`` for None.
+
+    Raises ``OptionError`` if ``threads`` is not an integer from 1 to ``MAX_THREADS``.
+    """
     if threads is None:
         return usable_cores()
     if isinstance(threads, bool) or not isinstance(threads, Integral):
-        raise OptionError(f"threads is {threads!r}; it must be an integer, or None for all cores.")
+        raise OptionError(
+            f"threads is {threads!r}; it must be an integer or None (all usable cores)."
+        )
     if not 1 <= (count := int(threads)) <= MAX_THREADS:
-        raise OptionError(f"threads is {threads}; it must be from 1 to {MAX_THREADS}.")
+        raise OptionError(f"threads is {threads}; it must be an integer from 1 to {MAX_THREADS}.")
     return count
 
 

@@ -1,6 +1,6 @@
 """Parse device names into execution providers and their options.
 
-Nothing here imports ONNX Runtime, so that a command line knows the names without it.
+Nothing here imports ONNX Runtime, so that the command line can use this module without it.
 """
 
 from __future__ import annotations
@@ -63,16 +63,19 @@ def parse_device(
     number = None if found is None else found[2]
     if provider is None or (number is not None and provider != CUDA):
         raise DeviceError(
-            f"There is no device {name!r:.60}: use 'cpu', 'cuda', 'cuda:1' for a second GPU, "
+            f"There is no device {name!r:.60}: use 'cpu', 'cuda', 'cuda:1' for the second GPU, "
             f"'auto', or the name of an execution provider (NAME{PROVIDER_SUFFIX})."
         )
     given = _texts(options)
     if given and provider == CPU:
-        raise OptionError("provider_options have no effect on the CPU: leave them out.")
+        raise OptionError("provider_options has no effect on the CPU: leave it out.")
     if number is not None:
         number = str(int(number))
         if given.get("device_id", number) != number:
-            raise OptionError(f"device_id has no effect beside the device {name!r}: pass one.")
+            raise OptionError(
+                f"device_id is {given['device_id']!r}, but the device {name!r} already names the "
+                "GPU: leave device_id out."
+            )
         given["device_id"] = number
     return Device(name, provider, tuple(sorted(given.items())))
 
@@ -80,9 +83,15 @@ def parse_device(
 def _plugged_in(name: Any, options: Any, library: Any) -> Device:
     path = os.fspath(library) if isinstance(library, str | os.PathLike) else ""
     if not isinstance(name, str) or not name or name in (*PROVIDERS, AUTO):
-        raise DeviceError(f"The device {name!r:.60} is no name of a provider that a library has.")
+        raise DeviceError(
+            f"device is {name!r:.60}; with provider_library it must be the name of an execution "
+            "provider in that library."
+        )
     if not Path(path).is_file():
-        raise DeviceError(f"There is no library {library!r:.60} for the device {name!r}.")
+        raise DeviceError(
+            f"provider_library is {library!r:.60}; it must be the path of the plug-in library that "
+            f"contains {name!r}."
+        )
     return Device(name, name, tuple(sorted(_texts(options).items())), os.path.realpath(path))
 
 
@@ -95,7 +104,7 @@ def _texts(options: Any) -> dict[str, str]:
         return {}
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise OptionError(
-            f"provider_options is {options!r:.60}; it must be a dictionary of names and values."
+            f"provider_options is {options!r:.60}; it must be a dictionary from names to values."
         )
     texts = {name: str(value) for name, value in options.items()}
     number = texts.get("device_id", "0")

@@ -33,7 +33,7 @@ from .providers import check_build, device_tensor
 
 MAX_CONCURRENT = 16  # default limit of generations at once
 CLOSED = "The model is closed: load it again."
-ASKED_FOR = "it was asked for"
+ASKED_FOR = "it was requested"
 
 
 class Engine:
@@ -97,8 +97,8 @@ class Engine:
             raise EdgeseqError(CLOSED)
         if os.getpid() != self._process:
             raise EdgeseqError(
-                "The model was loaded before this process was forked, and its threads are not "
-                "here: load it in this process."
+                "The model was loaded before this process was forked, and a fork does not copy its "
+                "threads: load the model in this process."
             )
 
     def close(self) -> None:
@@ -141,9 +141,11 @@ def open_engine(
         return open_on(asked, ASKED_FOR, manifest, folder, prepack=prepack, **settings)
     if provider_options is not None or provider_library is not None:
         name = "provider_options" if provider_options is not None else "provider_library"
-        raise OptionError(f"{name} belongs to one device: name it in place of 'auto'.")
+        raise OptionError(
+            f"{name} cannot be used with the device 'auto': name the device, or leave {name} out."
+        )
     try:
-        why = "the bundle's graphs run there"
+        why = "the bundle's graphs run on it"
         engine = open_on(parse_device("cuda"), why, manifest, folder, **settings)
         _try(engine)
     except (BundleError, DeviceError, OptionError) as error:
@@ -171,7 +173,8 @@ def open_on(
     weights = manifest.shared_weights
     if any(weight.rows != manifest.dimensions.vocabulary for weight in weights.values()):
         raise BundleError(
-            f"{MANIFEST_NAME} shares a weight that is no embedding: export the bundle again."
+            f"{MANIFEST_NAME} lists a shared weight that is not an embedding: export the bundle "
+            "again."
         )
     weights_file = folder / WEIGHTS_FILE_NAME
     shared = map_shared_weights(weights_file, weights)
@@ -201,25 +204,25 @@ def open_on(
 def with_cache_on(device: Device, manifest: Manifest, dtype: CacheDtype | None) -> Manifest:
     """Return ``manifest`` with the decoder graph for ``dtype`` on ``device``; None: the default.
 
-    Raises ``OptionError`` for a dtype without kernels or graph, ``DeviceError`` if the bundle has
-    no graph for the device.
+    Raises ``OptionError`` for a dtype that the device or the bundle does not support,
+    ``DeviceError`` if the bundle has no graph for the device.
     """
     if device.provider == CUDA and dtype not in (None, "float16"):
         raise OptionError(
-            f"kv_cache is {dtype!r}; the device {device.name!r} has kernels for 'float16' "
-            "alone: leave it out."
+            f"kv_cache is {dtype!r}, but the device {device.name!r} supports only 'float16': leave "
+            "kv_cache out."
         )
     return with_cache(manifest, dtype or default_cache(manifest, device))
 
 
 def default_cache(manifest: Manifest, device: Device) -> CacheDtype:
-    """Return the KV cache's default dtype on a device; ``DeviceError`` if no graph has it."""
+    """Return the default dtype of the KV cache on ``device``; ``DeviceError`` without a graph."""
     if device.provider != CUDA:
         return manifest.kv_cache.dtype
     if DECODERS["float16"] not in manifest.graphs:
         raise DeviceError(
-            f"The bundle has no graph for the device {device.name!r}: make one that has from the "
-            "float32 bundle (`edgeseq quantize BUNDLE OUT --recipe fp16`, int8-weights or int4)."
+            f"The bundle has no graph for the device {device.name!r}: quantize the float32 bundle "
+            "for it (`edgeseq quantize BUNDLE OUT --recipe fp16`, or int8-weights or int4)."
         )
     return "float16"
 
@@ -233,8 +236,8 @@ def with_cache(manifest: Manifest, dtype: CacheDtype) -> Manifest:
     if graph is None:
         there = tuple(name for name, role in DECODERS.items() if role in manifest.graphs)
         raise OptionError(
-            f"The bundle has no graph for a cache of {dtype}: use {_either(there)}, or make one "
-            "that has with `edgeseq quantize`."
+            f"kv_cache is {dtype!r}, but the bundle has no graph for it: use {_either(there)}, or "
+            "make a bundle that has one with `edgeseq quantize`."
         )
     graphs = {**manifest.graphs, "decoder": graph}
     return replace(manifest, graphs=graphs, kv_cache=CacheFormat(dtype=dtype))

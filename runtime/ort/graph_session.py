@@ -76,7 +76,8 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     ) -> None:
         options = session_options(threads)
         levels = onnxruntime.GraphOptimizationLevel
-        # Higher levels would only add SkipLayerNormalization: it is slower (docs/performance.md).
+        # Higher levels would only add SkipLayerNormalization: it is slower
+        # (docs/how-it-works/performance.md).
         level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
         options.graph_optimization_level = level
         if save_to is not None:
@@ -117,15 +118,15 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         ]
 
     def run_with_iobinding(self, *arguments: Any) -> None:
-        """Run as ONNX Runtime does, but one thread after the other, because a run uses all cores.
+        """Run the session; one thread at a time runs it, because a run uses all cores.
 
         Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
         ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
         """
         if os.getpid() != self._process:
             raise EdgeseqError(
-                "This process was forked while a text was generated, which cannot go on here: load "
-                "the model in this process."
+                "A generation that started before this process was forked cannot continue in it: "
+                "load the model in this process."
             )
         with self._turn:
             if self._device.provider == CPU:
@@ -164,7 +165,10 @@ def _failing(device: Device) -> Iterator[None]:
     try:
         yield
     except _DEVICE_ERRORS as error:
-        raise DeviceError(f"The device {device.name!r} failed: {_reason(error)}.") from error
+        raise DeviceError(
+            f"The device {device.name!r} failed ({_reason(error)}): use fewer beams, prompts or "
+            "tokens if its memory is full, or use 'cpu'."
+        ) from error
 
 
 def open_session(
@@ -190,7 +194,7 @@ def open_session(
     ) as error:  # its message may quote damaged bytes
         if device.provider != CPU and isinstance(error, _DEVICE_ERRORS):
             raise DeviceError(
-                f"The device {device.name!r} cannot be used: {_reason(error)}."
+                f"The device {device.name!r} cannot be used ({_reason(error)}): use 'cpu'."
             ) from error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({_reason(error)}): check "
@@ -198,9 +202,9 @@ def open_session(
         ) from error
     if device.provider == CUDA and (hidden := hidden_nodes(session.assigned_nodes())):
         raise DeviceError(
-            f"{graph} was not made for the device {device.name!r}, because it would leave "
-            f"{', '.join(hidden)} to the CPU: make the bundle for it "
-            "(`edgeseq quantize --recipe fp16`), or use 'cpu'."
+            f"{graph} was not made for the device {device.name!r}, because its operators "
+            f"{', '.join(hidden)} would run on the CPU: make a bundle for the device (`edgeseq "
+            "quantize --recipe fp16`), or use 'cpu'."
         )
     return session
 
@@ -267,8 +271,8 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Mappe
         inside = path.is_file() and 0 <= weight.offset_bytes < end <= path.stat().st_size
         if not inside or min(weight.rows, weight.columns) < 1 or weight.offset_bytes % 64:
             raise BundleError(
-                f"The weight {name!r} is not in {path} as the manifest says: copy or export the "
-                "bundle again."
+                f"The weight {name!r} does not lie in {path} as the manifest describes: copy or "
+                "export the bundle again."
             )
         shape = (weight.rows, weight.columns)
         array = np.memmap(path, "<f4", "r", weight.offset_bytes, shape)
@@ -290,5 +294,5 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return "it is damaged"
+        return "the file is damaged"
     return reason(error)

@@ -28,7 +28,7 @@ except ImportError as error:
         raise error.__cause__ from None
     cause = " ".join(str(error).split())
     raise MissingPackageError(
-        f"ONNX Runtime is installed but cannot be loaded: {cause}."
+        f"ONNX Runtime is installed but cannot be loaded ({cause}): install it again."
     ) from error
 
 onnxruntime.disable_telemetry_events()

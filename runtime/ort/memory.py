@@ -81,7 +81,7 @@ class CpuMemory:
         try:
             array = np.empty(shape, dtype)
         except MemoryError as error:
-            raise DeviceError(_no_memory("There is no memory", shape, dtype)) from error
+            raise DeviceError(_no_memory("main memory", shape, dtype)) from error
         return Buffer(array.ctypes.data, shape, dtype, array)
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
@@ -122,8 +122,7 @@ class DeviceMemory:
         try:
             value = self._allocate_there(shape, dtype)
         except Exception as error:  # ONNX Runtime's own kinds, which this module does not know
-            problem = "There is no memory on the device"
-            raise DeviceError(_no_memory(problem, shape, dtype)) from error
+            raise DeviceError(_no_memory("device memory", shape, dtype)) from error
         return Buffer(value.data_ptr(), shape, dtype, value)
 
     def copy_row(self, block: Buffer, source: int, target: int, begin: int, end: int) -> None:
@@ -198,6 +197,6 @@ def _indices(block: Buffer, row: int, begin: int, end: int) -> NDArray[np.int64]
     return indices.reshape(-1, 4)
 
 
-def _no_memory(problem: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
-    size = math.prod(shape) * dtype.itemsize
-    return f"{problem} for {size / 2**20:,.0f} MiB: use fewer beams, texts or tokens."
+def _no_memory(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    size_mib = math.prod(shape) * dtype.itemsize / 2**20
+    return f"{size_mib:,.0f} MiB of {kind} cannot be allocated: use fewer beams, prompts or tokens."

@@ -1,4 +1,4 @@
-"""The ``Decoder`` over the session of a bundle's decoder graph (``docs/graph.md``).
+"""The ``Decoder`` over the session of a bundle's decoder graph (``docs/how-it-works/graph.md``).
 
 Everything that a step reads and writes is bound by address. While the rows stay the same, a decode
 step changes numbers in place and calls the session: it binds nothing and allocates nothing.

@@ -40,7 +40,7 @@ class EncodedSources:
 
 
 class OnnxEncoder:
-    """The session of a bundle's ``encoder`` graph (``docs/graph.md``)."""
+    """The session of a bundle's ``encoder`` graph (``docs/how-it-works/graph.md``)."""
 
     def __init__(self, session: Any, manifest: Manifest, memory: Memory) -> None:
         self._session = session

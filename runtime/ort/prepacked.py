@@ -1,4 +1,4 @@
-"""Packed weights, kept in the user's cache folder; and where that folder is.
+"""Prepacked weights in the user's cache folder, and the path of that folder.
 
 When ONNX Runtime opens a graph, it copies the weights into the layout of its kernels.
 ``prepacked_graph`` keeps the result as a cache entry: a graph, and a file of packed weights that is
@@ -31,7 +31,7 @@ from .graph_session import MappedWeights, runtime_version, save_prepacked
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
 KEY_DIGITS = 32
-ALIGNMENT = 64  # bytes; kernels rely on it for packed weights
+ALIGNMENT = 64  # bytes; kernels rely on this alignment of packed weights
 PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph gives the offset of packed weights
 Record = Mapping[str, str]
 
@@ -53,8 +53,8 @@ def prepacked_graph(
             _make(entry, wanted, folder / manifest.graphs[role], shared)
         except OSError as error:
             raise BundleError(
-                f"Prepacked weights cannot be written to {entries}: {reason(error)}. Make room "
-                "there, or load the bundle without them."
+                f"Prepacked weights cannot be written to {entries} ({reason(error)}): make the "
+                "folder writable and free space on its disk, or load the bundle without prepack."
             ) from error
     return entry / GRAPH_NAME
 
@@ -120,8 +120,8 @@ def _check_alignment(graph: Path) -> None:
     places = [int(place) for place in PACKED_AT.findall(graph.read_bytes())]
     if any(place % ALIGNMENT for place in places):
         raise BundleError(
-            "ONNX Runtime cannot keep the packed weights of this bundle correctly (it writes them "
-            "where its kernels misread them): load it without prepack."
+            "ONNX Runtime writes the packed weights of this bundle without the alignment that its "
+            "kernels rely on: load the bundle without prepack."
         )
 
 

@@ -57,7 +57,8 @@ def plug_in(options: Any, device: Device) -> None:
                 onnxruntime.register_execution_provider_library(device.provider, device.library)
             except Exception as error:  # ONNX Runtime's kinds, and the library's own
                 raise DeviceError(
-                    f"The library {device.library} cannot be loaded: {reason(error)}."
+                    f"The library {device.library} cannot be loaded ({reason(error)}): use a build "
+                    f"for this machine and ONNX Runtime {onnxruntime.__version__}."
                 ) from error
             _plugged_in[device.provider] = device.library
     there = onnxruntime.get_ep_devices()
@@ -65,8 +66,8 @@ def plug_in(options: Any, device: Device) -> None:
     if not found:
         names = ", ".join(sorted({each.ep_name for each in there}))
         raise DeviceError(
-            f"The library {device.library} has no {device.name!r} for this machine: there are "
-            f"{names}."
+            f"The library {device.library} has no {device.name!r} for this machine: use one of the "
+            f"available execution providers ({names})."
         )
     options.add_provider_for_devices(found[: 1 + device.number][-1:], dict(device.options))
 
@@ -75,7 +76,10 @@ def check_opened(session: Any, device: Device) -> None:
     """Raise ``DeviceError`` if ``session`` fell back to the CPU: ONNX Runtime only warns."""
     if session.get_providers()[0] != device.provider:
         why = why_not_opened(_library(device.provider))
-        raise DeviceError(f"The device {device.name!r} is not available: {why}.")
+        raise DeviceError(
+            f"The device {device.name!r} is not available, because {why}: repair the installation, "
+            "or use 'cpu'."
+        )
 
 
 def device_tensor(device: Device, shape: Sequence[int], dtype: Any) -> Any:
@@ -101,9 +105,9 @@ def check_there(device: Device, available: Collection[str], version: str) -> Non
         return
     advice = "a build that has it"
     if device.provider == CUDA:
-        advice = "the extra 'cuda' in place of 'cpu' (onnxruntime-gpu, not beside onnxruntime)"
+        advice = "the extra 'cuda' instead of 'cpu' (onnxruntime-gpu replaces onnxruntime)"
     raise DeviceError(
-        f"The device {device.name!r} is not available, because the ONNX Runtime that is installed "
+        f"The device {device.name!r} is not available, because the installed ONNX Runtime "
         f"({version}) has no {device.provider}: install {advice}, or use 'cpu'."
     )
 
@@ -112,14 +116,15 @@ def check_driver(device: Device) -> None:
     """Raise ``DeviceError`` if NVIDIA's driver is missing."""
     if why := _why_not_loaded(DRIVER):
         raise DeviceError(
-            f"The device {device.name!r} is not available: the NVIDIA driver is missing ({why})."
+            f"The device {device.name!r} is not available, because the NVIDIA driver is missing "
+            f"({why}): install the driver, or use 'cpu'."
         )
 
 
 def why_not_opened(library: Path) -> str:
     """Return why a session fell back to the CPU although the build has the provider.
 
-    ``library``: the provider's file.
+    ``library``: the path of the provider's library.
     """
     if library.is_file() and (why := _why_not_loaded(str(library))):
         return f"a library that it needs is missing ({why})"

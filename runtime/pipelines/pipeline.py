@@ -6,7 +6,7 @@
     print(summarizer("A long text.")[0]["summary_text"])
 
 A call generates the same text as Transformers' pipeline with the same checkpoint.
-docs/pipelines.md lists the differences and their reasons.
+docs/how-to/pipelines.md lists the differences and their reasons.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A call's generation options, controls and prompts, which are checked before the work."""
+"""Generation options, controls and prompts of a call, which are checked before the work."""

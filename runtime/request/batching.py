@@ -1,19 +1,20 @@
-"""Batches of prompts of similar length, so that little is padded."""
+"""Batches of prompts of similar length, which need little padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-BATCH_TOKENS = 4096  # most tokens of a batch's prompts, padding included
-BATCH_ROWS = 16  # most prompts in a batch
+BATCH_TOKENS = 4096  # limit of tokens in a batch's prompts, including padding
+BATCH_ROWS = 16  # limit of prompts in a batch
 
 
 def batches(
     lengths: Sequence[int], *, rows: int = BATCH_ROWS, tokens: int = BATCH_TOKENS
 ) -> list[list[int]]:
-    """Return the indices of prompts of ``lengths`` in batches of similar length.
+    """Return batches of similar length, each a list of indices into ``lengths``.
 
-    A batch has at most ``rows`` prompts, and at most ``tokens`` tokens unless it is one prompt.
+    ``lengths``: the number of tokens of each prompt. A batch has at most ``rows`` prompts. It has
+    at most ``tokens`` tokens, unless it is a single prompt.
     """
     found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):

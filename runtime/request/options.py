@@ -1,9 +1,9 @@
 """The generation options of a call: names, defaults, checks and command-line flags.
 
-Names and defaults are those of Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` merges
-the caller's options with the bundle's defaults and says which have no effect. A field's metadata
-holds the option's check, flag and needs. To add an option, add a field here, and its effect in
-``logits/processors.py``.
+Names and defaults equal Transformers' ``GenerationConfig`` (4.57). ``resolving.py`` merges the
+caller's options with the bundle's defaults, and finds options without effect. A field's metadata
+holds the option's check, flag and needs. To add an option, add a field and its description here,
+and its effect in ``logits/processors.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Need(NamedTuple):
     """The condition under which an option has an effect."""
 
     is_met: Callable[[GenerationOptions], bool]
-    words: str  # end of the error message, after "has no effect"
+    words: str  # end of the error message, after "has no effect": the condition and the next step
     gates_checks: bool = False  # whether the option's value is checked only if the need is met
 
 
@@ -64,22 +64,27 @@ def _option(
 
 
 # Checkpoints may have options of sampling or beam search even if they use neither.
-SAMPLING = Need(lambda options: options.do_sample, "without sampling (do_sample)", True)
-BEAMS = Need(lambda options: options.num_beams > 1, "without beam search (num_beams)", True)
+SAMPLING = Need(
+    lambda options: options.do_sample, "without sampling: use do_sample=True (--do-sample)", True
+)
+BEAMS = Need(
+    lambda options: options.num_beams > 1, "without beam search: use num_beams above 1", True
+)
 BEAMS_OR_NO_GROUPS = Need(
     lambda options: options.num_beams > 1 or options.num_beam_groups == 1,
-    "without beam search (num_beams)",
+    "without beam search: use num_beams above 1",
 )
 GROUPS = Need(
     lambda options: options.strategy == "group beam search",
-    "without groups of beams (num_beam_groups)",
+    "without groups of beams: use num_beam_groups above 1",
 )
 LOOKUP = Need(
     lambda options: options.prompt_lookup_num_tokens is not None,
-    "without prompt lookup (prompt_lookup_num_tokens)",
+    "without prompt lookup: use prompt_lookup_num_tokens",
 )
 AN_END = Need(
-    lambda options: bool(options.eos_token_ids), "where nothing ends a text (eos_token_id)"
+    lambda options: bool(options.eos_token_ids),
+    "without an end-of-sequence token: pass eos_token_id",
 )
 
 _flag = checks.check_flag
@@ -105,6 +110,15 @@ def _ends(name: str, value: Any) -> None:
         _id(name, token)
 
 
+def _temperature(name: str, value: Any) -> None:
+    if type(value) is not bool and value == 0:
+        raise OptionError(
+            f"{name} is {value!r}; it must be above 0: for greedy search use do_sample=False "
+            "(--no-do-sample)."
+        )
+    checks.check_number(name, value, *FACTORS)
+
+
 def _early_stopping(name: str, value: Any) -> None:
     if type(value) is not bool and value != "never":
         raise OptionError(f'{name} is {value!r}; it must be True, False or "never".')
@@ -120,85 +134,108 @@ def _biased_ids(value: Any) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """The options of a call. A bad value raises ``OptionError`` on construction.
+    """The generation options of a call; a bad value raises ``OptionError`` on construction.
 
-    Options of sampling and of beam search are checked only where they have an effect.
+    Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed`` and
+    ``logprobs``, which Transformers does not have, and ``max_matching_ngram_size``. Options of
+    sampling and beam search are checked only if they have an effect.
     """
 
     # Strategy
-    do_sample: bool = _option(False, _flag)  # sample tokens; else take the most probable one
-    num_beams: int = _option(  # hypotheses that are followed at once; 1: no beam search
+    do_sample: bool = _option(False, _flag)
+    """Sample each token; False: take the most probable one (greedy search or beam search)."""
+    num_beams: int = _option(
         1,
         _integer(1, MOST_ROWS),
         flag=Flag("strategy", int, "number of beams for beam search"),
     )
+    """Hypotheses that beam search keeps per prompt; 1: no beam search."""
     # Length and end of a text
-    max_new_tokens: int | None = _option(  # most new tokens per prompt
+    max_new_tokens: int | None = _option(
         None, _integer(1), flag=Flag("length", int, "limit of new tokens")
     )
-    max_length: int | None = _option(  # most start tokens and new tokens together
+    """Limit of new tokens per text. Without it and ``max_length``: 20 in Python, as in
+    Transformers, and 128 in `edgeseq generate`."""
+    max_length: int | None = _option(
         None,
         _integer(1),
         flag=Flag("length", int, "limit of tokens, the decoder's start tokens included"),
     )
-    min_new_tokens: int | None = _option(  # no end of sequence before this many new tokens
+    """Limit of tokens per text, the start tokens included: the prompt of a decoder-only model,
+    ``decoder_input_ids`` of an encoder-decoder. Pass it or ``max_new_tokens``."""
+    min_new_tokens: int | None = _option(
         None,
         _integer(0),
         needs=AN_END,
         flag=Flag("length", int, "fewest new tokens before the text may end"),
     )
-    min_length: int = _option(0, _integer(0), needs=AN_END)  # the same, start tokens included
-    max_time: float | None = _option(  # stop after this many seconds
+    """The text cannot end before this many new tokens."""
+    min_length: int = _option(0, _integer(0), needs=AN_END)
+    """The text cannot end before this many tokens, the start tokens included."""
+    max_time: float | None = _option(
         None,
         _number(0.0, 1e9),
         flag=Flag("length", float, "stop after this many seconds"),
     )
-    stop_strings: str | tuple[str, ...] | None = _option(  # end a text that contains one of them
+    """Stop after the decode step in which this many seconds have passed."""
+    stop_strings: str | tuple[str, ...] | None = _option(
         None, lambda name, value: checks.check_strings(name, several(value))
     )
-    eos_token_id: int | tuple[int, ...] | None = _option(None, _ends)  # None: nothing ends a text
+    """End a text as soon as it contains one of these strings; the text is cut before it."""
+    eos_token_id: int | tuple[int, ...] | None = _option(None, _ends)
+    """Ids of the tokens that end a text; None: nothing ends it before a limit."""
     # Number of texts, and further strategies
-    num_beam_groups: int = _option(  # groups of beams, which are made to differ
+    num_beam_groups: int = _option(
         1,
         _integer(1, MOST_ROWS),
         needs=BEAMS_OR_NO_GROUPS,
         flag=Flag("strategy", int, "divide the beams into this many groups that differ"),
     )
-    num_return_sequences: int = _option(  # texts for each prompt
+    """Divide the beams into this many groups that differ from each other (diverse beam search); it
+    must divide ``num_beams``."""
+    num_return_sequences: int = _option(
         1,
         _integer(1, MOST_ROWS),
         flag=Flag("strategy", int, "return this many texts, from beams or sampled"),
     )
-    prompt_lookup_num_tokens: int | None = _option(  # most tokens that are guessed at once
+    """Texts per prompt: sampled ones, or the best hypotheses of beam search."""
+    prompt_lookup_num_tokens: int | None = _option(
         None,
         _integer(1),
         flag=Flag("strategy", int, "guess up to this many tokens per step (prompt lookup)"),
     )
-    max_matching_ngram_size: int | None = _option(  # longest n-gram that is looked up
-        None, _integer(1, LONGEST_NGRAM), needs=LOOKUP
-    )
-    # Return the log-probability of each token and of this many alternatives (not in Transformers)
+    """Guess up to this many tokens per step from earlier text, and check them at once (prompt
+    lookup decoding, greedy search only)."""
+    max_matching_ngram_size: int | None = _option(None, _integer(1, LONGEST_NGRAM), needs=LOOKUP)
+    """Longest n-gram that prompt lookup searches for; None: 4."""
     logprobs: int | None = _option(None, _integer(0))
+    """Return the log-probability of each token, and of this many most probable tokens at its
+    position. Only in edgeseq."""
     # Sampling
-    temperature: float = _option(  # divisor of the logits
+    temperature: float = _option(
         1.0,
-        _number(*FACTORS),
+        _temperature,
         needs=SAMPLING,
         flag=Flag("logits", float, "divide logits by this before sampling"),
     )
-    top_k: int = _option(  # sample from the k most probable tokens; 0: from all
+    """Divide the logits by this number before sampling: below 1 sharpens the distribution, above 1
+    flattens it."""
+    top_k: int = _option(
         50,
         _integer(0),
         needs=SAMPLING,
         flag=Flag("logits", int, "sample from the k most probable tokens; 0: from all"),
     )
-    top_p: float = _option(  # sample from the fewest tokens of this probability; 1: from all
+    """Sample from this many most probable tokens; 0: from all."""
+    top_p: float = _option(
         1.0,
         _probability(),
         needs=SAMPLING,
         flag=Flag("logits", float, "sample from the smallest set of tokens with this probability"),
     )
-    min_p: float | None = _option(  # lowest probability, as a share of the highest
+    """Sample from the smallest set of most probable tokens whose probabilities add up to this; 1:
+    from all (nucleus sampling)."""
+    min_p: float | None = _option(
         None,
         _probability(),
         needs=SAMPLING,
@@ -206,29 +243,37 @@ class GenerationOptions:
             "logits", float, "sample from tokens at least this times as probable as the first"
         ),
     )
-    typical_p: float = _option(  # sample from the most typical tokens of this probability
+    """Sample from tokens that are at least this times as probable as the most probable one."""
+    typical_p: float = _option(
         1.0,
         _probability(above_0=True),
         needs=SAMPLING,
         flag=Flag("logits", float, "sample from the smallest typical set with this probability"),
     )
-    # Sample from tokens of at least this probability; eta: lower where the next token is uncertain
+    """Sample from the smallest set of most typical tokens whose probabilities add up to this; 1:
+    from all (locally typical sampling)."""
     epsilon_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
+    """Sample from tokens of at least this probability; 0: from all."""
     eta_cutoff: float = _option(0.0, _probability(below_1=True), needs=SAMPLING)
-    seed: int | None = _option(  # seed of sampling; None: a new one per call (not in Transformers)
+    """As ``epsilon_cutoff``, with a threshold that falls where the next token is uncertain (eta
+    sampling); 0: from all."""
+    seed: int | None = _option(
         None, _integer(0), needs=SAMPLING, flag=Flag("strategy", int, "seed for sampling")
     )
+    """Seed of sampling; None: a new one per call. Only in edgeseq."""
     # Beam search
-    length_penalty: float = _option(  # a hypothesis' score is divided by its length to this power
+    length_penalty: float = _option(
         1.0,
         _number(*EXPONENTS),
         needs=BEAMS,
         flag=Flag("strategy", float, "divide a hypothesis' score by its length to this power"),
     )
-    # True: stop at num_beams hypotheses. False: stop once no better one is expected. "never": stop
-    # once no better one is possible
+    """A hypothesis' score is the sum of its log-probabilities divided by its length to this power.
+    """
     early_stopping: bool | str = _option(False, _early_stopping, needs=BEAMS)
-    diversity_penalty: float = _option(  # lowers the logits of earlier groups' tokens
+    """When beam search ends. True: at ``num_beams`` finished hypotheses. False: once no better one
+    is expected. "never": once no better one is possible."""
+    diversity_penalty: float = _option(
         0.0,
         _number(0.0, FACTORS[1]),
         needs=GROUPS,
@@ -236,44 +281,57 @@ class GenerationOptions:
             "strategy", float, "subtract it from tokens that earlier groups have just chosen"
         ),
     )
-    pad_token_id: int | None = _option(None, _id, needs=GROUPS)  # choice of a finished group
+    """Subtracted from the logits of tokens that earlier groups of beams chose in the same step."""
+    pad_token_id: int | None = _option(None, _id, needs=GROUPS)
+    """The token that a finished group of beams is counted as choosing."""
     # Changes of the logits
-    repetition_penalty: float = _option(  # logits of tokens seen before are lowered by this factor
+    repetition_penalty: float = _option(
         1.0,
         _number(*FACTORS),
         flag=Flag("logits", float, "lower the logits of earlier tokens by this factor"),
     )
-    # Raises the logits of the prompt's tokens
+    """Lower the logits of tokens that the text already contains by this factor (above 1)."""
     encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))
-    no_repeat_ngram_size: int = _option(  # n-grams of this size occur once; 0: no limit
+    """Raise the logits of the prompt's (the source's) tokens by this factor (above 1)."""
+    no_repeat_ngram_size: int = _option(
         0,
         _integer(0),
         flag=Flag("logits", int, "let n-grams of this size occur once; 0: no limit"),
     )
-    # N-grams of the prompt of this size may not recur; 0: no limit
+    """No n-gram of this size occurs twice in the text; 0: no limit."""
     encoder_no_repeat_ngram_size: int = _option(0, _integer(0))
-    bad_words_ids: tuple[tuple[int, ...], ...] | None = _option(  # sequences that never occur
+    """No n-gram of this size from the prompt (the source) occurs in the text; 0: no limit."""
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = _option(
         None, checks.check_words, ids=lambda words: [token for ids in words for token in ids]
     )
-    # {ids: bias}: added to the logit of the last id after the other ids
-    sequence_bias: Any = _option(None, _biases, ids=_biased_ids)  # noqa: RUF009  # a field
-    # Tokens that never occur
+    """Sequences of token ids that never occur."""
+    sequence_bias: Any = _option(None, _biases, ids=_biased_ids)  # noqa: RUF009
+    """A dictionary from tuples of token ids to numbers, or a list of such pairs. The number is
+    added to the logit of the last id when the text ends with the ids before it."""
     suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)
-    # Tokens that never come first
+    """Token ids that never occur."""
     begin_suppress_tokens: tuple[int, ...] | None = _option(None, _ids, ids=several)
-    # The only token allowed after a single start token
+    """Token ids that are never the first new token."""
     forced_bos_token_id: int | None = _option(None, _id, ids=several)
-    forced_eos_token_id: int | tuple[int, ...] | None = _option(  # only these at the length limit
+    """The only token that may follow a single start token, such as the target language of a
+    multilingual model."""
+    forced_eos_token_id: int | tuple[int, ...] | None = _option(
         None, lambda name, value: _ids(name, several(value)), ids=several
     )
-    # (start, factor): raise the end-of-sequence logit after `start` new tokens
+    """The only tokens allowed at the limit of the length."""
     exponential_decay_length_penalty: tuple[int, float] | None = _option(None, _decay, needs=AN_END)
-    # Replace NaN by 0 and infinities by the largest and the lowest float32
+    """(start, factor): raise the logit of the end of sequence by a power of ``factor`` after
+    ``start`` new tokens."""
     remove_invalid_values: bool = _option(False, _flag)
-    renormalize_logits: bool = _option(False, _flag)  # normalize logits after all processors
+    """Replace NaN by 0, and infinities by the largest and the lowest float32, in the logits."""
+    renormalize_logits: bool = _option(False, _flag)
+    """Normalize the logits after all processors."""
     # Start of a text
-    bos_token_id: int | None = _option(None, _id)  # start of an empty prompt
-    decoder_start_token_id: int | None = _option(None, _id)  # start of a decoder with an encoder
+    bos_token_id: int | None = _option(None, _id)
+    """The start token of an empty prompt, and of an encoder-decoder model's decoder without
+    ``decoder_start_token_id``."""
+    decoder_start_token_id: int | None = _option(None, _id)
+    """The start token of an encoder-decoder model's decoder."""
 
     def __post_init__(self) -> None:
         gated = []
@@ -296,30 +354,33 @@ class GenerationOptions:
         count, groups = self.num_return_sequences, self.num_beam_groups
         if count > 1 and self.num_beams == 1 and not self.do_sample:
             raise OptionError(
-                f"num_return_sequences is {count}, but greedy search finds one text: use num_beams "
-                "or do_sample."
+                f"num_return_sequences is {count}, but greedy search returns one text: use "
+                "num_beams above 1, or do_sample=True."
             )
         if count > self.num_beams > 1:
             raise OptionError(
-                f"num_return_sequences is {count}; it must be at most num_beams, {self.num_beams}."
+                f"num_return_sequences is {count}; it must be at most num_beams ({self.num_beams})."
             )
         if groups > 1 and self.num_beams > 1:
             self._check_groups(groups)
         if self.prompt_lookup_num_tokens is not None and (self.do_sample or self.num_beams > 1):
             raise OptionError(
-                "prompt_lookup_num_tokens is for greedy search: do_sample=False and num_beams=1."
+                "prompt_lookup_num_tokens needs greedy search: use do_sample=False and num_beams=1."
             )
 
     def _check_groups(self, groups: int) -> None:
         if groups > self.num_beams or self.num_beams % groups:
-            raise OptionError(f"num_beam_groups is {groups}; it must divide num_beams.")
+            raise OptionError(
+                f"num_beam_groups is {groups}; it must divide num_beams ({self.num_beams})."
+            )
         if self.do_sample:
             raise OptionError(
-                "num_beam_groups is for beam search without sampling: do_sample=False."
+                "num_beam_groups needs beam search without sampling: use do_sample=False."
             )
         if self.diversity_penalty == 0.0:
             raise OptionError(
-                "num_beam_groups needs a diversity_penalty above 0: all groups would be the same."
+                "num_beam_groups needs a diversity_penalty above 0, because without it all groups "
+                "are the same."
             )
 
     @property
@@ -335,12 +396,12 @@ class GenerationOptions:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end a text, empty if nothing does."""
+        """The tokens that end a text; empty if there are none."""
         return several(self.eos_token_id)
 
     @property
     def forced_eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that are allowed at the limit of the length, empty if all are."""
+        """The only tokens that are allowed at the limit of the length; empty if all are."""
         return several(self.forced_eos_token_id)
 
     @property
@@ -357,20 +418,23 @@ class GenerationOptions:
 
     @property
     def decoder_start(self) -> int | None:
-        """The token that a decoder starts from after an encoder; None if it is unknown."""
+        """The start token of an encoder-decoder model's decoder; None if it is unknown."""
         start = self.decoder_start_token_id
         return self.bos_token_id if start is None else start
 
     def new_tokens(self, prompt_length: int) -> int:
-        """Return how many tokens may follow a prompt; ``OptionError`` if there is room for none."""
+        """Return the limit of new tokens after ``prompt_length`` tokens that the decoder reads.
+
+        Raises ``OptionError`` if it is 0.
+        """
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         if self.max_length is None:
             return DEFAULT_NEW_TOKENS
         if self.max_length <= prompt_length:
             raise OptionError(
-                f"max_length is {self.max_length}, which leaves nothing after the {prompt_length} "
-                "that the decoder starts from: raise it, or use max_new_tokens."
+                f"max_length is {self.max_length}, but the decoder starts with {prompt_length} "
+                "tokens, which count too: use a larger max_length, or max_new_tokens."
             )
         return self.max_length - prompt_length
 

@@ -1,4 +1,4 @@
-"""Texts to score: one text, or pairs of source and target, as windows of token ids."""
+"""Texts to score as windows of token ids: one text, or pairs of source and target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pair = tuple[str, str]  # source, target
 class Window:
     """The token ids that a decoder reads, and the part of them that it predicts."""
 
-    source: Sequence[int]  # token ids for the encoder; empty without an encoder
+    source: Sequence[int]  # token ids for the encoder; empty in a decoder-only model
     tokens: Sequence[int]  # the decoder reads all but the last; the first is never predicted
     first: int  # index in `tokens` of the first predicted token, at least 1
 
@@ -43,7 +43,7 @@ def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
     if context < 1:
         raise OptionError(f"context is {context}; it must be at least 1.")
     if not 1 <= stride <= context:
-        raise OptionError(f"stride is {stride}; it must be from 1 to the context of {context}.")
+        raise OptionError(f"stride is {stride}; it must be from 1 to {context} (the context).")
     if len(ids) < 2:
         return []
     beyond_first = max(len(ids) - 1 - context, 0)  # tokens after the first window
@@ -85,26 +85,32 @@ def read_passages(
 ) -> Passages:
     """Return the passages of a UTF-8 file for the model of ``manifest``.
 
-    A decoder-only model gets the file as one text: see ``text_passages``. A model with an encoder
-    gets a pair from each line: ``{"source": …, "target": …}`` in a ``.jsonl`` file, else the
-    source, a tab and the target. Raises ``PromptError`` for any other file, ``OptionError`` for a
+    For a decoder-only model the file is one text: see ``text_passages``. For an encoder-decoder
+    model each line is a pair: ``{"source": …, "target": …}`` in a ``.jsonl`` file, otherwise a
+    source, a tab and a target. Raises ``PromptError`` for any other file, ``OptionError`` for a
     ``context`` or ``stride`` that is out of range or has no effect.
     """
     if not path.is_file():
-        raise PromptError(f"There is no file {path}: give the text to read.")
+        raise PromptError(f"There is no file {path}: give the path of a text file.")
     text = decode_utf8(path.read_bytes(), path)
     if not text.strip():
-        raise PromptError(f"{path} holds no text: give a file that does.")
+        raise PromptError(f"{path} is empty: give a file with text.")
     if not manifest.has_encoder:
         passages = text_passages(
             text, manifest, tokenizer, context=context, stride=stride, name=path
         )
         if not passages.size_bytes:
-            raise PromptError(f"{path} holds nothing after its first token: give a longer text.")
+            raise PromptError(
+                f"{path} has no text after its first token, which is not predicted: give a longer "
+                "text."
+            )
         return passages
     for name, value in (("context", context), ("stride", stride)):
         if value is not None:
-            raise OptionError(f"{name} has no effect with this model: a target is read whole.")
+            raise OptionError(
+                f"{name} has no effect with an encoder-decoder model, which reads each target as a "
+                "whole: leave it out."
+            )
     return pair_passages(_read_pairs(path, text), manifest, tokenizer)
 
 
@@ -117,21 +123,24 @@ def text_passages(
     stride: int | None = None,
     name: object = "The text",
 ) -> Passages:
-    """Return the windows of a text; its first token is not predicted, and nothing precedes it.
+    """Return the windows of a text, which predict all of its tokens but the first.
 
     ``context``: None for the model's positions, or for the whole text if they have no limit.
     ``stride``: None for half of the context. The bytes of the first token do not count, unless the
-    token ends within a character. Raises ``PromptError``, with the text's ``name``, if there is no
-    token to predict, and ``OptionError`` for a ``context`` or ``stride`` out of range.
+    token ends within a character. Raises ``PromptError`` if there is no token to predict, and
+    ``OptionError`` for a ``context`` or ``stride`` out of range. ``name``: the text's name in
+    errors.
     """
     positions = manifest.dimensions.max_positions
     if context is not None and positions is not None and context > positions:
-        raise OptionError(f"context is {context}; this model reads 1 to {positions} tokens.")
+        raise OptionError(
+            f"context is {context}; it must be from 1 to {positions} (the model's positions)."
+        )
     ids = tokenizer.encode(text)
     if len(ids) < 2:
         raise PromptError(
             f"{name} has {len(ids)} token{'s' * (len(ids) != 1)}, and the first is not predicted: "
-            "give at least two."
+            "give a text of at least two tokens."
         )
     check_ids(str(name), ids, manifest)
     if context is None:
@@ -151,8 +160,8 @@ def text_passages(
 def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyTokenizer) -> Passages:
     """Return the windows of pairs, which are tokenized as for training.
 
-    The tokenizer puts a token at the end of a text, usually the end-of-sequence token. It is read
-    after a source and predicted after a target, and it adds no bytes to a target.
+    The tokenizer adds a token at the end of a text, usually the end-of-sequence token. It is read
+    at the end of a source and predicted at the end of a target. It adds no bytes to a target.
     """
     options = resolve_options(manifest.generation, {}, manifest.kind)
     sources = [tokenizer.encode(source) for source, _ in pairs]
@@ -171,19 +180,23 @@ def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyToken
 def scored(
     text: str, target: str | None, manifest: Manifest, tokenizer: AnyTokenizer
 ) -> tuple[Sequence[Window], Sequence[int]]:
-    """Return the windows that predict ``text``, or ``target`` after an encoder, and its token ids.
+    """Return the windows that predict the scored text, and its token ids.
 
-    Raises ``OptionError`` for a target that is missing or has no effect.
+    The scored text is ``text`` with a decoder-only model, and ``target`` with an encoder-decoder
+    model. Raises ``OptionError`` for a target that is missing or has no effect.
     """
     if not manifest.has_encoder:
         if target is not None:
             raise OptionError(
-                "target has no effect with this model, which is decoder-only: pass one text."
+                "target has no effect with a decoder-only model: pass only the text to score."
             )
         passages = text_passages(text, manifest, tokenizer)
         return passages.windows, passages.ids
     if target is None:
-        raise OptionError("This model has an encoder: pass a text and the target to score.")
+        raise OptionError(
+            "target is missing, and an encoder-decoder model needs it: pass a text and the target "
+            "to score."
+        )
     [window] = windows = pair_passages([(text, target)], manifest, tokenizer).windows
     return windows, window.tokens[window.first :]
 
@@ -196,7 +209,7 @@ def _read_pairs(path: Path, text: str) -> list[Pair]:
         source, target = pair = read(line, where)
         for name, part in (("source", source), ("target", target)):
             if not part.strip():
-                raise PromptError(f"{where}: the {name} is empty; a pair needs both.")
+                raise PromptError(f"{where}: the {name} is empty; write a source and a target.")
         pairs.append(pair)
     return pairs
 
@@ -216,7 +229,9 @@ def _json_pair(line: str, where: str) -> Pair:
     data = json_object(line, where, expected)
     for name in ("source", "target"):
         if not isinstance(data.get(name), str):
-            raise PromptError(f"{where} has no text {name!r}: {expected}.")
+            raise PromptError(f"{where} has no string {name!r}: {expected}.")
         if not is_text(data[name]):
-            raise PromptError(f"{where}: the {name} has half a character, a lone surrogate.")
+            raise PromptError(
+                f"{where}: the {name} has a lone surrogate, which is not a character: remove it."
+            )
     return data["source"], data["target"]

@@ -1,4 +1,4 @@
-"""Prompts: token ids that are checked, and the tokens that the decoder reads first."""
+"""Checks of prompts, and the tokens that the decoder reads first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Ids = list[int]
 
 
 def id_lists(prompts: Any, name: str) -> list[list[Any]]:
-    """Return lists of Python integers from any sequences of integers; ``name`` is for errors."""
+    """Return lists of Python integers from any sequences of integers.
+
+    ``name``: the name of the argument in errors.
+    """
     items = listed(prompts)
     if items is None:
         raise PromptError(f"{name} takes lists of token ids, not {prompts!r:.60}.")
@@ -22,8 +25,7 @@ def id_lists(prompts: Any, name: str) -> list[list[Any]]:
     for number, item in enumerate(items):
         if (ids := listed(item)) is None:
             raise PromptError(
-                f"{name} takes a list of lists of token ids, one a prompt; item {number} is "
-                f"{item!r:.60}."
+                f"{name} takes a list of token ids for each prompt; item {number} is {item!r:.60}."
             )
         lists.append([_plain_integer(token) for token in ids])
     return lists
@@ -40,24 +42,24 @@ def listed(value: Any) -> list[Any] | None:
 
 
 def check_prompt(name: str, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:
-    """Refuse a prompt that cannot run; put the start token into an empty one.
+    """Raise ``PromptError`` for a prompt that is not valid; put the start token into an empty one.
 
     ``name``: the prompt's name in errors.
     """
     sizes = manifest.dimensions
     if not prompt:
         if manifest.has_encoder:
-            raise PromptError(f"{name} is empty: give the encoder a token to read.")
+            raise PromptError(f"{name} is empty: give it at least one token.")
         if options.bos_token_id is None:
             raise PromptError(
-                f"{name} is empty, and the model has no bos_token_id to start from: "
-                "give it some text."
+                f"{name} is empty, and the model has no bos_token_id to start with: "
+                "give it some text, or pass bos_token_id."
             )
         prompt.append(options.bos_token_id)
     check_ids(name, prompt, manifest)
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
-            f"{name} has {len(prompt)} tokens; this model reads at most "
+            f"{name} has {len(prompt)} tokens, but this model reads at most "
             f"{sizes.max_positions}: shorten it."
         )
 
@@ -67,10 +69,10 @@ def decoder_prompts(
 ) -> Sequence[Ids]:
     """Return the tokens that the decoder reads first, a list of ids for each prompt.
 
-    Without an encoder these are the prompt. With one they are the start token and the prompt's
-    prefix: ``prefixes`` is None, one list of ids for all prompts, or a list of such lists. The
-    start token is not added to a prefix that begins with it. Transformers decides this for the
-    whole batch.
+    In a decoder-only model these are the prompt. In an encoder-decoder model they are the start
+    token and the prompt's prefix. ``prefixes`` is None, one list of ids for all prompts, or a list
+    for each. The start token is not added to a prefix that begins with it. Transformers decides
+    this for the whole batch instead of for each prompt.
     """
     if not manifest.has_encoder:
         if prefixes is not None:
@@ -82,7 +84,7 @@ def decoder_prompts(
     start = options.decoder_start
     if start is None:
         raise OptionError(
-            "The model's generation defaults name no decoder_start_token_id: pass one."
+            "The model's generation defaults have no decoder_start_token_id: pass one."
         )
     lists = _one_each(prefixes, len(prompts))
     starts = [ids if ids[:1] == [start] else [start, *ids] for ids in lists]
@@ -95,7 +97,10 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
     if prefixes is None:
         return [[]] * count
     if (items := listed(prefixes)) is None:
-        raise PromptError(f"decoder_input_ids takes token ids, not {prefixes!r:.60}.")
+        raise PromptError(
+            f"decoder_input_ids is {prefixes!r:.60}; it must be a list of token ids, or a list of "
+            "them for each prompt."
+        )
     if lists_by_prompt(items) is None:
         return id_lists([items], "decoder_input_ids") * count
     check_one_each(items, count, "prompts")
@@ -103,7 +108,7 @@ def _one_each(prefixes: Any, count: int) -> list[list[Any]]:
 
 
 def lists_by_prompt(prefixes: Any) -> list[Any] | None:
-    """Return ``decoder_input_ids`` if it has a list per prompt; None if it is one list for all."""
+    """Return ``decoder_input_ids`` if it has a list for each prompt; else None."""
     items = listed(prefixes)
     if items is None or all(listed(item) is None for item in items):
         return None
@@ -114,17 +119,17 @@ def check_one_each(lists: Sequence[Any], count: int, name: str) -> None:
     """Raise ``PromptError`` unless ``decoder_input_ids`` has ``count`` lists."""
     if len(lists) != count:
         raise PromptError(
-            f"decoder_input_ids has {len(lists)} lists for {count} {name}: give one list for all, "
-            "or one for each."
+            f"decoder_input_ids has {len(lists)} lists for {count} {name}: pass one list for all "
+            f"{name}, or as many lists as {name}."
         )
 
 
 def check_ids(name: str, ids: Ids, manifest: Manifest) -> None:
-    """Refuse ids outside the vocabulary; ``name``: the name of the list in errors."""
+    """Raise ``PromptError`` for ids outside the vocabulary; ``name``: the list's name in errors."""
     vocabulary = manifest.dimensions.vocabulary
     for token in ids:
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise PromptError(f"{name} holds {token!r}; {id_range(vocabulary)}.")
+            raise PromptError(f"{name} holds {token!r:.60}; {id_range(vocabulary)}.")
 
 
 def id_range(vocabulary: int) -> str:

@@ -1,4 +1,4 @@
-"""One call's request: prompts, start tokens, options and controls, checked before the work."""
+"""The request of one call: prompts, start tokens, options and controls, all checked."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Request(NamedTuple):
 def checked_request(
     manifest: Manifest, prompts: Sequence[list[int]], options: Mapping[str, Any]
 ) -> Request:
-    """Check a call as far as possible before the work; return its request.
+    """Check a call and return its request.
 
-    An empty prompt gets the start token. Raises ``OptionError`` for a bad option
-    and ``PromptError`` for ids that cannot be served.
+    An empty prompt gets the start token. Raises ``OptionError`` for a bad option or control, and
+    ``PromptError`` for a bad prompt.
     """
     controls, rest = split_controls(options)
     vocabulary = manifest.dimensions.vocabulary
@@ -48,7 +48,7 @@ def checked_request(
 
 
 def _check_ids_of_options(options: GenerationOptions, vocabulary: int) -> GenerationOptions:
-    """Refuse ids outside the vocabulary; drop such ids of the end of sequence."""
+    """Raise ``OptionError`` for ids outside the vocabulary, but drop such end-of-sequence ids."""
     for name, traits in OPTION_TRAITS.items():
         value = getattr(options, name)
         if traits.ids is not None and value is not None:

@@ -1,7 +1,7 @@
-"""Merge a call's options: the caller's, then the bundle's defaults, then Transformers'.
+"""Merging of options: the caller's override the bundle's, which override Transformers' defaults.
 
 An option that is unknown, or has no effect with the strategy and the model, raises ``OptionError``
-if the caller passed it, and is left unused if it came with the bundle.
+if the caller passed it, and is ignored if the bundle has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INSTEAD = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}  # al
 def resolve_options(
     bundle_defaults: Mapping[str, Any], caller: Mapping[str, Any], kind: Kind
 ) -> GenerationOptions:
-    """Return the options of a call on a model of ``kind``; ``OptionError`` for a bad one."""
+    """Return the options of a call of a model of ``kind``; raise ``OptionError`` for a bad one."""
     for name in caller:
         if name not in OPTION_TRAITS:
             raise OptionError(_unknown(name))
@@ -49,17 +49,16 @@ def resolve_options(
 
 def _unknown(name: str) -> str:
     if name in CONTROL_NAMES:
-        return f"{name} is no default: pass it in the call."
+        return f"{name} cannot be a default: pass it in the call."
     import difflib
 
-    names = [*OPTION_TRAITS, *CONTROL_NAMES]
-    close = difflib.get_close_matches(name, names, 1, 0.75)
-    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}."
-    return f"There is no option {name!r}: {hint}"
+    close = difflib.get_close_matches(name, [*OPTION_TRAITS, *CONTROL_NAMES], 1, 0.6)
+    hint = f"did you mean {close[0]!r}?" if close else "names are those of GenerationConfig."
+    return f"There is no option {name!r:.60}: {hint}"
 
 
 def _useless(merged: Mapping[str, Any], caller: set[str]) -> set[str]:
-    """Return the options that a bundle may have for another strategy than this call's."""
+    """Return the options that have no effect if the bundle has them for another strategy."""
     beams = merged.get("num_beams") or 1
     sampling = bool(merged.get("do_sample"))
     if beams == 1 and not sampling:
@@ -83,7 +82,7 @@ def _is_above(value: Any, other: Any) -> bool:
 
 
 def _without_none(merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out None where it only turns a bundle's default off: Transformers' default applies."""
+    """Remove options whose None turns off a bundle's default, so that Transformers' applies."""
     return {
         name: value
         for name, value in merged.items()
@@ -95,10 +94,10 @@ def _check_effects(options: GenerationOptions, caller: set[str], kind: Kind) -> 
     for name, only in ONLY_FOR.items():
         falls_back = name == "bos_token_id" and options.decoder_start_token_id is None
         if name in caller and kind != only and not falls_back:
-            raise OptionError(f"{name} has no effect with this model, which is {kind}.")
+            raise OptionError(f"{name} has no effect with {kind} models: leave it out.")
     for name, other in INSTEAD.items():
         if name in caller and other in caller:
-            raise OptionError(f"{name} has no effect beside {other}: pass one of them.")
+            raise OptionError(f"{name} has no effect with {other}: pass only one of them.")
     for name, traits in OPTION_TRAITS.items():
         if name in caller and traits.needs is not None and not traits.needs.is_met(options):
             raise OptionError(f"{name} has no effect {traits.needs.words}.")

@@ -125,16 +125,36 @@ def answer_file(job: Job, out: Path, *, overwrite: bool = False) -> Answered:
 
     ``overwrite``: replace the contents of the file. Raises ``OptionError`` if ``out`` is not a file
     or, without ``overwrite``, holds anything but the first answers of ``job``. Raises
-    ``EdgeseqError`` if another process is writing it.
+    ``EdgeseqError`` if another process is writing it. After Ctrl-C the ``KeyboardInterrupt`` has a
+    message that says how many answers the file has and how to continue.
     """
     if out.exists() and not out.is_file():
-        raise OptionError(f"{out} is no file: give one, or - for standard output.")
+        raise OptionError(f"{out} is not a file: give a file, or - for standard output.")
     with out.open("a+b") as file:
         lock(file, out)
         before = Answered(0, 0) if overwrite else _read(job, file, out)
         if overwrite:
             file.seek(0)
-        return Answered(before.before, before.failed + _append(job, file, before.before, cut=True))
+        try:
+            failed = _append(job, file, before.before, cut=True)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(_kept(job, file, out, overwrite)) from interrupt
+        return Answered(before.before, before.failed + failed)
+
+
+def _kept(job: Job, file: BinaryIO, out: Path, overwrite: bool) -> str:
+    """Say what an interrupted run has written, and how to continue it."""
+    try:
+        kept = _read(job, file, out).before
+    except OptionError:  # the old content, which the first answer would have replaced
+        kept = 0
+    if not kept:
+        return f"No answers were written to {out}: run the same command again."
+    without = " without --overwrite" if overwrite else ""
+    return (
+        f"{out} has {kept} of {len(job.inputs)} answers: run the same command again{without} to "
+        "continue."
+    )
 
 
 def _append(job: Job, file: BinaryIO, done: int, *, cut: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Running a task on a loaded model: prompts from its template, results from its answers."""
+"""Running a task on a loaded model: from inputs and a template to answers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """The answer to one input."""
+    """The answer of a task to one input.
 
-    text: str  # the answer; in classification the most probable label, "" if cancelled
-    probabilities: Mapping[str, float] | None  # by label, highest first; None: generated text
+    Attributes:
+        text: The answer. In a task with labels it is the most probable label; "" if the call was
+            cancelled.
+        probabilities: In a task with labels, the probability of each label, the highest first.
+            Otherwise None.
+        generation: The result of the generation, with the new tokens and the timings.
+    """
+
+    text: str
+    probabilities: Mapping[str, float] | None
     generation: GenerationResult
 
 
@@ -46,19 +54,19 @@ class TaskModel(Protocol):
 def run_all(
     model: TaskModel, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
 ) -> list[TaskResult]:
-    """Return the answers to ``inputs``, in their order; batches hold inputs of similar length.
+    """Return the answers to ``inputs``, in their order; inputs of similar length share a batch.
 
     ``options``: options of ``generate``; they override the template's. Raises ``PromptError`` for
-    an input that lacks a field, ``OptionError`` for a template that is not for this kind of model.
+    an input without a field, ``OptionError`` for a template that is not for this kind of model.
     """
     kind = model.bundle.manifest.kind
     form = template.form(kind)
     prompts = [template.prompt(kind, values) for values in inputs]
     options = dict(options)
     for name in OF_ONE_PROMPT & {name for name, value in options.items() if value is not None}:
-        raise OptionError(f"{name} belongs to single prompts: use generate.")
+        raise OptionError(f"{name} has no effect with a task: use generate.")
     if options.pop(COUNT, None) not in (None, 1):
-        raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
+        raise OptionError(f"{COUNT} has no effect with a task, which has one answer: use generate.")
     if form.labels and options.get("choices") is None:
         options["choices"] = list(form.labels.values())
     model, constraints = _with_template(model, template)
@@ -82,7 +90,7 @@ def _with_template(model: TaskModel, template: Template) -> tuple[TaskModel, dic
     defaults = {name: value for name, value in manifest.generation.items() if name != COUNT}
     try:
         if given.get(COUNT, 1) != 1:
-            raise OptionError(f"{COUNT} has no effect with a task: it has one answer.")
+            raise OptionError(f"{COUNT} has no effect with a task, which has one answer.")
         resolve_options(defaults, given, manifest.kind)  # wrong defaults would be ignored later
     except OptionError as error:
         raise OptionError(f"The template {template.name} has wrong options: {error}") from error

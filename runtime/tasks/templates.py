@@ -1,7 +1,8 @@
 """Task templates: TOML files that users can read, copy and change.
 
 A template names the ``fields`` of the prompt. For each kind of model it gives the ``prompt``, and
-``options`` of ``generate`` or ``labels`` to choose between. docs/tasks.md describes each key.
+``options`` of ``generate`` or ``labels`` to choose between. docs/how-to/tasks.md describes each
+key.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Form:
     prompt: str  # prompt with fields in braces
     options: Mapping[str, Any]
     labels: Mapping[str, str]  # label -> text that is scored; empty: text is generated
-    strip: bool  # whether to remove white space around an answer
+    strip: bool  # whether to remove whitespace around an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +46,25 @@ class Template:
     forms: Mapping[Kind, Form]
 
     def form(self, kind: Kind) -> Form:
-        """Return the form for models of ``kind``; ``OptionError`` if the template has none."""
+        """Return the form for models of ``kind``; raise ``OptionError`` if there is none."""
         if kind not in self.forms:
             raise OptionError(
-                f"The task {self.name} is for {' and '.join(self.forms)} models; this one is "
-                f"{kind}."
+                f"The task {self.name} is for {' and '.join(self.forms)} models, but this model is "
+                f"{kind}: use another task or model."
             )
         return self.forms[kind]
 
     def prompt(self, kind: Kind, values: Mapping[str, str]) -> str:
-        """Return the prompt for models of ``kind``; ``PromptError`` if a field is missing."""
+        """Return the prompt for models of ``kind``; raise ``PromptError`` for a missing field."""
         filled = {**self.defaults, **values}
         for name in self.fields:
             if not isinstance(filled.get(name), str):
-                what = f"has {name} {filled[name]!r:.60}" if name in filled else f"lacks {name}"
+                found = (
+                    f"{name} is {filled[name]!r:.60}" if name in filled else f"{name} is missing"
+                )
                 raise PromptError(
-                    f"The task {self.name} takes texts for {', '.join(self.fields)}; the input "
-                    f"{what}."
+                    f"{found}; the task {self.name} needs a string for each of "
+                    f"{', '.join(self.fields)}."
                 )
             check_characters(name, filled[name])
         return FIELD.sub(lambda found: filled[found[1]], self.form(kind).prompt)
@@ -72,7 +75,9 @@ def check_characters(name: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise PromptError(f"{name} has a lone surrogate: {text!r:.60}.") from error
+        raise PromptError(
+            f"{name} has a lone surrogate, which is not a character: remove it from {text!r:.60}."
+        ) from error
 
 
 def template_names() -> list[str]:
@@ -90,17 +95,17 @@ def template_path(task: str | os.PathLike[str]) -> Path:
     if text.endswith(SUFFIX):
         if Path(text).is_file():
             return Path(text)
-        raise OptionError(f"There is no template {text}.")
+        raise OptionError(f"There is no template file {text}: pass the path of an existing file.")
     if text not in template_names():
         raise OptionError(
-            f"There is no task {task!r:.60}: known are {', '.join(template_names())}, and files "
-            f"of your own (NAME{SUFFIX})."
+            f"There is no task {task!r:.60}: use {', '.join(template_names())}, or the path of "
+            f"your own template (NAME{SUFFIX})."
         )
     return TEMPLATES / f"{text}{SUFFIX}"
 
 
 def read_template(task: str | os.PathLike[str]) -> Template:
-    """Read a template, by its name or from a user's file; ``OptionError`` for a wrong one."""
+    """Return a template, given by its name or by a path; raise ``OptionError`` for a wrong one."""
     path = template_path(task)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -113,9 +118,12 @@ def read_template(task: str | os.PathLike[str]) -> Template:
     if not isinstance(names, list) or not names or not all(map(_is_field, names)):
         raise OptionError(f"{path}: fields is {names!r:.60}; it must be a list of words.")
     if not _is_texts(defaults) or not defaults.keys() <= set(names):
-        raise OptionError(f"{path}: defaults must give texts for some of fields.")
+        raise OptionError(
+            f"{path}: defaults must be a table of strings for some of the fields "
+            f"({', '.join(names)})."
+        )
     if not kinds:
-        raise OptionError(f"{path} has neither of {' and '.join(get_args(Kind))}.")
+        raise OptionError(f"{path} needs a table {' or '.join(get_args(Kind))}: add one of them.")
     return Template(
         name=path.stem,
         title=str(content.get("title", path.stem)),
@@ -132,20 +140,23 @@ def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
     prompt, options = content.get("prompt"), content.get("options", {})
     labels, strip = content.get("labels", {}), content.get("strip", True)
     if not isinstance(prompt, str):
-        raise OptionError(f"{path}: {kind}.prompt must be a text.")
+        raise OptionError(f"{path}: {kind}.prompt must be a string.")
     for name in FIELD.findall(prompt):
         if name not in names:
-            raise OptionError(f"{path}: {kind}.prompt has {{{name}}}, which is none of fields.")
+            raise OptionError(
+                f"{path}: {kind}.prompt has {{{name}}}, but the fields are {', '.join(names)}: add "
+                f"{name} to fields."
+            )
     if not isinstance(options, dict):
         raise OptionError(f"{path}: {kind}.options must be a table.")
     if not _is_texts(labels) or ("labels" in content and len(labels) < 2):
-        raise OptionError(f"{path}: {kind}.labels must give texts for two labels or more.")
+        raise OptionError(f"{path}: {kind}.labels must be a table of at least two strings.")
     if "" in labels.values() or len({*labels.values()}) < len(labels):
-        raise OptionError(f"{path}: {kind}.labels must give each label a text of its own.")
+        raise OptionError(f"{path}: {kind}.labels must have different strings, none of them empty.")
     if "choices" in options:
-        raise OptionError(f"{path}: {kind}.options has choices: use {kind}.labels.")
+        raise OptionError(f"{path}: {kind}.options has choices: use {kind}.labels instead.")
     if labels and options:
-        raise OptionError(f"{path}: {kind}.options have no effect beside labels.")
+        raise OptionError(f"{path}: {kind}.options has no effect with labels: remove one of them.")
     if not isinstance(strip, bool):
         raise OptionError(f"{path}: {kind}.strip must be true or false.")
     return Form(prompt=prompt, options=options, labels=labels, strip=strip)
@@ -153,7 +164,9 @@ def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
 
 def _check_keys(path: Path, content: Mapping[str, Any], known: set[str], where: str = "") -> None:
     if unknown := sorted(content.keys() - known):
-        raise OptionError(f"{path} has {where}{unknown[0]}; known are {', '.join(sorted(known))}.")
+        raise OptionError(
+            f"{path} has the unknown key {where}{unknown[0]}: use {', '.join(sorted(known))}."
+        )
 
 
 def _is_field(value: Any) -> bool:

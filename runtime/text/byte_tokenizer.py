@@ -1,4 +1,4 @@
-"""ByT5's tokenizer: its tokens are UTF-8 bytes, so that it needs no file.
+"""ByT5's tokenizer: its tokens are UTF-8 bytes, so it needs no file.
 
 The ids are three special tokens, then the 256 bytes, then the sentinels. Source: ``ByT5Tokenizer``
 of Transformers 4.57.
@@ -27,7 +27,8 @@ def sentinel(number: int) -> str:
 class ByteTokenizer:
     """ByT5's tokenizer with a number of ``sentinels``, usually 125.
 
-    A special token that is written out in a text is encoded as that token.
+    A special token in a text, such as "</s>", is encoded as that token.
+    ``clean_up_tokenization_spaces``: whether ``decode`` removes the spaces before punctuation.
     ``special_tokens_strip``: whether the three ``SPECIAL_TOKENS`` strip the whitespace around them.
     ``truncation_side``: the side that ``encode`` cuts off.
     """
@@ -48,13 +49,14 @@ class ByteTokenizer:
         self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
-        """Return the ids of ``text``; the end-of-text token is added unless the text ends with it.
+        """Return the token ids of ``text``, with the end-of-text token at the end.
 
-        ``max_length``: the most ids; the text is cut off at ``truncation_side``. Raises
-        ``PromptError`` if ``text`` is not a string of whole Unicode characters.
+        It is not added to a text that ends with it. ``max_length``: the limit of ids; the text is
+        cut off at ``truncation_side``. Raises ``PromptError`` unless ``text`` is a string without
+        lone surrogates.
         """
         if not isinstance(text, str):
-            raise PromptError(f"Text to encode must be a str, not {text!r:.60}.")
+            raise PromptError(f"The text is {text!r:.60}; it must be a string.")
         *pieces, last = self._special.split(text)  # text, token, text, token, ..., text
         ids: list[int] = []
         strips = False
@@ -74,10 +76,11 @@ class ByteTokenizer:
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """Return the text of ``ids``; special tokens and invalid UTF-8 are skipped.
+        """Return the text of ``ids``, without special tokens and invalid UTF-8.
 
         The text equals Transformers' ``decode(ids, skip_special_tokens=True)``.
-        ``clean_up_tokenization_spaces``: None for the checkpoint's setting.
+        ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation; None for
+        the checkpoint's setting.
         """
         data = bytes(token - FIRST_BYTE for token in ids if is_byte(token))
         text = data.decode("utf-8", errors="ignore")
@@ -89,13 +92,13 @@ class ByteTokenizer:
     def token(self, token_id: int) -> str | None:
         """Return the character whose code point is the byte of ``token_id``.
 
-        None if ``decode`` skips the id.
+        Return None if ``decode`` ignores the id.
         """
         return chr(token_id - FIRST_BYTE) if is_byte(token_id) else None
 
 
 def is_byte(token: int) -> bool:
-    """Return whether a token id stands for a byte."""
+    """Return whether a token id is a byte."""
     return FIRST_BYTE <= token < FIRST_SENTINEL
 
 
@@ -104,8 +107,8 @@ def _byte_ids(text: str) -> list[int]:
         return [byte + FIRST_BYTE for byte in text.encode()]
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"Text to encode must be a str without lone surrogates, not {text!r:.60}; decode its "
-            "bytes with errors='replace' first."
+            f"The text is {text!r:.60}; it must be a string without lone surrogates: decode its "
+            "bytes with errors='replace'."
         ) from error
 
 

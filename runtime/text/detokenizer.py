@@ -1,10 +1,10 @@
 """Streaming detokenization: token ids into pieces of text, each as soon as it is certain.
 
-The pieces join to exactly ``Tokenizer.decode`` of all ids. ``tokenizers.decoders.DecodeStream``
-does not promise that: it never returns a tail that ends in U+FFFD. So this module follows the
-tokenizer's decoder token by token. One stage turns a token into text. Every later stage passes text
-on and holds back only the end that the next piece could still change. No stage looks at old text
-again, so the time per token does not grow with the text.
+The joined pieces equal ``Tokenizer.decode`` of all ids. With ``tokenizers.decoders.DecodeStream``
+this is not the case: it never returns a tail that ends in U+FFFD. So this module does the same as
+the tokenizer's decoder, but token by token. The first stage turns a token into text. Every later
+stage passes text on and holds back only the end that the next piece could still change. No stage
+reads old text again, so the time per token does not grow with the text.
 
     token -> bytes or words -> leading space removed -> clean-up of spaces -> piece
 """
@@ -21,8 +21,8 @@ from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words
 class Detokenizer:
     """A stream of the text of one sequence of token ids.
 
-    For any ids, the results of ``push`` and ``finish`` join to ``tokenizer.decode(ids)``.
-    Byte-level decoders hold back an incomplete character; clean-up holds back the start of a
+    For any ids, the joined results of ``push`` and ``finish`` equal ``tokenizer.decode(ids)``.
+    Byte-level decoders hold back an incomplete character. Clean-up holds back the start of a
     pattern such as " '". Byte fallback holds back its ``<0xNN>`` tokens until another kind of
     token, because one bad byte turns the whole run into U+FFFD. A decoder of an unknown form
     returns all its text at ``finish``.
@@ -45,7 +45,7 @@ class Detokenizer:
         return text
 
     def finish(self) -> str:
-        """Return the text still held back; no id may be pushed after this."""
+        """Return the text that is still held back; do not push ids after this."""
         text = self._source.finish()
         for stage in self._stages:
             text = stage.push(text) + stage.finish()
@@ -68,7 +68,7 @@ class Detokenizer:
 
 
 def _follow(tokenizer: AnyTokenizer) -> tuple[Stage, list[Stage]]:
-    """Return the stage that turns tokens into text as the decoder does, and the stages after it."""
+    """Return the stage that turns tokens into text, and the stages after it."""
     match decoder_form(tokenizer):
         case RawBytes():
             return stages.Utf8(), []

@@ -32,7 +32,7 @@ class Stage(ABC):
         return ""
 
     def rest(self, text: str) -> str:
-        """Return the text of ``push(text)`` and ``finish``, without a change to the stage."""
+        """Return the text of ``push(text)`` and ``finish`` without changing the stage."""
         twin = self.fork()
         return twin.push(text) + twin.finish()
 
@@ -44,7 +44,7 @@ class Stage(ABC):
 
 
 def _byte_of_character() -> dict[str, int]:
-    """Return GPT-2's alphabet: the byte that each character of a vocabulary stands for."""
+    """Return GPT-2's alphabet: for each character of its vocabulary, the byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -55,7 +55,7 @@ BYTE_OF: Final = _byte_of_character()
 
 
 class Bytes(Stage):
-    """Byte-level BPE: each token is a few bytes, and the bytes of all tokens are UTF-8."""
+    """Byte-level BPE: each token is a few bytes, and all bytes together are UTF-8."""
 
     def __init__(self) -> None:
         self._incomplete = b""  # the first bytes of a character that is not complete yet
@@ -88,7 +88,7 @@ class Utf8(Stage):
 
 
 class RenderedTokens(Stage):
-    """Decoders that render each token independently, but the first token of a text differently."""
+    """Decoders that decode each token independently, but the first token of a text differently."""
 
     def __init__(self, join: Callable[[list[str]], str]) -> None:
         self._join = join
@@ -98,7 +98,7 @@ class RenderedTokens(Stage):
     def push(self, text: str) -> str:
         if self._before:
             return self._join([*self._before, text])[self._start :]
-        self._before = ["a"]  # any token, so that the next one is not rendered as the first
+        self._before = ["a"]  # any token, so that the next one is not decoded as the first
         return self._join([text])
 
 

@@ -1,4 +1,4 @@
-"""Text files: UTF-8 content, its lines, and one JSON object for each line."""
+"""Text files: UTF-8 content, its lines, and JSON objects, one in each line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ..errors import PromptError, reason
 def decode_utf8(content: bytes, name: object) -> str:
     """Return a file's content as text, without a byte order mark.
 
-    ``name``: the file's name for errors. Raises ``PromptError`` if the content is not UTF-8.
+    ``name``: the file's name in errors. Raises ``PromptError`` if the content is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PromptError(f"{name} is not text in UTF-8: byte {error.start} is wrong.") from error
+        raise PromptError(
+            f"{name} is not valid UTF-8 at byte {error.start}: save the file as UTF-8."
+        ) from error
 
 
 def split_lines(text: str) -> list[str]:
@@ -27,13 +29,13 @@ def split_lines(text: str) -> list[str]:
 def json_object(line: str, where: str, expected: str) -> dict[str, Any]:
     """Return the JSON object in ``line``.
 
-    Raises ``PromptError`` if the line is not a JSON object. ``where``: the line's position;
-    ``expected``: the expected form. Both are parts of the message.
+    Raises ``PromptError`` if the line is not a JSON object. Two parts of its message: ``where``,
+    the position of the line, and ``expected``, the next step.
     """
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise PromptError(f"{where} is not valid JSON ({reason(error)}): {expected}.") from error
     if not isinstance(found, dict):
-        raise PromptError(f"{where} is no JSON object: {expected}.")
+        raise PromptError(f"{where} is not a JSON object: {expected}.")
     return found

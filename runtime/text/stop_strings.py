@@ -1,8 +1,7 @@
-"""Stop strings: strings that end a generation, found in its text across token borders.
+"""Stop strings: strings that end a text, also if they begin or end within a token.
 
-``StopMatcher`` says when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text
-after it. They see tokens only through the detokenizer, and know nothing of models or options. No
-stop string is empty.
+``StopMatcher`` decides when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text
+after it. A stop string is never empty: the options check that.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from .detokenizer import Detokenizer
 
 
 class StopMatcher:
-    """A matcher that follows the new text of one sequence and finds stop strings in it.
+    """A matcher that reads the new text of one sequence and finds stop strings in it.
 
     The new text is the text that the ``detokenizer`` returns from now on. Text of earlier tokens,
-    such as a context, does not count. The matcher keeps only as many characters as the next token
-    may complete to a stop string. The time for a token depends on the length of the text only if
-    the detokenizer holds back all text, as it does for an unknown decoder.
+    such as ``decoder_input_ids``, does not count. The matcher keeps only as many characters as may
+    belong to a stop string that the next token completes. The time per token depends on the length
+    of the text only if the detokenizer holds back all text, as for an unknown decoder.
     """
 
     def __init__(self, detokenizer: Detokenizer, stop_strings: Sequence[str]) -> None:
@@ -31,10 +30,10 @@ class StopMatcher:
     def push(self, token: int) -> bool:
         """Take the next id; return whether the new text contains a stop string.
 
-        Text that is still held back counts, because ending the sequence now releases it: waiting
-        would cost one more token. U+FFFD at its end does not count, because it stands for the first
-        bytes of a character: a stop string "\\ufffd" would otherwise cut the next emoji in two. It
-        counts once it is certain that the bytes are no character.
+        Text that is still held back counts, because it becomes final if the sequence ends now;
+        waiting would cost one more token. U+FFFD at its end does not count, because it may be the
+        first bytes of a character: a stop string "\\ufffd" would otherwise match the next emoji. It
+        counts once it is certain that the bytes are not a character.
         """
         text = self._tail + self._detokenizer.push(token)
         seen = text + self._detokenizer.held().rstrip("\ufffd")
@@ -52,7 +51,8 @@ class StopMatcher:
 class StopFilter:
     """A filter for pieces of text that never returns a part of a stop string.
 
-    For any pieces, the results of ``push`` and ``finish`` join to ``cut`` of the joined pieces.
+    For any pieces, the joined results of ``push`` and ``finish`` equal ``cut`` of the joined
+    pieces.
     """
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
@@ -65,9 +65,9 @@ class StopFilter:
     def push(self, piece: str) -> str:
         """Take the next piece; return the text that is certain to be before any stop string.
 
-        After a stop string the result is empty. A stop string is held back as a candidate while a
-        longer one that starts before it may still follow: for the stop strings "abc" and "b", while
-        the text ends in "ab".
+        After a stop string the result is empty. A stop string is not final while a longer stop
+        string may have started before it. Example: with the stop strings "abc" and "b", a text that
+        ends in "ab" may still become "abc".
         """
         if self._has_stopped:
             return ""
@@ -79,17 +79,17 @@ class StopFilter:
         return text[: min(start, end)]
 
     def finish(self) -> str:
-        """Return the held back text up to a stop string; no piece may be pushed after this."""
+        """Return the text that is held back, up to a stop string; do not push pieces after this."""
         return "" if self._has_stopped else cut(self._held, self._stop_strings)
 
     def _start_of_candidate(self, text: str) -> int:
         """Return where the longest tail of ``text`` starts that may become a stop string.
 
-        ``len(text)`` if there is none.
+        Return ``len(text)`` if no tail may.
         """
         first = max(len(text) - self._longest_start, 0)
-        places = range(first, len(text))
-        return next((place for place in places if text[place:] in self._starts), len(text))
+        starts = range(first, len(text))
+        return next((start for start in starts if text[start:] in self._starts), len(text))
 
 
 def cut(text: str, stop_strings: Sequence[str]) -> str:
@@ -98,8 +98,8 @@ def cut(text: str, stop_strings: Sequence[str]) -> str:
 
 
 def _end(text: str, stop_strings: Sequence[str]) -> int:
-    places = (text.find(stop) for stop in stop_strings)
-    return min((place for place in places if place >= 0), default=len(text))
+    starts = (text.find(stop) for stop in stop_strings)
+    return min((start for start in starts if start >= 0), default=len(text))
 
 
 def _longest(stop_strings: Sequence[str]) -> int:

@@ -18,12 +18,13 @@ from .tokenizer_decoder import (
     decoder_form,
 )
 
-# spell(token): the bytes that a token adds to a text as its first token, and after another token.
+# spell(token): returns the bytes that a token adds to a text as its first token, and the bytes that
+# it adds after another token.
 TokenBytes = Callable[[str], tuple[bytes, bytes]]
 
 
 def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
-    """Return the function that spells a token in bytes as ``tokenizer``'s decoder does.
+    """Return the function from a token to its bytes, which does the same as the decoder.
 
     Raises ``OptionError`` for an unknown decoder.
     """
@@ -41,15 +42,15 @@ def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
         case Unknown(config):
             form = json.dumps(config)[:100]
     raise OptionError(
-        "json_schema, regex and grammar need a tokenizer that decodes like GPT-2's, T5's, BERT's, "
-        f"Gemma's or Llama's; this one's decoder is {form}."
+        f"json_schema, regex and grammar do not work with this tokenizer, whose decoder is {form}: "
+        "use a model whose tokenizer decodes like GPT-2's, T5's, BERT's, Gemma's or Llama's."
     )
 
 
 def _byte_level(token: str) -> tuple[bytes, bytes]:
     try:
         data = bytes(map(BYTE_OF.__getitem__, token))
-    except KeyError:  # an added token, spelled as it is
+    except KeyError:  # an added token, which is plain text
         data = token.encode()
     return data, data
 

@@ -1,7 +1,7 @@
-"""Text to token ids and back, with the results of the checkpoint's own Transformers tokenizer.
+"""Text to token ids and back, with the same results as the checkpoint's Transformers tokenizer.
 
-The ``tokenizers`` package does the work, by the bundle's tokenizer.json. This module knows nothing
-of models, sessions or generation.
+The ``tokenizers`` package does the work, with the bundle's tokenizer.json. This module does not
+depend on models or generation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CLEAN_UPS: Final = (
 
 
 def clean_up(text: str) -> str:
-    """Return ``text`` without the spaces that English tokenization leaves before punctuation."""
+    """Return ``text`` without the spaces that English tokenization adds before punctuation."""
     for old, new in CLEAN_UPS:
         text = text.replace(old, new)
     return text
@@ -43,9 +43,8 @@ class Tokenizer:
     """The tokenizer of one bundle.
 
     ``path``: its tokenizer.json. ``clean_up_tokenization_spaces``: the checkpoint's setting of that
-    name, whether ``decode`` removes the spaces that English tokenization leaves before punctuation.
-    ``truncation_side``: the side that ``encode`` cuts off. Raises ``BundleError`` if ``path`` is
-    not a tokenizer.json that ``tokenizers`` can read.
+    name: whether ``decode`` removes the spaces before punctuation. ``truncation_side``: the side
+    that ``encode`` cuts off. Raises ``BundleError`` if ``tokenizers`` cannot read ``path``.
     """
 
     def __init__(
@@ -59,10 +58,10 @@ class Tokenizer:
             self._backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the only class that tokenizers raises here
             raise BundleError(
-                f"{path} is not a tokenizer that can be read ({error}); "
-                "export the checkpoint again or restore the file."
+                f"{path} cannot be read as a tokenizer ({error}): restore the file, or export the "
+                "checkpoint again."
             ) from error
-        # Transformers leaves both to the caller and ignores what the file sets.
+        # Transformers ignores the file's settings of both, so that the caller decides.
         self._backend.no_truncation()
         self._backend.no_padding()
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -72,16 +71,16 @@ class Tokenizer:
 
     @property
     def decoder(self) -> Decoder | None:
-        """The decoder that joins token strings to text; None: spaces join them."""
+        """The decoder that turns token strings into text; None: they are joined with spaces."""
         decoder: Decoder | None = self._backend.decoder
         return decoder
 
     def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
         """Return the token ids of ``text``, with the special tokens that ``tokenizer(text)`` adds.
 
-        ``max_length``: the most ids; the text is cut off at ``truncation_side`` and special tokens
-        stay, as with Transformers' ``truncation=True``. Raises ``PromptError`` if ``text`` is not a
-        string of whole Unicode characters.
+        ``max_length``: the limit of ids; the text is cut off at ``truncation_side`` and special
+        tokens stay, as with Transformers' ``truncation=True``. Raises ``PromptError`` unless
+        ``text`` is a string without lone surrogates.
         """
         backend = self._backend
         try:
@@ -91,8 +90,8 @@ class Tokenizer:
             encoding = backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(
-                f"Text to encode must be a str without lone surrogates, not {text!r:.60}; "
-                "decode its bytes with errors='replace' first."
+                f"The text is {text!r:.60}; it must be a string without lone surrogates: decode "
+                "its bytes with errors='replace'."
             ) from error
         room = max(0, max_length - backend.num_special_tokens_to_add(False))
         encoding.truncate(room, direction=self._truncation_side)
@@ -102,10 +101,11 @@ class Tokenizer:
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
-        """Return the text of ``ids``; special tokens and ids outside the vocabulary are skipped.
+        """Return the text of ``ids``, without special tokens and ids outside the vocabulary.
 
         The text equals Transformers' ``decode(ids, skip_special_tokens=True)``.
-        ``clean_up_tokenization_spaces``: None for the checkpoint's setting.
+        ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation; None for
+        the checkpoint's setting.
         """
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         cleans = self.clean_up_tokenization_spaces
@@ -114,6 +114,6 @@ class Tokenizer:
         return clean_up(text) if cleans else text
 
     def token(self, token_id: int) -> str | None:
-        """Return the vocabulary's string for ``token_id``; None if ``decode`` skips the id."""
+        """Return the vocabulary's string for ``token_id``; None if ``decode`` ignores the id."""
         token: str | None = self._backend.id_to_token(token_id)
         return None if token in self._special else token

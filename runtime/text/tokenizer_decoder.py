@@ -24,14 +24,14 @@ class ByteLevel:
 
 @dataclass(frozen=True)
 class Words:
-    """T5, BERT, no decoder: ``join`` renders every token by itself, the first one differently."""
+    """T5, BERT, no decoder: ``join`` decodes each token alone, but the first one differently."""
 
     join: Join
 
 
 @dataclass(frozen=True)
 class ByteFallback:
-    """Gemma, Llama: ``old`` in a token stands for ``new``; ``<0xNN>`` is a byte.
+    """Gemma, Llama: ``old`` in a token is replaced by ``new``; ``<0xNN>`` is a byte.
 
     Up to ``count`` characters ``stripped`` are removed from the start of the text.
     """
@@ -44,7 +44,7 @@ class ByteFallback:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Any other decoder, of which only ``join`` is known."""
+    """Any other decoder; only ``join`` is known."""
 
     config: dict[str, Any]
     join: Join
@@ -54,7 +54,7 @@ Form = RawBytes | ByteLevel | Words | ByteFallback | Unknown
 
 
 def decoder_form(tokenizer: AnyTokenizer) -> Form:
-    """Return the form of a tokenizer's decoder, by its configuration in tokenizer.json."""
+    """Return the form of a tokenizer's decoder from its configuration in tokenizer.json."""
     if isinstance(tokenizer, ByteTokenizer):
         return RawBytes()
     decoder = tokenizer.decoder

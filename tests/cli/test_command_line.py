@@ -400,12 +400,7 @@ def test_permission_denied_to_read(
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["no-such-command"],
-        ["generate", "a", "b"],
-        ["generate", "a", "--no-such-option", "1"],
-        ["generate", "a", "--max-new-tokens", "many"],
-        ["generate", "a", "--temperature", "hot"],
         ["generate", "a", "--threads", "1.5"],
         ["generate", "a", "--demo", "bert"],
         ["generate", "a", "--demo", "gpt2", "--bundle", "folder"],
@@ -419,6 +414,74 @@ def test_permission_denied_to_read(
 )
 def test_wrong_usage(arguments: list[str], capsys: Captured) -> None:
     wrong_usage(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["genrate", "a"], "there is no command 'genrate'; did you mean generate?"),
+        (["--verison"], "there is no option --verison; did you mean --version?"),
+        (["generate", "Once", "upon"], "unexpected argument 'upon'; put a text with spaces in"),
+        (["generate", "--tempratur", "1"], "there is no option --tempratur; did you mean --temp"),
+        (["generate", "--temp", "1", "a"], "there is no option --temp; did you mean --temperature"),
+        (["generate", "--xyzzy=1", "a"], "there is no option --xyzzy."),
+        (["generate", "-x", "a"], "there is no option -x."),
+        (["generate", "a", "--max-new-tokens", "many"], "--max-new-tokens: 'many' is not an int"),
+        (["generate", "a", "--temperature", "hot"], "--temperature: 'hot' is not a number."),
+        (["export", "--revison", "x", "a"], "there is no option --revison; did you mean --revis"),
+    ],
+    ids=lambda item: " ".join(item) if isinstance(item, list) else "",
+)
+def test_wrong_usage_says_what_is_wrong(
+    arguments: list[str], sentence: str, capsys: Captured
+) -> None:
+    assert wrong_usage(capsys, *arguments).startswith(sentence)
+
+
+def test_no_command_prints_the_commands(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr()
+    assert printed.err == printed.out
+    assert "generate text from a prompt" in printed.err
+
+
+def test_a_prompt_may_look_like_an_option(generate: Callable[..., str], model: Model) -> None:
+    expected = first(model, "--not-an-option", max_new_tokens=5).text
+    assert generate("--max-new-tokens", "5", "--", "--not-an-option") == expected + "\n"
+
+
+def test_a_terminal_is_told_that_the_prompt_is_read(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    give_input(monkeypatch, PROMPT.encode())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert main(["generate", "-b", str(bundle), "--max-new-tokens", "1"]) == 0
+    assert re.fullmatch(r"Reading standard input; end it with Ctrl-.+\.\n", capsys.readouterr().err)
+
+
+def test_a_bad_option_is_an_error_before_the_prompt_is_read(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    class Unread(io.StringIO):
+        def read(self, *_: Any) -> str:
+            raise AssertionError("the prompt was read")
+
+    monkeypatch.setattr(sys, "stdin", Unread())
+    assert "top_p" in failure(
+        capsys, "generate", "-b", str(bundle), "--do-sample", "--top-p", "1.5"
+    )
+
+
+def test_temperature_0_points_to_greedy_search(bundle: Path, capsys: Captured) -> None:
+    message = failure(
+        capsys, "generate", "-b", str(bundle), "a", "--do-sample", "--temperature", "0"
+    )
+    assert "do_sample=False" in message
+    assert "--no-do-sample" in message
 
 
 def test_version(capsys: Captured) -> None:

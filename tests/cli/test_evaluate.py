@@ -220,14 +220,20 @@ def test_references_that_read_other_tokens(
     manifest = path.read_text(encoding="utf-8")
     digest = json.loads(manifest)["files"]["tokenizer.json"]["sha256"]
     path.write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
-    assert "another tokenizer" in failure(capsys, "eval", bundle, text, "--reference", copy)
+    assert "The tokenizer of the reference differs" in failure(
+        capsys, "eval", bundle, text, "--reference", copy
+    )
     path.write_text(manifest.replace('"max_positions": 96', '"max_positions": 90'), "utf-8")
-    assert "another number of positions" in failure(
+    assert "The number of positions of the reference" in failure(
         capsys, "eval", bundle, text, "--reference", copy
     )
     t5 = t5_model.bundle.folder
-    assert "another kind of model" in failure(capsys, "eval", bundle, text, "--reference", t5)
-    assert "another kind of model" in failure(capsys, "eval", t5, text, "--reference", bundle)
+    assert "The kind of model of the reference" in failure(
+        capsys, "eval", bundle, text, "--reference", t5
+    )
+    assert "The kind of model of the reference" in failure(
+        capsys, "eval", t5, text, "--reference", bundle
+    )
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,10 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     [
         (["--block-size", "32"], "A block size has no effect with the recipe 'int8'."),
         (["--recipe", "int4", "--block-size", "7"], "The block size is 7; it must be one of 16, "),
-        (["--keep", "h.7"], "There is no layer 'h.7' to keep: there are h.0.attn.qkv.weight, "),
+        (
+            ["--keep", "h.7"],
+            "There is no layer 'h.7' to keep: use names or patterns of h.0.attn.qkv.weight, ",
+        ),
         (["--text", "nothing.txt"], "There is no file nothing.txt: give the text to read."),
     ],
     ids=lambda item: " ".join(item) if isinstance(item, list) else "",
@@ -144,8 +147,8 @@ def test_a_loss_beyond_the_limit(
     assert main([*command, "--allow-loss"]) == 0
     capsys.readouterr()
     shown = info(out, capsys)
-    assert "(limit 0.00%)" in shown["quality"]
-    assert " as int8 in blocks of 64" in shown["kept"]
+    assert "(limit +0.00%)" in shown["quality"]
+    assert " as int8 in blocks of 64" in shown["kept layers"]
 
 
 def test_a_bundle_in_the_way_is_replaced_only_on_request(
@@ -162,9 +165,10 @@ def test_a_bundle_in_the_way_is_replaced_only_on_request(
     with monkeypatch.context() as patch:
         patch.setattr("edgeseq.quantize.quantizing.open_engine", None)
         message = failure(capsys, *command)
-        assert message == f"{taken} holds a bundle: choose another place or pass --overwrite."
+        assert message.startswith(f"{taken} already contains a bundle: choose another output")
+        assert "--overwrite" in message
         message = failure(capsys, *command[:2], other, "--overwrite")
-        assert message == f"{other} exists and is not a bundle: choose another place."
+        assert message == f"{other} exists and is not a bundle: choose another output folder."
     assert (taken / MANIFEST_NAME).read_bytes() == manifest
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
     assert main([*command, "--overwrite", "--allow-loss"]) == 0
@@ -179,18 +183,18 @@ def test_info(quantize: Run, tmp_path: Path, capsys: Captured) -> None:
     found = quantize("--recipe", "int4", "--keep", "h.1.mlp.output.weight")
     assert found.quality is not None
     shown = info(tmp_path / "out", capsys)
-    assert shown["precision"] == "int4, blocks of 32"
-    assert shown["kept"] == "h.1.mlp.output.weight as int8 in blocks of 64"
-    assert shown["cache"] == "int8"
-    rise = f"perplexity {found.quality.perplexity_rise:+.2%} of the source's (limit 1000.00%)"
+    assert shown["recipe"] == "int4, block size 32"
+    assert shown["kept layers"] == "h.1.mlp.output.weight as int8 in blocks of 64"
+    assert shown["KV cache"] == "int8"
+    rise = f"perplexity {found.quality.perplexity_rise:+.2%} (limit +1000.00%)"
     assert shown["quality"].startswith(rise)
-    assert f"{found.quality.tokens} tokens of fox.txt, int8 cache" in shown["quality"]
+    assert f"{found.quality.tokens} tokens of fox.txt (int8 KV cache)" in shown["quality"]
 
 
 def test_info_of_what_is_not_quantized(bundle: Path, capsys: Captured) -> None:
     shown = info(bundle, capsys)
-    assert shown["precision"] == "fp32"
-    assert not {"quality", "kept"} & shown.keys()
+    assert shown["recipe"] == "fp32"
+    assert not {"quality", "kept layers"} & shown.keys()
 
 
 def test_info_as_json(quantize: Run, tmp_path: Path, capsys: Captured) -> None:

@@ -22,7 +22,7 @@ FOLDERS = (
 NAMED = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
 SOURCES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", *(f"{folder}/**/*.py" for folder in FOLDERS))
+    for pattern in ("*.md", "docs/**/*.md", *(f"{folder}/**/*.py" for folder in FOLDERS))
     for path in ROOT.glob(pattern)
     if NAMED.search(path.read_text(encoding="utf-8"))
 )

@@ -386,7 +386,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a size is no number": (set_config(n_embd="48"), r"n_embd"),
     "no heads": (set_config(n_head=0), r"n_head"),
     "no layers": (set_config(n_layer=0), r"n_layer"),
-    "one layer too many": (set_config(n_layer=3), r"lacks weights: transformer.h.2.* and 11 more"),
+    "one layer too many": (
+        set_config(n_layer=3),
+        r"lacks the weight transformer.h.2.* and 11 more",
+    ),
     "no weights": (remove(SAFETENSORS), r"safetensors"),
     "empty safetensors": (write(SAFETENSORS, b""), r"checkpoint"),
     "half of safetensors": (cut_off(SAFETENSORS, 0.5), r"checkpoint"),

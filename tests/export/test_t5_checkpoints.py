@@ -172,9 +172,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no heads": ({"num_heads": 0}, r"num_heads"),
     "a size is text": ({"d_kv": "12"}, r"d_kv"),
     "epsilon is text": ({"layer_norm_epsilon": "x"}, r"layer_norm_epsilon"),
-    "a layer too many": ({"num_decoder_layers": 3}, r"lacks weights: decoder\.block\.2"),
+    "a layer too many": ({"num_decoder_layers": 3}, r"lacks the weight decoder\.block\.2"),
     "sizes do not fit": ({"d_ff": 65}, r"DenseReluDense"),
-    "untied without a head": ({"tie_word_embeddings": False}, r"lacks weights: lm_head\.weight"),
+    "untied without a head": ({"tie_word_embeddings": False}, r"lacks the weight lm_head\.weight"),
 }
 
 

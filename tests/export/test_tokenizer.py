@@ -282,7 +282,7 @@ def add(**tokens: Any) -> Change:
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "no tokenizer": (lambda folder: None, r"neither tokenizer\.json nor spiece\.model"),
+    "no tokenizer": (lambda folder: None, r"add tokenizer\.json, or spiece\.model"),
     "damaged spiece.model": (write("spiece.model", b"not a model"), r"spiece\.model"),
     "empty spiece.model": (write("spiece.model", b""), r"spiece\.model"),
     "damaged settings": (write(CONFIG, b'{"tokenizer_class"'), r"tokenizer_config\.json.*JSON"),
@@ -292,7 +292,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda folder: [write(name, b"{")(folder) for name in ("spiece.model", CONFIG)],
         "tokenizer",
     ),
-    "settings of another class": (write(CONFIG, b'{"tokenizer_class": "T5Tokenizer"}'), "neither"),
+    "settings of another class": (
+        write(CONFIG, b'{"tokenizer_class": "T5Tokenizer"}'),
+        "has no tokenizer",
+    ),
     "bytes and a word": (add(plain=["hello"]), r"ByT5.*'hello'.*384"),
     "bytes and a beginning": (add(bos_token="<s>"), r"ByT5.*'<s>'"),
     "bytes with another end": (save_bytes(eos_token="<end>"), r"ByT5.*'<end>'"),

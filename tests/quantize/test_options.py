@@ -144,7 +144,7 @@ def test_out_may_be_the_bundle_itself(bundle: Path, text: Path, tmp_path: Path) 
 def test_progress_is_told(quantize: Callable[..., Bundle]) -> None:
     told: list[str] = []
     bundle = quantize(progress=told.append)
-    assert any(re.match(r"perplexity (rises|falls) by \d", message) for message in told)
+    assert any(re.match(r"perplexity [+-]\d", message) for message in told)
     assert told[-1] == f"wrote {bundle.folder}"
 
 
@@ -268,7 +268,9 @@ def test_a_loss_beyond_the_limit_is_refused_unless_allowed(
 ) -> None:
     options: dict[str, Any] = {"recipe": "int4", "perplexity_rise_limit": 1e-6}  # for any model
     out = tmp_path / "out"
-    with pytest.raises(QuantizationError, match=r"^Perplexity rises by \d+\.\d\d%, and 0\.00% is"):
+    with pytest.raises(
+        QuantizationError, match=r"^Perplexity rises by \d+\.\d\d%, more than the limit"
+    ):
         quantize_bundle(fragile.bundle.folder, out, **options)
     assert list(tmp_path.iterdir()) == []
     bundle = quantize_bundle(fragile.bundle.folder, out, **options, allow_loss=True)

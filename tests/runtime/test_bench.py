@@ -124,7 +124,7 @@ def test_no_length_fits_the_positions(bundle: Path, capsys: Captured) -> None:
 
 def test_the_table_shows_speeds_and_ratios(bundle: Path, capsys: Captured) -> None:
     printed = succeed(capsys, *BENCH, bundle, bundle, "--rounds", "1", *LENGTHS)
-    assert "decode at 60 tokens" in printed
+    assert "decode speed at 60 tokens" in printed
     assert "gpt2 #1" in printed
     assert "gpt2 #2" in printed
     assert "×" in printed
@@ -133,7 +133,7 @@ def test_the_table_shows_speeds_and_ratios(bundle: Path, capsys: Captured) -> No
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "give the folder of a bundle, or --demo gpt2"),
+        ([], "give the folder of a bundle, or --demo NAME"),
         (["b", "--rounds", "0"], "'0' is not a whole number from 1 to 1048576"),
         (["b", "--repeats", "two"], "'two' is not a whole number from 1 to 1048576"),
         (["b", "--threads", "1025"], "'1025' is not a whole number from 1 to 1024"),
@@ -155,7 +155,7 @@ def test_a_missing_bundle_is_an_error(bundle: Path, tmp_path: Path, capsys: Capt
 def test_an_unavailable_cache_is_an_error(bundle: Path, capsys: Captured) -> None:
     for dtype, message in (
         ("int4", "gpt2: kv_cache is 'int4'"),
-        ("int8", "gpt2: The bundle has no"),
+        ("int8", "gpt2: kv_cache is 'int8', but the bundle has no"),
     ):
         assert failure(capsys, *BENCH, bundle, "--kv-cache", dtype).startswith(message)
 
@@ -163,7 +163,7 @@ def test_an_unavailable_cache_is_an_error(bundle: Path, capsys: Captured) -> Non
 def test_a_cache_given_twice_is_measured_once(bundle: Path, capsys: Captured) -> None:
     arguments = ["--rounds", "1", *LENGTHS, "--kv-cache", "float32", "--kv-cache", "float32"]
     [item] = bench(capsys, str(bundle), *arguments)["bundles"]
-    assert (item["name"], item["kv_cache"]) == ("gpt2 (float32 cache)", "float32")
+    assert (item["name"], item["kv_cache"]) == ("gpt2 (float32 KV cache)", "float32")
 
 
 def test_a_device_given_twice_is_measured_once(bundle: Path, capsys: Captured) -> None:
@@ -176,9 +176,12 @@ def test_a_device_given_twice_is_measured_once(bundle: Path, capsys: Captured) -
     ("arguments", "complaint"),
     [
         (["--device", "gpu"], "There is no device 'gpu'"),
-        (["--device", "auto"], "The device 'auto' may be one or another"),
-        (["--device", "cuda"], "gpt2: The device 'cuda' is not available, because the ONNX"),
-        (["--provider-option", "a=1"], "provider_options have no effect on the CPU"),
+        (["--device", "auto"], "The device 'auto' cannot be measured"),
+        (
+            ["--device", "cuda"],
+            "gpt2: The device 'cuda' is not available, because the installed ONNX",
+        ),
+        (["--provider-option", "a=1"], "provider_options has no effect on the CPU"),
         (
             ["--device", "XnnpackExecutionProvider", "--provider-option", "a"],
             "--provider-option 'a': give NAME=",
@@ -212,7 +215,7 @@ def test_a_worker_that_dies_is_an_error(
     monkeypatch.setattr(rounds, "WORKER", "edgeseq.runtime.nothing")
     message = failure(capsys, *BENCH, bundle)
     assert message.startswith("The process that measured gpt2 ended with status 1 (")
-    assert message.endswith(f"see whether `edgeseq generate --bundle {bundle}` works.")
+    assert message.endswith(f"check that `edgeseq generate --bundle {bundle}` works.")
 
 
 def test_what_measures_is_not_in_the_measured_process() -> None:

@@ -77,7 +77,7 @@ def test_malformed_provider_options_are_refused(options: Any) -> None:
 
 
 def test_a_device_number_given_twice_is_refused() -> None:
-    with pytest.raises(OptionError, match="device_id has no effect"):
+    with pytest.raises(OptionError, match=r"^device_id is '0', but"):
         parse_device("cuda:1", {"device_id": 0})
 
 
@@ -87,7 +87,7 @@ def test_a_device_number_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cuda", "no CUDAExecutionProvider: install the extra 'cuda' in place of 'cpu'"),
+        ("cuda", "no CUDAExecutionProvider: install the extra 'cuda' instead of 'cpu'"),
         (
             "DmlExecutionProvider",
             "no DmlExecutionProvider: install a build that has it, or use 'cpu'",
@@ -139,7 +139,7 @@ class FallenBack:
 
 def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
     check_opened(FallenBack(), parse_device("cpu"))
-    with pytest.raises(DeviceError, match="The device 'cuda:1' is not available: "):
+    with pytest.raises(DeviceError, match="The device 'cuda:1' is not available, because "):
         check_opened(FallenBack(), parse_device("cuda:1"))
 
 
@@ -164,7 +164,7 @@ def test_auto_reports_the_device_and_why(bundle: Path) -> None:
     assert model.device == "cpu"
     assert "CUDAExecutionProvider" in model.device_reason
     asked = load(bundle)
-    assert (asked.device, asked.device_reason) == ("cpu", "it was asked for")
+    assert (asked.device, asked.device_reason) == ("cpu", "it was requested")
     load(bundle, device="auto", kv_cache="float32")
     ids = model.generate_ids([[1]], max_new_tokens=5)[0].token_ids
     assert ids == asked.generate_ids([[1]], max_new_tokens=5)[0].token_ids
@@ -220,8 +220,8 @@ def test_an_error_while_binding_becomes_one_sentence(
 
     monkeypatch.setattr(onnxruntime.IOBinding, "bind_input", full)
     message = refusal(DeviceError, lambda: model.generate_ids([[1]], max_new_tokens=3))
-    expected = "The device 'AzureExecutionProvider' failed: Error when binding input: no memory."
-    assert message == expected
+    reason = "Error when binding input: no memory"
+    assert message.startswith(f"The device 'AzureExecutionProvider' failed ({reason}): use fewer")
 
 
 def test_any_provider_of_the_build_can_be_named(bundle: Path) -> None:
@@ -252,7 +252,7 @@ def test_devices_and_options_that_are_refused(
 def test_on_cuda_the_cache_is_one_of_16_bits(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "check_build", lambda _: None)
     for dtype in ("float32", "int8"):
-        with pytest.raises(OptionError, match="has kernels for 'float16' alone"):
+        with pytest.raises(OptionError, match="supports only 'float16'"):
             load(bundle, device="cuda", kv_cache=dtype)
     with pytest.raises(DeviceError, match="no graph for the device 'cuda'"):
         load(bundle, device="cuda")
@@ -264,10 +264,10 @@ def test_on_cuda_the_cache_is_one_of_16_bits(bundle: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cuda", "no name of a provider"),
-        ("auto", "belongs to one"),
-        (3, "no name"),
-        ("A", "There is no"),
+        ("cuda", "device is 'cuda'; with provider_library"),
+        ("auto", "cannot be used with the device 'auto'"),
+        (3, "device is 3; with"),
+        ("A", "provider_library is 'there-is-none.so'"),
     ],
 )
 def test_a_plug_in_for_no_named_provider_is_refused(name: Any, message: str, bundle: Path) -> None:

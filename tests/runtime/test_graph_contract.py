@@ -89,7 +89,7 @@ def test_every_tensor_is_required_in_its_shape(kind: Kind, role: str, manifest: 
         for name in getattr(declared(manifest, role), part):
             session = declared(manifest, role)
             del getattr(session, part)[name]
-            assert f"{name} has the shape none" in graph_error(session, role, manifest)
+            assert f"{name} is missing" in graph_error(session, role, manifest)
             session = declared(manifest, role)
             getattr(session, part)[name] = ("rows", 5, 5)
             assert f"{name} has the shape ['rows', 5, 5]" in graph_error(session, role, manifest)
@@ -101,8 +101,7 @@ def test_a_further_tensor_is_refused(kind: Kind, role: str, manifest: Manifest) 
     for part in ("inputs", "outputs"):
         session = declared(manifest, role)
         getattr(session, part)["attention_mask"] = ("rows", "n")
-        expected = "attention_mask has the shape ['rows', 'n'] where none was expected"
-        assert expected in graph_error(session, role, manifest)
+        assert "attention_mask is unexpected" in graph_error(session, role, manifest)
 
 
 @pytest.mark.parametrize("name", ["layers", "heads", "stored_head_size", "vocabulary"])

@@ -52,17 +52,22 @@ def failure(capsys: Captured, *arguments: object, progress: bool = False) -> str
 
 
 def wrong_usage(capsys: Captured, *arguments: object) -> str:
-    """Return the last line on standard error of a command that ends with status 2.
+    """Return the first line on standard error of a command that ends with status 2.
 
-    The usage stands before it, and standard output is empty.
+    It says what is wrong in a sentence. The usage and a hint follow; standard output is empty.
     """
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("usage: edgeseq")
-    return printed.err.splitlines()[-1]
+    message, usage, hint = printed.err.splitlines()
+    program, _, sentence = message.partition(": ")
+    assert program.split() in (["edgeseq"], ["edgeseq", str(arguments[0])])
+    assert sentence.endswith((".", "?"))
+    assert usage.startswith(f"usage: {program}")
+    assert hint == f"'{program} --help' explains more."
+    return sentence
 
 
 def help_text(capsys: Captured, *arguments: object) -> str:

@@ -14,7 +14,7 @@ class ScriptedEngine:
     """The part of an ``Engine`` that a ``Model`` needs, without sessions."""
 
     device = "cpu"
-    device_reason = "it was asked for"
+    device_reason = "it was requested"
 
     def __init__(self, new_decoder: NewDecoder) -> None:
         self.decoder = new_decoder

@@ -66,7 +66,7 @@ def test_another_device_has_no_share_of_the_machines_bandwidth() -> None:
     assert [[*item["share_of_read_bandwidth"]] for item in found["bundles"]] == [["32", "64"], []]
     table = "\n".join(lines(found))
     assert "gpt2 (AzureExecutionProvider): int8 on AzureExecutionProvider" in table
-    [share] = [line for line in table.splitlines() if "of the bandwidth at 64" in line]
+    [share] = [line for line in table.splitlines() if "share of read bandwidth at 64" in line]
     assert "Azure" not in share
 
 
@@ -164,7 +164,7 @@ def row(found: list[str], label: str) -> list[str]:
 
 def test_table_shows_medians_spread_and_ratios(cases: list[Case]) -> None:
     found = table(cases, a_round(10, 20), a_round(11, 33), a_round(12, 48))
-    place = next(i for i, line in enumerate(found) if line.startswith("decode at 32"))
+    place = next(i for i, line in enumerate(found) if line.startswith("decode speed at 32 tokens,"))
     assert found[place].split()[-4:] == ["gpt2", "11.0", "10.0", "12.0"]
     assert found[place + 1].split() == ["t5", "33.0", "20.0", "48.0", "3.00×"]
 
@@ -172,7 +172,7 @@ def test_table_shows_medians_spread_and_ratios(cases: list[Case]) -> None:
 def test_unknown_figures_are_not_available(cases: list[Case]) -> None:
     found = table(cases[:1], a_round(10, peak_memory_mb=None))
     assert row(found, "peak memory, MB") == ["gpt2", "not", "available"]
-    assert "others used: not available" in "\n".join(found)
+    assert "CPU use of other programs: not available" in "\n".join(found)
 
 
 # the machine

@@ -228,7 +228,7 @@ def test_a_thread_that_would_wait_for_itself_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
     slots, empty = Slots(2), []
     with slots.one(never), slots.one(never):
-        with pytest.raises(EdgeseqError, match="2 streams are begun"), slots.one(never):
+        with pytest.raises(EdgeseqError, match="are held by unfinished streams"), slots.one(never):
             pass
         slots.when_empty(lambda: empty.append(1))
         assert empty == []

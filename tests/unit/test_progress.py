@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgeseq.runtime.progress import Progress
+from edgeseq.runtime.progress import Progress, rarely
 
 
 class Terminal(io.StringIO):
@@ -95,7 +95,34 @@ def test_a_bar_without_any_progress(terminal: Terminal, total: int) -> None:
     assert ("100%" in terminal.getvalue()) == (total == 0)
 
 
-def test_nothing_is_drawn_without_a_terminal(
+def test_a_file_gets_a_line_every_ten_seconds() -> None:
+    file, clock = io.StringIO(), Clock()
+    with Progress("reading", 4000, unit="tokens", stream=file, clock=clock) as progress:
+        for count in (1000, 1000, 1900, 100):
+            clock.now_s += 6
+            progress(count)
+    assert file.getvalue().splitlines() == [
+        "reading 2,000 of 4,000 tokens  50%  167 tokens/s  0:12 left",
+        "reading 4,000 of 4,000 tokens 100%  167 tokens/s",
+    ]
+
+
+def test_messages_are_shown_rarely_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: Terminal
+) -> None:
+    clock, shown = Clock(), list[str]()
+    monkeypatch.setattr("edgeseq.runtime.progress.time.perf_counter", clock)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    show = rarely(shown.append)
+    for second in range(25):
+        clock.now_s = 100.0 + second
+        show(str(second))
+    assert shown == ["10", "20"]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert rarely(shown.append) == shown.append
+
+
+def test_short_work_is_silent_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Progress("reading", 10, unit="tokens") as progress:

@@ -79,11 +79,46 @@ def test_an_interruption_in_the_middle(
     monkeypatch.setattr(files, "WINDOW", 3)
     monkeypatch.setattr(files, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"out.jsonl has 6 of 10 answers: .* to continue\."):
         answer(demo_t5, source, out)
     assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:6])
     assert answer(demo_t5, source, out) == 6
     assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("before", "kept"), [(0, 0), (1, 1), (2, 2)])
+def test_ctrl_c_says_what_is_kept(
+    before: int,
+    kept: int,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    run_all, calls = files.run_all, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > before:
+            raise KeyboardInterrupt
+        return run_all(*arguments)
+
+    monkeypatch.setattr(files, "WINDOW", 1)
+    monkeypatch.setattr(files, "run_all", interrupted)
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+    command = ["run", TASK, "--demo", "t5", "--input", str(source), "--output", str(out)]
+    assert main([*command, "--overwrite"]) == 130
+    *_, message = capsys.readouterr().err.splitlines()
+    if kept:
+        assert message == (
+            f"edgeseq: {out} has {kept} of 10 answers: run the same command again without "
+            "--overwrite to continue."
+        )
+        assert len(answers(out)) == kept
+    else:
+        assert message == f"edgeseq: No answers were written to {out}: run the same command again."
+        assert out.read_text() == "old\n"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +238,7 @@ def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Cap
     command = ["run", "completion", "--input", str(source), "--output", str(out), "--seed", "1"]
     for before in ("", ", 4 of them before"):
         assert main([*command, "--max-new-tokens", "2"]) == 1
-        assert capsys.readouterr().err == f"{out} has 4 answers{before}, 1 of them an error\n"
+        assert capsys.readouterr().err == f"{out} has 4 answers{before}, 1 with an error\n"
         found = answers(out)
         assert [one["line"] for one in found] == [1, 2, 3, 4]
         assert ["output" in one for one in found] == [True, True, False, True]
@@ -246,7 +281,7 @@ def test_run_a_file(source: Path, whole: bytes, tmp_path: Path, capsys: Captured
     assert main(command) == 0
     assert out.read_bytes() == whole
     *_, last = capsys.readouterr().err.splitlines()
-    assert last == f"{out} has 10 answers, 10 of them before"
+    assert last == f"{out} has 10 answers, 10 of them from an earlier run"
     assert "is the input" in failure(capsys, *command[:-1], source)
     assert source.read_text(encoding="utf-8").splitlines() == LINES
 
@@ -261,7 +296,7 @@ def test_standard_input_and_output(source: Path, whole: bytes) -> None:
 
 def test_an_output_that_is_no_file_is_refused(source: Path, capsys: Captured) -> None:
     command = ["run", TASK, "--demo", "t5", "--input", source, "--output", os.devnull]
-    assert "is no file" in failure(capsys, *command)
+    assert "is not a file" in failure(capsys, *command)
     message = failure(capsys, *command, "--field", "question=x")
     assert "--field question has no effect beside --input" in message
 
@@ -317,7 +352,7 @@ def test_tasks_are_listed_shown_and_copied(tmp_path: Path, capsys: Captured) -> 
     succeed(capsys, "tasks", "summarization", "--copy", copy)
     assert copy.read_text(encoding="utf-8") == shown
     for arguments, message in (
-        (("summarization", "--copy", copy), "is there already"),
+        (("summarization", "--copy", copy), "exists already"),
         (("summarization", "--copy", tmp_path / "mine.txt"), "must end in .toml"),
         (("--copy", tmp_path / "other.toml"), "needs the name of a task"),
         (("nonsense",), "There is no task 'nonsense'"),

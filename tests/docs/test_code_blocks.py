@@ -1,0 +1,61 @@
+"""The Python code in the README and the docs runs and prints what is shown below it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgeseq.runtime.tasks.templates import read_template
+from tests.support.pages import PAGES, lay_out, name_of
+
+# A block of code, and the block without a language that follows it, if there is one.
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+TEMPLATE = re.compile(r"^```toml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_python_blocks_print_what_is_shown(
+    page: Path,
+    tmp_path: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lay_out(tmp_path, bundle)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code, shown in blocks(page):
+        exec(compile(code, str(page), "exec"), names)
+        printed = capsys.readouterr().out.strip()
+        assert printed
+        if shown:
+            assert printed == shown.strip()
+
+
+def test_there_are_blocks() -> None:
+    found = {name_of(page) for page in PAGES if any(shown for _, shown in blocks(page))}
+    assert found >= {
+        "README.md",
+        "docs/get-started.md",
+        "docs/guides/serve.md",
+        "docs/how-to/constrained-output.md",
+        "docs/how-to/decoding.md",
+        "docs/how-to/pipelines.md",
+        "docs/how-to/sessions.md",
+        "docs/how-to/tasks.md",
+        "docs/how-to/threads.md",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_templates_can_be_read(page: Path, tmp_path: Path) -> None:
+    for block in TEMPLATE.findall(page.read_text(encoding="utf-8")):
+        path = tmp_path / "template.toml"
+        path.write_text(block, encoding="utf-8")
+        assert read_template(path).forms
