@@ -197,10 +197,8 @@ def argument_of(action: argparse.Action) -> str:
     value = action.metavar or ("{" + ",".join(choices) + "}" if choices else action.dest.upper())
     if not action.option_strings:
         return f"`{value}`"
-    takes = "" if action.nargs == 0 or len(action.option_strings) > 1 and not value else f" {value}"
-    if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
-        takes = ""
-    return "`" + ", ".join(action.option_strings) + takes.replace("|", "\\|") + "`"
+    is_switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    return f"`{', '.join(action.option_strings)}{'' if is_switch else f' {value}'}`"
 
 
 def pages_outside_navigation() -> list[str]:

@@ -517,11 +517,11 @@ def event_loop_table() -> str:
     rows = []
     for text, delays, step in (
         ("no stream", found["delay_alone_ms"], ""),
-        ("a stream of the demo GPT-2", found["delay_streaming_ms"], f"{found['step_ms']:.2f}"),
+        ("one stream, demo GPT-2", found["delay_streaming_ms"], f"{found['step_ms']:.2f}"),
     ):
         largest = f"{delays['max']:.1f}"
         rows.append([text, f"{delays['p50']:.2f}", f"{delays['p99']:.2f}", largest, step])
-    head = ["delay of a 1 ms timer, ms", "median", "99th percentile", "largest", "decode step"]
+    head = ["delay of a wake-up, ms", "median", "99th percentile", "largest", "decode step"]
     return table(head, rows)
 
 

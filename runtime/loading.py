@@ -72,7 +72,7 @@ def load(
         'W IH1 N T ER0'
     """
     if path is not None and demo is not None:
-        raise OptionError("demo has no effect with path: pass only one of them.")
+        raise OptionError("demo has no effect with path: pass one of them.")
     given: Any = path  # callers without type checks may pass anything
     if given is not None and (not isinstance(given, str | os.PathLike) or not os.fspath(given)):
         raise OptionError(f"path is {path!r:.60}; it must be the folder of a bundle.")

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from .ort.engine import Engine
     from .tasks.runs import TaskResult
 
-Results = list[GenerationResult]
-Ids = Sequence[int]
 CACHE_BYTES = 256 * 2**20  # default memory limit of a session's KV caches
 NO_BOUND = 2**30  # position limit for models without one
 ONE_SEQUENCE = ("num_return_sequences", 1)  # option value that a stream may be given
@@ -154,7 +152,7 @@ class Model:
         bundle = replace(self.bundle, manifest=manifest)
         return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
 
-    def generate(self, text: str | Sequence[str], **options: Any) -> Results:
+    def generate(self, text: str | Sequence[str], **options: Any) -> list[GenerationResult]:
         """Generate text from one prompt, or from several prompts as one batch.
 
         Args:
@@ -193,7 +191,9 @@ class Model:
             )
         return self._run([self.tokenizer.encode(item) for item in texts], options, began)
 
-    def generate_ids(self, prompts: Sequence[Ids], **options: Any) -> Results:
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], **options: Any
+    ) -> list[GenerationResult]:
         """Generate text from prompts that are lists of token ids, as one batch.
 
         Args:
@@ -327,7 +327,7 @@ class Model:
         if text is not None:
             if first in values:
                 raise OptionError(
-                    f"{first} has no effect if the text is also passed: pass only one of them."
+                    f"{first} has no effect if the text is also passed: pass one of them."
                 )
             values[first] = text
         texts = values.get(first, template.defaults.get(first))
@@ -471,7 +471,9 @@ class Model:
         if piece := stops.push(detokenizer.finish()) + stops.finish():
             yield piece
 
-    def _run(self, prompts: list[list[int]], options: Mapping[str, Any], began: float) -> Results:
+    def _run(
+        self, prompts: list[list[int]], options: Mapping[str, Any], began: float
+    ) -> list[GenerationResult]:
         """Generate from all prompts; ``began``: ``time.perf_counter()`` at the call's start."""
         request = self._request(prompts, options)
         if not prompts:

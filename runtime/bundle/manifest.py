@@ -193,7 +193,7 @@ class Manifest:
         if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
             raise BundleError(
                 f"{MANIFEST_NAME} has no schema version, so this folder is not an edgeseq bundle: "
-                "export the checkpoint with `edgeseq export`."
+                "export the checkpoint again."
             )
         _check_schema(data["schema"])
         manifest: Manifest = _read(cls, data, "")
@@ -227,10 +227,12 @@ def _check_names(manifest: Manifest) -> None:
     for role in manifest.roles:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} lists no {role} graph: export the bundle again.")
-    if DECODERS[manifest.kv_cache.dtype] not in manifest.graphs:
+    dtype = manifest.kv_cache.dtype
+    if DECODERS[dtype] not in manifest.graphs:
+        there = [repr(name) for name, role in DECODERS.items() if role in manifest.graphs]
         raise BundleError(
-            f"{MANIFEST_NAME}: kv_cache.dtype is {manifest.kv_cache.dtype!r}, but the bundle has "
-            "no graph for it: export the bundle again."
+            f"{MANIFEST_NAME}: kv_cache.dtype is {dtype!r}, but the bundle has graphs only for "
+            f"{' and '.join(there)}: export the bundle again."
         )
     used = [*manifest.graphs.values()]
     if manifest.tokenizer.file is not None:

@@ -90,7 +90,7 @@ def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> 
             )
         if token_ids.count(ids) > 1:
             raise OptionError(
-                f"The choice {choice!r:.60} has the same tokens as another choice: pass only one of "
+                f"The choice {choice!r:.60} has the same tokens as another choice: pass one of "
                 "them."
             )
         if positions is not None and len(start) + len(ids) - 1 > positions:

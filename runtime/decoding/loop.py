@@ -31,9 +31,7 @@ class NewToken(NamedTuple):
 class StepResult(NamedTuple):
     """The result of a step."""
 
-    next_tokens: Sequence[
-        int
-    ]  # tokens to read: one for each row that continues, or several for one
+    next_tokens: Sequence[int]  # tokens to read: one per row that continues, or several for one row
     parent_rows: Sequence[int]  # for each row that continues, the row of this step that it copies
     new_tokens: Sequence[NewToken]  # tokens for the caller
     rejected: int = 0  # number of last tokens that the only row must forget

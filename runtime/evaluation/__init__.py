@@ -1,1 +1,1 @@
-"""Quality of a model: cross-entropy, perplexity, error rates, comparison with a reference."""
+"""Quality of a model: cross-entropy, perplexity, error rates and comparison with a reference."""

@@ -1,4 +1,4 @@
-"""Generation without sampling: answers to sources, and the agreement of two models."""
+"""Generation without sampling: outputs for sources, and the agreement of two models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW_TOKENS = 64  # tokens of a continuation that are compared
 class ContinuationAgreement:
     """The share of continuations on which two models agree."""
 
-    continuations: int  # number of continuations that were compared
+    continuations: int  # number of compared continuations
     tokens: int  # length of each continuation
     identical: float  # share of continuations with the same tokens
 
@@ -30,10 +30,11 @@ class ContinuationAgreement:
 def answers(
     model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
 ) -> list[str]:
-    """Return the generated text for each source, by the bundle's defaults without sampling.
+    """Return the generated text for each source, with the bundle's defaults but without sampling.
 
-    Sources of similar length share a batch. The limit of new tokens is the bundle's, or else twice
-    the length of the longest target. ``progress`` is called with the number of texts of each batch.
+    Sources of similar length share a batch. The limit of new tokens is the bundle's default, or
+    else twice the length of the longest target. ``progress`` is called with the number of texts of
+    each batch.
     """
     windows = passages.windows
     limit = 2 * max(window.predicted for window in windows)

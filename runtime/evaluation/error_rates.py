@@ -20,14 +20,14 @@ class ErrorRates:
 
 
 def error_rates(found: Sequence[str], expected: Sequence[str]) -> ErrorRates:
-    """Return the error rates of the ``found`` texts against the ``expected`` ones, pair by pair.
+    """Return the error rates of the ``found`` texts against the ``expected`` texts, pair by pair.
 
     Raises ``PromptError`` if the expected texts have no words.
     """
     pairs = list(zip(found, expected, strict=True))
     words = [(text.split(), other.split()) for text, other in pairs]
     if not any(other for _, other in words):
-        raise PromptError("The expected texts hold no word: give some to compare with.")
+        raise PromptError("The expected texts have no words: give texts to compare with.")
     return ErrorRates(
         exact_match=sum(text == other for text, other in pairs) / len(pairs),
         word_error_rate=_rate(words),
@@ -38,7 +38,7 @@ def error_rates(found: Sequence[str], expected: Sequence[str]) -> ErrorRates:
 def edit_distance(found: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
     """Return the number of insertions, deletions and substitutions from one sequence to the other.
 
-    Source: Levenshtein's distance, by Wagner and Fischer's table, one row at a time.
+    Source: Levenshtein distance by the Wagner-Fischer algorithm, one row at a time.
     """
     shorter, longer = sorted((found, expected), key=len)
     numbers: dict[Hashable, int] = {}
@@ -51,7 +51,7 @@ def edit_distance(found: Sequence[Hashable], expected: Sequence[Hashable]) -> in
     for item in rows:
         nearest = distances + 1
         nearest[1:] = np.minimum(nearest[1:], distances[:-1] + (columns != item))
-        # A distance may also come from the left in the same row, at a cost of 1 for each step.
+        # A distance may also come from the left in the same row; each step adds 1.
         distances = np.minimum.accumulate(nearest - places) + places
     return int(distances[-1])
 

@@ -31,20 +31,20 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """The perplexity, exp(cross-entropy); infinite if no float can hold it."""
+        """The perplexity, exp(cross-entropy); infinite if it is too large for a float."""
         try:
             return math.exp(self.cross_entropy)
         except OverflowError:
             return math.inf
 
     def bits_per_byte(self, size_bytes: int) -> float:
-        """Return the loss in bits for each of the ``size_bytes`` of the tokens' text."""
+        """Return the loss in bits per byte; ``size_bytes``: the size of the predicted text."""
         return self.nats / math.log(2) / size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The losses of a candidate and a reference that read the same tokens."""
+    """The losses of a candidate and of a reference on the same tokens."""
 
     reference: Loss
     candidate: Loss
@@ -55,8 +55,8 @@ class Comparison:
     def perplexity_rise(self) -> float:
         """The rise of the candidate's perplexity, as a share of the reference's perplexity.
 
-        It is valid even if no float can hold the perplexities, and infinite if no float can hold
-        the rise.
+        It is correct even if the perplexities are too large for a float. It is infinite if the rise
+        itself is too large.
         """
         try:
             return math.expm1(self.candidate.cross_entropy - self.reference.cross_entropy)
@@ -72,8 +72,8 @@ def measure(
 ) -> Loss:
     """Return the loss of the tokens that ``windows`` predict.
 
-    ``by_position``: sums to which the loss of each token is added. Raises ``BundleError`` if a
-    row's highest logit is not finite.
+    ``by_position``: the loss of each token is added to it. Raises ``BundleError`` if a row's
+    highest logit is not finite.
     """
     tokens, nats = 0, 0.0
     for window in windows:
@@ -98,9 +98,9 @@ def compare(
 ) -> Comparison:
     """Return the losses of two models on the tokens that ``windows`` predict, at least one token.
 
-    Both models read the windows in step, block by block. ``by_position``: sums to which the losses
-    of each token are added, for the reference and for the candidate. Raises ``BundleError`` if a
-    row's highest logit is not finite.
+    The models read the windows in alternating order, block by block. ``by_position``: the losses of
+    each token by the reference and by the candidate are added to the two. Raises ``BundleError`` if
+    a row's highest logit is not finite.
     """
     sums, tokens = _Sums(), 0
     for window in windows:
@@ -153,7 +153,7 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Bin:
-    """The loss of the tokens that have ``first`` to ``last`` tokens before them."""
+    """The loss of the tokens at the positions ``first`` to ``last``."""
 
     first: int
     last: int

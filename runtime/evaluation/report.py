@@ -15,7 +15,7 @@ from .losses import Comparison, Loss, PositionLoss, compare, measure
 
 
 def measure_report(model: Model, reference: Model | None, passages: Passages) -> dict[str, Any]:
-    """Measure the model and return the figures, as ``--json`` prints them."""
+    """Measure the model and return the figures that ``--json`` prints."""
     total, comparison = passages.tokens, None
     own, others = PositionLoss(), PositionLoss()
     started = time.perf_counter()
@@ -65,7 +65,7 @@ def _beside(
         "recipe": reference.bundle.manifest.quantization.recipe,
         "cross_entropy": comparison.reference.cross_entropy,
         "perplexity": comparison.reference.perplexity,
-        "perplexity_rise": comparison.perplexity_rise,  # rise over the reference's
+        "perplexity_rise": comparison.perplexity_rise,  # share of the reference's perplexity
         "kl_divergence": comparison.kl_divergence,  # nats
         "top1_agreement": comparison.top1_agreement,
         "continuations": alike.continuations,
@@ -85,9 +85,9 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if "pairs" in report:
         lines["pairs"] = f"{report['pairs']:,}"
     else:
-        lines["windows"] = f"{report['context']} tokens of context, {report['stride']} apart"
+        lines["windows"] = f"{report['context']} tokens each, {report['stride']} tokens apart"
     lines |= {
-        "cross-entropy": f"{report['cross_entropy']:.4f} nats a token",
+        "cross-entropy": f"{report['cross_entropy']:.4f} nats per token",
         "perplexity": f"{report['perplexity']:.3f}",
         "bits per byte": f"{report['bits_per_byte']:.4f}",
     }
@@ -103,8 +103,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
 def _reference_lines(beside: dict[str, Any]) -> dict[str, str]:
     return {
         "reference": f"{beside['bundle']}, {beside['recipe']}",
-        "its perplexity": f"{beside['perplexity']:.3f}, the bundle's is "
-        f"{beside['perplexity_rise']:+.2%} from it",
+        "reference perplexity": f"{beside['perplexity']:.3f} (the bundle's: "
+        f"{beside['perplexity_rise']:+.2%})",
         "KL divergence": f"{beside['kl_divergence']:.2e} nats",
         "top-1 agreement": f"{beside['top1_agreement']:.2%}",
         "identical": f"{beside['identical_continuations']:.1%} of {beside['continuations']} greedy "

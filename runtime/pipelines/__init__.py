@@ -1,1 +1,1 @@
-"""Pipelines with the names, arguments and results of Transformers 4.57."""
+"""Pipelines with the same names, arguments and results as in Transformers 4.57."""

@@ -1,4 +1,4 @@
-"""The arguments of pipelines other than the options of ``generate``, and their checks."""
+"""The arguments of pipelines besides the options of ``generate``, and their checks."""
 
 from __future__ import annotations
 
@@ -48,23 +48,24 @@ class PipelineArguments:
 def read_arguments(
     options: Mapping[str, Any], names: frozenset[str], default_return: ReturnType
 ) -> tuple[PipelineArguments, dict[str, Any]]:
-    """Split ``options`` into a pipeline's arguments, by ``names``, and options of ``generate``.
+    """Split ``options`` into a pipeline's arguments and options of ``generate``.
 
-    An argument that is None counts as not passed. Raises ``OptionError`` for a bad argument.
+    ``names``: the names of the pipeline's arguments. An argument that is None counts as not passed.
+    Raises ``OptionError`` for a bad argument.
     """
     given = {name: options[name] for name in sorted(names) if options.get(name) is not None}
     rest = {name: value for name, value in options.items() if name not in names}
     for name in FLAGS:
         if not isinstance(given.get(name, False), bool):
-            raise OptionError(f"{name} is {given[name]!r:.60}; it must be true or false.")
+            raise OptionError(f"{name} is {given[name]!r:.60}; it must be True or False.")
     size = given.get("batch_size", BATCH_SIZE)
     if type(size) is not int or size < 1:
         raise OptionError(f"batch_size is {size!r:.60}; it must be an integer of at least 1.")
     for name in ("prefix", "stop_sequence"):
         if not isinstance(given.get(name, ""), str):
-            raise OptionError(f"{name} is {given[name]!r:.60}; it must be a text.")
+            raise OptionError(f"{name} is {given[name]!r:.60}; it must be a string.")
     if given.get("stop_sequence") == "":
-        raise OptionError("stop_sequence is empty: there is nothing to stop at.")
+        raise OptionError("stop_sequence is empty: pass a text to stop at, or leave it out.")
     if given.get("handle_long_generation", "hole") != "hole":
         raise OptionError(
             f"handle_long_generation is {given['handle_long_generation']!r:.60}; it must be 'hole'."
@@ -83,14 +84,14 @@ def _return_type(given: Mapping[str, Any], default: ReturnType) -> ReturnType:
     if "return_full_text" in given:
         for other in ("return_text", "return_tensors"):
             if other in given:
-                raise OptionError(f"{other} has no effect beside return_full_text: pass one.")
+                raise OptionError(f"{other} has no effect with return_full_text: pass one of them.")
         return "full_text" if given["return_full_text"] else "new_text"
     if given.get("return_tensors"):
         if given.get("return_text"):
-            raise OptionError("return_text has no effect beside return_tensors: pass one.")
+            raise OptionError("return_text has no effect with return_tensors: pass one of them.")
         return "tensors"
     if given.get("return_text") is False:
-        raise OptionError("return_text is false: pass return_tensors for token ids instead.")
+        raise OptionError("return_text is False: for token ids, pass return_tensors=True instead.")
     return default
 
 
@@ -100,5 +101,8 @@ def _pair(given: Mapping[str, Any]) -> str | None:
     if source is None and target is None:
         return None
     if not isinstance(source, str) or not isinstance(target, str):
-        raise OptionError('src_lang and tgt_lang are given together, as "en" and "fr".')
+        raise OptionError(
+            f"src_lang is {source!r:.60} and tgt_lang is {target!r:.60}; pass both as strings, "
+            "such as 'en' and 'fr'."
+        )
     return f"translation_{source}_to_{target}"

@@ -24,12 +24,11 @@ WITHOUT_EFFECT = {"choices", "logprobs"}  # records cannot hold their results
 
 
 class Pipeline(ABC):
-    """A task of a model; ``pipeline`` makes one. A call returns records, which are dictionaries.
+    """A task of a model; ``pipeline`` returns one. A call returns records, which are dictionaries.
 
-    For one text, a call returns a list with one record for each sequence. For several texts, it
-    returns a list of such lists; if each has a single record, pipelines of encoder-decoder models
-    return a flat list of records. For an iterator, it returns an iterator that reads texts when
-    they are needed.
+    Attributes:
+        model: The model.
+        task: The name of the task.
     """
 
     kind: ClassVar[Kind]
@@ -42,7 +41,10 @@ class Pipeline(ABC):
     def __init__(self, model: Model, task: str, **options: Any) -> None:
         manifest = model.bundle.manifest
         if manifest.kind != self.kind:
-            raise OptionError(f"{task} is for {self.kind} models; this one is {manifest.kind}.")
+            raise OptionError(
+                f"{task} is for {self.kind} models, but this model is {manifest.kind}: use another "
+                "task or model."
+            )
         self.model = model
         self.task = task
         arguments, generation = read_arguments(
@@ -52,17 +54,31 @@ class Pipeline(ABC):
         padding, generation = _padding(generation, manifest)
         _, self._defaults = split_controls(generation)
         if arguments.truncation and self._defaults.get("max_length") is not None:
-            raise OptionError("max_length beside truncation belongs to a call: pass it there.")
+            raise OptionError(
+                "max_length with truncation limits the prompt of a call: pass it to each call, not "
+                "to pipeline."
+            )
         defaults = self._for_task(None)[1].bundle.manifest.generation
         resolve_options({**defaults, **padding}, self._defaults, self.kind)
         self._own = {name: options[name] for name in options if name not in self._defaults}
 
     def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
-        """Return the records of one text, of several texts, or of the texts of an iterator.
+        """Run the task on one text, several texts or an iterator of texts; return the records.
 
-        Takes the arguments of Transformers' pipeline of this task, and options of ``generate``.
-        Raises ``PromptError`` for an input that is not a text, ``OptionError`` for an option that
-        is unknown or has no effect.
+        Args:
+            text_inputs: A text, a list of texts, or an iterator of texts, which is read as the
+                results are.
+            **options: The arguments of Transformers' pipeline of this task, as ``pipeline``
+                describes them, and generation options and controls.
+
+        Returns:
+            For one text, a list with one record for each sequence. For several texts, a list of
+                such lists; if each has a single record, pipelines of encoder-decoder models return
+                a flat list of records. For an iterator, an iterator of lists of records.
+
+        Raises:
+            PromptError: An input is not a text or is too long.
+            OptionError: An option is unknown, invalid or without effect.
         """
         own = self._own
         if RETURNS & options.keys():
@@ -77,7 +93,8 @@ class Pipeline(ABC):
             return self._iterate(text_inputs, arguments, generation)
         if not isinstance(text_inputs, list | tuple):
             raise PromptError(
-                f"A pipeline takes a text or a list of them, not {text_inputs!r:.60}."
+                f"A pipeline takes a text, a list of texts or an iterator of texts, not "
+                f"{text_inputs!r:.60}."
             )
         _check_starts(generation, len(text_inputs))
         return self._joined(self._records(text_inputs, arguments, generation))
@@ -106,7 +123,7 @@ class Pipeline(ABC):
     ) -> list[Records]:
         """Return the records of each text, generated in batches of ``batch_size``.
 
-        ``before``: how many texts of the same call were served before these.
+        ``before``: the number of texts of the same call before these.
         """
         for text in texts:
             if not isinstance(text, str):
@@ -151,7 +168,9 @@ class Pipeline(ABC):
         """
         longest = self.model.bundle.manifest.tokenizer.model_max_length
         if longest is None:
-            raise OptionError(f"{name} has no effect: the tokenizer has no bound.")
+            raise OptionError(
+                f"{name} has no effect, because the tokenizer has no limit of length: leave it out."
+            )
         return longest
 
     def _generation_options(
@@ -159,17 +178,18 @@ class Pipeline(ABC):
     ) -> Mapping[str, Any]:
         """Return ``options`` with the tokens of ``stop_sequence`` as end-of-sequence tokens.
 
-        As in Transformers, any of these tokens ends a text; with an encoder only the first does.
+        As in Transformers, each of these tokens ends a text. In an encoder-decoder model only the
+        first one does.
         """
         if arguments.stop_sequence is None:
             return options
         if "eos_token_id" in options:
-            raise OptionError("stop_sequence has no effect beside eos_token_id: pass one.")
+            raise OptionError("stop_sequence has no effect with eos_token_id: pass one of them.")
         ids = self.model.tokenizer.encode(arguments.stop_sequence)
         return {**options, "eos_token_id": self._stop_ids(ids)}
 
     def _stop_ids(self, ids: list[int]) -> list[int]:
-        """Return which of the ids of ``stop_sequence`` end a text."""
+        """Return the ids of ``stop_sequence`` that end a text."""
         return ids
 
     @abstractmethod
@@ -194,8 +214,8 @@ def _padding(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split ``options`` into ``pad_token_id``, as a default, and the others.
 
-    Most calls of Transformers' pipelines pass it. Here nothing is padded, and only group beam
-    search uses it. Without groups, an option would raise an error, a default does not.
+    Callers of Transformers' pipelines often pass it. Here only group beam search uses it, and
+    without groups the option would raise an error. As a default it does not.
     """
     rest = dict(options)
     token = rest.pop("pad_token_id", None)
@@ -205,14 +225,14 @@ def _padding(
 
 
 def _check_starts(options: Mapping[str, Any], count: int) -> None:
-    """Raise unless ``decoder_input_ids`` is one list for all texts, or holds ``count`` lists."""
+    """Raise ``PromptError`` if ``decoder_input_ids`` has lists, but not ``count`` of them."""
     starts = lists_by_prompt(options.get("decoder_input_ids"))
     if starts is not None:
         check_one_each(starts, count, "texts")
 
 
 def _of_batch(options: Mapping[str, Any], first: int, count: int) -> Mapping[str, Any]:
-    """Return ``options`` for ``count`` texts from ``first`` on: some options differ by text."""
+    """Return ``options`` for ``count`` texts from ``first`` on; some options differ by text."""
     changed = dict(options)
     function = options.get("prefix_allowed_tokens_fn")
     starts = lists_by_prompt(options.get("decoder_input_ids"))

@@ -1,4 +1,4 @@
-"""Pipelines with the names, arguments and return shapes of Transformers 4.57, without torch.
+"""Pipelines with the same names, arguments and results as in Transformers 4.57, without torch.
 
     from edgeseq.runtime import pipeline
 
@@ -40,10 +40,10 @@ DEMO_OF: Mapping[Kind, str] = {"decoder-only": "gpt2", "encoder-decoder": "t5"}
 
 
 class TextGenerationPipeline(Pipeline):
-    """The pipeline ``"text-generation"``: continues a text; records include the text by default.
+    """The pipeline ``"text-generation"``: continue a text; by default records include the prompt.
 
-    Defaults, unless the checkpoint or the call sets others: 256 new tokens, sampled with a
-    temperature of 0.7.
+    By default it samples up to 256 new tokens with a temperature of 0.7. The checkpoint's settings
+    for the task and the call's options override this.
     """
 
     kind = "decoder-only"
@@ -73,17 +73,17 @@ class TextGenerationPipeline(Pipeline):
         left = longest - resolved.new_tokens(len(ids))
         if left < 1:
             raise OptionError(
-                f"handle_long_generation leaves no place for the text: {longest - left} new tokens "
-                f"are asked for, and the tokenizer's bound is {longest}."
+                f"handle_long_generation leaves no room for the prompt: the limit of new tokens is "
+                f"{longest - left}, and the tokenizer's limit is {longest}; lower max_new_tokens."
             )
         return ids[-left:]
 
     def _generation_options(
         self, prefix: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Return the options; as in Transformers, lengths do not count the prefix.
+        """Return the options; as in Transformers, limits of length do not count the prefix.
 
-        With ``truncation``, a ``max_length`` limits the prompt.
+        With ``truncation``, ``max_length`` limits the prompt instead.
         """
         changed = dict(super()._generation_options(prefix, model, arguments, options))
         if arguments.truncation:
@@ -113,7 +113,8 @@ class TextGenerationPipeline(Pipeline):
 class Text2TextGenerationPipeline(Pipeline):
     """The pipeline ``"text2text-generation"``: the output of an encoder-decoder model.
 
-    Defaults, unless the checkpoint or the call sets others: 256 new tokens, four beams.
+    By default it generates up to 256 new tokens with four beams. The checkpoint's settings for the
+    task and the call's options override this.
     """
 
     kind = "encoder-decoder"
@@ -143,23 +144,23 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
 
 
 class TranslationPipeline(Text2TextGenerationPipeline):
-    """The pipelines ``"translation_en_to_fr"`` and others, and ``"translation"``.
+    """The pipelines ``"translation"`` and ``"translation_en_to_fr"``, with any two languages.
 
-    Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` stands for the
-    first translation of the checkpoint. A call chooses another by ``src_lang`` and ``tgt_lang``,
-    such as "en" and "fr".
+    Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` uses the first
+    translation task of the checkpoint, or the task of ``src_lang`` and ``tgt_lang``, such as "en"
+    and "fr".
     """
 
     return_name = "translation"
     arguments = COMMON | {"src_lang", "tgt_lang"}
 
     def _for_task(self, task: str | None) -> tuple[str, Model]:
-        known = [*self.model.bundle.manifest.task_specific_params]
-        pairs = [name for name in known if name.startswith("translation")]
+        tasks = self.model.bundle.manifest.task_specific_params
+        pairs = [name for name in tasks if name.startswith("translation")]
         if task is not None and task not in pairs:
-            known_are = ", ".join(pairs) or "no translation"
+            known = ", ".join(pairs) or "no translation"
             raise OptionError(
-                f"The checkpoint has no settings for {task!r}; it has settings for {known_are}."
+                f"The checkpoint has no settings for {task!r}; it has settings for {known}."
             )
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
@@ -180,28 +181,68 @@ def pipeline(
     model: Model | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Pipeline:
-    """Return the pipeline of a task.
+    """Return a pipeline for a task, which takes and returns the same as Transformers' pipeline.
 
-    ``task``: "text-generation", "text2text-generation", "summarization", "translation", or
-    "translation_en_to_fr" and the like. ``model``: a bundle's folder, or a model from ``load``;
-    None: a demo model. ``options``: arguments of calls, which apply to all calls, and arguments of
-    ``load`` unless ``model`` is a loaded model. Raises ``OptionError`` for an unknown task or a
-    task that the model is not for, and the errors of ``load``.
+    Call the pipeline with a text, a list of texts or an iterator of texts. For one text it returns
+    a list of records, one for each sequence. For several texts it returns a list of such lists; if
+    each has a single record, pipelines of encoder-decoder models return a flat list of records. For
+    an iterator it returns an iterator. A record is a dictionary such as ``{"generated_text": "…"}``
+    (``"summary_text"``, ``"translation_text"``).
+
+    Calls take these arguments, besides generation options and controls:
+
+    - ``batch_size``: the number of texts that are generated at once; 8 by default.
+    - ``prefix``: the text before each input; by default the checkpoint's prefix for the task.
+    - ``truncation``: whether to cut prompts to the tokenizer's limit of length.
+    - ``stop_sequence``: a text whose tokens end the output.
+    - ``return_tensors``: whether records hold token ids instead of text.
+    - ``return_full_text`` ("text-generation"): whether the text includes the prompt, as by default.
+    - ``handle_long_generation`` ("text-generation"): "hole" cuts the start of a prompt that leaves
+      no room for the new tokens.
+    - ``src_lang`` and ``tgt_lang`` ("translation"): the languages, such as "en" and "fr".
+    - ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation.
+
+    Args:
+        task: "text-generation" for decoder-only models; "text2text-generation", "summarization",
+            "translation" or "translation_en_to_fr" (with any two languages) for encoder-decoder
+            models.
+        model: The folder of a bundle, or a model from ``load``; None for a demo model.
+        **options: Arguments of calls, which become the defaults of all calls; and arguments of
+            ``load``, unless ``model`` is a loaded model. A number as ``device`` is a GPU, or -1 the
+            CPU, as in Transformers.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        OptionError: The task is unknown or is not for this kind of model, or an option is unknown,
+            invalid or without effect.
+        BundleError: As for ``load``.
+        DeviceError: As for ``load``.
+        MissingPackageError: As for ``load``.
+
+    Examples:
+        >>> from edgeseq.runtime import pipeline
+        >>> generator = pipeline("text-generation")
+        >>> generator("Once upon a time,", max_new_tokens=8, do_sample=False)
+        [{'generated_text': 'Once upon a time, there was a great many years old.'}]
     """
     given: Any = task  # callers without type checks may pass anything
     name = given if isinstance(given, str) else ""
     made = TASKS.get("translation" if PAIR.fullmatch(name) else name)
     if made is None:
         raise OptionError(
-            f"There is no task {task!r}: known are {', '.join(TASKS)} and translation_en_to_fr "
-            "with any two languages."
+            f"There is no task {task!r:.60}: use {', '.join(TASKS)}, or translation_en_to_fr with "
+            "any two languages."
         )
     loading = {name: options.pop(name) for name in LOADING if name in options}
     if type(number := loading.get("device")) is int:  # as in Transformers: a GPU, or -1
         loading["device"] = "cpu" if number == -1 else f"cuda:{number}"
     if isinstance(model, Model):
         if loading:
-            raise OptionError(f"{next(iter(loading))} has no effect on a model that is loaded.")
+            raise OptionError(
+                f"{next(iter(loading))} has no effect on a loaded model: pass it to load."
+            )
         loaded = model
     elif model is None:
         loaded = load(demo=DEMO_OF[made.kind], **loading)

@@ -55,10 +55,10 @@ class Controls:
         if self.cancel is not None and (is_class or not is_callable):
             raise OptionError(
                 f"cancel is {self.cancel!r:.60}; it must be a function without arguments, or an "
-                "object with a method is_set, such as threading.Event()."
+                "object with the method is_set, such as an event."
             )
         if len(guides := self.guides) > 1:
-            raise OptionError(f"{guides[1]} has no effect with {guides[0]}: pass only one of them.")
+            raise OptionError(f"{guides[1]} has no effect with {guides[0]}: pass one of them.")
         for name in ("regex", "grammar"):
             value = getattr(self, name)
             if value is not None and not is_text(value):
@@ -108,7 +108,7 @@ def check_choosing(controls: Controls, options: Mapping[str, Any]) -> None:
     given = {name for name, value in vars(controls).items() if value is not None}
     others = given - BESIDE_CHOICES | {n for n, value in options.items() if value is not None}
     for name in sorted(others):
-        raise OptionError(f"{name} has no effect with choices: pass only one of them.")
+        raise OptionError(f"{name} has no effect with choices: pass one of them.")
     is_list = isinstance(choices, list | tuple) or hasattr(choices, "tolist")  # numpy's arrays
     if not is_list or not len(choices) or not all(item and is_text(item) for item in choices):
         raise OptionError(

@@ -97,7 +97,7 @@ def _check_effects(options: GenerationOptions, caller: set[str], kind: Kind) -> 
             raise OptionError(f"{name} has no effect with {kind} models: leave it out.")
     for name, other in INSTEAD.items():
         if name in caller and other in caller:
-            raise OptionError(f"{name} has no effect with {other}: pass only one of them.")
+            raise OptionError(f"{name} has no effect with {other}: pass one of them.")
     for name, traits in OPTION_TRAITS.items():
         if name in caller and traits.needs is not None and not traits.needs.is_met(options):
             raise OptionError(f"{name} has no effect {traits.needs.words}.")

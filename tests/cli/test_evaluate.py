@@ -129,7 +129,7 @@ def test_the_report_as_text(bundle: Path, text: Path, capsys: Captured) -> None:
     assert {name: value.strip() for name, value in lines.items()}.items() >= {
         "bundle": str(bundle),
         "precision": "fp32",
-        "windows": "96 tokens of context, 48 apart",
+        "windows": "96 tokens each, 48 tokens apart",
         "reference": f"{bundle}, fp32",
         "KL divergence": "0.00e+00 nats",
         "top-1 agreement": "100.00%",

@@ -1,7 +1,7 @@
 """The shell commands in the README and the docs run as they are.
 
-``pip install`` and the test command are left out: whoever runs this has run both. A stand-in replaces
-the GPU that one of them verifies.
+``pip install`` and the test command are left out: whoever runs this has run both. A stand-in
+replaces the GPU that one of them verifies.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def test_languages_choose_the_checkpoints_task(t5: Pair) -> None:
     assert expected["en_to_de"] != expected["en_to_fr"]
     with pytest.raises(OptionError, match="it has settings for translation_en_to_fr"):
         translate(TEXTS, src_lang="en", tgt_lang="xx")
-    with pytest.raises(OptionError, match="given together"):
+    with pytest.raises(OptionError, match="pass both"):
         translate(TEXTS, src_lang="en")
 
 
@@ -227,18 +227,18 @@ def test_sampling_is_the_default(gpt2: Pair) -> None:
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        ("text-generation", {"return_full_text": "yes"}, "must be true or false"),
-        ("text-generation", {"return_full_text": True, "return_text": True}, "no effect beside"),
-        ("text-generation", {"return_full_text": True, "return_tensors": True}, "no effect beside"),
-        ("text-generation", {"return_tensors": True, "return_text": True}, "no effect beside"),
+        ("text-generation", {"return_full_text": "yes"}, "must be True or False"),
+        ("text-generation", {"return_full_text": True, "return_text": True}, "no effect with"),
+        ("text-generation", {"return_full_text": True, "return_tensors": True}, "no effect with"),
+        ("text-generation", {"return_tensors": True, "return_text": True}, "no effect with"),
         ("text-generation", {"return_text": False}, "pass return_tensors"),
         ("text-generation", {"handle_long_generation": "cut"}, "must be 'hole'"),
         ("text-generation", {"handle_long_generation": "hole"}, "handle_long_generation has no"),
-        ("text-generation", {"truncation": True}, "has no bound"),
+        ("text-generation", {"truncation": True}, "has no limit of length"),
         ("text-generation", {"batch_size": 0}, "at least 1"),
-        ("text-generation", {"prefix": 3}, "must be a text"),
-        ("text-generation", {"stop_sequence": ""}, "nothing to stop at"),
-        ("text-generation", {"stop_sequence": "a", "eos_token_id": 3}, "beside eos_token_id"),
+        ("text-generation", {"prefix": 3}, "must be a string"),
+        ("text-generation", {"stop_sequence": ""}, "stop_sequence is empty"),
+        ("text-generation", {"stop_sequence": "a", "eos_token_id": 3}, "with eos_token_id"),
         ("text-generation", {"src_lang": "en"}, "no option 'src_lang'"),
         ("text-generation", {"logprobs": 3}, "no effect with a pipeline"),
         ("text-generation", {"choices": ["a", "b"]}, "no effect with a pipeline"),
@@ -264,7 +264,7 @@ def test_inputs_that_are_no_texts_are_refused(gpt2: Pair, inputs: Any) -> None:
 def test_loading(gpt2: Pair) -> None:
     made = pipeline("text-generation", gpt2.model.bundle.folder, threads=1, max_new_tokens=3)
     assert made.model.bundle.folder == gpt2.model.bundle.folder
-    with pytest.raises(OptionError, match="threads has no effect on a model that is loaded"):
+    with pytest.raises(OptionError, match="threads has no effect on a loaded model"):
         pipeline("text-generation", gpt2.model, threads=1)
     assert pipeline("text-generation").model.bundle.manifest.architecture == "gpt2"
     assert pipeline("summarization").model.bundle.manifest.architecture == "t5"
@@ -302,7 +302,7 @@ def test_a_long_text_is_truncated_or_cut_at_its_start(
     for options in ({"truncation": True}, {"handle_long_generation": "hole"}):
         found, expected = pair.both("text-generation", long, **{**GREEDY, **options})
         assert found == expected
-    with pytest.raises(OptionError, match="leaves no place"):
+    with pytest.raises(OptionError, match="leaves no room"):
         pipeline("text-generation", pair.model)(
             long, handle_long_generation="hole", max_new_tokens=24
         )
@@ -348,7 +348,7 @@ def test_truncation_wants_a_length(length: Any, gpt2: Pair) -> None:
         (["text-generation"], {}, "There is no task"),
         ("text-generation", {"logprobs": 3}, "logprobs has no effect"),
         ("text-generation", {"choices": ["a", "b"]}, "choices has no effect"),
-        ("text-generation", {"truncation": True, "max_length": 3}, "pass it there"),
+        ("text-generation", {"truncation": True, "max_length": 3}, "pass it to each call"),
     ],
 )
 def test_a_pipeline_refuses_bad_defaults(

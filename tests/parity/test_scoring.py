@@ -237,7 +237,9 @@ def test_a_text_of_fewer_than_two_tokens_is_refused(model: Model, text: str) -> 
 def test_a_target_that_is_missing_or_has_no_effect(model: Model, t5_model: Model) -> None:
     with pytest.raises(OptionError, match=r"^target has no effect .*\.$"):
         model.score("a text", "a target")
-    with pytest.raises(OptionError, match=r"encoder: pass a text and the target"):
+    with pytest.raises(
+        OptionError, match=r"encoder-decoder model needs it: pass a text and the target"
+    ):
         t5_model.score("a text")
 
 

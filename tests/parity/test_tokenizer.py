@@ -240,7 +240,9 @@ def test_token_is_none_where_decode_leaves_it_out(tmp_path: Path) -> None:
 def test_file_that_is_not_a_tokenizer(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer .*export"):
+    with pytest.raises(
+        BundleError, match=r"tokenizer\.json cannot be read as a tokenizer .*export"
+    ):
         Tokenizer(path, False)
 
 

@@ -162,7 +162,7 @@ def test_layers_are_kept_by_a_pattern(quantize: Callable[..., Bundle]) -> None:
         ({"recipe": "int3"}, OptionError, "There is no recipe 'int3'"),
         ({"recipe": "int4", "block_size": 48}, OptionError, "The block size is 48"),
         ({"block_size": 32}, OptionError, "no effect with the recipe 'int8'"),
-        ({"keep": ["h.9.x"]}, OptionError, f"no layer 'h.9.x' to keep: there are {LAYERS[0]}, "),
+        ({"keep": ["h.9.x"]}, OptionError, f"'h.9.x' to keep: use names or patterns of {LAYERS[0]}, "),
         ({"keep": "h.9.x"}, OptionError, "no layer 'h.9.x'"),
         ({"keep": [5]}, OptionError, "no layer 5 to keep"),
         ({"recipe": "int4", "block_size": 32.0}, OptionError, "The block size is 32.0"),
@@ -189,7 +189,7 @@ def test_wrong_options(
 def test_quantized_already(quantize: Callable[..., Bundle], tmp_path: Path) -> None:
     bundle = quantize()
     assert refusal(BundleError, lambda: quantize_bundle(bundle.folder, tmp_path / "twice")) == (
-        f"{bundle.folder} is quantized already (int8): quantize the float32 bundle."
+        f"{bundle.folder} is already quantized (int8): pass the float32 bundle."
     )
     assert not (tmp_path / "twice").exists()
 

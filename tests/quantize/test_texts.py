@@ -139,8 +139,8 @@ def test_pairs(t5_model: Model, name: str, tmp_path: Path) -> None:
 def test_one_pair_is_not_enough(t5_model: Model, tmp_path: Path) -> None:
     path = written(tmp_path, "pairs.tsv", "a fox\the said\n")
     assert refused(t5_model, path) == (
-        f"{path} is too short to calibrate on one half and judge by the other: give at least two "
-        "pairs."
+        f"{path} is too short to use one half for calibration and one for the quality gate: give "
+        "at least two pairs."
     )
 
 

@@ -109,9 +109,10 @@ def test_lengths_beyond_the_positions_are_left_out_and_reported(
     assert set(item["first_token_ms"]) == {"96"}
     assert item["new_tokens"] == {"81": 16}
     assert item["left_out"] == [
-        "gpt2 reads at most 96 tokens, so that none comes after 97: give smaller --prompt-lengths.",
-        "gpt2 has 96 positions, too few for 16 new tokens after 82 of context: give --contexts up "
-        "to 81.",
+        "gpt2: the prompt length 97 is left out, because the model has only 96 positions: use "
+        "--prompt-lengths up to 96.",
+        "gpt2: the context 82 is left out, because the model has only 96 positions and a "
+        "measurement needs 16 new tokens: use --contexts up to 81.",
     ]
 
 
@@ -236,7 +237,9 @@ def test_a_worker_that_dies_after_its_load(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(rounds, "WORKER", "dying_worker")
     message = failure(capsys, *BENCH, bundle)
-    assert message.startswith("The process that measured gpt2 ended with status 3 (it said nothing")
+    assert message.startswith(
+        "The process that measured gpt2 ended with status 3 (without an error"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")

@@ -126,7 +126,7 @@ def test_prefix_allowed_tokens(model: Model) -> None:
 
 @pytest.mark.parametrize("given", [[], [-1], [10**6], ["a"], [[1]], None])
 def test_bad_results_of_prefix_allowed_tokens_are_refused(model: Model, given: Any) -> None:
-    with pytest.raises(OptionError, match="prefix_allowed_tokens_fn gave"):
+    with pytest.raises(OptionError, match="prefix_allowed_tokens_fn returned"):
         model.generate_ids([[1]], prefix_allowed_tokens_fn=lambda prompt, tokens: given)
 
 
@@ -155,19 +155,19 @@ def test_a_processor_that_gives_nan_or_infinity_is_refused(
         changed[3] = bad
         return changed
 
-    with pytest.raises(OptionError, match="logits_processor gave NaN, infinity"):
+    with pytest.raises(OptionError, match="logits_processor returned NaN, infinity"):
         model.generate_ids([[1]], logits_processor=spoil, **STRATEGIES[strategy])
 
 
 @pytest.mark.parametrize("given", [[[1], [2, 3]], np.zeros(320, complex)])
 def test_a_processor_that_gives_no_list_of_numbers_is_refused(model: Model, given: Any) -> None:
-    with pytest.raises(OptionError, match="logits_processor gave"):
+    with pytest.raises(OptionError, match="logits_processor returned"):
         model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
 
 
 @pytest.mark.parametrize("given", [None, 1.0, [1, 2], "text", np.zeros((1, 320))])
 def test_a_processor_that_gives_another_shape_is_refused(model: Model, given: Any) -> None:
-    with pytest.raises(OptionError, match="logits_processor gave"):
+    with pytest.raises(OptionError, match="logits_processor returned"):
         model.generate_ids([[1]], logits_processor=lambda tokens, logits: given)
 
 

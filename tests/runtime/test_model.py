@@ -400,7 +400,7 @@ def test_load_takes_every_kind_of_path(bundle: Path, path: str) -> None:
 
 
 def test_a_path_and_a_demo_at_once(bundle: Path) -> None:
-    with pytest.raises(OptionError, match=r"^demo has no effect beside path: .*\.$"):
+    with pytest.raises(OptionError, match=r"^demo has no effect with path: .*\.$"):
         load(bundle, demo="gpt2")
 
 

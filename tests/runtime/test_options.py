@@ -129,9 +129,8 @@ def test_an_unknown_option_is_refused_with_a_suggestion(name: str, meant: str) -
     assert meant in message
 
 
-def test_an_option_like_no_other_is_refused_with_the_list() -> None:
-    message = options_error({"qqq": 1})
-    assert all(f.name in message for f in fields(GenerationOptions))
+def test_an_option_like_no_other_is_refused_with_the_source_of_names() -> None:
+    assert "GenerationConfig" in options_error({"qqq": 1})
 
 
 @pytest.mark.parametrize("name", ["num_assistant_tokens", "penalty_alpha", "use_cache"])
@@ -186,7 +185,7 @@ def test_sampling_options_when_the_caller_turns_sampling_off() -> None:
 @pytest.mark.parametrize("kind", ["max", "min"])
 def test_both_limits_at_once(kind: str) -> None:
     message = options_error({f"{kind}_length": 9, f"{kind}_new_tokens": 3}, ENDING)
-    assert message.startswith(f"{kind}_length has no effect beside {kind}_new_tokens")
+    assert message.startswith(f"{kind}_length has no effect with {kind}_new_tokens")
 
 
 def test_both_limits_from_the_bundle() -> None:
@@ -207,8 +206,7 @@ def test_the_callers_shortest_length_replaces_either_of_the_bundles() -> None:
 def test_options_of_the_other_kind_of_model(name: str, kind: Kind) -> None:
     start = {"decoder_start_token_id": 0}
     message = options_error({name: 1}, start, resolve=partial(resolve_options, kind=kind))
-    assert message.startswith(f"{name} has no effect")
-    assert message.endswith(f"{kind}.")
+    assert message.startswith(f"{name} has no effect with {kind} models")
     resolve_options({name: 1}, {}, kind)
     assert resolve_options({name: 1}, {name: None}, kind) == GenerationOptions()
 

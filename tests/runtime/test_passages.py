@@ -64,10 +64,10 @@ def test_context_and_stride_can_be_smaller(model: Model, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("sizes", "named"),
     [
-        ({"context": 97}, "context is 97; this model reads 1 to 96 tokens."),
+        ({"context": 97}, "context is 97; it must be from 1 to 96 (the model's positions)."),
         ({"context": 0}, "context is 0; it must be at least 1."),
-        ({"context": 8, "stride": 9}, "stride is 9; it must be from 1 to the context of 8."),
-        ({"stride": 0}, "stride is 0; it must be from 1 to the context of 96."),
+        ({"context": 8, "stride": 9}, "stride is 9; it must be from 1 to 8 (the context)."),
+        ({"stride": 0}, "stride is 0; it must be from 1 to 96 (the context)."),
     ],
 )
 def test_bad_sizes_of_windows_are_refused(
@@ -97,9 +97,9 @@ def test_a_first_token_within_a_character_is_not_taken_off(model: Model, tmp_pat
 
 
 def test_texts_that_cannot_be_read(model: Model, tmp_path: Path) -> None:
-    assert "UTF-8: byte 3" in file_error(model, tmp_path, b"abc\xff")
-    assert "no text" in file_error(model, tmp_path, b"")
-    assert "no text" in file_error(model, tmp_path, " \n\r\n")
+    assert "is not valid UTF-8 at byte 3" in file_error(model, tmp_path, b"abc\xff")
+    assert "is empty" in file_error(model, tmp_path, b"")
+    assert "is empty" in file_error(model, tmp_path, " \n\r\n")
     assert "has 1 token, and" in file_error(model, tmp_path, "z")
 
 
@@ -168,8 +168,8 @@ def test_windows_have_no_effect_on_pairs(
         ("a\tb\n\nc\td\n", ", line 2 has 0 tabs"),
         ("a\tb\nc\t \n", ", line 2: the target is empty"),
         ("\tb", ", line 1: the source is empty"),
-        (b"a\tb\nc\t\xe9", "UTF-8: byte 6"),
-        (b"", "no text"),
+        (b"a\tb\nc\t\xe9", "is not valid UTF-8 at byte 6"),
+        (b"", "is empty"),
     ],
 )
 def test_pairs_that_cannot_be_read(
@@ -184,11 +184,11 @@ def test_pairs_that_cannot_be_read(
         ("{", " is not valid JSON"),
         ("", " is not valid JSON"),
         ("[" * 100_000, " is not valid JSON"),
-        ("[]", " is no JSON object"),
-        ('{"source": "a"}', " has no text 'target'"),
-        ('{"source": 5, "target": "b"}', " has no text 'source'"),
+        ("[]", " is not a JSON object"),
+        ('{"source": "a"}', " has no string 'target'"),
+        ('{"source": 5, "target": "b"}', " has no string 'source'"),
         ('{"source": "a", "target": ""}', ": the target is empty"),
-        ('{"source": "\\ud83d", "target": "b"}', ": the source has half a character"),
+        ('{"source": "\\ud83d", "target": "b"}', ": the source has a lone surrogate"),
     ],
     ids=lambda item: item[:20],
 )

@@ -95,7 +95,7 @@ def test_packed_weights_that_would_be_misread_are_refused(
     bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepacked, "ALIGNMENT", 2**40)
-    with pytest.raises(BundleError, match="load it without prepack"):
+    with pytest.raises(BundleError, match="load the bundle without prepack"):
         load(bundle, prepack=True)
     assert entries(cache) == []
 

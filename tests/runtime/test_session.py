@@ -308,7 +308,7 @@ def test_a_stream_ends_with_the_next_call(session: Session) -> None:
     pieces = session.stream("Once upon a time", do_sample=False, max_new_tokens=8)
     next(pieces)
     session.generate_ids(PROMPT, **OPTIONS)
-    with pytest.raises(EdgeseqError, match="gone on to another text"):
+    with pytest.raises(EdgeseqError, match="A later call of the session has ended"):
         list(pieces)
 
 

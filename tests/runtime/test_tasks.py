@@ -120,13 +120,17 @@ def test_a_field_may_be_named_and_have_a_default(demo_gpt2: Model) -> None:
 @pytest.mark.parametrize(
     ("task", "given", "message"),
     [
-        ("no-such-task", {"text": "a"}, "There is no task 'no-such-task': known are"),
-        ("mine.toml", {"text": "a"}, "There is no template mine.toml"),
+        ("no-such-task", {"text": "a"}, "There is no task 'no-such-task': use anonymization"),
+        ("mine.toml", {"text": "a"}, "There is no template file mine.toml"),
         (3, {"text": "a"}, "There is no task 3"),
         ("classification", {"text": "a", "max_new_tokens": 3}, "no effect with choices"),
         ("summarization", {"text": "a", "nonsense": 3}, "no option 'nonsense'"),
-        ("summarization", {"text": "a", "num_return_sequences": 2}, "has one answer"),
-        ("summarization", {"text": "a", "decoder_input_ids": [[1]]}, "belongs to single prompts"),
+        ("summarization", {"text": "a", "num_return_sequences": 2}, "which has one answer"),
+        (
+            "summarization",
+            {"text": "a", "decoder_input_ids": [[1]]},
+            "decoder_input_ids has no effect with a task",
+        ),
     ],
 )
 def test_bad_tasks_and_options_are_refused(
@@ -137,15 +141,17 @@ def test_bad_tasks_and_options_are_refused(
 
 
 def test_missing_fields(demo: Model) -> None:
-    with pytest.raises(PromptError, match="takes texts for question, context; the input lacks"):
+    with pytest.raises(
+        PromptError, match="context is missing; .* needs a string for each of question, context"
+    ):
         demo.run("open-book-question-answering", "Who?")
-    with pytest.raises(PromptError, match="has context 3"):
+    with pytest.raises(PromptError, match="context is 3"):
         demo.run("open-book-question-answering", "Who?", context=3)
     with pytest.raises(PromptError, match="text has a lone surrogate"):
         demo.run("summarization", "\ud800")
     with pytest.raises(PromptError, match="text is None"):
         demo.run("summarization")
-    with pytest.raises(OptionError, match="beside the text"):
+    with pytest.raises(OptionError, match="if the text is also passed"):
         demo.run("summarization", "a", text="b")
 
 
@@ -162,27 +168,27 @@ options = { max_new_tokens = 4 }
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("fields", "felds", "has felds; known are defaults, fields, title"),
+        ("fields", "felds", "unknown key felds: use defaults, fields, title"),
         ('["text"]', '"text"', "fields is 'text'; it must be a list"),
         ('["text"]', "[]", "fields is"),
         ('["text"]', '["a b"]', "fields is"),
-        ('["text"]', '["other"]', "which is none of fields"),
+        ('["text"]', '["other"]', "but the fields are other"),
         ("{text}!", "{txt}!", r"decoder-only.prompt has \{txt\}"),
-        ('prompt = "{text}!"', "", "decoder-only.prompt must be a text"),
-        ('"{text}!"', "3", "decoder-only.prompt must be a text"),
-        ('"{text}!"', '"{text}"\nlabels = { a = "a" }', "two labels or more"),
-        ('"{text}!"', '"{text}"\nlabels = { a = "a", b = 2 }', "two labels or more"),
+        ('prompt = "{text}!"', "", "decoder-only.prompt must be a string"),
+        ('"{text}!"', "3", "decoder-only.prompt must be a string"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "a" }', "at least two strings"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "a", b = 2 }', "at least two strings"),
         ('"{text}!"', '"{text}"\nstrip = 3', "strip must be true or false"),
-        ('"{text}!"', '"{text}"\nstop = 3', "has decoder-only.stop; known are"),
+        ('"{text}!"', '"{text}"\nstop = 3', "unknown key decoder-only.stop: use"),
         ("{ max_new_tokens = 4 }", "3", "options must be a table"),
         ("{ max_new_tokens", 'labels = {a="a",b="b"}\noptions = { max', "cannot be read"),
-        ("options", 'labels = {a="a",b="b"}\noptions', "no effect beside labels"),
-        ('"{text}!"', '"{text}"\nlabels = { a = "c", b = "c" }', "each label a text of its own"),
-        ('"{text}!"', '"{text}"\nlabels = { a = "", b = "c" }', "each label a text of its own"),
+        ("options", 'labels = {a="a",b="b"}\noptions', "no effect with labels"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "c", b = "c" }', "must have different strings"),
+        ('"{text}!"', '"{text}"\nlabels = { a = "", b = "c" }', "must have different strings"),
         ("{ max_new_tokens = 4 }", '{ choices = ["a"] }', "use encoder-decoder.labels"),
-        ("[decoder-only]", "[decoder]", "has decoder; known are"),
+        ("[decoder-only]", "[decoder]", "unknown key decoder: use"),
         ("fields =", "fields", "cannot be read as a template"),
-        ("fields =", "defaults = { other = 'a' }\nfields =", "for some of fields"),
+        ("fields =", "defaults = { other = 'a' }\nfields =", "for some of the fields"),
     ],
 )
 def test_wrong_templates(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_a_wrong_option_of_a_template_is_refused(demo_t5: Model, tmp_path: Path)
 def test_an_argument_of_calls_is_no_option_of_a_template(demo_t5: Model, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD.replace("max_new_tokens = 4", "cancel = 4"), encoding="utf-8")
-    with pytest.raises(OptionError, match="cancel is no default: pass it in the call"):
+    with pytest.raises(OptionError, match="cancel cannot be a default: pass it in the call"):
         demo_t5.run(path, "The fox")
 
 

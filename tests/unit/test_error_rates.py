@@ -61,7 +61,7 @@ def test_an_error_rate_can_be_above_one() -> None:
 
 def test_targets_without_words_are_refused() -> None:
     for found, expected in (["a"], [" "]), ([], []):
-        with pytest.raises(PromptError, match="hold no word"):
+        with pytest.raises(PromptError, match="have no words"):
             error_rates(found, expected)
 
 

@@ -177,7 +177,9 @@ def test_refused_in_one_sentence() -> None:
     with pytest.raises(QuantizationError) as caught:
         admit(gate(), candidate(floor=0.5, costs={LAYERS[0]: 0.1}))
     message = str(caught.value)
-    assert message.startswith("Perplexity rises by 50.00%, more than the limit of 1.00%, with 1 layer")
+    assert message.startswith(
+        "Perplexity rises by 50.00%, more than the limit of 1.00%, with 1 layer"
+    )
     assert "--max-loss" in message
     assert "--allow-loss" in message
     assert "\n" not in message

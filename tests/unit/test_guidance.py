@@ -412,16 +412,16 @@ def test_dead_end_is_described() -> None:
         assert guide.describe_dead_end() == ""
         tokens.append(ids[-1])
     assert guide.describe_dead_end() == (
-        "The model's vocabulary cannot spell what regex asks for after 'cat': ask for a text that "
-        "it can spell, or use a model whose vocabulary has all characters."
+        "The model's vocabulary cannot spell any text that regex allows after the text 'cat': change "
+        "regex, or use a model whose vocabulary has all characters."
     )
 
 
 @pytest.mark.parametrize(
     ("what", "wanted"),
     [
-        ({"json_schema": {"type": "object"}}, "'{', which json_schema asks for at the start"),
-        ({"regex": "[{}]x"}, "what regex asks for at the start"),
+        ({"json_schema": {"type": "object"}}, "'{', which json_schema requires at the start"),
+        ({"regex": "[{}]x"}, "any text that regex allows at the start"),
         ({"grammar": 'start: "{" start'}, "'{{{{{{"),
     ],
 )
@@ -474,19 +474,19 @@ def test_a_grammar_that_becomes_too_complex(capfd: pytest.CaptureFixture[str]) -
     tokens: list[int] = []
     while len(tokens) < 9 and allowed(guide, 384, tokens, True):
         tokens.append(FIRST_BYTE + ord("a"))
-    assert guide.describe_dead_end().startswith("grammar cannot be followed after 'aa' of the text")
+    assert guide.describe_dead_end().startswith("grammar cannot be followed after the text 'aa': ")
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("ends", [[], [384], [-1]])
 def test_an_end_of_text_token_is_required(ends: list[int]) -> None:
-    with pytest.raises(OptionError, match="regex needs a model with an end-of-text token"):
+    with pytest.raises(OptionError, match="regex needs an end-of-text token: pass eos_token_id"):
         Guide(known("bytes")[0], 384, ends, regex="a")
 
 
 def test_an_unknown_decoder_is_refused(tokenizer_of: Callable[..., Tokenizer]) -> None:
     tokenizer = tokenizer_of(decoders.BPEDecoder(), ["</s>", "a</w>"])
-    with pytest.raises(OptionError, match=r"this one's decoder is .*BPEDecoder"):
+    with pytest.raises(OptionError, match=r"this tokenizer, whose decoder is .*BPEDecoder"):
         Guide(tokenizer, 2, [0], regex="a")
 
 

@@ -89,7 +89,7 @@ def test_an_invalid_value_is_named(name: str, value: Any) -> None:
     beside = BESIDE.get(name, {})
     message = options_error({name: value}, beside)
     assert message.startswith(
-        (f"{name} is ", f"an item of {name} is ", f"the ids of an item of {name}")
+        (f"{name} is ", f"An item of {name} is ", f"The first part of an item of {name} is ")
     )
     assert "must" in message
     assert options_error({}, {**beside, name: value}) == message  # the bundle's, too
@@ -183,10 +183,10 @@ def test_one_end_or_several_or_none(value: Any, expected: tuple[int, ...]) -> No
     ("options", "named"),
     [
         ({"num_return_sequences": 2}, "do_sample"),
-        ({**BEAMS, "num_return_sequences": 5}, "num_beams, 4"),
-        ({**BEAMS, **SAMPLING, "num_return_sequences": 5}, "num_beams, 4"),
-        ({**GROUPS, "num_beam_groups": 3}, "divide num_beams"),
-        ({**GROUPS, "num_beam_groups": 8}, "divide num_beams"),
+        ({**BEAMS, "num_return_sequences": 5}, "at most num_beams (4)"),
+        ({**BEAMS, **SAMPLING, "num_return_sequences": 5}, "at most num_beams (4)"),
+        ({**GROUPS, "num_beam_groups": 3}, "divide num_beams (4)"),
+        ({**GROUPS, "num_beam_groups": 8}, "divide num_beams (4)"),
         ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "without beam search"),
         ({**GROUPS, **SAMPLING}, "do_sample"),
         ({**BEAMS, "num_beam_groups": 2}, "diversity_penalty"),

@@ -117,7 +117,9 @@ def test_unknown_recipe(name: Any) -> None:
 def test_wrong_block_size(name: str, size: Any) -> None:
     with pytest.raises(OptionError) as caught:
         find_recipe(name, size)
-    assert str(caught.value) == f"The block size is {size!r}; it must be one of 16, 32, 64, 128, 256."
+    assert (
+        str(caught.value) == f"The block size is {size!r}; it must be one of 16, 32, 64, 128, 256."
+    )
 
 
 def test_block_size_without_blocks() -> None:
