@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def documented(names: Iterator[str] | list[str]) -> str:
 
 
 def options_page() -> str:
-    """Return the table of generation options: types, defaults and docstrings."""
+    """Return the page of generation options: types, defaults and docstrings."""
     name = f"edgeseq.{GenerationOptions.__module__.removeprefix('edgeseq.')}"
     package = griffe.load(name, search_paths=[str(PACKAGE.parent)])
     described = package[GenerationOptions.__name__].attributes
@@ -137,18 +137,14 @@ def options_page() -> str:
         "`logprobs` exist in edgeseq only. How they work together: "
         "[decoding](../how-to/decoding.md).",
         "",
-        "| option | type | default | meaning |",
-        "|---|---|---|---|",
     ]
     for field in fields(GenerationOptions):
         docstring = described[field.name].docstring
         if docstring is None:
             raise SystemExit(f"The option {field.name} has no docstring.")
-        default = "" if field.default is MISSING else f"`{field.default!r}`"
-        meaning = " ".join(docstring.value.split())
-        kind = str(field.type).replace("|", "\\|")
-        lines.append(f"| `{field.name}` | `{kind}` | {default} | {meaning} |")
-    return "\n".join(lines) + "\n"
+        lines += [f"## `{field.name}`", "", f"`{field.type}`, default `{field.default!r}`", ""]
+        lines += [docstring.value, ""]
+    return "\n".join(lines)
 
 
 def commands_page() -> str:

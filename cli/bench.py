@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.usage = "edgeseq bench BUNDLE... [options]"
     parser.description = DESCRIPTION
-    parser.add_argument("bundle", nargs="*", type=Path, help="folder of a bundle")
+    parser.add_argument("bundle", nargs="*", type=Path, metavar="BUNDLE", help="folder of a bundle")
     parser.add_argument(
         "--demo",
         action="append",
@@ -54,10 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_provider(parser)
     count = _whole(1)
-    parser.add_argument("--rounds", type=count, default=5, help="number of rounds (default: 5)")
+    parser.add_argument(
+        "--rounds", type=count, metavar="N", default=5, help="number of rounds (default: 5)"
+    )
     parser.add_argument(
         "--repeats",
         type=count,
+        metavar="N",
         default=3,
         help="measurements of each time to first token per round (default: 3)",
     )
@@ -65,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
         type=_whole(1, MAX_THREADS),
+        metavar="N",
         help="number of threads (default: usable physical cores)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -96,6 +100,7 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--new-tokens",
         type=_whole(FEWEST_NEW_TOKENS),
+        metavar="N",
         default=128,
         help="new tokens after each context, or as many as the model's positions allow "
         "(default: 128)",

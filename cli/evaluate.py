@@ -40,14 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         type=Path,
+        metavar="BUNDLE",
         help="bundle to compare with, usually the fp32 bundle; it runs on the CPU",
     )
     parser.add_argument(
-        "--context", type=integer, help="tokens per window (default: the model's positions)"
+        "--context",
+        type=integer,
+        metavar="N",
+        help="tokens per window (default: the model's positions)",
     )
     parser.add_argument(
         "--stride",
         type=integer,
+        metavar="N",
         help="tokens between the starts of two windows (default: half the context)",
     )
     add_machine(parser)

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.usage = "edgeseq export CHECKPOINT OUT [options]"
     parser.description = "Turn a Hugging Face checkpoint into a bundle (needs the extra 'export')."
-    parser.add_argument("checkpoint", help="folder, or id on the Hub")
-    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or id on the Hub")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bundle to write")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--precision",

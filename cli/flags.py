@@ -42,6 +42,7 @@ def number(text: str) -> float:
 
 
 TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number}
+METAVARS = {int: "N", float: "X"}
 
 
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
@@ -52,7 +53,12 @@ def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
     for name in names:
         flag = FLAGS[name]
         text = helps.get(name, flag.help)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=TYPES[flag.type], help=text)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=TYPES[flag.type],
+            metavar=METAVARS[flag.type],
+            help=text,
+        )
 
 
 def add_sampling(parser: Any) -> None:
@@ -75,7 +81,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add the flags for threads, device and KV cache; ``machine_of`` reads them."""
     parser.add_argument(
-        "--threads", type=integer, help="number of threads (default: usable physical cores)"
+        "--threads",
+        type=integer,
+        metavar="N",
+        help="number of threads (default: usable physical cores)",
     )
     parser.add_argument(
         "--device",

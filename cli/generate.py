@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = GENERATE_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("prompt", nargs="?", help="the text; from standard input if absent or -")
+    parser.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="the text; from standard input if absent or -"
+    )
     add_model(parser)
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument(

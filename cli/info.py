@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "edgeseq info BUNDLE [options]"
     parser.description = "Show the manifest of a bundle, and check its files."
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle")
+    which.add_argument(
+        "bundle", nargs="?", type=Path, metavar="BUNDLE", help="folder of the bundle"
+    )
     which.add_argument("--demo", choices=DEMOS, help="demo model instead of a bundle's folder")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.add_argument("--verify", action="store_true", help="check the hash of every file")

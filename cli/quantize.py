@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Quantize a float32 bundle, and measure what it loses (needs the extra 'quantize')."
     )
-    parser.add_argument("bundle", type=Path, help="folder of the float32 bundle")
-    parser.add_argument("out", type=Path, help="folder of the bundle to write")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the float32 bundle")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bundle to write")
     default = next(iter(RECIPES))
     parser.add_argument(
         "--recipe", default=default, choices=RECIPES, help=f"how to quantize (default: {default})"
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_recipe_flags(group: Any) -> None:
     """Add the flags of a recipe to a parser or a group; ``recipe_settings`` reads them."""
     group.add_argument(
-        "--block-size", type=integer, help="weights per scale, for recipes with blocks"
+        "--block-size", type=integer, metavar="N", help="weights per scale, for recipes with blocks"
     )
     group.add_argument(
         "--kv-cache",
@@ -40,7 +40,10 @@ def add_recipe_flags(group: Any) -> None:
         help="default dtype of the KV cache (default: the recipe's)",
     )
     group.add_argument(
-        "--text", type=Path, help="text, or source and target pairs, for calibration and evaluation"
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="text, or source and target pairs, for calibration and evaluation",
     )
     group.add_argument(
         "--keep",

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = RUN_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("task", help="name of a task, or path of a template (.toml)")
+    parser.add_argument(
+        "task", metavar="TASK", help="name of a task, or path of a template (.toml)"
+    )
     text = parser.add_argument(
         "text", metavar="TEXT", help="the text; from standard input if absent or -"
     )

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "List the task templates that come with edgeseq; show one, or copy it to change it."
     )
-    parser.add_argument("task", nargs="?", help="show this template")
+    parser.add_argument("task", nargs="?", metavar="TASK", help="show this template")
     parser.add_argument("--copy", type=Path, metavar="FILE", help="write it to a file (.toml)")
     parser.set_defaults(run=_tasks)
 

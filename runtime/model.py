@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .tasks.runs import TaskResult
 
 CACHE_BYTES = 256 * 2**20  # default memory limit of a session's KV caches
-NO_BOUND = 2**30  # position limit for models without one
-ONE_SEQUENCE = ("num_return_sequences", 1)  # option value that a stream may be given
+NO_BOUND = 2**30  # limit of positions for models without a limit
+ONE_SEQUENCE = ("num_return_sequences", 1)  # the only value that a stream accepts
 
 
 class Model:

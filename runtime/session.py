@@ -89,7 +89,10 @@ class Session:
         """
         self._check_open()
         if listed(prompt) is None:
-            raise PromptError(f"A session takes one list of token ids, not {prompt!r:.60}.")
+            raise PromptError(
+                f"A session takes one list of token ids, not {prompt!r:.60}: for a text, use "
+                "generate."
+            )
         return self._model.generate_ids([prompt], **options)
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:

@@ -158,10 +158,8 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         tasks = self.model.bundle.manifest.task_specific_params
         pairs = [name for name in tasks if name.startswith("translation")]
         if task is not None and task not in pairs:
-            known = ", ".join(pairs) or "no translation"
-            raise OptionError(
-                f"The checkpoint has no settings for {task!r}; it has settings for {known}."
-            )
+            step = f"use {', '.join(pairs)}" if pairs else "leave out src_lang and tgt_lang"
+            raise OptionError(f"The checkpoint has no settings for {task!r}: {step}.")
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
         return super()._for_task(task)

@@ -20,8 +20,8 @@ from .value_checks import Check, several
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # range of factors and divisors of logits: float32 holds the result
 EXPONENTS = (-20.0, 20.0)  # range of length exponents
-MOST_ROWS = 10_000  # most rows per prompt
-LONGEST_NGRAM = 64  # largest n-gram size: all n-grams up to it are kept
+MOST_ROWS = 10_000  # limit of rows per prompt
+LONGEST_NGRAM = 64  # limit of the n-gram size: all shorter n-grams are kept too
 DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses are wrong
 
 Strategy = Literal["greedy", "sampling", "beam search", "group beam search", "prompt lookup"]

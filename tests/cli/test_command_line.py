@@ -191,7 +191,15 @@ def test_up_to_128_new_tokens_unless_told(long_bundle: Path, capsys: Captured) -
 
 def test_info_says_what_the_bundle_is(bundle: Path, capsys: Captured) -> None:
     printed = succeed(capsys, "info", bundle)
-    for word in ("gpt2", "decoder-only", "fp32", "320", "96", "2, with 4 heads of size 12", str(bundle)):
+    for word in (
+        "gpt2",
+        "decoder-only",
+        "fp32",
+        "320",
+        "96",
+        "2, with 4 heads of size 12",
+        str(bundle),
+    ):
         assert word in printed
     assert "verified" not in printed
 

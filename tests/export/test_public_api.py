@@ -11,19 +11,23 @@ import edgeseq.runtime
 
 RUNTIME_NAMES = [
     "BundleError",
+    "ChoiceProbability",
     "DeviceError",
     "EdgeseqError",
+    "GenerationOptions",
     "GenerationResult",
     "MissingPackageError",
     "Model",
     "OptionError",
     "PromptError",
     "Score",
+    "Session",
+    "TaskResult",
     "Timings",
     "load",
     "pipeline",
 ]
-MAX_NAMES = 12
+MAX_NAMES = 16
 
 
 def test_runtime_names() -> None:

@@ -129,8 +129,8 @@ def test_the_cache_type_can_be_chosen(
 
 def test_a_float_bundle_has_no_int8_cache(bundle: Path) -> None:
     assert refusal(OptionError, lambda: load(bundle, kv_cache="int8"), ending=CODE) == (
-        "The bundle has no graph for a cache of int8: use 'float32', or make one that has with "
-        "`edgeseq quantize`."
+        "kv_cache is 'int8', but the bundle has no graph for it: use 'float32', or make a bundle "
+        "that has one with `edgeseq quantize`."
     )
 
 
@@ -162,7 +162,11 @@ def test_layers_are_kept_by_a_pattern(quantize: Callable[..., Bundle]) -> None:
         ({"recipe": "int3"}, OptionError, "There is no recipe 'int3'"),
         ({"recipe": "int4", "block_size": 48}, OptionError, "The block size is 48"),
         ({"block_size": 32}, OptionError, "no effect with the recipe 'int8'"),
-        ({"keep": ["h.9.x"]}, OptionError, f"'h.9.x' to keep: use names or patterns of {LAYERS[0]}, "),
+        (
+            {"keep": ["h.9.x"]},
+            OptionError,
+            f"'h.9.x' to keep: use names or patterns of {LAYERS[0]}, ",
+        ),
         ({"keep": "h.9.x"}, OptionError, "no layer 'h.9.x'"),
         ({"keep": [5]}, OptionError, "no layer 5 to keep"),
         ({"recipe": "int4", "block_size": 32.0}, OptionError, "The block size is 32.0"),

@@ -72,8 +72,8 @@ def test_windows_of_a_long_text_come_from_all_over_it(
 def test_a_text_of_one_window_is_too_short(model: Model, text: str, tmp_path: Path) -> None:
     path = written(tmp_path, "short.txt", text)
     assert refused(model, path) == (
-        f"{path} is too short to calibrate on one half and judge by the other: give at least 98 "
-        "tokens."
+        f"{path} is too short to use one half for calibration and one for the quality gate: give "
+        "at least 98 tokens."
     )
 
 
@@ -87,7 +87,7 @@ def test_the_shortest_text(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "There is no file"), (b"", "holds no text"), (b"\xff\xfe", "is not text in UTF-8")],
+    [(None, "There is no file"), (b"", "is empty"), (b"\xff\xfe", "is not valid UTF-8")],
 )
 def test_a_file_that_is_no_text(
     model: Model, t5_model: Model, content: bytes | None, message: str, tmp_path: Path

@@ -142,7 +142,7 @@ def test_bad_tasks_and_options_are_refused(
 
 def test_missing_fields(demo: Model) -> None:
     with pytest.raises(
-        PromptError, match="context is missing; .* needs a string for each of question, context"
+        PromptError, match=r"context is missing; .* needs a string for each of question, context"
     ):
         demo.run("open-book-question-answering", "Who?")
     with pytest.raises(PromptError, match="context is 3"):

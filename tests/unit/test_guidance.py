@@ -412,8 +412,8 @@ def test_dead_end_is_described() -> None:
         assert guide.describe_dead_end() == ""
         tokens.append(ids[-1])
     assert guide.describe_dead_end() == (
-        "The model's vocabulary cannot spell any text that regex allows after the text 'cat': change "
-        "regex, or use a model whose vocabulary has all characters."
+        "The model's vocabulary cannot spell any text that regex allows after the text 'cat': "
+        "change regex, or use a model whose vocabulary has all characters."
     )
 
 

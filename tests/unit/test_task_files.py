@@ -236,7 +236,7 @@ def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Cap
     source, out = tmp_path / "lines.txt", tmp_path / "out.jsonl"
     source.write_text(f"One\nTwo\n{'word ' * 1024}\nFour\n", encoding="utf-8")
     command = ["run", "completion", "--input", str(source), "--output", str(out), "--seed", "1"]
-    for before in ("", ", 4 of them before"):
+    for before in ("", ", 4 of them from an earlier run"):
         assert main([*command, "--max-new-tokens", "2"]) == 1
         assert capsys.readouterr().err == f"{out} has 4 answers{before}, 1 with an error\n"
         found = answers(out)
@@ -256,7 +256,7 @@ def test_inputs_may_be_one_json_object_a_line(tmp_path: Path) -> None:
     source.write_bytes('\ufeff{"question": "Who?", "context": "He."}\n'.encode())
     assert read_inputs(source, template) == [{"question": "Who?", "context": "He."}]
     for line, message in (
-        ("3", "line 1 is no JSON object: write an object with question, context"),
+        ("3", "line 1 is not a JSON object: write an object with question, context"),
         ("{", "line 1 is not valid JSON"),
         ("\n", "line 1 is not valid JSON"),
         ("[" * 100_000, "line 1 is not valid JSON"),
@@ -314,7 +314,7 @@ def test_run_a_text(demo_t5: Model, capsys: Captured, monkeypatch: pytest.Monkey
     options = ("--demo", "t5", "--max-new-tokens", "3")
     question = ("run", "open-book-question-answering", *options, "Who?")
     succeed(capsys, *question, "--field", "context=The fox.")
-    assert "lacks context" in failure(capsys, *question)
+    assert "context is missing" in failure(capsys, *question)
     message = failure(capsys, *question, "--field", "context=A.", "--field", "context=B.")
     assert "--field context is given twice" in message
     message = failure(capsys, *question, "--field", "other=The fox.")
@@ -345,7 +345,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
 def test_tasks_are_listed_shown_and_copied(tmp_path: Path, capsys: Captured) -> None:
     listed = succeed(capsys, "tasks")
     assert "summarization" in listed
-    assert "completion                      Go on from a text (decoder-only)" in listed
+    assert "completion                      Continue a text (decoder-only)" in listed
     shown = succeed(capsys, "tasks", "summarization")
     assert 'prompt = "summarize: {text}"' in shown
     copy = tmp_path / "mine.toml"
