@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
     elif first in fields and arguments.text is not None:
-        raise OptionError(f"--field {first} has no effect beside the text: give one of them.")
+        raise OptionError(f"--field {first} has no effect with a text: give one of them.")
     _print(run_all(loaded(), template, [fields], options)[0], arguments.json)
     return 0
 
@@ -107,7 +107,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.input is None and arguments.overwrite:
         arguments.usage_error("--overwrite has no effect without --output")
     if arguments.input is not None and (arguments.text is not None or arguments.json):
-        arguments.usage_error("--input has no effect beside a text or --json; give one of them")
+        arguments.usage_error("--input cannot be combined with a text or --json")
 
 
 def _answer_file(
@@ -131,7 +131,7 @@ def _answer_file(
         say_reading(sys.stdin)
     if first in fields:
         raise OptionError(
-            f"--field {first} has no effect beside --input: the file holds this field."
+            f"--field {first} has no effect with --input: the file holds this field."
         )
     inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
     check_files(arguments.input, out)
