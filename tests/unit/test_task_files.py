@@ -298,7 +298,7 @@ def test_an_output_that_is_no_file_is_refused(source: Path, capsys: Captured) ->
     command = ["run", TASK, "--demo", "t5", "--input", source, "--output", os.devnull]
     assert "is not a file" in failure(capsys, *command)
     message = failure(capsys, *command, "--field", "question=x")
-    assert "--field question has no effect beside --input" in message
+    assert "--field question has no effect with --input" in message
 
 
 def test_run_a_text(demo_t5: Model, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
