@@ -1,4 +1,4 @@
-"""Build the documentation site into `build/site`, or serve it while pages are written.
+"""Build the documentation site into `build/site`, or serve it on localhost.
 
 The pages are those of `docs/` and these, which are made anew each time:
 
@@ -50,8 +50,8 @@ def main() -> int:
     parser.add_argument("--serve", action="store_true", help="serve it on localhost")
     serve = parser.parse_args().serve
     write_pages()
-    if missing := pages_outside_navigation():
-        print(f"Not in the navigation of mkdocs.yml: {', '.join(missing)}.", file=sys.stderr)
+    if differing := pages_and_navigation():
+        print(*differing, sep="\n", file=sys.stderr)
         return 1
     command = ["serve"] if serve else ["build", "--strict", "--clean"]
     done = subprocess.run([sys.executable, "-m", "zensical", *command], cwd=ROOT, check=False)
@@ -114,6 +114,7 @@ def stages_page() -> str:
                 "edgeseq.export.export_checkpoint",
                 "edgeseq.quantize.quantize_bundle",
                 "edgeseq.quantize.Recipe",
+                "edgeseq.quantize.RECIPES",
             ]
         )
     )
@@ -133,9 +134,9 @@ def options_page() -> str:
         "# Generation options",
         "",
         "Keyword arguments of `generate`, `generate_ids`, `stream`, `astream` and of a session's "
-        "calls. Names and defaults are those of Transformers' `GenerationConfig`; `seed` and "
-        "`logprobs` exist in edgeseq only. How they work together: "
-        "[decoding](../how-to/decoding.md).",
+        "calls. Names are those of Transformers' `GenerationConfig`, and so are the defaults, "
+        "except where an option says otherwise. `seed` and `logprobs` exist in edgeseq only. How "
+        "they work together: [decoding](../how-to/decoding.md).",
         "",
     ]
     for field in fields(GenerationOptions):
@@ -179,7 +180,7 @@ def command_lines(parser: Parser) -> Iterator[str]:
         yield "| argument | meaning |"
         yield "|---|---|"
         for action in actions:
-            meaning = (action.help or "").replace("|", "\\|")
+            meaning = re.sub(r"[|*_<]", r"\\\g<0>", action.help or "")
             yield f"| {argument_of(action)} | {meaning} |"
         yield ""
     if parser.epilog:
@@ -197,11 +198,13 @@ def argument_of(action: argparse.Action) -> str:
     return f"`{', '.join(action.option_strings)}{'' if is_switch else f' {value}'}`"
 
 
-def pages_outside_navigation() -> list[str]:
-    """Return the pages that the navigation lacks, and its entries that are no pages."""
+def pages_and_navigation() -> list[str]:
+    """Return a sentence for each page outside the navigation, and each entry without a page."""
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     there = {path.relative_to(PAGES).as_posix() for path in PAGES.rglob("*.md")}
-    return sorted(there ^ {*targets(settings["nav"])})
+    listed = {*targets(settings["nav"])}
+    outside = [f"The navigation of mkdocs.yml lacks {page}." for page in sorted(there - listed)]
+    return outside + [f"There is no page {page}." for page in sorted(listed - there)]
 
 
 def targets(nav: object) -> Iterator[str]:

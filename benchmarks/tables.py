@@ -106,7 +106,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """Return ``value`` with at least so many significant digits, without an exponent."""
+    """Return ``value`` with at least ``digits`` significant digits, without an exponent."""
     rounded = float(f"{value:.{digits}g}")
     if rounded == 0:
         return "0"
@@ -120,7 +120,7 @@ def between(low: float, high: float) -> str:
 
 
 def share(value: float, digits: int) -> str:
-    """Return a share as a percentage with so many decimals."""
+    """Return a share as a percentage with ``digits`` decimals."""
     return f"{value:.{digits}%}".replace("%", " %")
 
 
@@ -236,7 +236,7 @@ def others_table() -> str:
 
 
 def best_other(entries: Entries, metric: Metric) -> str:
-    """Return the entry of another program with the best median; of equal ones the first by name."""
+    """Return the entry of another program with the best median, the first if equal."""
     sign = -1 if metric.more_is_better else 1
     found = {
         entry: sign * median(metrics[metric].values())
@@ -366,7 +366,7 @@ def _bundle(found: Mapping[str, Any]) -> list[str]:
 
 
 def _loss(found: Mapping[str, Any], rise: int, divergence: int, agreement: int) -> list[str]:
-    """Return rise of perplexity, KL divergence and top-1 agreement with so many decimals."""
+    """Return rise of perplexity, KL divergence and top-1 agreement, with these decimals."""
     reference = found["reference"]
     return [
         share(reference["perplexity_rise"], rise),

@@ -19,15 +19,16 @@ LARGEST = 1 << 20  # largest number that a flag accepts
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
 DESCRIPTION = """\
 Compare the load time, time to first token, decode speed, memory bandwidth and peak memory of
-bundles. Each measurement runs in its own process after a warm-up, and the bundles are measured in
-alternating order. Close other programs first, because their load changes the figures. The weights
-of a small model stay in the processor's caches, which may be faster than memory.
+bundles (needs the extra 'bench'). Each measurement runs in its own process after a warm-up, and
+the bundles are measured in alternating order. Close other programs first, because their load
+changes the figures. The weights of a small model stay in the processor's caches, which may be
+faster than memory.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.usage = "edgeseq bench BUNDLE... [options]"
+    parser.usage = "edgeseq bench (BUNDLE... | --demo NAME) [options]"
     parser.description = DESCRIPTION
     parser.add_argument("bundle", nargs="*", type=Path, metavar="BUNDLE", help="folder of a bundle")
     parser.add_argument(
@@ -111,9 +112,7 @@ def _whole(at_least: int, at_most: int = LARGEST) -> Callable[[str], int]:
     def whole(text: str) -> int:
         if text.isascii() and text.isdigit() and at_least <= (value := int(text)) <= at_most:
             return value
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number from {at_least} to {at_most}"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {at_least} to {at_most}")
 
     return whole
 

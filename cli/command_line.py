@@ -20,9 +20,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..runtime.errors import EdgeseqError, reason
+from ..runtime.errors import EdgeseqError, nearest, reason
 
 PROGRAM = "edgeseq"
+TAKE_TEXT = ("generate", "run")  # commands with a text as an argument
 
 
 class Command(NamedTuple):
@@ -93,36 +94,57 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; end the program with status 2 for an unknown option or a superfluous argument."""
-        given = list(args or ())
+        given = sys.argv[1:] if args is None else list(args)
+        self.check_options(given)
+        parsed, rest = super().parse_known_args(given, namespace)
+        if rest:
+            self._refuse(rest[0], given)
+        return parsed, rest
+
+    def check_options(self, given: Sequence[str]) -> None:
+        """Refuse the first unknown option in ``given``.
+
+        argparse itself would first complain about the arguments that an unknown option took.
+        """
+        is_value = False
         for word in given:
             if word == "--" or (word in COMMANDS and self.prog == PROGRAM):
-                break
-            name = word.partition("=")[0]
-            # argparse would complain about arguments that the unknown option took first.
-            if name.startswith("--") and " " not in name and name not in self.option_names():
+                return
+            name, equals, _ = word.partition("=")
+            action = self._option_string_actions.get(name)  # argparse has no public way
+            if is_value:
+                is_value = False
+            elif action is not None:
+                is_value = action.nargs != 0 and not equals
+            elif " " not in word and (name.startswith("--") or f"-{name}" in self.option_names()):
                 self.error(self._unknown(name))
-        parsed, rest = super().parse_known_args(given, namespace)
-        if rest and rest[0].startswith("-"):
-            self.error(self._unknown(rest[0]))
-        if rest:
-            self.error(f"unexpected argument {rest[0]!r:.60}; put a text with spaces in quotes.")
-        return parsed, rest
+
+    def _refuse(self, word: str, given: Sequence[str]) -> NoReturn:
+        """Exit because of a superfluous argument, or an unknown option of one letter."""
+        after = given[given.index("--") :] if "--" in given else []
+        is_option = len(word) > 1 and word[0] == "-" and word[1].isalpha() and " " not in word
+        if is_option and word not in after:
+            self.error(self._unknown(word))
+        hint = "; put a text with spaces in quotes" if self.prog.endswith(TAKE_TEXT) else ""
+        self.error(f"unexpected argument {word!r:.60}{hint}.")
 
     def option_names(self) -> list[str]:
         """Return the names of all options, such as ``--help`` and ``-b``."""
-        return list(self._option_string_actions)  # argparse has no public way
+        return list(self._option_string_actions)
 
     def _unknown(self, name: str) -> str:
-        import difflib  # late: most runs do not need it
-
-        names = self.option_names()
-        begun = [known for known in names if known.startswith(name)] if len(name) > 2 else []
-        close = begun or difflib.get_close_matches(name, names, 1, 0.6)
-        return f"there is no option {name:.60}" + (f"; did you mean {close[0]}?" if close else ".")
+        close = f"-{name}" if f"-{name}" in self.option_names() else None
+        close = close or nearest(name, self.option_names())
+        if close is None and self.prog == PROGRAM:
+            return f"there is no option {name:.60} here: options of a command follow the command."
+        return f"there is no option {name:.60}" + (f"; did you mean {close}?" if close else ".")
 
     def error(self, message: str) -> NoReturn:
         """Print the message, the usage and where to read on; exit with status 2."""
         message = message.removeprefix("argument ")
+        if message.endswith("expected one argument"):
+            option = message.partition(":")[0].partition("/")[0]
+            message += f" (write {option}=VALUE if the value begins with a dash)"
         end = "" if message.endswith((".", "?")) else "."
         self.exit(
             2,
@@ -131,8 +153,11 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def _parser(given: Sequence[str]) -> Parser:
-    """Return the parser for the arguments ``given``; only the command in them gets its flags."""
+def _parser(given: list[str]) -> Parser:
+    """Return the parser for the arguments ``given``; only the command in them gets its flags.
+
+    ``help`` and ``help COMMAND`` in ``given`` become ``--help`` and ``COMMAND --help``.
+    """
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options]",
@@ -143,6 +168,8 @@ def _parser(given: Sequence[str]) -> Parser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog=PROGRAM
     )
+    if given[:1] == ["help"]:
+        given[:] = [*given[1:2], "--help"]
     chosen = next((word for word in given if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         of_command = commands.add_parser(name, help=command.help)
@@ -152,11 +179,13 @@ def _parser(given: Sequence[str]) -> Parser:
     if not given:
         parser.print_help(sys.stderr)
         parser.exit(2)
+    parser.check_options(given)
     if chosen is not None and chosen not in COMMANDS:
-        import difflib
-
-        close = difflib.get_close_matches(chosen, COMMANDS, 1, 0.6)
-        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}."
+        hint = f"commands are {', '.join(COMMANDS)}."
+        if " " in chosen:
+            hint = f"did you mean {PROGRAM} generate {chosen[:20]!r}...?"
+        elif close := nearest(chosen, COMMANDS):
+            hint = f"did you mean {close}?"
         parser.error(f"there is no command {chosen!r:.60}; {hint}")
     return parser
 

@@ -100,7 +100,7 @@ def _add_constraints(group: Any) -> None:
         action="append",
         dest="choices",
         metavar="TEXT",
-        help="restrict the output to this or another --choice; prints the probability of each",
+        help="one allowed output; give several: the probability of each is printed",
     )
     group.add_argument("--regex", help="regular expression that the whole output matches")
     group.add_argument(
@@ -131,7 +131,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         options["max_new_tokens"] = NEW_TOKENS
     prompt = arguments.prompt
     if prompt is None or prompt == "-":
-        model.generate([], **options)  # a bad option is an error before the user types a prompt
+        model.generate([], **options)  # a bad value is an error before the prompt is read
         prompt = read_prompt(sys.stdin)
     if arguments.json:
         for result in model.generate(prompt, **options):

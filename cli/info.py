@@ -18,7 +18,7 @@ LABEL_WIDTH = 14
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.usage = "edgeseq info BUNDLE [options]"
+    parser.usage = "edgeseq info (BUNDLE | --demo NAME) [options]"
     parser.description = "Show the manifest of a bundle, and check its files."
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(

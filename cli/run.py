@@ -92,12 +92,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.input is not None:
         return _answer_file(arguments, template, fields, options, loaded)
     first = template.fields[0]
+    if first in fields and arguments.text is not None:
+        raise OptionError(f"--field {first} has no effect with a text: give one of them.")
+    model = loaded()
+    run_all(model, template, [], options)  # a bad value is an error before the text is read
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
-    elif first in fields and arguments.text is not None:
-        raise OptionError(f"--field {first} has no effect with a text: give one of them.")
-    _print(run_all(loaded(), template, [fields], options)[0], arguments.json)
+    _print(run_all(model, template, [fields], options)[0], arguments.json)
     return 0
 
 
@@ -127,12 +129,10 @@ def _answer_file(
     )
 
     first, out = template.fields[0], arguments.output
+    if first in fields:
+        raise OptionError(f"--field {first} has no effect with --input: the file holds this field.")
     if str(arguments.input) == STANDARD:
         say_reading(sys.stdin)
-    if first in fields:
-        raise OptionError(
-            f"--field {first} has no effect with --input: the file holds this field."
-        )
     inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
     check_files(arguments.input, out)
     model = loaded()

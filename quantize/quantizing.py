@@ -60,7 +60,7 @@ def quantize_bundle(
         keep: Layers to store in higher precision from the start, as names or patterns such as
             ``"*.ff.wo"``.
         kv_cache: The default dtype of the KV cache, ``"float32"`` or ``"int8"``. By default, the
-            recipe's dtype, or float32 if the bundle passes the quality gate only with it.
+            recipe's dtype, or float32 if int8 exceeds the limit and float32 loses less.
         text: A file for calibration and for the quality gate, in the format that ``edgeseq eval``
             reads: text for a GPT-2, pairs of source and target for a T5. By default, a built-in
             text.

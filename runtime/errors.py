@@ -14,11 +14,29 @@ Each message names the bad value, the allowed values and the next step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+LONGEST_REASON = 300  # characters
+
 
 def reason(error: Exception) -> str:
-    """Return the first line of another library's error, as a part of a sentence."""
+    """Return the first line of another library's error, as a part of a sentence.
+
+    Of a line with more than 300 characters, only the first sentence is returned.
+    """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    line = lines[0] if len(lines[0]) <= LONGEST_REASON else lines[0].partition(". ")[0]
+    return line.rstrip(".")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that begins with ``word`` or looks like it; None if none does."""
+    import difflib  # late: most runs do not need it
+
+    names = list(known)
+    begun = [name for name in names if name.startswith(word)] if len(word) > 2 else []
+    found = begun or difflib.get_close_matches(word, names, 1, 0.7)
+    return found[0] if found else None
 
 
 class EdgeseqError(Exception):
@@ -55,7 +73,7 @@ class DeviceError(EdgeseqError):
 
 
 class MissingPackageError(EdgeseqError, ImportError):
-    """Raised for an optional package that is not installed.
+    """Raised for an optional package that is not installed, or cannot be loaded.
 
     The message names the extra of edgeseq that installs it. It is also an ``ImportError``.
     """

@@ -207,8 +207,8 @@ class Model:
         Raises:
             OptionError: An option or control is unknown, invalid or without effect, or no token may
                 come next.
-            PromptError: A prompt is not a list of token ids, is too long, or holds an id outside
-                the vocabulary.
+            PromptError: A prompt is not a list of token ids, is empty, is too long, or holds an id
+                outside the vocabulary.
             MissingPackageError: A constraint needs llguidance, which is not installed.
             BundleError: The weights are damaged, so that logits are not finite.
             DeviceError: There is not enough memory for the KV cache.
@@ -231,7 +231,7 @@ class Model:
                 ``choices``, ``logprobs`` and a ``num_return_sequences`` above 1.
 
         Yields:
-            A piece of the new text, at least one character.
+            str: A piece of the new text, at least one character.
 
         Raises:
             OptionError: An option or control is unknown, invalid or without effect, or no token may
@@ -267,7 +267,7 @@ class Model:
             **options: Generation options and controls, as for ``stream``.
 
         Yields:
-            A piece of the new text, at least one character.
+            str: A piece of the new text, at least one character.
 
         Raises:
             OptionError: As for ``stream``.
@@ -417,8 +417,8 @@ class Model:
 
         Raises:
             OptionError: ``target`` is missing, or has no effect.
-            PromptError: The text or the target is not a string, the text has fewer than two tokens,
-                or the target is too long.
+            PromptError: The text or the target is not a string, is too long, or
+                has no token to predict.
             BundleError: The weights are damaged, so that logits are not finite.
             DeviceError: There is not enough memory for the KV cache.
             EdgeseqError: The model is closed, or was loaded before the process was forked.

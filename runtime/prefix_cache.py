@@ -44,8 +44,7 @@ class PrefixCache:
 
     def open(self, sources: Sequence[Sequence[int]], capacity: int) -> Decoder:
         """Return a decoder for one call (a ``NewDecoder``); this ends the previous call."""
-        if self._is_closed:
-            raise EdgeseqError("The session is closed: open another one with Model.session.")
+        self._check_open()
         if len(sources) != 1:
             raise PromptError(
                 f"A session takes one prompt at a time, not {len(sources)}: for a batch, use the "
@@ -167,9 +166,14 @@ class PrefixCache:
         self._positions = max(self._positions, len(self.tokens))
         self._is_whole = True
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EdgeseqError("The session is closed: open another one with Model.session.")
+
     def check(self, call: _CallDecoder) -> None:
-        """Raise ``EdgeseqError`` if another call of the session has begun."""
+        """Raise ``EdgeseqError`` if another call has begun, or the session is closed."""
         if call is not self._call:
+            self._check_open()
             raise EdgeseqError(
                 "A later call of the session has ended this stream: read a stream to its end "
                 "before the next call, or use a fork of the session."

@@ -106,7 +106,7 @@ class Session:
             **options: Generation options and controls, as for ``Model.stream``.
 
         Yields:
-            A piece of the new text, at least one character.
+            str: A piece of the new text, at least one character.
 
         Raises:
             EdgeseqError: The session or the model is closed, another call of the session has begun,
@@ -123,7 +123,7 @@ class Session:
             **options: Generation options and controls, as for ``Model.stream``.
 
         Yields:
-            A piece of the new text, at least one character.
+            str: A piece of the new text, at least one character.
 
         Raises:
             EdgeseqError: As for ``stream``.

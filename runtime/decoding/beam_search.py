@@ -2,9 +2,8 @@
 
 At every step, the ``num_beams`` most probable continuations that do not end become the beams of a
 prompt. A continuation that ends becomes a hypothesis if it is among the ``num_beams`` best
-continuations.
-Hypotheses are ranked by their log-probability, divided by their length to the power of
-``length_penalty``. Source: ``GenerationMixin._beam_search`` (4.57.6).
+continuations. Hypotheses are ranked by their log-probability, divided by their length to the power
+of ``length_penalty``. Source: ``GenerationMixin._beam_search`` (4.57.6).
 
 There is one difference. If fewer than ``num_beams`` continuations are possible, Transformers adds
 copies with a score of -1e9. Here there are fewer beams.

@@ -78,7 +78,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     """Return the report as lines of text."""
     lines = {
         "bundle": report["bundle"],
-        "precision": report["recipe"],
+        "recipe": report["recipe"],
         "text": report["text"],
         "predicted": f"{report['tokens']:,} tokens for {report['bytes']:,} bytes",
     }

@@ -137,8 +137,9 @@ class GenerationOptions:
     """The generation options of a call; a bad value raises ``OptionError`` on construction.
 
     Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed`` and
-    ``logprobs``, which Transformers does not have, and ``max_matching_ngram_size``. Options of
-    sampling and beam search are checked only if they have an effect.
+    ``logprobs``, which Transformers does not have, ``max_matching_ngram_size`` (4, not 2), and
+    ``max_length``, whose default of 20 new tokens is the default of ``max_new_tokens`` here.
+    Options of sampling and beam search are checked only if they have an effect.
     """
 
     # Strategy
@@ -239,11 +240,9 @@ class GenerationOptions:
         None,
         _probability(),
         needs=SAMPLING,
-        flag=Flag(
-            "logits", float, "sample from tokens at least this times as probable as the first"
-        ),
+        flag=Flag("logits", float, "sample from tokens at least X times as probable as the first"),
     )
-    """Sample from tokens that are at least this times as probable as the most probable one."""
+    """Sample from tokens whose probability is at least this times that of the most probable one."""
     typical_p: float = _option(
         1.0,
         _probability(above_0=True),

@@ -94,7 +94,7 @@ def read_passages(
         raise PromptError(f"There is no file {path}: give the path of a text file.")
     text = decode_utf8(path.read_bytes(), path)
     if not text.strip():
-        raise PromptError(f"{path} is empty: give a file with text.")
+        raise PromptError(f"{path} has no text: give a file with text.")
     if not manifest.has_encoder:
         passages = text_passages(
             text, manifest, tokenizer, context=context, stride=stride, name=path

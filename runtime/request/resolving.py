@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..bundle.manifest import Kind
-from ..errors import OptionError
+from ..errors import OptionError, nearest
 from .controls import CONTROL_NAMES
 from .options import NONE_BY_DEFAULT, OPTION_TRAITS, GenerationOptions
 from .value_checks import plain
@@ -50,15 +50,13 @@ def resolve_options(
 def _unknown(name: str) -> str:
     if name in CONTROL_NAMES:
         return f"{name} cannot be a default: pass it in the call."
-    import difflib
-
-    close = difflib.get_close_matches(name, [*OPTION_TRAITS, *CONTROL_NAMES], 1, 0.6)
-    hint = f"did you mean {close[0]!r}?" if close else "names are those of GenerationConfig."
-    return f"There is no option {name!r:.60}: {hint}"
+    close = nearest(name, [*OPTION_TRAITS, *CONTROL_NAMES])
+    hint = f"did you mean {close!r}?" if close else "GenerationOptions lists all options."
+    return f"There is no option {name!r:.60} in edgeseq: {hint}"
 
 
 def _useless(merged: Mapping[str, Any], caller: set[str]) -> set[str]:
-    """Return the options that have no effect if the bundle has them for another strategy."""
+    """Return the options of the bundle that do not fit the strategy of this call."""
     beams = merged.get("num_beams") or 1
     sampling = bool(merged.get("do_sample"))
     if beams == 1 and not sampling:

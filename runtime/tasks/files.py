@@ -144,10 +144,8 @@ def answer_file(job: Job, out: Path, *, overwrite: bool = False) -> Answered:
 
 def _kept(job: Job, file: BinaryIO, out: Path, overwrite: bool) -> str:
     """Say what an interrupted run has written, and how to continue it."""
-    try:
-        kept = _read(job, file, out).before
-    except OptionError:  # the old content, which the first answer would have replaced
-        kept = 0
+    replaced = not overwrite or file.tell() > 0  # else the file has its old content, if any
+    kept = _read(job, file, out).before if replaced else 0
     if not kept:
         return f"No answers were written to {out}: run the same command again."
     without = " without --overwrite" if overwrite else ""

@@ -128,7 +128,7 @@ def test_the_report_as_text(bundle: Path, text: Path, capsys: Captured) -> None:
     lines = dict(line.split("  ", 1) for line in printed.splitlines())
     assert {name: value.strip() for name, value in lines.items()}.items() >= {
         "bundle": str(bundle),
-        "precision": "fp32",
+        "recipe": "fp32",
         "windows": "96 tokens each, 48 tokens apart",
         "reference": f"{bundle}, fp32",
         "KL divergence": "0.00e+00 nats",

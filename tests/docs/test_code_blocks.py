@@ -38,6 +38,23 @@ def test_python_blocks_print_what_is_shown(
             assert printed == shown.strip()
 
 
+LANGUAGES = {"python", "py", "sh", "toml", "text", "json", ""}  # `py` is shown, not run
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_has_a_known_language(page: Path) -> None:
+    fences = re.findall(r"^\s*```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*fences[::2]} <= LANGUAGES
+    assert {*fences[1::2]} <= {""}
+
+
+def test_most_blocks_are_run() -> None:
+    """Blocks of Python are shown without being run only where they need a file of their own."""
+    shown = [name_of(page) for page in PAGES if "```py\n" in page.read_text(encoding="utf-8")]
+    assert shown == ["docs/guides/app.md"]
+    assert sum(len(blocks(page)) for page in PAGES) > 45
+
+
 def test_there_are_blocks() -> None:
     found = {name_of(page) for page in PAGES if any(shown for _, shown in blocks(page))}
     assert found >= {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import PAGES, lay_out, name_of
+from tests.support.pages import FOLDERS, PAGES, ROOT, lay_out, name_of
 
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 UNMARKED = re.compile(r"^```\n(?:edgeseq|python) ", re.MULTILINE)
@@ -38,6 +38,7 @@ def blocks(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_commands_run_one_after_the_other(page: Path, tmp_path: Path, bundle: Path) -> None:
     lay_out(tmp_path, bundle)
+    (tmp_path / "fine-tuned").symlink_to(ROOT / FOLDERS["gpt2"], target_is_directory=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", BEGIN + "".join(blocks(page))],

@@ -407,7 +407,7 @@ def test_a_path_and_a_demo_at_once(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["bert", "GPT2", "../gpt2"])
 def test_an_unknown_demo_is_refused(name: str) -> None:
     for call in (lambda: load(demo=name), lambda: demo_bundle(name)):
-        assert refusal(OptionError, call) == f"There is no demo {name!r}: there are gpt2, t5."
+        assert refusal(OptionError, call) == f"There is no demo {name!r}: use 'gpt2' or 't5'."
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])

@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FOLDERS = {  # names in the pages, and what stands for them
-    "my-checkpoint": "demos/gpt2/checkpoint",
     "gpt2": "demos/gpt2/checkpoint",
     "distilgpt2": "demos/gpt2/checkpoint",
     "t5-small": "demos/t5/checkpoint",
@@ -23,6 +22,9 @@ TALE = "Once upon a time there was a king who had three sons. The youngest was c
 PAIRS = "pronounce: fox\tF AA1 K S\nspell: K AE1 T\tcat\npronounce: king\tK IH1 NG\n"
 FILES = {
     "text.txt": TALE,
+    "training.txt": TALE,
+    "calibration.txt": TALE,
+    "held-out.txt": TALE,
     "wikitext2-test.txt": TALE,
     "newstest2013.en-de.tsv": PAIRS * 4,
     "newstest2014.en-de.tsv": PAIRS,

@@ -229,5 +229,5 @@ def test_weights_that_are_not_finite_are_refused(value: float, curvature: Curvat
     with pytest.raises(BundleError) as caught:
         round_weight(weight, bits=8, group_size=3, curvature=curvature)
     assert str(caught.value) == (
-        "A weight of the bundle is not finite: export the checkpoint again."
+        "A weight of the bundle is NaN or infinite: export the checkpoint again."
     )

@@ -86,11 +86,13 @@ def test_an_interruption_in_the_middle(
     assert out.read_bytes() == whole
 
 
-@pytest.mark.parametrize(("before", "kept"), [(0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize("old", [b"old\n", None], ids=["other content", "answers of this run"])
+@pytest.mark.parametrize("kept", [0, 1, 2])
 def test_ctrl_c_says_what_is_kept(
-    before: int,
+    old: bytes | None,
     kept: int,
     source: Path,
+    whole: bytes,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
@@ -99,14 +101,15 @@ def test_ctrl_c_says_what_is_kept(
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) > before:
+        if len(calls) > kept:
             raise KeyboardInterrupt
         return run_all(*arguments)
 
     monkeypatch.setattr(files, "WINDOW", 1)
     monkeypatch.setattr(files, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
-    out.write_text("old\n")
+    before = whole if old is None else old
+    out.write_bytes(before)
     command = ["run", TASK, "--demo", "t5", "--input", str(source), "--output", str(out)]
     assert main([*command, "--overwrite"]) == 130
     *_, message = capsys.readouterr().err.splitlines()
@@ -118,7 +121,7 @@ def test_ctrl_c_says_what_is_kept(
         assert len(answers(out)) == kept
     else:
         assert message == f"edgeseq: No answers were written to {out}: run the same command again."
-        assert out.read_text() == "old\n"
+        assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
