@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -65,10 +66,14 @@ def test_the_example_is_short(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def display() -> Iterator[None]:
-    """The display of this machine, or a virtual one."""
+    """The display of this machine, or a virtual one.
+
+    Windows are collected here: Tk ends the process if another thread collects one.
+    """
     pytest.importorskip("tkinter")
     if "DISPLAY" in os.environ:
         yield
+        gc.collect()
         return
     if shutil.which("Xvfb") is None:
         pytest.skip("there is no display, and no Xvfb to make one")
@@ -82,6 +87,7 @@ def display() -> Iterator[None]:
     with os.fdopen(read) as numbers:
         os.environ["DISPLAY"] = f":{numbers.readline().strip()}"
     yield
+    gc.collect()
     del os.environ["DISPLAY"]
     server.terminate()
     server.wait()
@@ -92,6 +98,7 @@ def window(display: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import writing_window
 
+    gc.collect()  # the window of the test before
     found = writing_window.Window(load(demo="gpt2"))
     found.root.update()
     found.text.focus_force()
@@ -102,18 +109,18 @@ def window(display: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def until(window: Any, true: Callable[[], Any]) -> None:
     """Let the window work until ``true()``, asked every 5 ms, for up to 30 s."""
-    import tkinter
 
-    ended = tkinter.BooleanVar(window.root)
+    def end() -> None:
+        window.root.setvar("ended", "1")  # a `Variable` could be collected in another thread
 
     def ask() -> None:
         if true():
-            ended.set(True)
+            end()
         else:
             timers[0] = window.root.after(5, ask)
 
-    timers = [window.root.after(0, ask), window.root.after(30_000, lambda: ended.set(True))]
-    window.root.wait_variable(ended)
+    timers = [window.root.after(0, ask), window.root.after(30_000, end)]
+    window.root.wait_variable("ended")
     for timer in timers:
         window.root.after_cancel(timer)
     assert true()
