@@ -49,14 +49,17 @@ def make_reference(
     steps = min(STEPS, (dimensions.max_positions or STEPS + 1) - 1)
     longest = (dimensions.max_positions or max(PROMPT_LENGTHS) + steps) - steps
     rng = np.random.default_rng(seed)
+    # Some models do not count padding tokens as positions. A text has none in its middle.
+    padding = getattr(model.config, "pad_token_id", None)
+    tokens = np.setdiff1d(np.arange(dimensions.vocabulary), [-1 if padding is None else padding])
     texts = [
-        rng.integers(dimensions.vocabulary, size=min(length, longest) + steps).tolist()
-        for length in PROMPT_LENGTHS
+        rng.choice(tokens, size=min(length, longest) + steps).tolist() for length in PROMPT_LENGTHS
     ]
     sources = []
     if "encoder" in ROLES[kind]:
-        lengths = reversed(PROMPT_LENGTHS)
-        sources = [rng.integers(dimensions.vocabulary, size=n).tolist() for n in lengths]
+        longest_source = dimensions.max_positions or max(PROMPT_LENGTHS)
+        lengths = (min(length, longest_source) for length in reversed(PROMPT_LENGTHS))
+        sources = [rng.choice(tokens, size=length).tolist() for length in lengths]
     logits = [
         _reference_logits(model, source, text)[-steps - 1 :]
         for source, text in zip_longest(sources, texts)

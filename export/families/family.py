@@ -9,7 +9,8 @@ from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
 from ..checkpoint.reading import read_json
 from ..graphs.tracing import Graph
-from . import gpt2, t5
+from . import gpt2, gpt_neo, gpt_neox, opt, t5
+from .fairseq import bart, m2m_100, marian, mbart, pegasus
 
 
 class Family(Protocol):
@@ -34,7 +35,18 @@ class Family(Protocol):
         """Return the graphs of ``model`` with their weights."""
 
 
-FAMILIES: tuple[Family, ...] = (gpt2, t5)
+FAMILIES: tuple[Family, ...] = (
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    opt,
+    t5,
+    bart,
+    mbart,
+    marian,
+    m2m_100,
+    pegasus,
+)
 
 
 def find_family(folder: Path) -> Family:

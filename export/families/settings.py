@@ -20,6 +20,15 @@ def check_sizes(config: Any, names: Sequence[str]) -> None:
             )
 
 
+def check_divisible(config: Any, size: str, parts: str) -> None:
+    """Raise ``CheckpointError`` if a size is not a multiple of the number of its parts."""
+    if getattr(config, size) % getattr(config, parts):
+        raise CheckpointError(
+            f"The configuration's {size} is {getattr(config, size)}; it must be a multiple of "
+            f"{parts} ({getattr(config, parts)})."
+        )
+
+
 def check_number(config: Any, name: str) -> None:
     """Raise ``CheckpointError`` for a setting that is not a positive floating-point number."""
     value = getattr(config, name)

@@ -13,8 +13,11 @@ import torch
 from torch.nn.functional import pad
 
 from .operators import is_absent
+from .rotary import rotate
 
 HEAD_SIZE_MULTIPLE = 8  # GroupQueryAttention requires a multiple of it
+ROTARY_HEAD_SIZE_MULTIPLE = 16  # the same, if it rotates queries and keys
+ROTARY_WIDTH_MULTIPLE = 8  # GroupQueryAttention requires a multiple of it in cos and sin
 
 BLOCK = 128  # queries per block of an encoder's attention
 MASKED = -3.0e38  # score of a masked key
@@ -30,9 +33,16 @@ def pad_heads(tensor: torch.Tensor, axis: int, head_size: int) -> torch.Tensor:
     missing = padded_head_size(head_size) - head_size
     if not missing:
         return tensor
+    axis %= tensor.ndim
     heads = tensor.unflatten(axis, (-1, head_size))
     after = heads.ndim - 1 - (axis + 1)
     return pad(heads, (0, 0) * after + (0, missing)).flatten(axis, axis + 1)
+
+
+def has_rotary_kernel(head_size: int, cos: torch.Tensor) -> bool:
+    """Return whether GroupQueryAttention can rotate heads of this size itself."""
+    fits = cos.shape[-1] % ROTARY_WIDTH_MULTIPLE == 0
+    return bool(fits and head_size % ROTARY_HEAD_SIZE_MULTIPLE == 0)
 
 
 def absent_input(g: Any) -> Any:
@@ -51,6 +61,9 @@ class GroupQueryAttention(torch.autograd.Function):
     - ``seqlens_k``: (rows,) int32, the filled length after this step minus one.
     - ``total_sequence_length``: int32 scalar, the filled length of the longest row.
     - ``attention_bias``: (rows, heads, n, total_sequence_length), added to the scores, or None.
+    - ``window``: the number of keys that a query reads, its own included; None: all.
+    - ``cos``, ``sin`` and ``position_ids``: rotary positions, (positions, width) and (rows, n), or
+      None. The first ``2 * width`` features of queries and keys are rotated, as in GPT-NeoX.
 
     Returns the attention's output, (rows, n, heads * head_size), and the KV cache after the step.
     """
@@ -66,9 +79,20 @@ class GroupQueryAttention(torch.autograd.Function):
         attention_bias: Any,
         heads: int,
         scale: float,
+        window: int | None = None,
+        cos: Any = None,
+        sin: Any = None,
+        position_ids: Any = None,
     ) -> Any:
         nothing = absent_input(g)
-        biased = [] if is_absent(attention_bias) else [nothing, nothing, nothing, attention_bias]
+        optional, attributes = [], {}
+        if not is_absent(cos):
+            optional = [cos, sin, position_ids]
+            attributes["do_rotary_i"] = 1
+        if not is_absent(attention_bias):
+            optional = [*(optional or [nothing] * 3), attention_bias]
+        if window is not None:
+            attributes["local_window_size_i"] = window
         outputs = g.op(
             "com.microsoft::GroupQueryAttention",
             qkv,
@@ -78,10 +102,11 @@ class GroupQueryAttention(torch.autograd.Function):
             past_value,
             seqlens_k,
             total_sequence_length,
-            *biased,
+            *optional,
             num_heads_i=heads,
             kv_num_heads_i=heads,
             scale_f=scale,
+            **attributes,
             outputs=3,
         )
         outputs[0].setType(qkv.type().with_sizes([None, None, None]))
@@ -100,8 +125,14 @@ class GroupQueryAttention(torch.autograd.Function):
         attention_bias: torch.Tensor | None,
         heads: int,
         scale: float,
+        window: int | None = None,
+        cos: torch.Tensor | None = None,
+        sin: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows, n, _ = qkv.shape
+        if cos is not None and sin is not None and position_ids is not None:
+            qkv = rotate(qkv, heads, cos[position_ids], sin[position_ids])
         query, key, value = qkv.view(rows, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
         present_key, present_value = past_key.clone(), past_value.clone()
         output = torch.zeros_like(query)
@@ -115,6 +146,8 @@ class GroupQueryAttention(torch.autograd.Function):
             if attention_bias is not None:
                 scores = scores + attention_bias[row, :, :new, :filled]
             visible = torch.ones(new, filled, dtype=torch.bool).tril(first)
+            if window is not None:
+                visible &= ~torch.ones_like(visible).tril(first - window)
             probabilities = scores.masked_fill(~visible, -torch.inf).softmax(-1)
             output[row, :, :new] = probabilities @ present_value[row, :, :filled]
         return output.transpose(1, 2).reshape(rows, n, -1), present_key, present_value
@@ -138,15 +171,18 @@ def attend(
 
 
 class CrossAttention(torch.autograd.Function):
-    """Unscaled attention to the keys and values of a source.
+    """Attention to the keys and values of a source.
 
     ``query``: (batch, n, heads * head_size), where n holds all rows of a source (for example its
     beams) one after the other; ``key`` and ``value``: (batch, heads, source, head_size);
-    ``source_lengths``: (batch,) int32, the number of keys to read. Returns the shape of ``query``.
+    ``source_lengths``: (batch,) int32, the number of keys to read; ``scale``: the factor of the
+    scores. Returns the shape of ``query``.
     """
 
     @staticmethod
-    def symbolic(g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int) -> Any:
+    def symbolic(
+        g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
+    ) -> Any:
         return g.op(
             "com.microsoft::MultiHeadAttention",
             query,
@@ -155,7 +191,7 @@ class CrossAttention(torch.autograd.Function):
             absent_input(g),
             source_lengths,
             num_heads_i=heads,
-            scale_f=1.0,
+            scale_f=scale,
             mask_filter_value_f=MASKED,
         ).setType(query.type())
 
@@ -167,9 +203,48 @@ class CrossAttention(torch.autograd.Function):
         value: torch.Tensor,
         source_lengths: torch.Tensor,
         heads: int,
+        scale: float,
     ) -> torch.Tensor:
-        by_head = query.unflatten(2, (heads, -1)).transpose(1, 2)
+        by_head = query.unflatten(2, (heads, -1)).transpose(1, 2) * scale
         return attend(by_head, key, value, 0.0, source_lengths).transpose(1, 2).flatten(2)
+
+
+class EncoderAttention(torch.autograd.Function):
+    """Self-attention of an encoder without relative positions.
+
+    ``query``, ``key``, ``value``: (batch, source, heads * head_size); ``source_lengths``: (batch,)
+    int32, the number of keys to read; ``scale``: the factor of the scores. Returns the shape of
+    ``query``.
+    """
+
+    @staticmethod
+    def symbolic(
+        g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
+    ) -> Any:
+        return g.op(
+            "com.microsoft::MultiHeadAttention",
+            query,
+            key,
+            value,
+            absent_input(g),
+            source_lengths,
+            num_heads_i=heads,
+            scale_f=scale,
+            mask_filter_value_f=MASKED,
+        ).setType(query.type())
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        source_lengths: torch.Tensor,
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+        return attend(q * scale, k, v, 0.0, source_lengths).transpose(1, 2).flatten(2)
 
 
 class BlockedSelfAttention(torch.autograd.Function):

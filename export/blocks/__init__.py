@@ -1,0 +1,1 @@
+"""The shared blocks that the graphs of all families are made of."""

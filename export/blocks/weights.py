@@ -1,0 +1,49 @@
+"""The weights of torch's layers under the names of a stack, in the form that the graphs read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..graphs.attention import pad_heads
+from .options import Names, Weights
+
+
+def linear_weights(name: str, layer: Any) -> Weights:
+    """Return weight, (inputs, outputs), and bias of a ``torch.nn.Linear``."""
+    weights = {f"{name}.weight": layer.weight.T}
+    return weights if layer.bias is None else weights | {f"{name}.bias": layer.bias}
+
+
+def norm_weights(name: str, layer: Any) -> Weights:
+    """Return weight and bias of a ``torch.nn.LayerNorm``: ones and zeros if it has none."""
+    if layer.weight is None:
+        size = layer.normalized_shape
+        return {f"{name}.weight": torch.ones(size), f"{name}.bias": torch.zeros(size)}
+    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+
+
+def attention_weights(
+    names: Names, number: int, projections: Sequence[Any], output: Any, head_size: int
+) -> Weights:
+    """Return the weights of a decoder's self-attention, heads padded with zeros.
+
+    ``projections``: the ``torch.nn.Linear`` layers for queries, keys and values.
+    """
+    qkv, out = names.qkv.format(number), names.output.format(number)
+    packed = torch.cat([layer.weight.T for layer in projections], dim=1)
+    weights = {f"{qkv}.weight": pad_heads(packed, 1, head_size)}
+    if projections[0].bias is not None:
+        bias = torch.cat([layer.bias for layer in projections])
+        weights[f"{qkv}.bias"] = pad_heads(bias, 0, head_size)
+    weights |= linear_weights(out, output)
+    weights[f"{out}.weight"] = pad_heads(weights[f"{out}.weight"], 0, head_size)
+    return weights
+
+
+def head_weights(names: Names, lm_head: Any, table: torch.Tensor) -> Weights:
+    """Return the weight of the lm_head; nothing if it is the embedding ``table``."""
+    tied = lm_head.weight.data_ptr() == table.data_ptr()
+    return {} if tied else {names.lm_head: lm_head.weight}
