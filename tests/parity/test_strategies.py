@@ -1,7 +1,7 @@
 """Every deterministic strategy, compared with Transformers 4.57.6 for many sets of options.
 
 Greedy search, beam search and prompt lookup (whose texts are greedy search's) are compared on
-seeded models of both families and on the two demos: token ids, why a text ended, scores and
+seeded models of four families and on the two demos: token ids, why a text ended, scores and
 log-probabilities. The cases are a table in which all possible pairs of values of the factors in
 ``strategy_cases.py`` occur, filled up with random ones; ``-m nightly`` runs a thousand more.
 
@@ -26,8 +26,11 @@ import numpy as np
 import pytest
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
+from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.reading import Bundle
+from tests.support.checkpoints import unigram_tokenizer
+from tests.support.family_checkpoints import seeded_model
 from tests.support.strategy_cases import (
     Case,
     is_possible,
@@ -39,7 +42,7 @@ from tests.support.strategy_cases import (
 from tests.support.strategy_reference import Subject, compare, new_subject
 
 DEMOS = Path(__file__).parents[2] / "demos"
-SUBJECTS = ("gpt2", "t5", "demo gpt2", "demo t5")
+SUBJECTS = ("gpt2", "t5", "demo gpt2", "demo t5", "bart", "gpt neox")
 CASES = 76  # for each subject
 NIGHTLY_CASES = 250
 TIES = 0.02
@@ -96,6 +99,30 @@ def demo_t5_subject(export_once: Callable[[Path], Bundle]) -> Subject:
     )
     pool = [model.tokenizer.encode(text) for text in WORDS]
     return new_subject(model, network.eval(), pool, end=network.config.eos_token_id)
+
+
+@pytest.fixture(scope="session")
+def seeded_subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
+    def make(name: str) -> Subject:
+        folder = tmp_path_factory.mktemp(name)
+        network = seeded_model(name)
+        network.save_pretrained(folder / "checkpoint")
+        unigram_tokenizer().save_pretrained(folder / "checkpoint")
+        bundle = export_checkpoint(folder / "checkpoint", folder / "bundle")
+        pool = random_pool(network.config.vocab_size)
+        return new_subject(load(bundle.folder, threads=1), network, pool)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bart_subject(seeded_subject: Callable[[str], Subject]) -> Subject:
+    return seeded_subject("bart-3")
+
+
+@pytest.fixture(scope="session")
+def gpt_neox_subject(seeded_subject: Callable[[str], Subject]) -> Subject:
+    return seeded_subject("gpt_neox-0")
 
 
 def cases_of(subject_name: str) -> list[Case]:
