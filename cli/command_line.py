@@ -161,7 +161,7 @@ def _parser(given: list[str]) -> Parser:
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND [options]",
-        description="GPT-2 and T5 text generation on ONNX Runtime, without torch.",
+        description="Text generation with small models on ONNX Runtime, without torch.",
         epilog=f"'{PROGRAM} COMMAND --help' explains a command.",
     )
     parser.add_argument("--version", action=_Version)

@@ -1,4 +1,4 @@
-"""GPT-2 and T5 text generation on ONNX Runtime, without torch.
+"""Text generation with small models on ONNX Runtime, without torch.
 
     from edgeseq.runtime import load
 

@@ -140,7 +140,7 @@ class _Decoder(Layers):
         inner = options.heads * options.head_size
         queries = self.linear(normed, self.names.cross_query.format(layer))
         queries = queries.view(source_lengths.shape[0], -1, inner)
-        attended = CrossAttention.apply(
+        attended: torch.Tensor = CrossAttention.apply(
             queries, *parts, source_lengths, options.heads, options.scale
         )
         return attended.view(-1, inner)

@@ -101,5 +101,5 @@ def _weights(model: Any, sizes: Dimensions) -> Weights:
 
 def _by_part(packed: torch.Tensor, sizes: Dimensions) -> torch.Tensor:
     """Reorder the last axis from (heads, 3, head_size) to (3, heads, head_size)."""
-    split = packed.unflatten(-1, (sizes.heads, 3, sizes.head_size))
+    split: torch.Tensor = packed.unflatten(-1, (sizes.heads, 3, sizes.head_size))
     return split.transpose(-3, -2).flatten(-3)
