@@ -74,8 +74,10 @@ def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
 def _made_up(model: Model) -> list[Window]:
     """Return the lines of the built-in text as sources, with the model's outputs as targets."""
     text = built_in().read_text(encoding="utf-8")
-    sources = [model.tokenizer.encode(line) for line in text.splitlines() if line.strip()]
     manifest = model.bundle.manifest
+    longest = manifest.dimensions.max_positions  # None: no limit
+    lines = [line for line in text.splitlines() if line.strip()]
+    sources = [model.tokenizer.encode(line)[:longest] for line in lines]
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
     starts = decoder_prompts(sources, None, defaults, manifest)
     windows: dict[int, Window] = {}

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from ...runtime.bundle.graph_contract import decoder_inputs, decoder_outputs
 from ...runtime.bundle.manifest import Dimensions
-from ..graphs.attention import CrossAttention, GroupQueryAttention, has_rotary_kernel
+from ..graphs.attention import CrossAttention, GroupQueryAttention
 from ..graphs.operators import TransposedMatMul
 from ..graphs.rotary import rotate
 from ..graphs.tracing import Graph, decoder_example
@@ -112,7 +112,7 @@ class _Decoder(Layers):
         qkv = self.linear(normed, self.names.qkv.format(layer)).view(*self._shape, -1)
         rotary: tuple[torch.Tensor, ...] | None = None
         if cos is not None and sin is not None:
-            if has_rotary_kernel(sizes.stored_head_size, cos):
+            if cos.ndim == 2:
                 rotary = cos, sin, position_ids
             else:
                 qkv = rotate(qkv, options.heads, cos[position_ids], sin[position_ids])

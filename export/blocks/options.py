@@ -37,7 +37,7 @@ class Names:
     table: str  # token embedding, (vocabulary, features)
     positions: str = ""  # learned or sinusoidal positions, (positions, features); "": none
     bias_table: str = ""  # relative positions: bias by head and distance
-    # Rotary positions as in GPT-NeoX: (positions, rotated features / 2), the same for all layers
+    # Rotary positions as in GPT-NeoX, the same for all layers: see `rotary_weights`
     cos: str = "rotary.cos"
     sin: str = "rotary.sin"
     embedding_projection: str = ""  # linear layer after the embedding

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..graphs.attention import pad_heads
+from ...runtime.bundle.manifest import Dimensions
+from ..graphs.attention import has_rotary_kernel, pad_heads
 from .options import Names, Weights
 
 
@@ -41,6 +42,21 @@ def attention_weights(
     weights |= linear_weights(out, output)
     weights[f"{out}.weight"] = pad_heads(weights[f"{out}.weight"], 0, head_size)
     return weights
+
+
+def rotary_weights(
+    names: Names, frequencies: torch.Tensor, factor: float, sizes: Dimensions
+) -> Weights:
+    """Return cosines and sines of all positions, as GPT-NeoX rotates queries and keys.
+
+    ``frequencies``: (width,), in radians per position; ``factor``: a factor of all values. Their
+    shape is (positions, width) if the attention's kernel rotates, else (positions, 1, 1, width).
+    """
+    assert sizes.max_positions is not None  # the table ends somewhere
+    angles = torch.outer(torch.arange(sizes.max_positions).float(), frequencies)
+    if not has_rotary_kernel(sizes.stored_head_size, len(frequencies)):
+        angles = angles[:, None, None]
+    return {names.cos: angles.cos() * factor, names.sin: angles.sin() * factor}
 
 
 def head_weights(names: Names, lm_head: Any, table: torch.Tensor) -> Weights:

@@ -11,7 +11,7 @@ from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
 from ..blocks.decoder import decoder_graph
 from ..blocks.options import Attention, Stack, Weights, decoder_names
-from ..blocks.weights import head_weights, linear_weights, norm_weights
+from ..blocks.weights import head_weights, linear_weights, norm_weights, rotary_weights
 from ..graphs.attention import pad_heads, padded_head_size
 from ..graphs.tracing import Graph
 from .settings import check_activation, check_divisible, check_number, check_sizes
@@ -76,12 +76,10 @@ def graphs(model: Any) -> list[Graph]:
 
 def _weights(model: Any, sizes: Dimensions) -> Weights:
     decoder = model.gpt_neox
-    positions = torch.arange(model.config.max_position_embeddings)
-    angles = torch.outer(positions.float(), decoder.rotary_emb.inv_freq)
+    rotary = decoder.rotary_emb
     weights = {
         NAMES.table: decoder.embed_in.weight,
-        NAMES.cos: angles.cos() * decoder.rotary_emb.attention_scaling,
-        NAMES.sin: angles.sin() * decoder.rotary_emb.attention_scaling,
+        **rotary_weights(NAMES, rotary.inv_freq, rotary.attention_scaling, sizes),
         **norm_weights(NAMES.norm, decoder.final_layer_norm),
         **head_weights(NAMES, model.embed_out, decoder.embed_in.weight),
     }

@@ -39,10 +39,9 @@ def pad_heads(tensor: torch.Tensor, axis: int, head_size: int) -> torch.Tensor:
     return pad(heads, (0, 0) * after + (0, missing)).flatten(axis, axis + 1)
 
 
-def has_rotary_kernel(head_size: int, cos: torch.Tensor) -> bool:
-    """Return whether GroupQueryAttention can rotate heads of this size itself."""
-    fits = cos.shape[-1] % ROTARY_WIDTH_MULTIPLE == 0
-    return bool(fits and head_size % ROTARY_HEAD_SIZE_MULTIPLE == 0)
+def has_rotary_kernel(head_size: int, width: int) -> bool:
+    """Return whether GroupQueryAttention can rotate ``2 * width`` features of such heads itself."""
+    return width % ROTARY_WIDTH_MULTIPLE == 0 and head_size % ROTARY_HEAD_SIZE_MULTIPLE == 0
 
 
 def absent_input(g: Any) -> Any:
@@ -132,7 +131,8 @@ class GroupQueryAttention(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows, n, _ = qkv.shape
         if cos is not None and sin is not None and position_ids is not None:
-            qkv = rotate(qkv, heads, cos[position_ids], sin[position_ids])
+            by_token = (table[position_ids][:, :, None, None] for table in (cos, sin))
+            qkv = rotate(qkv, heads, *by_token)
         query, key, value = qkv.view(rows, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
         present_key, present_value = past_key.clone(), past_value.clone()
         output = torch.zeros_like(query)

@@ -28,6 +28,7 @@ def optimize(graph: Path) -> None:
     model = onnx.load(part, load_external_data=False)
     part.unlink()
     _drop_defaults(model.graph, traced)
+    _split_residuals(model.graph)
     model.graph.initializer.sort(key=shifts_others)
     used = {node.domain for node in all_nodes(model.graph)}
     domains = [entry for entry in model.opset_import if entry.domain in used]
@@ -52,6 +53,24 @@ def _drop_defaults(proto: onnx.GraphProto, traced: onnx.ModelProto) -> None:
             dropped = [a for a in node.attribute if names is not None and a.name not in names]
         for attribute in dropped:
             node.attribute.remove(attribute)
+
+
+def _split_residuals(proto: onnx.GraphProto) -> None:
+    """Take residuals out of products again: the quantizer reads a product with its own bias only.
+
+    The fusion of a bias with its product takes any other addend too.
+    """
+    weights = {tensor.name for tensor in proto.initializer}
+    nodes = []
+    for node in proto.node:
+        if node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] not in weights:
+            product = f"{node.output[0]}_product"
+            nodes.append(onnx.helper.make_node("MatMul", node.input[:2], [product], node.name))
+            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], node.output[:], ""))
+        else:
+            nodes.append(node)
+    del proto.node[:]
+    proto.node.extend(nodes)
 
 
 def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> bool:

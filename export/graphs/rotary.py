@@ -8,13 +8,12 @@ import torch
 def rotate(qkv: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Return ``qkv`` with rotated queries and keys.
 
-    ``qkv``: (rows, n, 3 * heads * head_size); ``cos`` and ``sin``: (rows, n, width), by position.
+    ``qkv``: (rows, n, 3 * heads * head_size); ``cos`` and ``sin``: (rows, n, 1, 1, width).
     The first ``2 * width`` features of a head are rotated: feature i makes a pair with feature
     i + width, as in GPT-NeoX.
     """
     width = cos.shape[-1]
     parts = qkv.unflatten(2, (3, heads, -1))
     first, second, rest = parts[..., :width], parts[..., width : 2 * width], parts[..., 2 * width :]
-    cos, sin = cos[:, :, None, None], sin[:, :, None, None]
     rotated = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
     return torch.cat([rotated[:, :, :2], parts[:, :, 2:]], dim=2).flatten(2)
