@@ -16,6 +16,7 @@ from edgeseq.export.graphs.attention import (
     BLOCKED_SELF_ATTENTION,
     BlockedSelfAttention,
     CrossAttention,
+    EncoderAttention,
     GroupQueryAttention,
 )
 from edgeseq.export.graphs.operators import (
@@ -42,7 +43,7 @@ class Applied(torch.nn.Module):
 
 
 def session_of(
-    module: Applied,
+    module: torch.nn.Module,
     tensors: Sequence[torch.Tensor],
     outputs: Sequence[str],
     path: Path,
@@ -69,6 +70,14 @@ def session_of(
         model.functions.append(onnx.parser.parse_function(function))
         onnx.save(model, path)
     return open_session(path, threads=1), names
+
+
+class Rotated(torch.nn.Module):
+    """Attention that rotates queries and keys, to be exported alone."""
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        tables = tensors[5:]
+        return GroupQueryAttention.apply(*tensors[:5], None, HEADS, SCALE, None, *tables)
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:
@@ -114,23 +123,32 @@ HEADS, HEAD_SIZE, CAPACITY, SCALE = 3, 8, 9, 0.3
         pytest.param(3, [7], id="several tokens after a past"),
     ],
 )
-@pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
+@pytest.mark.parametrize("form", ["plain", "biased", "window 1", "window 3", "rotary"])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_attention_computes_what_its_torch_form_does(
-    n: int, filled: list[int], biased: bool, tmp_path: Path
+    n: int, filled: list[int], form: str, tmp_path: Path
 ) -> None:
     """The node writes the new keys and values in place."""
-    rows = len(filled)
+    rows, head_size = len(filled), 32 if form == "rotary" else HEAD_SIZE
     tensors = [
-        normal(0, rows, n, 3 * HEADS * HEAD_SIZE),
-        normal(1, rows, HEADS, CAPACITY, HEAD_SIZE),
-        normal(2, rows, HEADS, CAPACITY, HEAD_SIZE),
+        normal(0, rows, n, 3 * HEADS * head_size),
+        normal(1, rows, HEADS, CAPACITY, head_size),
+        normal(2, rows, HEADS, CAPACITY, head_size),
         torch.tensor(filled, dtype=torch.int32) - 1,
         torch.tensor(max(filled), dtype=torch.int32),
     ]
-    if biased:
+    module: torch.nn.Module = Applied(GroupQueryAttention, None, HEADS, SCALE)
+    if form == "biased":
         tensors.append(3 * normal(3, rows, HEADS, n, max(filled)))
-    module = Applied(GroupQueryAttention, *([] if biased else [None]), HEADS, SCALE)
+        module = Applied(GroupQueryAttention, HEADS, SCALE)
+    elif form.startswith("window"):
+        module = Applied(GroupQueryAttention, None, HEADS, SCALE, int(form.split()[1]))
+    elif form == "rotary":  # half of each head
+        angles = torch.outer(torch.arange(CAPACITY).float(), 10 ** -torch.linspace(0, 1, 8))
+        first = torch.tensor(filled)[:, None] - n
+        positions = (first.clamp(min=0) + torch.arange(n)).long()
+        tensors += [angles.cos(), angles.sin(), positions]
+        module = Rotated()
     expected = [tensor.numpy() for tensor in module(*tensors)]
     outputs = ["attended", "present_key", "present_value"]
     session, names = session_of(module, tensors, outputs, tmp_path / "operator.onnx")
@@ -185,13 +203,28 @@ def test_cross_attention_computes_what_its_torch_form_does(
         normal(2, batch, HEADS, source, head_size),
         torch.tensor(lengths, dtype=torch.int32),
     ]
-    module = Applied(CrossAttention, HEADS)
+    module = Applied(CrossAttention, HEADS, SCALE)
     session, names = session_of(module, tensors, ["attended"], tmp_path / "operator.onnx")
     actual = run_one(session, names, tensors)
     np.testing.assert_allclose(actual, module(*tensors).numpy(), rtol=0, atol=2e-6)
     for item, length in enumerate(lengths):  # whatever the padding holds
         tensors[1][item, :, length:] = tensors[2][item, :, length:] = 1e30
     np.testing.assert_array_equal(run_one(session, names, tensors), actual)
+
+
+@pytest.mark.parametrize(("source", "lengths"), [(7, [7]), (7, [3, 7, 1]), (32, [32, 17])], ids=str)
+def test_encoder_attention_computes_what_its_torch_form_does(
+    source: int, lengths: list[int], tmp_path: Path
+) -> None:
+    batch, head_size = len(lengths), 6
+    tensors = [normal(i, batch, source, HEADS * head_size) for i in range(3)]
+    tensors.append(torch.tensor(lengths, dtype=torch.int32))
+    module = Applied(EncoderAttention, HEADS, SCALE)
+    session, names = session_of(module, tensors, ["attended"], tmp_path / "operator.onnx")
+    actual = run_one(session, names, tensors)
+    expected = module(*tensors).numpy()
+    for item, length in enumerate(lengths):  # padding is computed, and nobody reads it
+        np.testing.assert_allclose(actual[item, :length], expected[item, :length], atol=2e-6)
 
 
 LONG = 2 * BLOCK + 9
