@@ -49,17 +49,17 @@ def make_reference(
     steps = min(STEPS, (dimensions.max_positions or STEPS + 1) - 1)
     longest = (dimensions.max_positions or max(PROMPT_LENGTHS) + steps) - steps
     rng = np.random.default_rng(seed)
-    # Some models do not count padding tokens as positions. A text has none in its middle.
-    padding = getattr(model.config, "pad_token_id", None)
-    tokens = np.setdiff1d(np.arange(dimensions.vocabulary), [-1 if padding is None else padding])
     texts = [
-        rng.choice(tokens, size=min(length, longest) + steps).tolist() for length in PROMPT_LENGTHS
+        _random_ids(rng, model, dimensions.vocabulary, min(length, longest) + steps)
+        for length in PROMPT_LENGTHS
     ]
     sources = []
     if "encoder" in ROLES[kind]:
-        longest_source = dimensions.max_positions or max(PROMPT_LENGTHS)
-        lengths = (min(length, longest_source) for length in reversed(PROMPT_LENGTHS))
-        sources = [rng.choice(tokens, size=length).tolist() for length in lengths]
+        most = dimensions.max_positions or max(PROMPT_LENGTHS)
+        sources = [
+            _random_ids(rng, model, dimensions.vocabulary, min(length, most))
+            for length in reversed(PROMPT_LENGTHS)
+        ]
     logits = [
         _reference_logits(model, source, text)[-steps - 1 :]
         for source, text in zip_longest(sources, texts)
@@ -71,6 +71,18 @@ def make_reference(
             "download or save the checkpoint again."
         )
     return Reference(sources, texts, stacked.numpy())
+
+
+def _random_ids(
+    rng: np.random.Generator, model: PreTrainedModel, vocabulary: int, count: int
+) -> list[int]:
+    """Return random token ids without padding, which some models do not count as a position."""
+    ids = rng.integers(vocabulary, size=count)
+    padding = getattr(model.config, "pad_token_id", None)
+    if padding is not None:
+        ids[ids == padding] = (padding + 1) % vocabulary
+    found: list[int] = ids.tolist()
+    return found
 
 
 def _reference_logits(

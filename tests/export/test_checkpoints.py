@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 
 from edgeseq.export import CheckpointError, export_checkpoint
+from edgeseq.export.blocks.layers import Layers
 from edgeseq.export.families import gpt2
 from edgeseq.runtime import BundleError, Model, load
 from edgeseq.runtime.bundle.reading import Bundle
@@ -358,7 +359,7 @@ def remove_a_shard(folder: Path) -> None:
 
 QKV = "transformer.h.1.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Change, str]] = {
-    "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2, t5, mt5"),
+    "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2, gpt_neo, .*pegasus"),
     "llama": (set_config(model_type="llama"), r"'llama'.*supported: gpt2"),
     "no model type": (set_config(model_type=None), r"supported: gpt2"),
     "classifier": (
@@ -535,7 +536,7 @@ def swapped_weights(model: GPT2LMHeadModel, sizes: Any) -> Weights:
 RIGHT_WEIGHTS = gpt2._weights
 MISTAKES: list[tuple[Any, str, Callable[..., Any]]] = [
     (gpt2, "attention_scale", wrong_scale),
-    (gpt2.GPT2Decoder, "_activate", no_activation),
+    (Layers, "_activate", no_activation),
     (gpt2, "_weights", swapped_weights),
 ]
 

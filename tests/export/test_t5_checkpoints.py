@@ -13,7 +13,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Model
 
 from edgeseq.export import CheckpointError, export_checkpoint
-from edgeseq.export.families import t5_decoder, t5_encoder, t5_stack
+from edgeseq.export.families import t5
 from edgeseq.runtime import Model, OptionError, load
 from tests.support.errors import refusal
 from tests.support.files import assert_nothing_written, edit_json
@@ -108,28 +108,28 @@ def swapped(right: Callable[..., Weights], *names: str) -> Callable[..., Weights
 
 def one_direction(attention: Any, *, bidirectional: bool) -> torch.Tensor:
     """Return an encoder's bias table mirrored, as if it were a decoder's."""
-    table = t5_stack.bias_table(attention, bidirectional=False)
+    table = BIAS_TABLE(attention, bidirectional=False)
     return torch.cat([table.flip(1), table[:, 1:]], dim=1) if bidirectional else table
 
 
-ENCODER, DECODER = t5_encoder._weights, t5_decoder._weights
+ENCODER, DECODER, BIAS_TABLE = t5._encoder_weights, t5._decoder_weights, t5._bias_table
 CROSS = "decoder.0.cross.value", "decoder.1.cross.value"
 MISTAKES: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "layers of the encoder": (
-        t5_encoder,
-        "_weights",
+        t5,
+        "_encoder_weights",
         swapped(ENCODER, "encoder.0.ff.wo", "encoder.1.ff.wo"),
     ),
-    "values for the decoder": (t5_encoder, "_weights", swapped(ENCODER, *CROSS)),
+    "values for the decoder": (t5, "_encoder_weights", swapped(ENCODER, *CROSS)),
     "norms of the encoder": (
-        t5_encoder,
-        "_weights",
+        t5,
+        "_encoder_weights",
         swapped(ENCODER, "encoder.norm", "encoder.0.ff.norm"),
     ),
-    "positions of the encoder": (t5_encoder, "bias_table", one_direction),
+    "positions of the encoder": (t5, "_bias_table", one_direction),
     "queries of the decoder": (
-        t5_decoder,
-        "_weights",
+        t5,
+        "_decoder_weights",
         swapped(DECODER, "decoder.0.cross.query", "decoder.1.cross.query"),
     ),
 }
