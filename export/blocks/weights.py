@@ -60,6 +60,7 @@ def rotary_weights(
 
 
 def head_weights(names: Names, lm_head: Any, table: torch.Tensor) -> Weights:
-    """Return the weight of the lm_head; nothing if it is the embedding ``table``."""
+    """Return the lm_head's weight, unless it is the embedding ``table``, and its bias, if any."""
     tied = lm_head.weight.data_ptr() == table.data_ptr()
-    return {} if tied else {names.lm_head: lm_head.weight}
+    weights = {} if tied else {names.lm_head: lm_head.weight}
+    return weights if lm_head.bias is None else weights | {names.logits_bias: lm_head.bias}
