@@ -86,9 +86,11 @@ class _Decoder(Layers):
             if layer == last:
                 residual.select(logits_at)
                 attended = attended.index_select(0, logits_at)
+                normed = normed.index_select(0, logits_at)
             added = self.linear(attended, output.format(layer))
             if self.stack.is_parallel:
-                normed = residual.read_again(names.ff_norm.format(layer))
+                if self._has_layer(ff_norm := names.ff_norm.format(layer)):
+                    normed = residual.read_again(ff_norm)
                 added = added + self.feed_forward(normed, layer)
             else:
                 norm = names.attention_norm if cross is None else names.cross_norm

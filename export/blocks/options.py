@@ -2,7 +2,7 @@
 
 The weights say which parts a stack has: a linear layer has a bias if there is a weight with the
 bias' name. The same holds for positions, the norm of the embedding, the last norm, projections, an
-lm_head of its own, and its bias.
+lm_head of its own, its bias, and the norm of a parallel feed-forward.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Names:
     cross_norm: str = ""
     cross_query: str = ""
     cross_output: str = ""
-    ff_norm: str
+    ff_norm: str  # without this norm, a parallel feed-forward reads the attention's norm
     ff_input: str
     ff_gate: str = ""  # second input layer of a gated feed-forward
     ff_output: str

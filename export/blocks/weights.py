@@ -27,21 +27,42 @@ def norm_weights(name: str, layer: Any) -> Weights:
 
 
 def attention_weights(
-    names: Names, number: int, projections: Sequence[Any], output: Any, head_size: int
+    names: Names,
+    number: int,
+    projections: Sequence[Any],
+    output: Any,
+    head_size: int,
+    *,
+    interleaved: int = 0,
 ) -> Weights:
     """Return the weights of a decoder's self-attention, heads padded with zeros.
 
-    ``projections``: the ``torch.nn.Linear`` layers for queries, keys and values.
+    ``projections``: the ``torch.nn.Linear`` layers for queries, keys and values; ``interleaved``:
+    the number of rotated features of a head, if the model rotates neighbours as a pair.
     """
     qkv, out = names.qkv.format(number), names.output.format(number)
-    packed = torch.cat([layer.weight.T for layer in projections], dim=1)
-    weights = {f"{qkv}.weight": pad_heads(packed, 1, head_size)}
+    packed = {f"{qkv}.weight": torch.cat([layer.weight.T for layer in projections], dim=1)}
     if projections[0].bias is not None:
-        bias = torch.cat([layer.bias for layer in projections])
-        weights[f"{qkv}.bias"] = pad_heads(bias, 0, head_size)
+        packed[f"{qkv}.bias"] = torch.cat([layer.bias for layer in projections])
+    weights = {}
+    for name, weight in packed.items():
+        ordered = _separate_pairs(weight, head_size, interleaved)
+        weights[name] = pad_heads(ordered, -1, head_size)
     weights |= linear_weights(out, output)
     weights[f"{out}.weight"] = pad_heads(weights[f"{out}.weight"], 0, head_size)
     return weights
+
+
+def _separate_pairs(packed: torch.Tensor, head_size: int, rotated: int) -> torch.Tensor:
+    """Reorder queries and keys, so that the rotated pairs lie as in GPT-NeoX.
+
+    Pairs (0, 1), (2, 3)... of a head become (0, width), (1, 1 + width)..., where ``width`` is half
+    of ``rotated``. The scores stay the same, because queries and keys have the same order.
+    """
+    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, head_size)]
+    query, key, value = packed.chunk(3, dim=-1)
+    ordered = [part.unflatten(-1, (-1, head_size))[..., order].flatten(-2) for part in (query, key)]
+    return torch.cat([*ordered, value], dim=-1)
 
 
 def rotary_weights(
@@ -60,6 +81,7 @@ def rotary_weights(
 
 
 def head_weights(names: Names, lm_head: Any, table: torch.Tensor) -> Weights:
-    """Return the weight of the lm_head; nothing if it is the embedding ``table``."""
+    """Return the lm_head's weight, unless it is the embedding ``table``, and its bias, if any."""
     tied = lm_head.weight.data_ptr() == table.data_ptr()
-    return {} if tied else {names.lm_head: lm_head.weight}
+    weights = {} if tied else {names.lm_head: lm_head.weight}
+    return weights if lm_head.bias is None else weights | {names.logits_bias: lm_head.bias}

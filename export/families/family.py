@@ -9,7 +9,7 @@ from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
 from ..checkpoint.reading import read_json
 from ..graphs.tracing import Graph
-from . import gpt2, gpt_neo, gpt_neox, opt, t5
+from . import gpt2, gpt_neo, gpt_neox, gptj, opt, t5
 from .fairseq import bart, m2m_100, marian, mbart, pegasus
 
 
@@ -39,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     gpt2,
     gpt_neo,
     gpt_neox,
+    gptj,
     opt,
     t5,
     bart,

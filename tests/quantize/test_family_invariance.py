@@ -22,7 +22,7 @@ from tests.support.family_checkpoints import SHAPES, seeded_model
 
 OPTIONS = {"do_sample": False, "eos_token_id": None, "logprobs": 0, "no_repeat_ngram_size": 2}
 LENGTHS = (3, 17, 1, 33, 8)
-DECODER_ONLY = ("opt-1", "gpt_neo-0", "gpt_neox-0", "gpt_neox-2")
+DECODER_ONLY = ("opt-1", "gpt_neo-0", "gpt_neox-0", "gpt_neox-2", "gptj-0", "gptj-2")
 PAIRS = "a fox\tthe clever fox\nhome\tgo home\nking\tthe old king\n"
 
 

@@ -2,7 +2,8 @@
 
 The shapes differ in what the families' graphs are made of: numbers of layers and heads, head sizes
 that need padding, tied and untied tables, order of norms, scaled embeddings, biases of the logits,
-windows shorter than a text, and rotary positions on a part of each head.
+windows shorter than a text, and rotary positions on a part of each head, in either order of
+pairs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GPTNeoXConfig,
@@ -84,6 +87,14 @@ NEOX = {
     "num_attention_heads": 4,
     "max_position_embeddings": 96,
 }
+GPTJ = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 96,
+    "rotary_dim": 16,
+}
 KINDS = {
     "bart": Kind(BartConfig, BartForConditionalGeneration, SIDES),
     "mbart": Kind(MBartConfig, MBartForConditionalGeneration, SIDES),
@@ -93,6 +104,7 @@ KINDS = {
     "opt": Kind(OPTConfig, OPTForCausalLM, OPT),
     "gpt_neo": Kind(GPTNeoConfig, GPTNeoForCausalLM, NEO),
     "gpt_neox": Kind(GPTNeoXConfig, GPTNeoXForCausalLM, NEOX),
+    "gptj": Kind(GPTJConfig, GPTJForCausalLM, GPTJ),
 }
 UNEQUAL = {"encoder_layers": 1, "decoder_layers": 3, "encoder_attention_heads": 6}
 ODD_HEADS = {"d_model": 36, "decoder_attention_heads": 3, "activation_function": "relu"}
@@ -130,6 +142,12 @@ SHAPES: dict[str, tuple[Settings, ...]] = {
             "hidden_act": "gelu_new",
             "rope_scaling": {"rope_type": "linear", "factor": 2.0},
         },
+    ),
+    "gptj": (
+        {},
+        {"n_embd": 128, "tie_word_embeddings": True},
+        {"n_embd": 36, "n_head": 3, "rotary_dim": 10, "activation_function": "relu"},
+        {"n_layer": 3, "rotary_dim": 2, "n_inner": 50, "layer_norm_epsilon": 1e-3},
     ),
 }
 NAMES = [f"{family}-{shape}" for family, shapes in SHAPES.items() for shape in range(len(shapes))]
