@@ -47,6 +47,7 @@ def export_checkpoint(
     out: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: ReportProgress = lambda message: None,
 ) -> Bundle:
@@ -62,6 +63,7 @@ def export_checkpoint(
         out: The folder of the new bundle. Missing parent folders are created.
         revision: A branch, tag or commit on the Hub; by default the main branch. A folder has no
             revisions.
+        tokenizer: The folder of the tokenizer; None if it is in the checkpoint's folder.
         overwrite: Whether to replace a bundle that already exists at ``out``.
         progress: A function that is called with one line of text per step. By default, nothing is
             reported.
@@ -82,26 +84,40 @@ def export_checkpoint(
         'gpt2'
     """
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
+        folder = None if tokenizer is None else _tokenizer_folder(tokenizer)
         progress(f"searching for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
         family = find_family(found.folder)
         progress("loading the checkpoint")
-        manifest = _write_files(family, found, writer.folder, progress)
+        manifest = _write_files(family, found, folder or found.folder, writer.folder, progress)
         progress("moving the bundle into place")
         bundle = writer.commit(manifest)
     progress(f"wrote {bundle.folder}")
     return bundle
 
 
+def _tokenizer_folder(tokenizer: str | os.PathLike[str]) -> Path:
+    folder = Path(tokenizer).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder}: pass the folder of a tokenizer as tokenizer."
+        )
+    return folder
+
+
 @torch.no_grad()
 def _write_files(
-    family: Family, checkpoint: Checkpoint, folder: Path, progress: ReportProgress
+    family: Family,
+    checkpoint: Checkpoint,
+    tokenizer_folder: Path,
+    folder: Path,
+    progress: ReportProgress,
 ) -> Manifest:
     """Write all files but the manifest into ``folder``, and compare them with PyTorch.
 
     Returns the manifest.
     """
-    tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES, progress)
+    tokenizer = write_tokenizer(tokenizer_folder, folder, progress, checkpoint=checkpoint.folder)
     model = load_model(family, checkpoint.folder, progress)
     generation = generation_defaults(model)
     _check_defaults(family.KIND, model, generation, progress)

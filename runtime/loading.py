@@ -125,12 +125,20 @@ def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
             special_tokens_strip=form.special_tokens_strip,
             truncation_side=form.truncation_side,
         )
+    languages = form.languages
+    if languages is not None:
+        from .text.special_tokens import LanguagePair
+
+        pair = LanguagePair.of(languages, languages.source, languages.target)
+    from .text.sentencepiece_tokenizer import SentencePieceTokenizer
     from .text.tokenizer import Tokenizer
 
-    return Tokenizer(
+    opened = SentencePieceTokenizer if form.is_sentencepiece else Tokenizer
+    return opened(
         bundle.file(form.file),
         form.clean_up_tokenization_spaces,
         truncation_side=form.truncation_side,
+        languages=None if languages is None else pair,
     )
 
 

@@ -26,7 +26,7 @@ from ...runtime.bundle.manifest import Source
 from ...runtime.errors import CheckpointError, reason
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")  # configuration and tokenizer
 WEIGHT_FILES = (  # the first kind that exists is used
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),

@@ -21,8 +21,6 @@ class Family(Protocol):
     def MODEL_CLASSES(self) -> dict[str, Any]: ...  # noqa: N802  # by `model_type`
     @property
     def ARCHITECTURES(self) -> frozenset[str]: ...  # noqa: N802
-    @property
-    def SLOW_TOKENIZER_FILES(self) -> tuple[str, ...]: ...  # noqa: N802
 
     def check(self, config: Any) -> None:
         """Raise ``CheckpointError`` for a configuration that cannot be exported."""
