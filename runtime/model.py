@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,7 +26,8 @@ from .request.request import Request, checked_request
 from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
 from .session import Session
-from .text.byte_tokenizer import AnyTokenizer
+from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
+from .text.special_tokens import LanguagePair, language_id
 from .text.stop_strings import StopFilter, cut
 
 if TYPE_CHECKING:
@@ -151,6 +153,38 @@ class Model:
         manifest = replace(self.bundle.manifest, generation=dict(generation))
         bundle = replace(self.bundle, manifest=manifest)
         return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
+
+    def with_languages(self, source: str, target: str | None = None) -> Model:
+        """Return a model with the same weights that translates between two languages.
+
+        This is for multilingual models such as NLLB, M2M100 and mBART, whose tokenizers add a token
+        for the language of the source. The target language becomes the default
+        ``forced_bos_token_id``.
+
+        Args:
+            source: The code of the source language, such as "eng_Latn", "en" or "en_XX".
+            target: The code of the target language; None for the bundle's ``forced_bos_token_id``.
+
+        Returns:
+            The model. Closing either model closes both.
+
+        Raises:
+            OptionError: The model has no such language, or its tokenizer has no languages.
+        """
+        languages = self.bundle.manifest.tokenizer.languages
+        if languages is None or isinstance(self.tokenizer, ByteTokenizer):
+            raise OptionError(
+                "source and target have no effect, because the model's tokenizer has no languages: "
+                "use generate."
+            )
+        tokenizer = copy(self.tokenizer)
+        tokenizer.languages = LanguagePair.of(languages, source, target)
+        manifest = self.bundle.manifest
+        generation = dict(manifest.generation)
+        if target is not None:
+            generation["forced_bos_token_id"] = language_id(languages, target)
+        bundle = replace(self.bundle, manifest=replace(manifest, generation=generation))
+        return Model(bundle, tokenizer, self._engine, self._new_decoder)
 
     def generate(self, text: str | Sequence[str], **options: Any) -> list[GenerationResult]:
         """Generate text from one prompt, or from several prompts as one batch.

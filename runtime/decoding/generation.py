@@ -49,6 +49,16 @@ class Outputs(NamedTuple):
     manifest: Manifest
     tokenizer: AnyTokenizer
 
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of an output with the text ``text``."""
+        if not self.manifest.has_encoder:
+            return self.tokenizer.encode_continuation(text)
+        ids = self.tokenizer.encode_target(text)
+        languages = self.manifest.tokenizer.languages
+        if languages is not None and languages.place == "suffix":
+            ids.pop()  # the language, which follows the end of the output
+        return ids
+
     def context(self, start: Ids) -> Ids:
         """Return the start tokens that belong to the output.
 

@@ -159,7 +159,7 @@ class Pipeline(ABC):
         self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
     ) -> list[int]:
         longest = self.longest("truncation") if arguments.truncation else None
-        return self.model.tokenizer.encode(text, max_length=longest)
+        return model.tokenizer.encode(text, max_length=longest)
 
     def longest(self, name: str) -> int:
         """Return the tokenizer's limit in tokens.
@@ -185,7 +185,12 @@ class Pipeline(ABC):
             return options
         if "eos_token_id" in options:
             raise OptionError("stop_sequence has no effect with eos_token_id: pass one of them.")
-        ids = self.model.tokenizer.encode(arguments.stop_sequence)
+        ids = self.model.tokenizer.encode(arguments.stop_sequence, add_special_tokens=False)
+        if not ids:
+            raise OptionError(
+                f"stop_sequence is {arguments.stop_sequence!r:.60}, which has no tokens: pass "
+                "another text."
+            )
         return {**options, "eos_token_id": self._stop_ids(ids)}
 
     def _stop_ids(self, ids: list[int]) -> list[int]:

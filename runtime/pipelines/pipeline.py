@@ -89,7 +89,8 @@ class TextGenerationPipeline(Pipeline):
         if arguments.truncation:
             changed.pop("max_length", None)
         defaults = model.bundle.manifest.generation
-        added = len(self.model.tokenizer.encode(prefix)) if prefix else 0
+        encode = self.model.tokenizer.encode
+        added = len(encode(prefix, add_special_tokens=False)) if prefix else 0
         for name, instead in INSTEAD.items():
             if changed.get(instead) is None:
                 bounded = defaults.get(instead) is not None
@@ -148,13 +149,18 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 
     Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` uses the first
     translation task of the checkpoint, or the task of ``src_lang`` and ``tgt_lang``, such as "en"
-    and "fr".
+    and "fr". A model whose tokenizer has languages, such as NLLB, translates between the two that
+    the task or the arguments name, and uses no prefix.
     """
 
     return_name = "translation"
     arguments = COMMON | {"src_lang", "tgt_lang"}
 
     def _for_task(self, task: str | None) -> tuple[str, Model]:
+        if self.model.bundle.manifest.tokenizer.languages is not None:
+            source, _, target = (task or self.task).removeprefix("translation_").partition("_to_")
+            _, model = super()._for_task(task)
+            return "", model.with_languages(source, target) if target else model
         tasks = self.model.bundle.manifest.task_specific_params
         pairs = [name for name in tasks if name.startswith("translation")]
         if task is not None and task not in pairs:
@@ -163,6 +169,16 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
         return super()._for_task(task)
+
+    def _prompt(
+        self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> list[int]:
+        has_languages = model.bundle.manifest.tokenizer.languages is not None
+        if has_languages and arguments.task is None and self.task == "translation":
+            raise OptionError(
+                "The model translates between many languages: pass src_lang and tgt_lang."
+            )
+        return super()._prompt(text, model, arguments, options)
 
 
 TASKS: dict[str, type[Pipeline]] = {
