@@ -30,8 +30,10 @@ from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.ort.graph_session import runtime_version
 from ..runtime.request.options import GenerationOptions
 from ..runtime.request.resolving import resolve_options
+from .checkpoint.adapters import check_adapter
+from .checkpoint.defaults import generation_defaults, task_specific_params
 from .checkpoint.hub import Checkpoint, find_checkpoint
-from .checkpoint.loading import generation_defaults, load_model, task_specific_params
+from .checkpoint.loading import load_model
 from .checkpoint.reading import ReportProgress
 from .checkpoint.tokenizer import write_tokenizer
 from .families.family import Family, find_family
@@ -87,6 +89,7 @@ def export_checkpoint(
         folder = None if tokenizer is None else _tokenizer_folder(tokenizer)
         progress(f"searching for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
+        check_adapter(found.folder)
         family = find_family(found.folder)
         progress("loading the checkpoint")
         manifest = _write_files(family, found, folder or found.folder, writer.folder, progress)
@@ -119,12 +122,14 @@ def _write_files(
     """
     tokenizer = write_tokenizer(tokenizer_folder, folder, progress, checkpoint=checkpoint.folder)
     model = load_model(family, checkpoint.folder, progress)
-    generation = generation_defaults(model)
+    generation = generation_defaults(model, progress)
     _check_defaults(family.KIND, model, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
     graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
     manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
+    tasks = task_specific_params(model.config, progress)
+    manifest = replace(manifest, task_specific_params=tasks)
     decoder = onnx.load(folder / manifest.graphs["decoder"], load_external_data=False).graph
     per_token = weights_per_run_bytes(decoder.node, decoder.initializer)
     manifest = replace(manifest, weights_per_token_bytes=per_token)
@@ -208,7 +213,7 @@ def _manifest(
         tokenizer=tokenizer,
         generation=generation,
         prefix=model.config.prefix,
-        task_specific_params=task_specific_params(model.config),
+        task_specific_params={},  # follow
         weights_per_token_bytes=0,  # known once the graph is written
         quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,

@@ -80,7 +80,11 @@ def load(
         raise OptionError(
             f"max_concurrent is {max_concurrent!r:.60}; it must be an integer of at least 1."
         )
-    folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
+    folder = (
+        Path(path).expanduser()
+        if path is not None
+        else demo_bundle(DEMOS[0] if demo is None else demo)
+    )
     bundle = open_bundle(folder, verify=verify)
 
     # The other thread must not import: Ctrl-C inside an import of this thread may leave Python's

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     ByT5Tokenizer,
     M2M100Tokenizer,
@@ -30,12 +29,18 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from ...runtime.bundle.manifest import Languages, Side, TokenizerFormat
 from ...runtime.errors import CheckpointError, reason
 from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
-from .reading import ReportProgress, quiet_transformers, read_json
+from .reading import (
+    CONFIG_FILE,
+    ReportProgress,
+    load_config,
+    quiet_transformers,
+    read_config,
+    read_json,
+)
 from .sentencepiece import write_sentencepiece
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
-CONFIG_FILE = "config.json"
 OPTIONAL_FILES = {TOKENIZER_FILE, SETTINGS_FILE, "target_vocab.json"}
 LONGEST_REASON = 300  # most characters of an error message that is passed on
 
@@ -89,17 +94,16 @@ def write_tokenizer(
 
 def _load(source: Path, checkpoint: Path) -> Any:
     """Return the Transformers tokenizer in ``source``, the fast one if it exists."""
-    settings, config = (
-        read_json(path) if path.is_file() else {}
-        for path in (source / SETTINGS_FILE, _nearest_config(source, checkpoint))
-    )
+    path, where = source / SETTINGS_FILE, _nearest_config(source, checkpoint)
+    settings = read_json(path) if path.is_file() else {}
+    config = read_config(where) if where is not None else {}
     name = settings.get("tokenizer_class") or config.get("tokenizer_class")
     maker: Any = AutoTokenizer
     options = _options(settings)
     if name == "TokenizersBackend":  # the name of Transformers 5 for a tokenizer.json
         maker = PreTrainedTokenizerFast
-    elif not (source / CONFIG_FILE).is_file() and config:
-        options["config"] = _config(checkpoint)
+    elif where is not None and (where != source or name is None):
+        options["config"] = load_config(where)
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `write_tokenizer` reports what matters
@@ -120,20 +124,9 @@ def _load(source: Path, checkpoint: Path) -> Any:
         ) from error
 
 
-def _nearest_config(source: Path, checkpoint: Path) -> Path:
-    """Return the config.json that ``AutoTokenizer`` reads: the tokenizer's or the model's."""
-    own = source / CONFIG_FILE
-    return own if own.is_file() else checkpoint / CONFIG_FILE
-
-
-def _config(checkpoint: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"Transformers cannot read {checkpoint / CONFIG_FILE} ({reason(error)}): download or "
-            "save the checkpoint again."
-        ) from error
+def _nearest_config(source: Path, checkpoint: Path) -> Path | None:
+    """Return the folder whose config.json applies: the tokenizer's, or else the model's."""
+    return next((path for path in (source, checkpoint) if (path / CONFIG_FILE).is_file()), None)
 
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:

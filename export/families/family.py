@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
-from ..checkpoint.reading import read_json
+from ..checkpoint.reading import read_config
 from ..graphs.tracing import Graph
 from . import gpt2, t5
 
@@ -40,13 +40,7 @@ def find_family(folder: Path) -> Family:
 
     Raises ``CheckpointError``, which names the supported models, if there is none.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json, so it is not a checkpoint: pass a folder that "
-            "`save_pretrained` wrote."
-        )
-    config = read_json(path)
+    config = read_config(folder)
     model_type = config.get("model_type")
     for family in FAMILIES:
         if str(model_type) in family.MODEL_CLASSES:

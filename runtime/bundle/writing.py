@@ -27,7 +27,7 @@ class BundleWriter:
     """
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
-        self._out = out.absolute()
+        self._out = out.expanduser().absolute()
         self._check_target(overwrite)
 
     def _check_target(self, overwrite: bool) -> None:
