@@ -21,7 +21,7 @@ from .logits.softmax import log_probabilities
 from .prefix_cache import CachePool, PrefixCache
 from .request.controls import Controls
 from .request.passages import scored
-from .request.prompts import id_lists, listed
+from .request.prompts import encode_prompt, id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
@@ -223,7 +223,7 @@ class Model:
                 f"generate takes a text or a list of texts, not {text!r:.60}: for token ids, use "
                 "generate_ids."
             )
-        return self._run([self.tokenizer.encode(item) for item in texts], options, began)
+        return self._run([encode_prompt(self.tokenizer, item) for item in texts], options, began)
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], **options: Any
@@ -284,7 +284,7 @@ class Model:
             [' there', ' was', ' a', ' great', ' many', ' years', ' old', '.']
         """
         self._check_stream(text, options)
-        request = self._request([self.tokenizer.encode(text)], options)
+        request = self._request([encode_prompt(self.tokenizer, text)], options)
         single = replace(request.options, num_return_sequences=1, logprobs=None)
         request = request._replace(options=single)
         return self._pieces(request, self._generation(request, time.perf_counter()))

@@ -22,6 +22,7 @@ from ..loading import load
 from ..model import Model
 from ..request.controls import split_controls
 from ..request.options import GenerationOptions
+from ..request.prompts import encode_prompt
 from ..request.resolving import INSTEAD, resolve_options
 from .arguments import COMMON, PipelineArguments
 from .base import Ids, Pipeline, Record, Records
@@ -61,7 +62,7 @@ class TextGenerationPipeline(Pipeline):
     ) -> list[int]:
         if arguments.truncation and options.get("max_length") is not None:
             longest = GenerationOptions(max_length=options["max_length"]).max_length
-            return self.model.tokenizer.encode(text, max_length=longest)
+            return encode_prompt(model.tokenizer, text, longest)
         ids = super()._prompt(text, model, arguments, options)
         if arguments.handle_long_generation is None:
             return ids
