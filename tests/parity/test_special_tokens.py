@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, OptionError, load, pipeline
 from tests.support.checkpoints import seeded_gpt2, seeded_t5
+from tests.support.commands import Captured, succeed
 from tests.support.errors import refusal
 from tests.support.sentencepieces import write_m2m100, write_multilingual
 from tests.support.tiny_tokenizers import END_OF_TEXT, byte_level_bpe
@@ -178,6 +180,23 @@ def test_score_and_choices_have_the_tokens_of_a_target(many: Any) -> None:
     logprobs = score.log_probabilities[: len(score.token_ids) - ends]
     found = {choice.text: choice.logprob for choice in result.choices}
     assert found[known[0]] == pytest.approx(sum(logprobs), abs=1e-4)
+
+
+def test_command_line(many: Any, capsys: Captured) -> None:
+    folder, model, source, target = many
+    languages = ["--source-language", source, "--target-language", target]
+    options = ["--max-new-tokens", "5", "--threads", "1", "the king"]
+    printed = succeed(capsys, "generate", "-b", folder / "bundle", *languages, *options)
+    expected = model.with_languages(source, target).generate("the king", max_new_tokens=5)
+    assert printed.rstrip("\n") == expected[0].text.rstrip("\n")
+
+
+def test_constraints(many: Any) -> None:
+    """The pieces of SentencePiece spell a constrained output."""
+    pytest.importorskip("llguidance")
+    _, model, _, _ = many
+    [result] = model.generate("the king", regex="[a-z]{3}( [a-z]{2}){2}", max_new_tokens=12)
+    assert re.fullmatch("[a-z]{3}( [a-z]{2}){2}", result.text)
 
 
 def test_languages_of_a_model_without_any(model: Model) -> None:

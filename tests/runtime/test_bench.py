@@ -135,12 +135,12 @@ def test_the_table_shows_speeds_and_ratios(bundle: Path, capsys: Captured) -> No
     ("arguments", "complaint"),
     [
         ([], "give the folder of a bundle, or --demo NAME"),
-        (["b", "--rounds", "0"], "'0' is not a whole number from 1 to 1048576"),
-        (["b", "--repeats", "two"], "'two' is not a whole number from 1 to 1048576"),
-        (["b", "--threads", "1025"], "'1025' is not a whole number from 1 to 1024"),
-        (["b", "--new-tokens", "15"], "'15' is not a whole number from 16 to 1048576"),
-        (["b", "--contexts", "32,"], "'' is not a whole number from 1 to 1048576"),
-        (["b", "--prompt-lengths", "-1"], "'-1' is not a whole number from 1 to 1048576"),
+        (["b", "--rounds", "0"], "'0' is not an integer from 1 to 1048576"),
+        (["b", "--repeats", "two"], "'two' is not an integer from 1 to 1048576"),
+        (["b", "--threads", "1025"], "'1025' is not an integer from 1 to 1024"),
+        (["b", "--new-tokens", "15"], "'15' is not an integer from 16 to 1048576"),
+        (["b", "--contexts", "32,"], "'' is not an integer from 1 to 1048576"),
+        (["b", "--prompt-lengths", "-1"], "'-1' is not an integer from 1 to 1048576"),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str, capsys: Captured) -> None:
