@@ -77,7 +77,7 @@ def _model(processor: Any) -> dict[str, Any]:
             "after words, or a type that is neither Unigram nor BPE, which cannot be exported: use "
             "a model without them."
         )
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces if piece.type == NORMAL]
+    pieces = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
     return {
         "pieces": pieces,
         "merges": _merges(pieces) if trainer.model_type == BPE else None,
@@ -87,12 +87,11 @@ def _model(processor: Any) -> dict[str, Any]:
     }
 
 
-def _merges(pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     """Return the pairs of pieces that BPE merges, the pair with the best result first."""
-    scores = dict(pieces)
     found = [
         (score, piece[:cut], piece[cut:])
-        for piece, score in pieces
+        for piece, score in scores.items()
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]

@@ -99,7 +99,9 @@ def new_generation(
     constraint = None
     if guide is not None:
         at_start = [not outputs.context(start) for start in starts]
-        constraint = constrained(guide, prompts, at_start)
+        forced = options.forced_bos_token_id
+        is_silent = forced is not None and outputs.tokenizer.token(forced) is None
+        constraint = constrained(guide, prompts, at_start, skips_forced=is_silent)
     groups = options.strategy == "group beam search"
     diversity = Diversity(options.diversity_penalty) if groups else None
     of_texts = text_processors(options, prompts, controls, constraint, diversity)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final
@@ -168,9 +168,9 @@ class SentencePieceModel:
         self._charsmap = Charsmap(b64decode(content["charsmap"]))
         self._dummy_prefix: bool = content["add_dummy_prefix"]
         self._merges_spaces: bool = content["remove_extra_whitespaces"]
-        pieces: list[tuple[str, float]] = [(piece, score) for piece, score in content["pieces"]]
+        scores: dict[str, float] = content["pieces"]
         merges = content["merges"]
-        self._cut = _unigram(pieces) if merges is None else _bpe(pieces, merges)
+        self._cut = _unigram(scores) if merges is None else _bpe(scores, merges)
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of ``text``; a run of unknown characters is one piece."""
@@ -189,10 +189,9 @@ class SentencePieceModel:
         return text.rstrip(SPACE) if self._merges_spaces else text
 
 
-def _bpe(pieces: Sequence[tuple[str, float]], merges: Sequence[Sequence[str]]) -> Cut:
+def _bpe(pieces: Iterable[str], merges: Sequence[Sequence[str]]) -> Cut:
     """Return the function that cuts a text by merging characters."""
-    names = [UNKNOWN, *(piece for piece, _ in pieces)]
-    vocabulary = {piece: number for number, piece in enumerate(names)}
+    vocabulary = {piece: number for number, piece in enumerate([UNKNOWN, *pieces])}
     pairs = [(left, right) for left, right in merges]
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, unk_token=UNKNOWN, fuse_unk=True))
 
@@ -203,13 +202,12 @@ def _bpe(pieces: Sequence[tuple[str, float]], merges: Sequence[Sequence[str]]) -
     return cut
 
 
-def _unigram(pieces: Sequence[tuple[str, float]]) -> Cut:
+def _unigram(scores: Mapping[str, float]) -> Cut:
     """Return the function that cuts a text into the pieces with the highest sum of scores.
 
     The model of `tokenizers` adds in double precision, and so breaks ties such as "--" and "-" for
     "---" otherwise than SentencePiece.
     """
-    scores = dict(pieces)
     unknown = _float32(min(scores.values(), default=0.0) - UNKNOWN_PENALTY)
     longest: dict[str, int] = {}  # by first character
     for piece in scores:
