@@ -127,9 +127,8 @@ def _write_files(
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
     graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
-    manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
     tasks = task_specific_params(model.config, progress)
-    manifest = replace(manifest, task_specific_params=tasks)
+    manifest = _manifest(family, checkpoint, model, generation, tasks, graphs, shared, tokenizer)
     decoder = onnx.load(folder / manifest.graphs["decoder"], load_external_data=False).graph
     per_token = weights_per_run_bytes(decoder.node, decoder.initializer)
     manifest = replace(manifest, weights_per_token_bytes=per_token)
@@ -198,6 +197,7 @@ def _manifest(
     checkpoint: Checkpoint,
     model: PreTrainedModel,
     generation: dict[str, Any],
+    tasks: dict[str, dict[str, Any]],
     graphs: Sequence[Graph],
     shared: dict[str, SharedWeight],
     tokenizer: TokenizerFormat,
@@ -213,7 +213,7 @@ def _manifest(
         tokenizer=tokenizer,
         generation=generation,
         prefix=model.config.prefix,
-        task_specific_params={},  # follow
+        task_specific_params=tasks,
         weights_per_token_bytes=0,  # known once the graph is written
         quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,

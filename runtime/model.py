@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -177,8 +176,7 @@ class Model:
                 "source and target have no effect, because the model's tokenizer has no languages: "
                 "use generate."
             )
-        tokenizer = copy(self.tokenizer)
-        tokenizer.languages = LanguagePair.of(languages, source, target)
+        tokenizer = self.tokenizer.with_languages(LanguagePair.of(languages, source, target))
         manifest = self.bundle.manifest
         generation = dict(manifest.generation)
         if target is not None:

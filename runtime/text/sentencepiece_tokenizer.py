@@ -11,9 +11,10 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import tokenizers
@@ -76,6 +77,12 @@ class SentencePieceTokenizer:
         }
         for token in self._added.values():
             self._tokens.pop(token["id"], None)
+
+    def with_languages(self, languages: LanguagePair) -> Self:
+        """Return the same tokenizer for other languages."""
+        twin = copy(self)
+        twin.languages = languages
+        return twin
 
     def encode(
         self, text: str, *, max_length: int | None = None, add_special_tokens: bool = True

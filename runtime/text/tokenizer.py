@@ -7,8 +7,9 @@ depend on models or generation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import tokenizers
 from tokenizers.decoders import Decoder
@@ -78,6 +79,12 @@ class Tokenizer:
         """The decoder that turns token strings into text; None: they are joined with spaces."""
         decoder: Decoder | None = self._backend.decoder
         return decoder
+
+    def with_languages(self, languages: LanguagePair) -> Self:
+        """Return the same tokenizer for other languages."""
+        twin = copy(self)
+        twin.languages = languages
+        return twin
 
     def encode(
         self, text: str, *, max_length: int | None = None, add_special_tokens: bool = True
