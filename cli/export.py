@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bundle to write")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="folder of the tokenizer, if not CHECKPOINT"
+    )
+    parser.add_argument(
         "--precision",
         default=FLOAT32,
         choices=[FLOAT32, *RECIPES],
@@ -46,6 +49,7 @@ def _export(arguments: argparse.Namespace) -> int:
             arguments.checkpoint,
             out,
             revision=arguments.revision,
+            tokenizer=arguments.tokenizer,
             overwrite=overwrite,
             progress=progress,
         )

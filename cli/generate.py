@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt", nargs="?", metavar="PROMPT", help="the text; from standard input if absent or -"
     )
     add_model(parser)
+    parser.add_argument(
+        "--source-language", metavar="CODE", help="language of the prompt, for multilingual models"
+    )
+    parser.add_argument(
+        "--target-language", metavar="CODE", help="language to translate into, with the other"
+    )
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument(
         "--prepack",
@@ -117,6 +123,8 @@ def _add_constraints(group: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from ..runtime.loading import load
 
+    if arguments.target_language is not None and arguments.source_language is None:
+        arguments.usage_error("--target-language needs --source-language")
     options = _options(arguments)
     model = load(
         arguments.bundle,
@@ -126,6 +134,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         **machine_of(arguments),
     )
     say_device(model, arguments.device)
+    if arguments.source_language is not None:
+        model = model.with_languages(arguments.source_language, arguments.target_language)
     limits = {"max_length", "max_new_tokens", "choices"}
     if not limits & {*options, *model.bundle.manifest.generation}:
         options["max_new_tokens"] = NEW_TOKENS

@@ -30,8 +30,10 @@ from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.ort.graph_session import runtime_version
 from ..runtime.request.options import GenerationOptions
 from ..runtime.request.resolving import resolve_options
+from .checkpoint.adapters import check_adapter
+from .checkpoint.defaults import generation_defaults, task_specific_params
 from .checkpoint.hub import Checkpoint, find_checkpoint
-from .checkpoint.loading import generation_defaults, load_model, task_specific_params
+from .checkpoint.loading import load_model
 from .checkpoint.reading import ReportProgress
 from .checkpoint.tokenizer import write_tokenizer
 from .families.family import Family, find_family
@@ -47,6 +49,7 @@ def export_checkpoint(
     out: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: ReportProgress = lambda message: None,
 ) -> Bundle:
@@ -62,6 +65,7 @@ def export_checkpoint(
         out: The folder of the new bundle. Missing parent folders are created.
         revision: A branch, tag or commit on the Hub; by default the main branch. A folder has no
             revisions.
+        tokenizer: The folder of the tokenizer; None if it is in the checkpoint's folder.
         overwrite: Whether to replace a bundle that already exists at ``out``.
         progress: A function that is called with one line of text per step. By default, nothing is
             reported.
@@ -82,33 +86,49 @@ def export_checkpoint(
         'gpt2'
     """
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
+        folder = None if tokenizer is None else _tokenizer_folder(tokenizer)
         progress(f"searching for {os.fspath(checkpoint)}")
         found = find_checkpoint(os.fspath(checkpoint), revision)
+        check_adapter(found.folder)
         family = find_family(found.folder)
         progress("loading the checkpoint")
-        manifest = _write_files(family, found, writer.folder, progress)
+        manifest = _write_files(family, found, folder or found.folder, writer.folder, progress)
         progress("moving the bundle into place")
         bundle = writer.commit(manifest)
     progress(f"wrote {bundle.folder}")
     return bundle
 
 
+def _tokenizer_folder(tokenizer: str | os.PathLike[str]) -> Path:
+    folder = Path(tokenizer).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder}: pass the folder of a tokenizer as tokenizer."
+        )
+    return folder
+
+
 @torch.no_grad()
 def _write_files(
-    family: Family, checkpoint: Checkpoint, folder: Path, progress: ReportProgress
+    family: Family,
+    checkpoint: Checkpoint,
+    tokenizer_folder: Path,
+    folder: Path,
+    progress: ReportProgress,
 ) -> Manifest:
     """Write all files but the manifest into ``folder``, and compare them with PyTorch.
 
     Returns the manifest.
     """
-    tokenizer = write_tokenizer(checkpoint.folder, folder, family.SLOW_TOKENIZER_FILES, progress)
+    tokenizer = write_tokenizer(tokenizer_folder, folder, progress, checkpoint=checkpoint.folder)
     model = load_model(family, checkpoint.folder, progress)
-    generation = generation_defaults(model)
+    generation = generation_defaults(model, progress)
     _check_defaults(family.KIND, model, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))
     graphs = family.graphs(model)
     shared = _write_graphs(graphs, folder, progress)
-    manifest = _manifest(family, checkpoint, model, generation, graphs, shared, tokenizer)
+    tasks = task_specific_params(model.config, progress)
+    manifest = _manifest(family, checkpoint, model, generation, tasks, graphs, shared, tokenizer)
     decoder = onnx.load(folder / manifest.graphs["decoder"], load_external_data=False).graph
     per_token = weights_per_run_bytes(decoder.node, decoder.initializer)
     manifest = replace(manifest, weights_per_token_bytes=per_token)
@@ -177,6 +197,7 @@ def _manifest(
     checkpoint: Checkpoint,
     model: PreTrainedModel,
     generation: dict[str, Any],
+    tasks: dict[str, dict[str, Any]],
     graphs: Sequence[Graph],
     shared: dict[str, SharedWeight],
     tokenizer: TokenizerFormat,
@@ -192,7 +213,7 @@ def _manifest(
         tokenizer=tokenizer,
         generation=generation,
         prefix=model.config.prefix,
-        task_specific_params=task_specific_params(model.config),
+        task_specific_params=tasks,
         weights_per_token_bytes=0,  # known once the graph is written
         quantization=Quantization(recipe="fp32", block_size=None, kept={}, quality=None),
         source=checkpoint.source,

@@ -93,7 +93,12 @@ def quantize_bundle(
             raise OptionError(f"kv_cache is {kv_cache!r}; it must be 'float32' or 'int8'.")
         chosen = replace(chosen, kv_cache=kv_cache)
     limit = _checked_limit(perplexity_rise_limit, chosen)
-    source = open_bundle(Path(bundle))
+    source = open_bundle(Path(bundle).expanduser())
+    if source.folder.resolve() in Path(out).expanduser().resolve().parents:
+        raise BundleError(
+            f"{os.fspath(out)} is inside the source bundle {source.folder}: choose an output "
+            "folder outside it."
+        )
     if source.manifest.quantization.recipe != FLOAT32:
         raise BundleError(
             f"{source.folder} is already quantized ({source.manifest.quantization.recipe}): pass "

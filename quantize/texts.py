@@ -16,10 +16,12 @@ from ..runtime.request.batching import batches
 from ..runtime.request.passages import Window, pair_window, read_passages
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
+from ..runtime.text.byte_tokenizer import AnyTokenizer
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
 TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
+KNOWN = 0.5  # least share of the built-in text's letters that the tokenizer must have
 ANSWER_TOKENS = 64  # most tokens of a generated target
 
 
@@ -44,10 +46,13 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
     if not manifest.has_encoder:
         context = min(CONTEXT, manifest.dimensions.max_positions or CONTEXT)
         source = built_in() if path is None else path
+        if path is None:
+            _check_built_in(tokenizer)
         passages = read_passages(source, manifest, tokenizer, context=context, stride=context)
     elif path is not None:
         passages = read_passages(path, manifest, tokenizer)
     else:
+        _check_built_in(tokenizer)
         model = Model(bundle, tokenizer, open_engine(manifest, bundle.folder))
         return _halves(BUILT_IN, _made_up(model), None)
     if len(passages.windows) < 2:
@@ -61,6 +66,18 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
 def built_in() -> Path:
     """Return the path of the built-in text."""
     return Path(str(files("edgeseq.quantize") / BUILT_IN))
+
+
+def _check_built_in(tokenizer: AnyTokenizer) -> None:
+    """Raise ``PromptError`` if the tokenizer does not have most characters of the built-in text."""
+    text = built_in().read_text(encoding="utf-8")
+    known = tokenizer.decode(tokenizer.encode(text))
+    share = sum(map(str.isalnum, known)) / sum(map(str.isalnum, text))
+    if share < KNOWN:
+        raise PromptError(
+            f"The built-in text is English, and the model's tokenizer has only {share:.0%} of its "
+            "letters and digits: give a text of the model's own with --text."
+        )
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:

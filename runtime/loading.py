@@ -80,7 +80,11 @@ def load(
         raise OptionError(
             f"max_concurrent is {max_concurrent!r:.60}; it must be an integer of at least 1."
         )
-    folder = Path(path) if path is not None else demo_bundle(DEMOS[0] if demo is None else demo)
+    folder = (
+        Path(path).expanduser()
+        if path is not None
+        else demo_bundle(DEMOS[0] if demo is None else demo)
+    )
     bundle = open_bundle(folder, verify=verify)
 
     # The other thread must not import: Ctrl-C inside an import of this thread may leave Python's
@@ -125,12 +129,20 @@ def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
             special_tokens_strip=form.special_tokens_strip,
             truncation_side=form.truncation_side,
         )
+    languages = form.languages
+    if languages is not None:
+        from .text.special_tokens import LanguagePair
+
+        pair = LanguagePair.of(languages, languages.source, languages.target)
+    from .text.sentencepiece_tokenizer import SentencePieceTokenizer
     from .text.tokenizer import Tokenizer
 
-    return Tokenizer(
+    opened = SentencePieceTokenizer if form.is_sentencepiece else Tokenizer
+    return opened(
         bundle.file(form.file),
         form.clean_up_tokenization_spaces,
         truncation_side=form.truncation_side,
+        languages=None if languages is None else pair,
     )
 
 

@@ -20,12 +20,13 @@ from .logits.softmax import log_probabilities
 from .prefix_cache import CachePool, PrefixCache
 from .request.controls import Controls
 from .request.passages import scored
-from .request.prompts import id_lists, listed
+from .request.prompts import encode_prompt, id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
 from .session import Session
-from .text.byte_tokenizer import AnyTokenizer
+from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
+from .text.special_tokens import LanguagePair, language_id
 from .text.stop_strings import StopFilter, cut
 
 if TYPE_CHECKING:
@@ -152,6 +153,37 @@ class Model:
         bundle = replace(self.bundle, manifest=manifest)
         return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
 
+    def with_languages(self, source: str, target: str | None = None) -> Model:
+        """Return a model with the same weights that translates between two languages.
+
+        This is for multilingual models such as NLLB, M2M100 and mBART, whose tokenizers add a token
+        for the language of the source. The target language becomes the default
+        ``forced_bos_token_id``.
+
+        Args:
+            source: The code of the source language, such as "eng_Latn", "en" or "en_XX".
+            target: The code of the target language; None for the bundle's ``forced_bos_token_id``.
+
+        Returns:
+            The model. Closing either model closes both.
+
+        Raises:
+            OptionError: The model has no such language, or its tokenizer has no languages.
+        """
+        languages = self.bundle.manifest.tokenizer.languages
+        if languages is None or isinstance(self.tokenizer, ByteTokenizer):
+            raise OptionError(
+                "source and target have no effect, because the model's tokenizer has no languages: "
+                "use generate."
+            )
+        tokenizer = self.tokenizer.with_languages(LanguagePair.of(languages, source, target))
+        manifest = self.bundle.manifest
+        generation = dict(manifest.generation)
+        if target is not None:
+            generation["forced_bos_token_id"] = language_id(languages, target)
+        bundle = replace(self.bundle, manifest=replace(manifest, generation=generation))
+        return Model(bundle, tokenizer, self._engine, self._new_decoder)
+
     def generate(self, text: str | Sequence[str], **options: Any) -> list[GenerationResult]:
         """Generate text from one prompt, or from several prompts as one batch.
 
@@ -189,7 +221,7 @@ class Model:
                 f"generate takes a text or a list of texts, not {text!r:.60}: for token ids, use "
                 "generate_ids."
             )
-        return self._run([self.tokenizer.encode(item) for item in texts], options, began)
+        return self._run([encode_prompt(self.tokenizer, item) for item in texts], options, began)
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], **options: Any
@@ -250,7 +282,7 @@ class Model:
             [' there', ' was', ' a', ' great', ' many', ' years', ' old', '.']
         """
         self._check_stream(text, options)
-        request = self._request([self.tokenizer.encode(text)], options)
+        request = self._request([encode_prompt(self.tokenizer, text)], options)
         single = replace(request.options, num_return_sequences=1, logprobs=None)
         request = request._replace(options=single)
         return self._pieces(request, self._generation(request, time.perf_counter()))

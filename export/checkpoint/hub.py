@@ -26,7 +26,8 @@ from ...runtime.bundle.manifest import Source
 from ...runtime.errors import CheckpointError, reason
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration and tokenizer
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")  # configuration and tokenizer
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 WEIGHT_FILES = (  # the first kind that exists is used
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
@@ -48,7 +49,9 @@ def find_checkpoint(name: str, revision: str | None) -> Checkpoint:
     ``HF_HUB_OFFLINE`` only the cache is read. Raises ``CheckpointError`` if the checkpoint is not
     found, cannot be downloaded or is damaged.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"{name} is a file: pass its folder, {folder.parent}.")
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(
@@ -119,7 +122,7 @@ def _fetch(name: str, revision: str | None) -> Path:
 
 def needed_files(names: list[str]) -> list[str]:
     """Return the files of a checkpoint that an export reads."""
-    side_files = matching(names, SIDE_FILES)
+    side_files = matching(names, (*SIDE_FILES, *ADAPTER_FILES))
     kinds = (matching(names, patterns) for patterns in WEIGHT_FILES)
     return side_files + next((weights for weights in kinds if weights), [])
 

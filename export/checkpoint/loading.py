@@ -1,4 +1,4 @@
-"""Load a checkpoint's model as one of the families, and its generation defaults."""
+"""Load a checkpoint's model as one of the families."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from ...runtime.errors import CheckpointError, reason
 from ..families.family import Family
-from .reading import ReportProgress, quiet_transformers
+from .adapters import check_adapter, merge_adapter, without_adapter
+from .reading import ReportProgress, load_config, quiet_transformers, read_json
 
+OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 LOAD_ERRORS = (  # Transformers raises them for damaged or unusual files
     OSError,
     ValueError,
@@ -33,12 +35,14 @@ def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTra
     ``scale_attn_by_inverse_layer_idx``. Raises ``CheckpointError`` if the model cannot be loaded,
     or if a weight is missing or has the wrong shape.
     """
+    check_adapter(folder)
+    _check_formats(folder)
     try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with quiet_transformers(), without_adapter(folder) as base:
+            config = load_config(folder)
             family.check(config)
             model, report = family.MODEL_CLASSES[config.model_type].from_pretrained(
-                folder,
+                base,
                 attn_implementation="eager",
                 dtype=torch.float32,
                 local_files_only=True,
@@ -51,11 +55,14 @@ def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTra
             "again."
         ) from error
     if mismatched := sorted(map(str, report["mismatched_keys"])):
+        name = mismatched[0]
+        found, expected = _stored_shape(folder, name), tuple(model.state_dict()[name].shape)
         raise CheckpointError(
-            f"The weight {mismatched[0]} in {folder} does not have the shape that config.json "
-            "requires: save the checkpoint again, with its own config.json."
+            f"The weight {name} in {folder} has the shape {found}, but config.json requires "
+            f"{expected}: save the checkpoint again, with its own config.json."
         )
     if missing := sorted(report["missing_keys"]):
+        _check_prefix(folder, missing, report["unexpected_keys"])
         raise CheckpointError(
             f"The checkpoint in {folder} lacks the weight {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
@@ -63,33 +70,76 @@ def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTra
         )
     if unused := sorted(report["unexpected_keys"]):
         progress(f"ignoring weights that the configuration does not use: {', '.join(unused)}")
-    evaluated: PreTrainedModel = model.eval()
-    return evaluated
+    _report_tied_head(folder, model, progress)
+    merged: PreTrainedModel = merge_adapter(model, folder).eval()
+    return merged
 
 
-def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the checkpoint's generation settings that differ from Transformers' defaults."""
-    assert model.generation_config is not None
-    defaults: dict[str, Any] = model.generation_config.to_diff_dict()
-    if model.generation_config.top_k is None:
-        defaults["top_k"] = 0  # None and 0 both mean: sample from all tokens
-    return {
-        name: value
-        for name, value in defaults.items()
-        if not name.startswith("_") and name != "transformers_version" and value is not None
-    }
+def _check_formats(folder: Path) -> None:
+    """Raise ``CheckpointError`` if the only weights are those of another framework."""
+    if any(list(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
+        return
+    for name, framework in OTHER_WEIGHTS.items():
+        if (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} has its weights only as {name} of {framework}: save them for PyTorch, "
+                "as model.safetensors, with a Transformers that has both frameworks."
+            )
 
 
-def task_specific_params(config: PretrainedConfig) -> dict[str, dict[str, Any]]:
-    """Return the checkpoint's settings for pipelines by task: a prefix, generation defaults.
+def _check_prefix(folder: Path, missing: list[str], unexpected: list[str]) -> None:
+    """Raise ``CheckpointError`` if the missing weights are there with a prefix in their names."""
+    for name in missing:
+        for key in sorted(unexpected):
+            if key.endswith(f".{name}"):
+                prefix = key.removesuffix(name)
+                raise CheckpointError(
+                    f"The names of the weights in {folder} begin with {prefix!r}, as in {key}, "
+                    "which comes from a wrapper around the model: save the inner model (often "
+                    "model.module) again."
+                )
 
-    Raises ``CheckpointError`` if they are not an object of objects.
-    """
-    found: Any = config.task_specific_params or {}
-    sound = isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
-    if not sound:
-        raise CheckpointError(
-            f"The configuration's task_specific_params is {found!r:.60}; it must map each task to "
-            "an object."
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the safetensors files that may have the weight ``name``."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shard = read_json(index).get("weight_map", {}).get(name)
+        return [folder / shard] if isinstance(shard, str) else []
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else []
+
+
+def _stored(folder: Path, name: str) -> torch.Tensor | None:
+    """Return a weight as it is stored in safetensors; None if it is not there."""
+    for path in _weight_files(folder, name):
+        with safe_open(path, "pt") as file:
+            if name in file.keys():  # noqa: SIM118  # it is not a dictionary
+                stored: torch.Tensor = file.get_tensor(name)
+                return stored
+    if (folder / "pytorch_model.bin").is_file() and not _weight_files(folder, name):
+        weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        return weights.get(name) if isinstance(weights, dict) else None
+    return None
+
+
+def _stored_shape(folder: Path, name: str) -> tuple[int, ...] | str:
+    """Return the stored shape of a weight, whose name may lack the model's prefix."""
+    for stored in (_stored(folder, name), _stored(folder, name.partition(".")[2])):
+        if stored is not None:
+            return tuple(stored.shape)
+    return "of another model"
+
+
+def _report_tied_head(folder: Path, model: PreTrainedModel, progress: ReportProgress) -> None:
+    """Report a stored lm_head that the configuration replaces by the embedding."""
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if head is None or head.weight.data_ptr() != embedding.weight.data_ptr():
+        return
+    stored = _stored(folder, "lm_head.weight")
+    if stored is not None and not torch.equal(stored.float(), embedding.weight):
+        progress(
+            "ignoring the stored lm_head.weight as Transformers does, because the configuration "
+            "ties the lm_head to the embedding (tie_word_embeddings)"
         )
-    return {str(task): dict(params) for task, params in found.items()}

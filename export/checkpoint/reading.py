@@ -8,10 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
-from ...runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError, reason
 
+CONFIG_FILE = "config.json"
 ReportProgress = Callable[[str], None]  # function that receives one line per step
 
 
@@ -28,6 +35,57 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} does not contain a JSON object: download or save the checkpoint again."
         )
     return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of config.json; a missing ``model_type`` follows from the architecture.
+
+    Raises ``CheckpointError`` for a file that is missing, invalid or not an object.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no {CONFIG_FILE}, so it is not a checkpoint: pass a folder that "
+            "`save_pretrained` wrote."
+        )
+    config = read_json(path)
+    if config.get("model_type") is None:
+        named = config.get("architectures")
+        for architecture in named if isinstance(named, list) else [named]:
+            if found := _model_type(architecture):
+                config["model_type"] = found
+    return config
+
+
+def _model_type(architecture: Any) -> str | None:
+    """Return the model type of a class of Transformers."""
+    for names in (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    ):
+        for model_type, name in names.items():
+            if name == architecture:
+                return str(CONFIG_MAPPING[model_type].model_type)
+    return None
+
+
+def load_config(folder: Path) -> Any:
+    """Return the configuration of a checkpoint as Transformers' object.
+
+    Raises ``CheckpointError`` for a file that Transformers cannot read.
+    """
+    model_type = read_config(folder).get("model_type")
+    try:
+        made: Any = CONFIG_MAPPING[str(model_type)] if model_type is not None else AutoConfig
+        return made.from_pretrained(folder, local_files_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # Transformers raises many types
+        raise CheckpointError(
+            f"Transformers cannot read {folder / CONFIG_FILE} ({reason(error)}): download or save "
+            "the checkpoint again."
+        ) from error
 
 
 @contextmanager

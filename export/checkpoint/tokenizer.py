@@ -1,104 +1,169 @@
-"""Convert a checkpoint's tokenizer to a ``tokenizer.json``, which the runtime reads.
+"""Convert a checkpoint's tokenizer to the file that the runtime reads.
 
-ByT5 needs no file: its tokens are bytes, which the runtime encodes itself.
+Transformers' ``AutoTokenizer`` decides which tokenizer a folder has. A fast tokenizer becomes a
+``tokenizer.json``. Marian's and M2M100's become a ``sentencepiece.json``. ByT5 needs no file: its
+tokens are bytes, which the runtime encodes itself.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers import (
+    AutoTokenizer,
+    ByT5Tokenizer,
+    M2M100Tokenizer,
+    MarianTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import (
+    TOKENIZER_MAPPING_NAMES,
+    tokenizer_class_from_name,
+)
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ...runtime.bundle.manifest import Side, TokenizerFormat
+from ...runtime.bundle.manifest import Languages, Side, TokenizerFormat
 from ...runtime.errors import CheckpointError, reason
 from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
-from .reading import ReportProgress, quiet_transformers, read_json
+from .reading import (
+    CONFIG_FILE,
+    ReportProgress,
+    load_config,
+    quiet_transformers,
+    read_config,
+    read_json,
+)
+from .sentencepiece import write_sentencepiece
 
 TOKENIZER_FILE = "tokenizer.json"
-BYTES_CLASS = "ByT5Tokenizer"
+SETTINGS_FILE = "tokenizer_config.json"
+OPTIONAL_FILES = {TOKENIZER_FILE, SETTINGS_FILE, "target_vocab.json"}
 LONGEST_REASON = 300  # most characters of an error message that is passed on
 
 
 def write_tokenizer(
-    checkpoint: Path,
+    source: Path,
     folder: Path,
-    slow_files: tuple[str, ...],
     progress: ReportProgress = lambda message: None,
+    *,
+    checkpoint: Path | None = None,
 ) -> TokenizerFormat:
-    """Write ``folder/tokenizer.json``; return the tokenizer's entry in the manifest.
+    """Write the tokenizer in ``source`` to ``folder``; return its entry in the manifest.
 
-    The file is Transformers' fast tokenizer. If the checkpoint has no fast file, it is converted
-    from the slow tokenizer in ``slow_files``. ByT5 gets no file. Raises ``CheckpointError`` if
-    there is no tokenizer.
+    ``checkpoint``: the model's folder, whose config.json applies if ``source`` has none; None if
+    it is ``source``. Raises ``CheckpointError`` if there is no tokenizer or it cannot be exported.
     """
-    has_fast_file = (checkpoint / TOKENIZER_FILE).is_file()
-    has_slow_files = all((checkpoint / name).is_file() for name in slow_files)
-    if not (_names_bytes(checkpoint) or has_fast_file or has_slow_files):
-        raise CheckpointError(
-            f"{checkpoint} has no tokenizer: add {TOKENIZER_FILE}, or {' and '.join(slow_files)}."
-        )
-    tokenizer = _load(checkpoint)
-    clean_up = bool(tokenizer.clean_up_tokenization_spaces)
+    tokenizer = _load(source, checkpoint or source)
     longest = tokenizer.model_max_length
     side: Side = "left" if tokenizer.truncation_side == "left" else "right"
-    longest = None if longest > LARGE_INTEGER else int(longest)
+    form = TokenizerFormat(
+        file=None,
+        sentinels=0,
+        special_tokens_strip=False,
+        clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+        model_max_length=None if longest > LARGE_INTEGER else int(longest),
+        truncation_side=side,
+    )
     if isinstance(tokenizer, ByT5Tokenizer):
-        return TokenizerFormat(
-            file=None,
-            sentinels=_sentinels(tokenizer),
-            special_tokens_strip=_special_tokens_strip(tokenizer),
-            clean_up_tokenization_spaces=clean_up,
-            model_max_length=longest,
-            truncation_side=side,
-        )
+        strip = _special_tokens_strip(tokenizer)
+        return replace(form, sentinels=_sentinels(tokenizer), special_tokens_strip=strip)
+    form = replace(form, languages=_languages(tokenizer))
+    if isinstance(tokenizer, MarianTokenizer | M2M100Tokenizer):
+        return replace(form, file=write_sentencepiece(tokenizer, folder), is_sentencepiece=True)
     if not tokenizer.is_fast:
         raise CheckpointError(
-            f"The tokenizer {type(tokenizer).__name__} of {checkpoint} has no fast version in "
+            f"The tokenizer {type(tokenizer).__name__} of {source} has no fast version in "
             "Transformers: use a checkpoint whose tokenizer has one."
         )
-    if not has_fast_file and tokenizer.convert_tokens_to_ids("<0x00>") != tokenizer.unk_token_id:
+    backend = tokenizer.backend_tokenizer
+    has_bytes = tokenizer.convert_tokens_to_ids("<0x00>") != tokenizer.unk_token_id
+    if has_bytes and not json.loads(backend.to_str())["model"].get("byte_fallback"):
         progress(
             "the tokenizer has byte fallback, which Transformers' fast version of it does not "
             "support: unknown characters become the unknown token"
         )
-    backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(folder / TOKENIZER_FILE))
-    return TokenizerFormat(
-        file=TOKENIZER_FILE,
-        sentinels=0,
-        special_tokens_strip=False,
-        clean_up_tokenization_spaces=clean_up,
-        model_max_length=longest,
-        truncation_side=side,
-    )
+    return replace(form, file=TOKENIZER_FILE)
 
 
-def _load(checkpoint: Path) -> Any:
-    """Return the checkpoint's Transformers tokenizer, the fast one if it exists."""
+def _load(source: Path, checkpoint: Path) -> Any:
+    """Return the Transformers tokenizer in ``source``, the fast one if it exists."""
+    path, where = source / SETTINGS_FILE, _nearest_config(source, checkpoint)
+    settings = read_json(path) if path.is_file() else {}
+    config = read_config(where) if where is not None else {}
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    maker: Any = AutoTokenizer
+    options = _options(settings)
+    if name == "TokenizersBackend":  # the name of Transformers 5 for a tokenizer.json
+        maker = PreTrainedTokenizerFast
+    elif where is not None and (where != source or name is None):
+        options["config"] = load_config(where)
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `write_tokenizer` reports what matters
-            return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, local_files_only=True)
+            return maker.from_pretrained(source, local_files_only=True, **options)
     except Exception as error:  # `tokenizers` raises this for a damaged file
+        missing = _missing_files(source, name, config)
+        if missing and not (source / TOKENIZER_FILE).is_file():
+            raise CheckpointError(
+                f"{source} has no tokenizer: add {TOKENIZER_FILE}, or {' and '.join(missing)}, or "
+                "pass --tokenizer FOLDER (in Python: tokenizer=folder)."
+            ) from error
         why = reason(error)
         if len(why) > LONGEST_REASON:  # a long message is advice about other files
-            files = ", ".join(path.name for path in sorted(checkpoint.glob("*.model")))
+            files = ", ".join(path.name for path in sorted(source.glob("*.model")))
             why = f"{files or 'its files'} cannot be read as a tokenizer"
         raise CheckpointError(
-            f"{checkpoint} has no usable tokenizer ({why}): download or save its files again."
+            f"{source} has no usable tokenizer ({why}): download or save its files again."
         ) from error
 
 
-def _names_bytes(checkpoint: Path) -> bool:
-    """Return whether the checkpoint's configuration names the tokenizer of ByT5."""
-    files = (checkpoint / name for name in ("tokenizer_config.json", "config.json"))
-    settings = [read_json(path) for path in files if path.is_file()]
-    return any(setting.get("tokenizer_class") == BYTES_CLASS for setting in settings)
+def _nearest_config(source: Path, checkpoint: Path) -> Path | None:
+    """Return the folder whose config.json applies: the tokenizer's, or else the model's."""
+    return next((path for path in (source, checkpoint) if (path / CONFIG_FILE).is_file()), None)
+
+
+def _options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of Transformers 5 in the form of Transformers 4.
+
+    Transformers 5 saves the list of additional special tokens under another name.
+    """
+    extra = settings.get("extra_special_tokens")
+    if not isinstance(extra, list):
+        return {}
+    return {"extra_special_tokens": {}, **({"additional_special_tokens": extra} if extra else {})}
+
+
+def _missing_files(source: Path, name: str | None, config: dict[str, Any]) -> list[str]:
+    """Return the files that the tokenizer's class needs and ``source`` does not have."""
+    if name is None:
+        name = (TOKENIZER_MAPPING_NAMES.get(str(config.get("model_type"))) or (None,))[0]
+    known = None if name is None else tokenizer_class_from_name(name)
+    files = set(getattr(known, "vocab_files_names", {}).values()) - OPTIONAL_FILES
+    return sorted(file for file in files if not (source / file).is_file())
+
+
+def _languages(tokenizer: Any) -> Languages | None:
+    """Return the languages of a multilingual tokenizer; None for others."""
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return None
+    ids = getattr(tokenizer, "lang_code_to_id", None)
+    if ids is None:  # NLLB
+        codes = tokenizer.additional_special_tokens
+        ids = dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
+    return Languages(
+        ids={str(code): int(token) for code, token in ids.items()},
+        place="prefix" if tokenizer.prefix_tokens else "suffix",
+        end=tokenizer.eos_token_id,
+        source=tokenizer.src_lang,
+        target=tokenizer.tgt_lang,
+    )
 
 
 def _sentinels(tokenizer: Any) -> int:

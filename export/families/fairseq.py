@@ -67,7 +67,6 @@ class EncoderDecoder:
 
     MODEL_CLASSES: dict[str, Any]
     ARCHITECTURES: frozenset[str]
-    SLOW_TOKENIZER_FILES: tuple[str, ...]
     norm_first: bool
     positions: Callable[[Any, Any], torch.Tensor]
     KIND: Kind = "encoder-decoder"
@@ -183,35 +182,30 @@ def feed_forward_weights(names: Names, number: int, layer: Any) -> Weights:
 bart = EncoderDecoder(
     MODEL_CLASSES={"bart": BartForConditionalGeneration},
     ARCHITECTURES=frozenset({"BartForConditionalGeneration", "BartModel"}),
-    SLOW_TOKENIZER_FILES=("vocab.json", "merges.txt"),
     norm_first=False,
     positions=learned_positions,
 )
 mbart = EncoderDecoder(
     MODEL_CLASSES={"mbart": MBartForConditionalGeneration},
     ARCHITECTURES=frozenset({"MBartForConditionalGeneration", "MBartModel"}),
-    SLOW_TOKENIZER_FILES=("sentencepiece.bpe.model",),
     norm_first=True,
     positions=learned_positions,
 )
 marian = EncoderDecoder(
     MODEL_CLASSES={"marian": MarianMTModel},
     ARCHITECTURES=frozenset({"MarianMTModel", "MarianModel"}),
-    SLOW_TOKENIZER_FILES=("source.spm", "target.spm", "vocab.json"),
     norm_first=False,
     positions=sinusoidal_positions,
 )
 m2m_100 = EncoderDecoder(
     MODEL_CLASSES={"m2m_100": M2M100ForConditionalGeneration},
     ARCHITECTURES=frozenset({"M2M100ForConditionalGeneration", "M2M100Model"}),
-    SLOW_TOKENIZER_FILES=("vocab.json", "sentencepiece.bpe.model"),
     norm_first=True,
     positions=shifted_sinusoidal_positions,
 )
 pegasus = EncoderDecoder(
     MODEL_CLASSES={"pegasus": PegasusForConditionalGeneration},
     ARCHITECTURES=frozenset({"PegasusForConditionalGeneration", "PegasusModel"}),
-    SLOW_TOKENIZER_FILES=("spiece.model",),
     norm_first=True,
     positions=sinusoidal_positions,
 )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
-from ..checkpoint.reading import read_json
+from ..checkpoint.reading import read_config
 from ..graphs.tracing import Graph
 from . import gpt2, gpt_neo, gpt_neox, gptj, opt, t5
 from .fairseq import bart, m2m_100, marian, mbart, pegasus
@@ -22,8 +22,6 @@ class Family(Protocol):
     def MODEL_CLASSES(self) -> dict[str, Any]: ...  # noqa: N802  # by `model_type`
     @property
     def ARCHITECTURES(self) -> frozenset[str]: ...  # noqa: N802
-    @property
-    def SLOW_TOKENIZER_FILES(self) -> tuple[str, ...]: ...  # noqa: N802
 
     def check(self, config: Any) -> None:
         """Raise ``CheckpointError`` for a configuration that cannot be exported."""
@@ -55,13 +53,7 @@ def find_family(folder: Path) -> Family:
 
     Raises ``CheckpointError``, which names the supported models, if there is none.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json, so it is not a checkpoint: pass a folder that "
-            "`save_pretrained` wrote."
-        )
-    config = read_json(path)
+    config = read_config(folder)
     model_type = config.get("model_type")
     for family in FAMILIES:
         if str(model_type) in family.MODEL_CLASSES:

@@ -17,7 +17,6 @@ KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt2": GPT2LMHeadModel}
 # Old checkpoints without an lm_head are named GPT2Model; the embedding is their lm_head.
 ARCHITECTURES = frozenset({"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"})
-SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 NAMES = Names(
     table="wte",
     positions="wpe",

@@ -17,7 +17,6 @@ from .settings import check_activation, check_divisible, check_number, check_siz
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt_neo": GPTNeoForCausalLM}
 ARCHITECTURES = frozenset({"GPTNeoForCausalLM", "GPTNeoModel"})
-SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 NAMES = decoder_names()
 
 

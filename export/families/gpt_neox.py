@@ -19,7 +19,6 @@ from .settings import check_activation, check_divisible, check_number, check_siz
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt_neox": GPTNeoXForCausalLM}
 ARCHITECTURES = frozenset({"GPTNeoXForCausalLM"})
-SLOW_TOKENIZER_FILES = ("tokenizer.json",)
 NAMES = decoder_names()
 CHANGING_ROPE = ("dynamic", "longrope")  # their frequencies depend on the length of the text
 

@@ -25,7 +25,6 @@ from .settings import check_activation, check_divisible, check_number, check_siz
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gptj": GPTJForCausalLM}
 ARCHITECTURES = frozenset({"GPTJForCausalLM"})
-SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 NAMES = decoder_names()
 
 

@@ -18,7 +18,6 @@ from .settings import check_activation, check_divisible, check_sizes
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"opt": OPTForCausalLM}
 ARCHITECTURES = frozenset({"OPTForCausalLM", "OPTModel"})
-SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 NAMES = decoder_names()
 
 

@@ -30,7 +30,6 @@ ARCHITECTURES = frozenset(
         "MT5Model",
     }
 )
-SLOW_TOKENIZER_FILES = ("spiece.model",)
 FARTHEST = 1_000_000  # highest distance, because bias tables have an entry for each distance
 SIZES = (
     "d_model",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ MANIFEST_NAME = "edgeseq.json"
 SCHEMA = 1
 
 Side = Literal["left", "right"]
+Place = Literal["prefix", "suffix"]
 Kind = Literal["decoder-only", "encoder-decoder"]
 ROLES: dict[Kind, tuple[str, ...]] = {
     "decoder-only": ("decoder",),
@@ -52,6 +53,17 @@ class CacheFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Languages:
+    """The languages of a multilingual tokenizer, which adds a token for the language to a text."""
+
+    ids: Mapping[str, int]  # language code -> token id
+    place: Place  # where the token is: first, or last, after the end-of-sequence token
+    end: int  # end-of-sequence token
+    source: str  # default language of sources
+    target: str | None  # default language of targets
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerFormat:
     """The tokenizer and its settings."""
 
@@ -61,6 +73,8 @@ class TokenizerFormat:
     clean_up_tokenization_spaces: bool
     model_max_length: int | None  # most tokens after truncation; None: no limit
     truncation_side: Side  # the side that truncation cuts off
+    is_sentencepiece: bool | None = None  # whether the file has edgeseq's format for SentencePiece
+    languages: Languages | None = None  # None: the tokenizer adds no token for the language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +183,14 @@ class Manifest:
             )
 
     def _hash(self) -> str:
-        content = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
+        content = json.dumps(_plain(replace(self, seal="")), sort_keys=True)
         import hashlib  # late: it loads OpenSSL, which only this needs
 
         return hashlib.sha256(content.encode()).hexdigest()
 
     def to_json(self) -> str:
         """Return the text of ``edgeseq.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(_plain(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -199,6 +213,23 @@ class Manifest:
         manifest: Manifest = _read(cls, data, "")
         _check_names(manifest)
         return manifest
+
+
+def _plain(value: Any) -> Any:
+    """Return a field as JSON values; optional fields that are None are left out.
+
+    A field is optional if its default is None. Older bundles do not have it.
+    """
+    if is_dataclass(value):
+        content = {item.name: (item, getattr(value, item.name)) for item in fields(value)}
+        return {
+            name: _plain(of_field)
+            for name, (item, of_field) in content.items()
+            if of_field is not None or item.default is not None
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
 
 
 def _check_schema(schema: int) -> None:
@@ -283,7 +314,8 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
         )
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
-    names = [item.name for item in fields(kind)]
+    required = {item.name for item in fields(kind) if item.default is not None}
+    names = [item.name for item in fields(kind) if item.name in value or item.name in required]
     for name in names:
         if name not in value:
             raise BundleError(f"{MANIFEST_NAME} lacks {prefix}{name}: export the bundle again.")

@@ -29,6 +29,18 @@ class Bundle:
         return self.folder / name
 
 
+def check_path(path: Path) -> None:
+    """Raise ``BundleError`` for a path that ONNX Runtime cannot open."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise BundleError(
+            f"The path {shown} has bytes that are not UTF-8, and ONNX Runtime cannot open it: "
+            "rename the folder."
+        ) from error
+
+
 def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
     """Return the bundle in ``folder``, read and checked.
 
@@ -36,6 +48,7 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
     ``BundleError`` for a folder that is not a bundle, is damaged, has a newer schema, or names
     files outside itself.
     """
+    check_path(folder)
     manifest_path = folder / MANIFEST_NAME
     if folder.is_file():
         raise BundleError(f"{folder} is a file: pass the folder of a bundle.")

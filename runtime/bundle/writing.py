@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import BundleError
 from .manifest import MANIFEST_NAME, Manifest
-from .reading import PARTIAL, Bundle, file_entry
+from .reading import PARTIAL, Bundle, check_path, file_entry
 
 
 class BundleWriter:
@@ -27,7 +27,8 @@ class BundleWriter:
     """
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
-        self._out = out.absolute()
+        check_path(out)
+        self._out = out.expanduser().absolute()
         self._check_target(overwrite)
 
     def _check_target(self, overwrite: bool) -> None:

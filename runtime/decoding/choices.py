@@ -2,7 +2,9 @@
 
 The probability of a choice is the probability of its tokens after the prompt. They include the
 end-of-sequence token if the tokenizer adds one, as T5's does. Otherwise a choice that is a prefix
-of another choice is at least as probable as the longer one.
+of another choice is at least as probable as the longer one. After an encoder a choice has all
+tokens of a target, because the decoder was trained on them. In a decoder-only model it continues
+the prompt, so the special tokens before a text are left out.
 """
 
 from __future__ import annotations
@@ -81,10 +83,13 @@ def _choose(
 
 def _spelled(outputs: Outputs, start: Sequence[int], choices: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each choice; raise as ``choose`` does."""
-    token_ids = [outputs.tokenizer.encode(choice) for choice in choices]
+    token_ids = [outputs.encode(choice) for choice in choices]
     positions = outputs.manifest.dimensions.max_positions
+    form = outputs.manifest.tokenizer
+    languages = frozenset() if form.languages is None else {*form.languages.ids.values()}
     for choice, ids in zip(choices, token_ids, strict=True):
-        if not ids or _letters(outputs.tokenizer.decode(ids)) != _letters(choice):
+        text = outputs.tokenizer.decode([token for token in ids if token not in languages])
+        if not ids or _letters(text) != _letters(choice):
             raise OptionError(
                 f"The model's vocabulary cannot spell {choice!r:.60}: pass other choices."
             )

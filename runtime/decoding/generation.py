@@ -49,6 +49,16 @@ class Outputs(NamedTuple):
     manifest: Manifest
     tokenizer: AnyTokenizer
 
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of an output with the text ``text``."""
+        if not self.manifest.has_encoder:
+            return self.tokenizer.encode_continuation(text)
+        ids = self.tokenizer.encode_target(text)
+        languages = self.manifest.tokenizer.languages
+        if languages is not None and languages.place == "suffix":
+            ids.pop()  # the language, which follows the end of the output
+        return ids
+
     def context(self, start: Ids) -> Ids:
         """Return the start tokens that belong to the output.
 
@@ -89,7 +99,9 @@ def new_generation(
     constraint = None
     if guide is not None:
         at_start = [not outputs.context(start) for start in starts]
-        constraint = constrained(guide, prompts, at_start)
+        forced = options.forced_bos_token_id
+        is_silent = forced is not None and outputs.tokenizer.token(forced) is None
+        constraint = constrained(guide, prompts, at_start, skips_forced=is_silent)
     groups = options.strategy == "group beam search"
     diversity = Diversity(options.diversity_penalty) if groups else None
     of_texts = text_processors(options, prompts, controls, constraint, diversity)

@@ -96,16 +96,24 @@ def sampling_processors(options: GenerationOptions) -> list[Processor]:
 
 
 def constrained(
-    constraint: Constraint, prompts: Sequence[Prompt], at_start: Sequence[bool]
+    constraint: Constraint,
+    prompts: Sequence[Prompt],
+    at_start: Sequence[bool],
+    *,
+    skips_forced: bool = False,
 ) -> Processor:
     """Return ``constraint`` as a processor.
 
     ``at_start``: for each prompt, whether its new tokens are the first tokens of the output.
+    ``skips_forced``: whether a token without text, such as the target language, is forced after a
+    single start token.
     """
-    begins = [len(prompt.start) for prompt in prompts]
+    begins = [len(prompt.start) + (skips_forced and len(prompt.start) == 1) for prompt in prompts]
 
     def process(logits: Logits, rows: Rows) -> None:
         for row, tokens, prompt in zip(logits, *rows, strict=True):
+            if len(tokens) < begins[prompt]:
+                continue
             constraint.filter(row, tokens[begins[prompt] :], at_start=at_start[prompt])
 
     return process

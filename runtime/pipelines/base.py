@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from ..bundle.manifest import Kind, Manifest
 from ..errors import OptionError, PromptError
 from ..model import Model
 from ..request.controls import split_controls
-from ..request.prompts import check_one_each, lists_by_prompt
+from ..request.prompts import check_one_each, encode_prompt, listed, lists_by_prompt
 from ..request.request import check_id
 from ..request.resolving import INSTEAD, resolve_options
 from .arguments import COMMON, RETURNS, PipelineArguments, ReturnType, read_arguments
@@ -62,12 +62,13 @@ class Pipeline(ABC):
         resolve_options({**defaults, **padding}, self._defaults, self.kind)
         self._own = {name: options[name] for name in options if name not in self._defaults}
 
-    def __call__(self, text_inputs: str | Sequence[str] | Iterator[str], **options: Any) -> Any:
+    def __call__(self, text_inputs: str | Iterable[str], **options: Any) -> Any:
         """Run the task on one text, several texts or an iterator of texts; return the records.
 
         Args:
-            text_inputs: A text, a list of texts, or an iterator of texts, which is read as the
-                results are.
+            text_inputs: A text; several texts, such as a list, a tuple or an array; an iterator of
+                texts, which is read as the results are; or a data set of PyTorch, which is read
+                like an iterator.
             **options: The arguments of Transformers' pipeline of this task, as ``pipeline``
                 describes them, and generation options and controls.
 
@@ -91,13 +92,18 @@ class Pipeline(ABC):
             return self._records([text_inputs], arguments, generation)[0]
         if isinstance(text_inputs, Iterator):
             return self._iterate(text_inputs, arguments, generation)
-        if not isinstance(text_inputs, list | tuple):
+        texts = listed(text_inputs)
+        if texts is None or _is_data_set(text_inputs):
+            if _is_data_set(text_inputs):
+                data: Any = text_inputs
+                items = (data[i] for i in range(len(data)))
+                return self._iterate(items, arguments, generation)
             raise PromptError(
-                f"A pipeline takes a text, a list of texts or an iterator of texts, not "
-                f"{text_inputs!r:.60}."
+                f"A pipeline takes a text, several texts, an iterator of texts or a data set of "
+                f"texts, not {text_inputs!r:.60}."
             )
-        _check_starts(generation, len(text_inputs))
-        return self._joined(self._records(text_inputs, arguments, generation))
+        _check_starts(generation, len(texts))
+        return self._joined(self._records(texts, arguments, generation))
 
     def _joined(self, found: list[Records]) -> list[Any]:
         return found
@@ -159,7 +165,7 @@ class Pipeline(ABC):
         self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
     ) -> list[int]:
         longest = self.longest("truncation") if arguments.truncation else None
-        return self.model.tokenizer.encode(text, max_length=longest)
+        return encode_prompt(model.tokenizer, text, longest)
 
     def longest(self, name: str) -> int:
         """Return the tokenizer's limit in tokens.
@@ -185,7 +191,12 @@ class Pipeline(ABC):
             return options
         if "eos_token_id" in options:
             raise OptionError("stop_sequence has no effect with eos_token_id: pass one of them.")
-        ids = self.model.tokenizer.encode(arguments.stop_sequence)
+        ids = self.model.tokenizer.encode(arguments.stop_sequence, add_special_tokens=False)
+        if not ids:
+            raise OptionError(
+                f"stop_sequence is {arguments.stop_sequence!r:.60}, which has no tokens: pass "
+                "another text."
+            )
         return {**options, "eos_token_id": self._stop_ids(ids)}
 
     def _stop_ids(self, ids: list[int]) -> list[int]:
@@ -202,6 +213,12 @@ class Pipeline(ABC):
         given = arguments.clean_up_tokenization_spaces
         clean_up = self.cleans_up if given is None else given
         return self.model.tokenizer.decode(ids, clean_up_tokenization_spaces=clean_up)
+
+
+def _is_data_set(value: Any) -> bool:
+    """Return whether ``value`` is like a ``torch.utils.data.Dataset``: it has items by index."""
+    has_items = hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return has_items and not hasattr(value, "__iter__")
 
 
 def _check_effects(options: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from ..loading import load
 from ..model import Model
 from ..request.controls import split_controls
 from ..request.options import GenerationOptions
+from ..request.prompts import encode_prompt
 from ..request.resolving import INSTEAD, resolve_options
 from .arguments import COMMON, PipelineArguments
 from .base import Ids, Pipeline, Record, Records
@@ -61,7 +62,7 @@ class TextGenerationPipeline(Pipeline):
     ) -> list[int]:
         if arguments.truncation and options.get("max_length") is not None:
             longest = GenerationOptions(max_length=options["max_length"]).max_length
-            return self.model.tokenizer.encode(text, max_length=longest)
+            return encode_prompt(model.tokenizer, text, longest)
         ids = super()._prompt(text, model, arguments, options)
         if arguments.handle_long_generation is None:
             return ids
@@ -89,7 +90,8 @@ class TextGenerationPipeline(Pipeline):
         if arguments.truncation:
             changed.pop("max_length", None)
         defaults = model.bundle.manifest.generation
-        added = len(self.model.tokenizer.encode(prefix)) if prefix else 0
+        encode = self.model.tokenizer.encode
+        added = len(encode(prefix, add_special_tokens=False)) if prefix else 0
         for name, instead in INSTEAD.items():
             if changed.get(instead) is None:
                 bounded = defaults.get(instead) is not None
@@ -148,13 +150,18 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 
     Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` uses the first
     translation task of the checkpoint, or the task of ``src_lang`` and ``tgt_lang``, such as "en"
-    and "fr".
+    and "fr". A model whose tokenizer has languages, such as NLLB, translates between the two that
+    the task or the arguments name, and uses no prefix.
     """
 
     return_name = "translation"
     arguments = COMMON | {"src_lang", "tgt_lang"}
 
     def _for_task(self, task: str | None) -> tuple[str, Model]:
+        if self.model.bundle.manifest.tokenizer.languages is not None:
+            source, _, target = (task or self.task).removeprefix("translation_").partition("_to_")
+            _, model = super()._for_task(task)
+            return "", model.with_languages(source, target) if target else model
         tasks = self.model.bundle.manifest.task_specific_params
         pairs = [name for name in tasks if name.startswith("translation")]
         if task is not None and task not in pairs:
@@ -163,6 +170,16 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
         return super()._for_task(task)
+
+    def _prompt(
+        self, text: str, model: Model, arguments: PipelineArguments, options: Mapping[str, Any]
+    ) -> list[int]:
+        has_languages = model.bundle.manifest.tokenizer.languages is not None
+        if has_languages and arguments.task is None and self.task == "translation":
+            raise OptionError(
+                "The model translates between many languages: pass src_lang and tgt_lang."
+            )
+        return super()._prompt(text, model, arguments, options)
 
 
 TASKS: dict[str, type[Pipeline]] = {

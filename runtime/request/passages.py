@@ -165,7 +165,7 @@ def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyToken
     """
     options = resolve_options(manifest.generation, {}, manifest.kind)
     sources = [tokenizer.encode(source) for source, _ in pairs]
-    targets = [tokenizer.encode(target) for _, target in pairs]
+    targets = [tokenizer.encode_target(target) for _, target in pairs]
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
         check_prompt(f"Prompt {number}", source, options, manifest)
         check_ids(f"Target {number}", target, manifest)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..bundle.manifest import Manifest
 from ..errors import OptionError, PromptError
+from ..text.byte_tokenizer import AnyTokenizer
 from .options import GenerationOptions
 
 Ids = list[int]
@@ -39,6 +40,21 @@ def listed(value: Any) -> list[Any] | None:
         return list(value)
     except TypeError:
         return None
+
+
+def encode_prompt(tokenizer: AnyTokenizer, text: str, max_length: int | None = None) -> Ids:
+    """Return the token ids of a prompt.
+
+    Raises ``PromptError`` for a text of which the tokenizer encodes nothing, such as English with a
+    vocabulary of amino acids.
+    """
+    ids = tokenizer.encode(text, max_length=max_length)
+    if text.strip() and not tokenizer.encode(text, add_special_tokens=False):
+        raise PromptError(
+            f"The model's tokenizer has no tokens for the text {text!r:.60}: write it in the "
+            "characters of the vocabulary."
+        )
+    return ids
 
 
 def check_prompt(name: str, prompt: Ids, options: GenerationOptions, manifest: Manifest) -> None:

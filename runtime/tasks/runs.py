@@ -10,6 +10,7 @@ from ..bundle.reading import Bundle
 from ..errors import OptionError
 from ..request.batching import batches
 from ..request.controls import GUIDES
+from ..request.prompts import encode_prompt
 from ..request.request import checked_request
 from ..request.resolving import resolve_options
 from ..results import GenerationResult
@@ -71,7 +72,7 @@ def run_all(
         options["choices"] = list(form.labels.values())
     model, constraints = _with_template(model, template)
     options = {**constraints, **options}
-    ids = [model.tokenizer.encode(prompt) for prompt in prompts]
+    ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
     checked_request(model.bundle.manifest, ids, options)  # errors name the caller's indices
     found: dict[int, TaskResult] = {}
     for batch in batches([len(prompt) for prompt in ids]):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..bundle.manifest import Side
 from ..errors import PromptError
+from .sentencepiece_tokenizer import SentencePieceTokenizer
 from .tokenizer import Tokenizer, clean_up
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
@@ -48,13 +49,35 @@ class ByteTokenizer:
         self._stripping = frozenset(SPECIAL_TOKENS if special_tokens_strip else ())
         self._special = re.compile(f"({'|'.join(map(re.escape, self._ids))})")
 
-    def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, max_length: int | None = None, add_special_tokens: bool = True
+    ) -> list[int]:
         """Return the token ids of ``text``, with the end-of-text token at the end.
 
         It is not added to a text that ends with it. ``max_length``: the limit of ids; the text is
-        cut off at ``truncation_side``. Raises ``PromptError`` unless ``text`` is a string without
-        lone surrogates.
+        cut off at ``truncation_side``. ``add_special_tokens``: whether to add the end-of-text
+        token. Raises ``PromptError`` unless ``text`` is a string without lone surrogates.
         """
+        ids = self._fragment(text)
+        if not add_special_tokens:
+            return ids
+        if ids and ids[-1] == END_OF_TEXT:
+            ids.pop()
+        if max_length is not None and len(ids) >= max_length:
+            room = max(0, max_length - 1)
+            ids = ids[:room] if self._truncation_side == "right" else ids[len(ids) - room :]
+        return [*ids, END_OF_TEXT]
+
+    def encode_target(self, text: str) -> list[int]:
+        """Return the token ids of a target, which are encoded as any text."""
+        return self.encode(text)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Return the token ids of ``text``; ByT5 has no special tokens before a text."""
+        return self.encode(text)
+
+    def _fragment(self, text: str) -> list[int]:
+        """Return the token ids of ``text`` without special tokens."""
         if not isinstance(text, str):
             raise PromptError(f"The text is {text!r:.60}; it must be a string.")
         *pieces, last = self._special.split(text)  # text, token, text, token, ..., text
@@ -66,12 +89,7 @@ class ByteTokenizer:
             ids += _byte_ids(rest.rstrip() if strips else rest)
             ids.append(self._ids[token])
         ids += _byte_ids(last.lstrip() if strips else last)
-        if ids and ids[-1] == END_OF_TEXT:
-            ids.pop()
-        if max_length is not None and len(ids) >= max_length:
-            room = max(0, max_length - 1)
-            ids = ids[:room] if self._truncation_side == "right" else ids[len(ids) - room :]
-        return [*ids, END_OF_TEXT]
+        return ids
 
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
@@ -112,4 +130,4 @@ def _byte_ids(text: str) -> list[int]:
         ) from error
 
 
-AnyTokenizer = Tokenizer | ByteTokenizer
+AnyTokenizer = Tokenizer | ByteTokenizer | SentencePieceTokenizer

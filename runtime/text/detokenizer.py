@@ -15,7 +15,15 @@ from . import detokenizer_stages as stages
 from .byte_tokenizer import AnyTokenizer
 from .detokenizer_stages import Replacement, Stage
 from .tokenizer import CLEAN_UPS
-from .tokenizer_decoder import ByteFallback, ByteLevel, RawBytes, Unknown, Words, decoder_form
+from .tokenizer_decoder import (
+    ByteFallback,
+    ByteLevel,
+    Pieces,
+    RawBytes,
+    Unknown,
+    Words,
+    decoder_form,
+)
 
 
 class Detokenizer:
@@ -72,6 +80,8 @@ def _follow(tokenizer: AnyTokenizer) -> tuple[Stage, list[Stage]]:
     match decoder_form(tokenizer):
         case RawBytes():
             return stages.Utf8(), []
+        case Pieces():
+            return stages.Spaced(), [stages.Stripped()]
         case ByteLevel():
             return stages.Bytes(), []
         case Words(join):

@@ -87,6 +87,30 @@ class Utf8(Stage):
         return text
 
 
+class Spaced(Stage):
+    """SentencePiece: each token is text, with "\u2581" for a space."""
+
+    def push(self, text: str) -> str:
+        return text.replace("\u2581", " ")
+
+
+class Stripped(Stage):
+    """``str.strip`` on a stream; whitespace that may be the end of the text is held back."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._has_begun = False
+
+    def push(self, text: str) -> str:
+        if not self._has_begun:
+            text = text.lstrip()
+            self._has_begun = bool(text)
+        text = self._held + text
+        done = text.rstrip()
+        self._held = text[len(done) :]
+        return done
+
+
 class RenderedTokens(Stage):
     """Decoders that decode each token independently, but the first token of a text differently."""
 

@@ -12,6 +12,7 @@ from .tokenizer_decoder import (
     ByteFallback,
     ByteLevel,
     Join,
+    Pieces,
     RawBytes,
     Unknown,
     Words,
@@ -31,6 +32,8 @@ def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
     match decoder_form(tokenizer):
         case RawBytes():
             return lambda token: (token.encode("latin-1"), token.encode("latin-1"))
+        case Pieces():
+            return _pieces
         case ByteLevel():
             return _byte_level
         case Words(join):
@@ -45,6 +48,11 @@ def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
         f"json_schema, regex and grammar do not work with this tokenizer, whose decoder is {form}: "
         "use a model whose tokenizer decodes like GPT-2's, T5's, BERT's, Gemma's or Llama's."
     )
+
+
+def _pieces(token: str) -> tuple[bytes, bytes]:
+    text = token.replace("\u2581", " ")
+    return text.lstrip().encode(), text.encode()
 
 
 def _byte_level(token: str) -> tuple[bytes, bytes]:

@@ -7,14 +7,16 @@ depend on models or generation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 import tokenizers
 from tokenizers.decoders import Decoder
 
 from ..bundle.manifest import Side
-from ..errors import BundleError, PromptError
+from ..errors import BundleError, PromptError, reason
+from .special_tokens import LanguagePair, without_first_tokens
 
 # Each replacement is applied to the whole text, in this order. Source:
 # `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
@@ -44,7 +46,8 @@ class Tokenizer:
 
     ``path``: its tokenizer.json. ``clean_up_tokenization_spaces``: the checkpoint's setting of that
     name: whether ``decode`` removes the spaces before punctuation. ``truncation_side``: the side
-    that ``encode`` cuts off. Raises ``BundleError`` if ``tokenizers`` cannot read ``path``.
+    that ``encode`` cuts off. ``languages``: the languages of a multilingual tokenizer. Raises
+    ``BundleError`` if ``tokenizers`` cannot read ``path``.
     """
 
     def __init__(
@@ -53,18 +56,20 @@ class Tokenizer:
         clean_up_tokenization_spaces: bool,
         *,
         truncation_side: Side = "right",
+        languages: LanguagePair | None = None,
     ) -> None:
-        try:
-            self._backend = tokenizers.Tokenizer.from_file(str(path))
+        try:  # not `from_file`, which does not take every path
+            self._backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
         except Exception as error:  # the only class that tokenizers raises here
             raise BundleError(
-                f"{path} cannot be read as a tokenizer ({error}): restore the file, or export the "
-                "checkpoint again."
+                f"{path} cannot be read as a tokenizer ({reason(error)}): restore the file, or "
+                "export the checkpoint again."
             ) from error
         # Transformers ignores the file's settings of both, so that the caller decides.
         self._backend.no_truncation()
         self._backend.no_padding()
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.languages = languages
         self._truncation_side = truncation_side
         added = self._backend.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
@@ -75,28 +80,55 @@ class Tokenizer:
         decoder: Decoder | None = self._backend.decoder
         return decoder
 
-    def encode(self, text: str, *, max_length: int | None = None) -> list[int]:
+    def with_languages(self, languages: LanguagePair) -> Self:
+        """Return the same tokenizer for other languages."""
+        twin = copy(self)
+        twin.languages = languages
+        return twin
+
+    def encode(
+        self, text: str, *, max_length: int | None = None, add_special_tokens: bool = True
+    ) -> list[int]:
         """Return the token ids of ``text``, with the special tokens that ``tokenizer(text)`` adds.
 
         ``max_length``: the limit of ids; the text is cut off at ``truncation_side`` and special
-        tokens stay, as with Transformers' ``truncation=True``. Raises ``PromptError`` unless
-        ``text`` is a string without lone surrogates.
+        tokens stay, as with Transformers' ``truncation=True``. ``add_special_tokens``: whether to
+        add special tokens. Raises ``PromptError`` unless ``text`` is a string without lone
+        surrogates.
         """
-        backend = self._backend
+        encoding = self._fragment(text)
+        if self.languages is not None and add_special_tokens:
+            return self.languages.source.around(encoding.ids, max_length, self._truncation_side)
+        if add_special_tokens and max_length is not None:
+            room = max(0, max_length - self._backend.num_special_tokens_to_add(False))
+            encoding.truncate(room, direction=self._truncation_side)
+        if add_special_tokens:
+            encoding = self._backend.post_process(encoding)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def encode_target(self, text: str) -> list[int]:
+        """Return the token ids of a target, as ``tokenizer(text_target=text)`` does.
+
+        Raises ``OptionError`` if the tokenizer has languages and no target language is chosen.
+        """
+        if self.languages is None:
+            return self.encode(text)
+        return self.languages.known_target.around(self._fragment(text).ids)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Return the token ids of ``text`` without the special tokens before it."""
+        return without_first_tokens(self.encode(text), self._fragment(text).ids)
+
+    def _fragment(self, text: str) -> Any:
+        """Return the encoding of ``text`` without special tokens."""
         try:
-            if max_length is None:
-                ids: list[int] = backend.encode(text).ids
-                return ids
-            encoding = backend.encode(text, add_special_tokens=False)
+            return self._backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(
                 f"The text is {text!r:.60}; it must be a string without lone surrogates: decode "
                 "its bytes with errors='replace'."
             ) from error
-        room = max(0, max_length - backend.num_special_tokens_to_add(False))
-        encoding.truncate(room, direction=self._truncation_side)
-        left: list[int] = backend.post_process(encoding).ids
-        return left
 
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None

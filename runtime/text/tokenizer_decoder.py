@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .byte_tokenizer import AnyTokenizer, ByteTokenizer
+from .sentencepiece_tokenizer import SentencePieceTokenizer
 
 Join = Callable[[list[str]], str]
 
@@ -15,6 +16,11 @@ Join = Callable[[list[str]], str]
 @dataclass(frozen=True)
 class RawBytes:
     """ByT5: each token is the character whose code point is its byte."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Marian, M2M100: tokens are joined, "\u2581" is a space, and the text is stripped."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,15 @@ class Unknown:
     join: Join
 
 
-Form = RawBytes | ByteLevel | Words | ByteFallback | Unknown
+Form = RawBytes | Pieces | ByteLevel | Words | ByteFallback | Unknown
 
 
 def decoder_form(tokenizer: AnyTokenizer) -> Form:
     """Return the form of a tokenizer's decoder from its configuration in tokenizer.json."""
     if isinstance(tokenizer, ByteTokenizer):
         return RawBytes()
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return Pieces()
     decoder = tokenizer.decoder
     if decoder is None:
         return Words(" ".join)

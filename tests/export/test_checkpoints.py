@@ -17,7 +17,7 @@ from transformers import GPT2DoubleHeadsModel, GPT2LMHeadModel, GPT2Tokenizer
 from edgeseq.export import CheckpointError, export_checkpoint
 from edgeseq.export.blocks.layers import Layers
 from edgeseq.export.families import gpt2
-from edgeseq.runtime import BundleError, Model, load
+from edgeseq.runtime import BundleError, Model, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.commands import Captured, failure
 from tests.support.errors import refusal
@@ -304,6 +304,104 @@ def test_defaults_that_stay_unused_are_named(folder: Path, out: Path) -> None:
     assert bundle.manifest.generation["num_beams"] == 4
 
 
+def defaults_of(folder: Path, out: Path, **settings: Any) -> tuple[dict[str, Any], list[str]]:
+    """Export with other generation settings; return the bundle's defaults and the lines."""
+    edit_json(folder / "generation_config.json", **settings)
+    told: list[str] = []
+    bundle = export_checkpoint(folder, out, progress=told.append)
+    return dict(bundle.manifest.generation), told
+
+
+def test_ids_outside_the_vocabulary_are_left_out(folder: Path, out: Path) -> None:
+    defaults, told = defaults_of(
+        folder,
+        out,
+        suppress_tokens=[50256, 7],
+        begin_suppress_tokens=[50256],
+        bad_words_ids=[[50256], [5, 6]],
+        forced_bos_token_id=50256,
+        forced_eos_token_id=50257,
+        sequence_bias=[[[50256], 1.0], [[7, 8], 2.0]],
+        bos_token_id=50256,
+    )
+    assert defaults == {
+        "eos_token_id": 0,
+        "suppress_tokens": [7],
+        "bad_words_ids": [[5, 6]],
+        "sequence_bias": [[[7, 8], 2.0]],
+    }
+    [line] = [line for line in told if "50256" in line]
+    for name in ("suppress_tokens", "bad_words_ids", "forced_eos_token_id", "bos_token_id"):
+        assert name in line
+    refusal(PromptError, lambda: load(out).generate(""), match="bos_token_id")
+
+
+@pytest.mark.parametrize("name", ["suppress_tokens", "begin_suppress_tokens"])
+def test_suppressed_ids_outside_the_vocabulary_have_no_effect(
+    name: str, folder: Path, out: Path, greedy_ids: Callable[..., list[int]]
+) -> None:
+    defaults_of(folder, out, **{name: [50256]})
+    reference = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+    model = load(out, threads=1)
+    ids = model.tokenizer.encode("The")
+    [result] = model.generate("The", max_new_tokens=12)
+    assert list(result.token_ids) == greedy_ids(reference, ids, 12)
+
+
+def test_settings_that_mean_none(folder: Path, out: Path) -> None:
+    """Negative special tokens and empty lists mean None, as in Transformers."""
+    settings = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id"], -1)
+    lists: dict[str, Any] = {"suppress_tokens": [], "begin_suppress_tokens": []}
+    defaults, told = defaults_of(folder, out, **settings, **lists)
+    assert defaults == {}
+    assert not any("ignoring" in line for line in told)
+
+
+def test_model_type_follows_from_the_architecture(folder: Path, out: Path, model: Model) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["model_type"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+    bundle = export_checkpoint(folder, out)
+    assert bundle.manifest.architecture == "gpt2"
+    assert weights_hash(bundle) == weights_hash(model.bundle)
+
+
+@pytest.mark.parametrize("change", [lambda folder: None, save_bin])
+def test_stored_head_of_a_tied_model_is_reported(
+    change: Change, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Transformers ties the head all the same."""
+    folder = make_checkpoint(tie_word_embeddings=True)
+    plain = export_checkpoint(folder, tmp_path / "plain")
+    add_tied_lm_head(folder)
+    told: list[str] = []
+    export_checkpoint(folder, tmp_path / "equal", progress=told.append)
+    edit_weights(folder, lambda w: w | {"lm_head.weight": w["lm_head.weight"] + 1})
+    change(folder)
+    other = export_checkpoint(folder, tmp_path / "other", progress=told.append)
+    assert sum("stored lm_head.weight" in line for line in told) == 1
+    assert ids_of(other.folder) == ids_of(plain.folder)
+
+
+def test_home_folder_is_expanded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    bundle = export_checkpoint("~/checkpoint", "~/bundle")
+    assert bundle.folder == tmp_path / "bundle"
+    assert load("~/bundle").bundle.manifest == bundle.manifest
+
+
+def test_file_instead_of_its_folder(folder: Path, out: Path) -> None:
+    file = folder / SAFETENSORS
+    message = refusal(CheckpointError, lambda: export_checkpoint(file, out), match="is a file")
+    assert f"pass its folder, {folder}" in message
+
+
 # What is refused
 
 
@@ -357,11 +455,32 @@ def remove_a_shard(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
+ADAPTER = b'{"peft_type": "LORA", "base_model_name_or_path": "the/base"}'
 QKV = "transformer.h.1.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Change, str]] = {
     "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2, gpt_neo, .*pegasus"),
     "llama": (set_config(model_type="llama"), r"'llama'.*supported: gpt2"),
-    "no model type": (set_config(model_type=None), r"supported: gpt2"),
+    "no model type": (set_config(model_type=None, architectures=None), r"supported: gpt2"),
+    "wrapped": (
+        lambda folder: edit_weights(folder, lambda w: {f"module.{k}": v for k, v in w.items()}),
+        r"begin with 'module\.'.*model\.module",
+    ),
+    "compiled": (
+        lambda folder: edit_weights(folder, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}),
+        r"begin with '_orig_mod\.'",
+    ),
+    "only TensorFlow": (
+        after(remove(SAFETENSORS), write("tf_model.h5", b"")),
+        r"tf_model\.h5 of TensorFlow",
+    ),
+    "only Flax": (
+        after(remove(SAFETENSORS), write("flax_model.msgpack", b"")),
+        r"flax_model\.msgpack of Flax",
+    ),
+    "an adapter and no model": (
+        after(remove("config.json"), write("adapter_config.json", ADAPTER)),
+        r"adapter.*'the/base'.*merge_and_unload",
+    ),
     "classifier": (
         set_config(architectures=["GPT2ForSequenceClassification"]),
         r"'GPT2ForSequenceClassification'.*GPT2LMHeadModel",
@@ -373,8 +492,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "architecture is text": (set_config(architectures="BertModel"), r"'BertModel'"),
     "tokenizer of nothing": (write("tokenizer.json", b"{}"), r"tokenizer"),
     "impossible defaults": (
-        lambda folder: edit_json(folder / "generation_config.json", eos_token_id=-1),
-        r"generation_config\.json.*eos_token_id",
+        lambda folder: edit_json(folder / "generation_config.json", no_repeat_ngram_size=-1),
+        r"generation_config\.json.*no_repeat_ngram_size",
     ),
     "pruned heads": (set_config(pruned_heads={"0": [1]}), r"pruned_heads"),
     "no config": (remove("config.json"), r"config\.json"),
@@ -383,7 +502,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "config is not text": (write("config.json", b"\xff\xfe\x00"), r"config\.json"),
     "unknown activation": (set_config(activation_function="gelus"), r"activation.*'gelus'"),
     "heads do not fit": (set_config(n_head=5), r"checkpoint"),
-    "sizes do not fit": (set_config(vocab_size=300), r"(?i)size|shape"),
+    "sizes do not fit": (set_config(vocab_size=300), r"weight.*\(320, 48\).*\(300, 48\)"),
     "a size is no number": (set_config(n_embd="48"), r"n_embd"),
     "no heads": (set_config(n_head=0), r"n_head"),
     "no layers": (set_config(n_layer=0), r"n_layer"),
@@ -455,7 +574,7 @@ def test_command_line_says_so_and_exits_with_1(
     assert_nothing_written(out)
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "/nothing", "a b", "config.json"])
+@pytest.mark.parametrize("name", ["no/such/folder", "./nothing", "/nothing", "a b", "config.jsn"])
 def test_no_checkpoint_at_all(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     refusal(CheckpointError, lambda: export_checkpoint(name, out), match="no folder")

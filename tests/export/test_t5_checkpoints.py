@@ -226,3 +226,12 @@ def test_a_start_token_outside_the_vocabulary_is_refused(folder: Path, out: Path
     path.write_text(json.dumps({**settings, "decoder_start_token_id": 5000}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"decoder_start_token_id is 5000"):
         export_checkpoint(folder, out)
+
+
+def test_first_of_several_start_tokens_counts(folder: Path, out: Path, t5_model: Model) -> None:
+    """As in Transformers, where the list has one start token for each text of a batch."""
+    edit_json(folder / "generation_config.json", decoder_start_token_id=[0], pad_token_id=-1)
+    bundle = export_checkpoint(folder, out)
+    assert bundle.manifest.generation == {"decoder_start_token_id": 0}
+    ids = load(bundle.folder).generate_ids([[5, 6]], max_new_tokens=8)[0].token_ids
+    assert ids == t5_model.generate_ids([[5, 6]], max_new_tokens=8)[0].token_ids

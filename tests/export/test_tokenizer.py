@@ -23,7 +23,6 @@ from transformers import (
 
 from edgeseq.export import CheckpointError, export_checkpoint
 from edgeseq.export.checkpoint.tokenizer import write_tokenizer
-from edgeseq.export.families import t5
 from edgeseq.runtime import load
 from edgeseq.runtime.bundle.manifest import TokenizerFormat
 from edgeseq.runtime.text.byte_tokenizer import AnyTokenizer, ByteTokenizer
@@ -102,7 +101,7 @@ def written(folder: Path) -> tuple[TokenizerFormat, AnyTokenizer]:
     """Export the tokenizer alone; return its entry in the manifest and the opened tokenizer."""
     out = folder.parent / "out"
     out.mkdir()
-    form = write_tokenizer(folder, out, t5.SLOW_TOKENIZER_FILES)
+    form = write_tokenizer(folder, out)
     clean_up = form.clean_up_tokenization_spaces
     if form.file is None:
         assert list(out.iterdir()) == []
@@ -168,7 +167,7 @@ def test_spiece_model_that_falls_back_to_bytes(folder: Path) -> None:
     out = folder.parent / "out"
     out.mkdir()
     lines: list[str] = []
-    form = write_tokenizer(folder, out, t5.SLOW_TOKENIZER_FILES, lines.append)
+    form = write_tokenizer(folder, out, lines.append)
     assert len(lines) == 1
     assert "unknown" in lines[0]
     assert form.file is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,32 @@ def test_bad_tasks_and_options_are_refused(
         pipeline(task, gpt2.model)("Once", **options)
 
 
-@pytest.mark.parametrize("inputs", [3, ["a", 3], [["a"]], {"a": "b"}, None])
+class DataSet(torch.utils.data.Dataset[str]):
+    """A data set of PyTorch, which has items by index and no iterator."""
+
+    def __len__(self) -> int:
+        return len(TEXTS)
+
+    def __getitem__(self, index: int) -> str:
+        return TEXTS[index]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_data_set_gives_an_iterator(name: str, request: pytest.FixtureRequest) -> None:
+    both: Pair = request.getfixturevalue(name)
+    task = "text-generation" if name == "gpt2" else "text2text-generation"
+    found, expected = both.both(task, DataSet(), do_sample=False, max_new_tokens=5)
+    assert iter(found) is found
+    assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("inputs", [tuple(TEXTS), np.array(TEXTS), deque(TEXTS)], ids=type)
+def test_several_texts_of_any_type(gpt2: Pair, inputs: Any) -> None:
+    made = pipeline("text-generation", gpt2.model, **GREEDY)
+    assert made(inputs) == made(TEXTS)
+
+
+@pytest.mark.parametrize("inputs", [3, ["a", 3], [["a"]], {"a": "b"}, None, b"a", {"a"}])
 def test_inputs_that_are_no_texts_are_refused(gpt2: Pair, inputs: Any) -> None:
     with pytest.raises(PromptError, match="A pipeline takes"):
         pipeline("text-generation", gpt2.model)(inputs)

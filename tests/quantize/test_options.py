@@ -282,3 +282,11 @@ def test_a_loss_beyond_the_limit_is_refused_unless_allowed(
     assert quality is not None
     assert quality.perplexity_rise > quality.perplexity_rise_limit == 1e-6
     assert 1 <= len(bundle.manifest.quantization.kept) <= len(LAYERS) // 4
+
+
+def test_output_inside_the_source_is_refused(bundle: Path, text: Path) -> None:
+    for out in (bundle / "int8", bundle / "a" / "b"):
+        refusal(
+            BundleError, lambda out=out: quantize_bundle(bundle, out, text=text), match="inside"
+        )
+    assert not (bundle / "a").exists()

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import texts
 from edgeseq.quantize.texts import BUILT_IN, Texts, built_in, find_texts
-from edgeseq.runtime import Model, PromptError, load
+from edgeseq.runtime import Model, PromptError, load, pipeline
+from tests.support.checkpoints import seeded_gpt2
 from tests.support.errors import CODE, refusal
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
@@ -167,3 +170,36 @@ def test_a_model_that_starts_from_its_bos_token(
     bundle = export_checkpoint(save_t5(t5), tmp_path / "t5")
     result = found(load(bundle.folder, threads=1), None)
     assert result.judged[0].tokens[0] == 3
+
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+@pytest.fixture(scope="module")
+def proteins(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A GPT-2 whose tokenizer knows amino acids only."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    seeded_gpt2(vocab_size=30).save_pretrained(folder)
+    vocabulary = {letter: number for number, letter in enumerate(AMINO_ACIDS, 1)}
+    backend = Tokenizer(models.BPE({"<|endoftext|>": 0, **vocabulary}, []))
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    return load(export_checkpoint(folder, folder / "bundle").folder, threads=1)
+
+
+def test_built_in_text_needs_a_tokenizer_of_english(proteins: Model, tmp_path: Path) -> None:
+    refusal(PromptError, lambda: found(proteins, None), match="only .*%.*--text")
+    path = written(tmp_path, "proteins.txt", AMINO_ACIDS * 20)
+    assert found(proteins, path).name == "proteins.txt"
+
+
+def test_prompt_without_tokens(proteins: Model) -> None:
+    for call in (
+        lambda: proteins.generate("hello"),
+        lambda: proteins.stream("hello"),
+        lambda: pipeline("text-generation", proteins)("hello"),
+        lambda: proteins.run("completion", "hello"),
+    ):
+        refusal(PromptError, call, match="no tokens for the text 'hello")
+    assert proteins.generate("MKV", max_new_tokens=2)[0].generated_tokens <= 2

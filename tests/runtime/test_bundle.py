@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -31,6 +33,7 @@ from edgeseq.runtime.bundle.manifest import (
     Verification,
 )
 from edgeseq.runtime.bundle.reading import open_bundle
+from edgeseq.runtime.bundle.writing import BundleWriter
 from tests.support.errors import refusal
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
@@ -564,3 +567,29 @@ def test_the_seal_breaks_with_any_change(
     parent_of(data, path)[path[-1]] += "0"
     manifest = Manifest.from_json(json.dumps(data))
     refusal(BundleError, lambda: manifest.check_seal(manifest.to_json()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the name")
+def test_path_that_is_not_utf8(bundle: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path / "b") + b"\xff")
+    shutil.copytree(bundle, name)
+    message = refusal(BundleError, lambda: load(name), match="not UTF-8.*rename the folder")
+    assert "\\udcff" in message
+    refusal(BundleError, lambda: BundleWriter(Path(name) / "out"), match="not UTF-8")
+
+
+def test_optional_fields_may_be_missing(data: dict[str, Any]) -> None:
+    """Bundles of older versions have no languages."""
+    text = json.dumps(data)
+    assert "languages" not in text
+    manifest = Manifest.from_json(text)
+    assert manifest.tokenizer.languages is None
+    assert manifest.to_json() == json.dumps(data, indent=2) + "\n"
+    given = {"ids": {"en": 5}, "place": "prefix", "end": 2, "source": "en", "target": None}
+    data["tokenizer"]["languages"] = given
+    manifest = Manifest.from_json(json.dumps(data))
+    assert manifest.tokenizer.languages is not None
+    assert manifest.tokenizer.languages.ids == {"en": 5}
+    assert json.loads(manifest.to_json())["tokenizer"]["languages"] == given
+    data["tokenizer"]["languages"] = {**given, "place": "middle"}
+    refusal(BundleError, lambda: Manifest.from_json(json.dumps(data)), match="place.*'prefix'")
