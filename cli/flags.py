@@ -42,7 +42,7 @@ def number(text: str) -> float:
 
 
 TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number}
-METAVARS = {int: "N", float: "X"}
+METAVARS: dict[Any, str] = {int: "N", float: "X"}
 
 
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:

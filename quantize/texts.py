@@ -33,10 +33,11 @@ class Texts:
     context: int | None  # most tokens per window; None: windows are pairs
 
 
-def find_texts(bundle: Bundle, path: Path | None) -> Texts:
+def find_texts(bundle: Bundle, path: Path | None, threads: int | None = None) -> Texts:
     """Return windows of the file ``path``, in the format of ``edgeseq eval``; None: built-in text.
 
-    A model with an encoder reads the built-in text line by line and generates the targets itself.
+    A model with an encoder reads the built-in text line by line and generates the targets itself,
+    with ``threads`` threads.
     Raises ``PromptError`` for a file that cannot be read in this format or is too short.
     """
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
@@ -48,7 +49,9 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
     elif path is not None:
         passages = read_passages(path, manifest, tokenizer)
     else:
-        model = Model(bundle, tokenizer, open_engine(manifest, bundle.folder))
+        model = Model(
+            bundle, tokenizer, open_engine(manifest, bundle.folder, threads=threads, mapped=True)
+        )
         return _halves(BUILT_IN, _made_up(model), None)
     if len(passages.windows) < 2:
         raise PromptError(

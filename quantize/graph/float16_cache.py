@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
+from .attentions import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 QUERIES, LENGTHS, TOTAL, BIAS = 0, 5, 6, 10  # indices of GroupQueryAttention's inputs
 LEAST = -1e30  # score of a masked position

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize.calibration import Observed, observe
-from edgeseq.quantize.graph.network import Layer, Network
+from edgeseq.quantize.calibration import Observed
+from edgeseq.quantize.graph.network import Layer, Network, Weights
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import round_weight
-from edgeseq.quantize.smoothing import norm_vectors, readers, smooth
+from edgeseq.quantize.smoothing import norm_vectors, readers, smooth, smoothing_factors
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.request.passages import Window
+from tests.support.calibration import observations
 from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
@@ -68,11 +69,13 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
     folder.mkdir()
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     factors = {}
-    for role, inputs in observe(source, networks, WINDOWS, lambda _: None):
-        for name, seen in inputs.items():
-            found = smooth(networks[role], name, seen.peaks, seen.rows, bits=7)
+    for part in observations(source, WINDOWS, networks):
+        network = networks[part.role]
+        for name, seen in part.inputs.items():
+            found = smoothing_factors(network, name, seen.peaks, seen.rows, bits=7)
             if found is not None:
-                factors[f"{role} {name}"] = found
+                smooth(network, name, found)
+                factors[f"{part.role} {name}"] = found
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in networks.items():
             model = rewrite(network, {}, weights_file).model()
@@ -81,9 +84,8 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
 
 
 def inputs_of(bundle: Bundle) -> dict[str, Observed]:
-    networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
-    found = observe(bundle, networks, WINDOWS, lambda _: None)
-    return {f"{role} {name}": seen for role, group in found for name, seen in group.items()}
+    parts = observations(bundle, WINDOWS)
+    return {f"{part.role} {name}": seen for part in parts for name, seen in part.inputs.items()}
 
 
 def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
@@ -110,7 +112,8 @@ def network(*nodes: onnx.NodeProto, **weights: NDArray[np.float32]) -> Any:
         for i, node in enumerate(nodes)
         if node.op_type in ("MatMul", "Gemm")
     }
-    return SimpleNamespace(graph=SimpleNamespace(node=nodes), layers=layers, weights=weights)
+    graph = SimpleNamespace(node=nodes)
+    return SimpleNamespace(graph=graph, layers=layers, weights=Weights(weights))
 
 
 def node(kind: str, *names: str, output: str = "y") -> onnx.NodeProto:
@@ -137,9 +140,9 @@ def test_the_vectors_that_scale_and_shift_a_norm(norm: onnx.NodeProto, vectors: 
     assert norm_vectors(network(norm), "a") == []
 
 
-def test_inputs_that_others_than_layers_read_have_no_readers() -> None:
+def test_the_layers_that_read_a_tensor() -> None:
     assert readers(network(NORM, FIRST, SECOND), "x") == ["w", "v"]
-    assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == []
+    assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == ["w"]
     assert readers(network(NORM, FIRST, node("Gemm", "x", "table", output="z")), "x") == []
     assert readers(network(NORM, FIRST, node("MatMul", "q", "w", output="z")), "x") == []
 
@@ -156,8 +159,9 @@ def example(*nodes: onnx.NodeProto) -> tuple[Any, NDArray[np.float32], NDArray[n
 
 def test_a_large_channel_goes_into_the_weight() -> None:
     graph, rows, weight = example(NORM, FIRST)
-    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
     assert factors is not None
+    assert smooth(graph, "x", factors) == "x"
     assert int(factors.argmax()) == 5
     assert graph.weights["w"] == pytest.approx(weight * factors[:, None])
     assert graph.weights["scale"] == pytest.approx(1 / factors)
@@ -178,14 +182,14 @@ def rounded_product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> A
     "nodes",
     [
         (node("FastGelu", "a", output="x"), FIRST),
-        (NORM, FIRST, node("Add", "x", "x", output="z")),
-        (NORM, FIRST, node("Add", "scale", "a", output="z")),
+        (NORM, FIRST, node("Gemm", "x", "table", output="z")),
+        (NORM, FIRST, node("MatMul", "q", "w", output="z")),
     ],
-    ids=["no norm", "another reader", "a shared norm"],
+    ids=["no norm", "a table", "a shared weight"],
 )
 def test_what_cannot_be_smoothed_is_left_alone(nodes: tuple[onnx.NodeProto, ...]) -> None:
     graph, rows, weight = example(*nodes)
-    assert smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
+    assert smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
     assert graph.weights["w"] is weight
 
 
@@ -196,6 +200,8 @@ def test_channels_that_are_never_used(dead: str) -> None:
         weight[[0, 7]] = 0
     else:
         rows[:, slice(None) if dead == "all" else [0, 7]] = 0
-    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    if factors is not None:
+        smooth(graph, "x", factors)
     assert all(np.isfinite(array).all() for array in graph.weights.values())
     assert factors is None if dead == "all" else (factors is not None and factors[7] == 1)

@@ -87,7 +87,7 @@ def test_the_shortest_text(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "There is no file"), (b"", "is empty"), (b"\xff\xfe", "is not valid UTF-8")],
+    [(None, "There is no file"), (b"", "has no text"), (b"\xff\xfe", "is not valid UTF-8")],
 )
 def test_a_file_that_is_no_text(
     model: Model, t5_model: Model, content: bytes | None, message: str, tmp_path: Path

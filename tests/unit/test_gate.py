@@ -61,7 +61,7 @@ class ScriptedGate(Gate):
 
     asked: list[tuple[frozenset[str], str, int]] = field(default_factory=list)
 
-    def measure(self, candidate: Any, windows: Sequence[Window]) -> Comparison:
+    def measure(self, candidate: Any, windows: Sequence[Window], tell: Any = None) -> Comparison:
         recipe = candidate.recipe
         self.asked.append((recipe.kept_layers, recipe.kv_cache, len(windows)))
         return comparison(candidate.rise, candidate.rise)
@@ -205,7 +205,9 @@ def test_losses_beyond_all_floats_never_pass(reference: float, found: float) -> 
     """Losses that cannot be compared, or have risen beyond floats, never pass."""
 
     class Huge(ScriptedGate):
-        def measure(self, candidate: Any, windows: Sequence[Window]) -> Comparison:
+        def measure(
+            self, candidate: Any, windows: Sequence[Window], tell: Any = None
+        ) -> Comparison:
             losses = (Loss(tokens=1, nats=nats) for nats in (reference, found))
             names = dict(zip(("reference", "candidate"), losses, strict=True))
             return Comparison(**names, kl_divergence=50.0, top1_agreement=0.1)
