@@ -40,7 +40,12 @@ def needed_bytes(recipe: Recipe, networks: Mapping[str, Network]) -> int:
         tables.update(network.tables.values())
         layers = {layer.weight for layer in network.layers.values()} - tables
         for name in (*tables, *layers):
-            storage = recipe.storage(name, is_table=name in tables, in_steps=in_steps)
+            storage = recipe.storage(
+                name,
+                is_table=name in tables,
+                in_steps=in_steps,
+                is_large=name in network.large,
+            )
             first, second = network.weights.shape(name)
             storages[name] = (
                 (storage, second, first) if name in tables else (storage, first, second)

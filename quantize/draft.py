@@ -217,7 +217,9 @@ class _Rounding:
             seen, found = inputs.pop(name), {}
             curvature = seen.curvature()
             for layer in layers[name]:
-                storage = self._recipe.storage(layer.weight, in_steps=in_steps)
+                storage = self._recipe.storage(
+                    layer.weight, in_steps=in_steps, is_large=layer.weight in network.large
+                )
                 weight = np.asarray(network.weights[layer.weight])
                 if rounded := round_to(weight, storage, curvature):
                     error = storage.output_error(weight, rounded.codes, seen.rows)

@@ -113,8 +113,7 @@ def quantize_bundle(
         writer = stack.enter_context(BundleWriter(Path(out), overwrite=overwrite))
         check_space(writer.folder.parent, chosen, networks)
         scratch = stack.enter_context(Scratch(writer.folder.parent))
-        progress("reading the calibration text")
-        texts = find_texts(source, None if text is None else Path(text), workers.threads)
+        texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
         count = len(weight_names(networks))
         progress(f"calibrating and rounding {count} layers")
         with progress_in_lines("rounding", count, "layers", progress) as rounded:

@@ -14,7 +14,7 @@ from .network import PRODUCTS, Network
 Vector = NDArray[np.float32]
 
 CACHE_PREFIX = "past_key_values."
-PAST_KEY, PAST_VALUE, COSINES = 3, 4, 7  # indices of GroupQueryAttention's inputs
+PAST_KEY, PAST_VALUE, COSINES, SINES = 3, 4, 7, 8  # indices of GroupQueryAttention's inputs
 PASSED = {"Reshape", "Identity", "Squeeze", "Unsqueeze"}  # operators that only change the shape
 
 

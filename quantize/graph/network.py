@@ -16,6 +16,9 @@ from ...runtime.errors import BundleError
 
 Array = NDArray[Any]
 PRODUCTS = {"MatMul", "Gemm"}  # Gemm with alpha and beta of 1
+RMS_NORMS = {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+ACTIVATIONS = {"Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Tanh", "Erf", "Sigmoid"}
+ELEMENTWISE = {"Add", "Mul", "Div", "Identity", "Reshape"}  # around and inside them
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Network:
             self.graph.node[i].input[0] = product
         node = onnx.helper.make_node("Mul", [name, factors_name], [product])
         self.graph.node.insert(min(readers), node)
-        for cached in ("layers", "tables", "rectified", "chosen"):
+        for cached in ("layers", "tables", "rectified", "large", "chosen"):
             self.__dict__.pop(cached, None)
         return product
 
@@ -149,6 +152,22 @@ class Network:
         return frozenset(node.output[0] for node in self.graph.node if node.op_type == "Relu")
 
     @cached_property
+    def large(self) -> frozenset[str]:
+        """The names of weights of layers whose outputs may exceed the range of 16-bit floats.
+
+        In models with root mean square norms, the layer after the activation function of a
+        feed-forward network makes the largest values, and no norm subtracts their mean.
+        """
+        makers = {name: node for node in self.graph.node for name in node.output if name}
+        if not any(node.op_type in RMS_NORMS for node in self.graph.node):
+            return frozenset()
+        return frozenset(
+            layer.weight
+            for layer in self.layers.values()
+            if not layer.is_table and _is_activated(layer.input, makers)
+        )
+
+    @cached_property
     def chosen(self) -> frozenset[str]:
         """The names of tensors that hold only the positions ``logits_at``."""
         found = {"logits_at"}
@@ -157,6 +176,16 @@ class Network:
             if picks or found & {*node.input} - {"logits_at"}:
                 found.update(node.output)
         return frozenset(found - {"logits_at"})
+
+
+def _is_activated(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Return whether an activation function makes a tensor, perhaps times a gate."""
+    node = makers.get(name)
+    if node is None:
+        return False
+    if node.op_type in ACTIVATIONS:
+        return True
+    return node.op_type in ELEMENTWISE and any(_is_activated(n, makers) for n in node.input)
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

@@ -70,10 +70,11 @@ def test_tables_are_as_small_as_layers() -> None:
     }
 
 
-def test_t5_s_largest_activations_stay_in_32_bits() -> None:
+def test_the_largest_activations_stay_in_32_bits() -> None:
     recipe = find_recipe("fp16")
-    assert recipe.storage("decoder.3.ff.wo", in_steps=True) == Float32()
+    assert recipe.storage("decoder.3.ff.wo", in_steps=True, is_large=True) == Float32()
     assert recipe.storage("decoder.3.ff.wi", in_steps=True) == Float16()
+    assert find_recipe("int8").storage("a", is_large=True) == find_recipe("int8").layer
 
 
 @pytest.mark.parametrize(
