@@ -8,30 +8,37 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runtime.bundle.manifest import Manifest
 from ..runtime.errors import BundleError
 from .graph.network import Network
 from .recipes import Recipe
+from .texts import TOKENS
 from .weight_storages import Storage
 
-SPARE_BYTES = 16 << 20  # graphs, tokenizer, and statistics in temporary files
+SPARE_BYTES = 16 << 20  # graphs and tokenizer
 
 
-def check_space(folder: Path, recipe: Recipe, networks: Mapping[str, Network]) -> None:
-    """Raise ``BundleError`` if the disk of ``folder`` has too little free space.
+def check_space(folder: Path, needed: int) -> int:
+    """Return the bytes that are left on the disk of ``folder`` if ``needed`` bytes are written.
 
-    At most, the disk holds the rounded weights, a draft that is measured, and the new bundle.
+    Raises ``BundleError`` if there is too little free space.
     """
-    needed, free = needed_bytes(recipe, networks), shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise BundleError(
-            f"{folder} has {free / 1e9:.1f} GB of free space, and quantizing needs "
-            f"{needed / 1e9:.1f} GB there for a while: free some space or choose another output "
+            f"{folder} has {free / 1e9:.3g} GB of free space, and quantizing needs "
+            f"{needed / 1e9:.3g} GB there for a while: free some space or choose another output "
             "folder."
         )
+    return free - needed
 
 
-def needed_bytes(recipe: Recipe, networks: Mapping[str, Network]) -> int:
-    """Return the most bytes on the disk at once, roughly."""
+def needed_bytes(recipe: Recipe, networks: Mapping[str, Network], manifest: Manifest) -> int:
+    """Return the most bytes on the disk at once, roughly.
+
+    These are the rounded weights, a draft that is measured, and the new bundle; with an encoder
+    also what it makes of the calibration text.
+    """
     storages: dict[str, tuple[Storage, int, int]] = {}
     others = 0
     for role, network in networks.items():
@@ -56,4 +63,6 @@ def needed_bytes(recipe: Recipe, networks: Mapping[str, Network]) -> int:
     codes = sum(
         inputs * outputs for storage, inputs, outputs in storages.values() if storage.has_codes
     )
-    return codes + 2 * stored + SPARE_BYTES
+    sizes = manifest.dimensions
+    sources = 2 * 4 * sizes.layers * sizes.heads * sizes.head_size * TOKENS
+    return codes + 2 * stored + sources * manifest.has_encoder + SPARE_BYTES

@@ -157,14 +157,15 @@ class Gate:
 class Recorded:
     """The reference's decoder, which computes the logits of a window only once.
 
-    They lie in a temporary file, up to RECORDED_BYTES. Its ``__call__`` is a ``NewDecoder``.
+    They lie in a temporary file, up to ``limit`` and RECORDED_BYTES. Its ``__call__`` is a
+    ``NewDecoder``.
     """
 
-    def __init__(self, reference: NewDecoder, scratch: Scratch) -> None:
+    def __init__(self, reference: NewDecoder, scratch: Scratch, limit: int) -> None:
         self._reference = reference
         self._scratch = scratch
         self._known: dict[tuple[TokenTuple, TokenTuple], Logits] = {}
-        self._left = RECORDED_BYTES
+        self._left = min(RECORDED_BYTES, limit)
 
     def __call__(self, prompts: Sequence[Sequence[int]], capacity: int) -> Any:
         """Return an object that reads the tokens after one prompt, as ``window_logits`` does."""

@@ -17,7 +17,7 @@ from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import BundleError, OptionError
 from ..runtime.evaluation.losses import Comparison
 from ..runtime.ort.engine import open_engine
-from .disk import check_space
+from .disk import check_space, needed_bytes
 from .draft import round_weights, weight_names
 from .gate import Gate, Recorded
 from .graph.network import Network
@@ -111,7 +111,8 @@ def quantize_bundle(
     with ExitStack() as stack:
         workers = stack.enter_context(Workers(threads))
         writer = stack.enter_context(BundleWriter(Path(out), overwrite=overwrite))
-        check_space(writer.folder.parent, chosen, networks)
+        needed = needed_bytes(chosen, networks, source.manifest)
+        spare = check_space(writer.folder.parent, needed)
         scratch = stack.enter_context(Scratch(writer.folder.parent))
         texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
         count = len(weight_names(networks))
@@ -123,7 +124,7 @@ def quantize_bundle(
         reference = open_engine(
             source.manifest, source.folder, threads=workers.threads, mapped=True
         ).decoder
-        recorded = Recorded(reference, scratch)
+        recorded = Recorded(reference, scratch, spare)
         with Gate(recorded, texts.judged, limit, writer.folder, progress, workers.threads) as gate:
             progress(f"measuring the loss on {len(texts.judged)} windows")
             candidate, measured = gate.admit(

@@ -24,6 +24,7 @@ from edgeseq.quantize.smoothing import norm_vectors, readers, smooth, smoothing_
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.ort.graph_session import GraphSession
 from edgeseq.runtime.request.passages import Window
 from tests.support.calibration import observations
 from tests.support.logits import logits_of
@@ -205,3 +206,66 @@ def test_channels_that_are_never_used(dead: str) -> None:
         smooth(graph, "x", factors)
     assert all(np.isfinite(array).all() for array in graph.weights.values())
     assert factors is None if dead == "all" else (factors is not None and factors[7] == 1)
+
+
+# Norms after the sub-layer, whose output the next residual connection reads too
+
+
+def post_norm(folder: Path) -> Network:
+    """Return a network of a norm, two layers that read it, and a residual connection."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "scale": np.ones(24),
+        "shift": rng.normal(size=24),
+        "w": rng.normal(size=(24, 16)),
+        "v": rng.normal(size=(24, 24)),
+    }
+    weights["scale"][5] = 60
+    tensors = []
+    with (folder / WEIGHTS_FILE_NAME).open("wb") as file:
+        for name, array in weights.items():
+            data = array.astype(np.float32)
+            tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=data.shape)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS_FILE_NAME), ("offset", file.tell())):
+                tensor.external_data.add(key=key, value=str(value))
+            file.write(data.tobytes())
+            tensors.append(tensor)
+    nodes = [NORM, FIRST, SECOND, node("Add", "x", "z", output="sum")]
+    value = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["tokens", 24])
+    outputs = [onnx.ValueInfoProto(name=name) for name in ("x", "y", "sum")]
+    graph = onnx.helper.make_graph(nodes, "graph", [value], outputs, tensors)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "graph.onnx"
+    )
+    bundle: Any = SimpleNamespace(
+        manifest=SimpleNamespace(graphs={"decoder": "graph.onnx"}), file=lambda name: folder / name
+    )
+    return Network(bundle, "decoder")
+
+
+def test_a_norm_that_the_residual_reads_too(tmp_path: Path) -> None:
+    """A node multiplies its output for the layers alone, by powers of two: nothing is rounded."""
+    network = post_norm(tmp_path)
+    exact = {name: np.array(network.weights[name]) for name in network.weights}
+    rows = np.random.default_rng(4).normal(size=(64, 24)).astype(np.float32)
+    rows[:, 5] *= 60
+    factors = smoothing_factors(network, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    assert factors is not None
+    assert int(factors.argmax()) == 5
+    assert (np.exp2(np.rint(np.log2(factors))) == factors).all()
+    divided = smooth(network, "x", factors)
+    assert divided != "x"
+    assert {layer.input for layer in network.layers.values()} == {divided}
+    assert sorted(layer.weight for layer in network.layers.values()) == ["v", "w"]
+    for name in ("scale", "shift"):
+        assert np.array_equal(network.weights[name], exact[name])
+    with WeightsFile(tmp_path / "smoothed.bin") as weights_file:
+        model = rewrite(network, {}, weights_file).model()
+    for tensor in model.graph.initializer:
+        next(e for e in tensor.external_data if e.key == "location").value = "smoothed.bin"
+    feed = {"a": rows}
+    before = GraphSession(tmp_path / "graph.onnx", threads=1).run(None, feed)
+    after = GraphSession(model.SerializeToString(), threads=1, folder=tmp_path).run(None, feed)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
