@@ -63,12 +63,13 @@ class Draft:
     def keepable(self) -> list[str]:
         """The rounded layers and tables that are not kept in higher precision yet.
 
-        Those whose outputs have the largest errors come first.
+        Tables come first, because all layers read what comes of them. Then come the layers whose
+        outputs have the largest errors.
         """
-        names = weight_names(self.networks)
+        names, tables = weight_names(self.networks), table_names(self.networks)
         kept = self.recipe.kept_layers
         found = [name for name in names if name in self.rounded and name not in kept]
-        return sorted(found, key=lambda name: -self.errors.get(name, 0.0))
+        return sorted(found, key=lambda n: (n not in tables, -self.errors.get(n, 0.0)))
 
     def write(self, folder: Path, pool: PooledWeights | None = None) -> Manifest:
         """Write all files but the manifest into ``folder``; return the manifest.

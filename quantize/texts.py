@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from ..runtime.bundle.manifest import Manifest
 from ..runtime.bundle.reading import Bundle
 from ..runtime.errors import PromptError
 from ..runtime.loading import open_tokenizer
@@ -23,7 +22,7 @@ BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
 TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
 ANSWER_TOKENS = 64  # most tokens of a generated target
-CACHE_BYTES = 1 << 30  # memory for the keys and values of a batch that generates targets
+CACHE_BYTES = 1 << 29  # memory for a batch's keys and values: of its sources, and of its targets
 BATCH_ROWS, BATCH_TOKENS = 64, 8192  # large batches, since reading the weights takes most time
 
 
@@ -91,11 +90,13 @@ def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
     starts = decoder_prompts(sources, None, defaults, manifest)
     windows: dict[int, Window] = {}
-    lengths = list(map(len, sources))
-    rows = max(1, min(BATCH_ROWS, CACHE_BYTES // _cache_bytes(manifest, max(lengths))))
+    sizes = manifest.dimensions
+    positions = CACHE_BYTES // (2 * 4 * sizes.layers * sizes.heads * sizes.stored_head_size)
+    rows = max(1, min(BATCH_ROWS, positions // (ANSWER_TOKENS + 1)))
+    tokens = min(BATCH_TOKENS, positions)
     report(f"generating targets for {len(sources)} lines")
     with progress_in_lines("generating targets", len(sources), "lines", report) as done:
-        for batch in batches(lengths, rows=rows, tokens=BATCH_TOKENS):
+        for batch in batches(list(map(len, sources)), rows=rows, tokens=tokens):
             results = model.generate_ids(
                 [sources[i] for i in batch], do_sample=False, max_new_tokens=ANSWER_TOKENS
             )
@@ -103,10 +104,3 @@ def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
                 windows[i] = pair_window(sources[i], result.token_ids, starts[i])
             done(len(batch))
     return [windows[i] for i in range(len(sources))]
-
-
-def _cache_bytes(manifest: Manifest, source: int) -> int:
-    """Return the size of a row's keys and values: of its source and of the generated target."""
-    sizes = manifest.dimensions
-    own = sizes.stored_head_size * (ANSWER_TOKENS + 1)
-    return 2 * 4 * sizes.layers * sizes.heads * (sizes.head_size * source + own)
