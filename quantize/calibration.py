@@ -22,9 +22,9 @@ from ..runtime.request.passages import Window
 from .graph.attentions import attentions
 from .graph.network import Network
 from .graph.parts import Part, part_model, parts
+from .resources.scratch import Scratch
+from .resources.workers import Workers
 from .rounding import Curvature
-from .scratch import Scratch
-from .workers import Workers
 
 Feeds = dict[str, NDArray[Any]]
 BUDGET_BYTES = 1 << 27  # memory for the Hessians of one part

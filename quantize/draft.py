@@ -26,10 +26,10 @@ from .graph.network import Layer, Network
 from .graph.rewriting import rewrite
 from .graph.writer import PooledWeights
 from .recipes import Recipe
-from .scratch import Scratch
+from .resources.scratch import Scratch
+from .resources.workers import Workers
 from .smoothing import smooth, smoothing_factors
 from .weight_storages import Rounded, RoundedWeights, round_to
-from .workers import Workers
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
 FLOAT16_CACHE_DECODER = "decoder_float16_cache.onnx"

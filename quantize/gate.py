@@ -19,8 +19,8 @@ from ..runtime.ort.engine import open_engine
 from ..runtime.request.passages import Window
 from .draft import Draft
 from .graph.writer import PooledWeights
-from .reporting import progress_in_lines
-from .scratch import Scratch
+from .resources.reporting import progress_in_lines
+from .resources.scratch import Scratch
 
 PROBE_TOKENS = 512  # tokens on which each layer's share of the loss is measured
 PROBED_LAYERS = 16  # most layers that are measured one by one

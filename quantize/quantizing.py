@@ -17,15 +17,15 @@ from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import BundleError, OptionError
 from ..runtime.evaluation.losses import Comparison
 from ..runtime.ort.engine import open_engine
-from .disk import check_space, needed_bytes
 from .draft import round_weights, weight_names
 from .gate import Gate, Recorded
 from .graph.network import Network
 from .recipes import Recipe, find_recipe
-from .reporting import progress_in_lines
-from .scratch import Scratch
+from .resources.disk import check_space, needed_bytes
+from .resources.reporting import progress_in_lines
+from .resources.scratch import Scratch
+from .resources.workers import Workers
 from .texts import Texts, find_texts
-from .workers import Workers
 
 CACHES = ("float32", "int8")  # possible default dtypes; float16 is for CUDA
 FLOAT32 = "fp32"  # recipe of an exported bundle

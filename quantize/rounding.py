@@ -85,6 +85,10 @@ class Codes:
     scales: Floats  # (groups, outputs)
     group_size: int
 
+    def every(self, step: int) -> Codes:
+        """Return every ``step``-th output."""
+        return Codes(self.codes[:, ::step], self.scales[:, ::step], self.group_size)
+
     def weight(self) -> Floats:
         """Return the rounded weight as floats, (inputs, outputs)."""
         scales = np.repeat(self.scales, self.group_size, axis=0)[: len(self.codes)]

@@ -16,7 +16,7 @@ from ..runtime.request.batching import batches
 from ..runtime.request.passages import Window, pair_window, read_passages
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
-from .reporting import progress_in_lines
+from .resources.reporting import progress_in_lines
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window

@@ -29,6 +29,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
 MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # zero point of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
+SEEN_OUTPUTS = 8192  # most outputs on which an error is measured
 INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
 LARGEST_PART_BYTES = 10 * 2**20  # most bytes of a weight in one product, roughly
 PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several at once
@@ -58,11 +59,13 @@ class Storage(ABC):
     ) -> float:
         """Return the squared error of a layer's outputs, as a share of the squared outputs.
 
-        ``rows``: inputs, (tokens, inputs); None: any inputs, with the same weight each.
+        ``rows``: inputs, (tokens, inputs); None: any inputs, with the same weight each. Of the
+        outputs of a large weight some are looked at, spread over all.
         """
         if codes is None:
             return 0.0
-        stored = codes.weight()
+        step = -(-weight.shape[1] // SEEN_OUTPUTS)
+        weight, stored = weight[:, ::step], codes.every(step).weight()
         if rows is None:
             exact, error = weight, np.subtract(stored, weight, out=stored)
         else:

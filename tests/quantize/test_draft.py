@@ -17,10 +17,10 @@ from edgeseq.quantize.draft import Draft, linear_names, round_weights, table_nam
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.recipes import Recipe, find_recipe
+from edgeseq.quantize.resources.scratch import Scratch
+from edgeseq.quantize.resources.workers import Workers
 from edgeseq.quantize.rounding import Curvature, round_weight
-from edgeseq.quantize.scratch import Scratch
 from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8
-from edgeseq.quantize.workers import Workers
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile

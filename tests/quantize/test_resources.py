@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.quantize import disk, quantize_bundle
-from edgeseq.quantize.disk import needed_bytes
+from edgeseq.quantize import quantize_bundle
 from edgeseq.quantize.gate import Recorded
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.recipes import RECIPES, find_recipe
-from edgeseq.quantize.scratch import Scratch
-from edgeseq.quantize.workers import Workers
+from edgeseq.quantize.resources import disk
+from edgeseq.quantize.resources.disk import needed_bytes
+from edgeseq.quantize.resources.scratch import Scratch
+from edgeseq.quantize.resources.workers import Workers
 from edgeseq.runtime import BundleError, Model, OptionError
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import open_bundle

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgeseq.quantize.calibration import Observation, graph_inputs, observe
 from edgeseq.quantize.graph.network import Network
-from edgeseq.quantize.scratch import Scratch
-from edgeseq.quantize.workers import Workers
+from edgeseq.quantize.resources.scratch import Scratch
+from edgeseq.quantize.resources.workers import Workers
 from edgeseq.runtime.bundle.graph_contract import encoder_outputs, layer_names
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ..runtime.ort.cpu import thread_count
+from ...runtime.ort.cpu import thread_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.bundle.manifest import Manifest
-from ..runtime.errors import BundleError
-from .graph.network import Network
-from .recipes import Recipe
-from .texts import TOKENS
-from .weight_storages import Storage
+from ...runtime.bundle.manifest import Manifest
+from ...runtime.errors import BundleError
+from ..graph.network import Network
+from ..recipes import Recipe
+from ..texts import TOKENS
+from ..weight_storages import Storage
 
 SPARE_BYTES = 16 << 20  # graphs and tokenizer
 

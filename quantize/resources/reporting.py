@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from ..runtime.progress import Progress
+from ...runtime.progress import Progress
 
 
 def progress_in_lines(label: str, total: int, unit: str, report: Callable[[str], None]) -> Progress:
