@@ -60,6 +60,12 @@ def add_recipe_flags(group: Any) -> None:
     group.add_argument(
         "--allow-loss", action="store_true", help="write the bundle even if perplexity rises more"
     )
+    group.add_argument(
+        "--threads",
+        type=integer,
+        metavar="N",
+        help="number of threads (default: usable physical cores)",
+    )
 
 
 def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -71,6 +77,7 @@ def recipe_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "keep": arguments.keep,
         "perplexity_rise_limit": arguments.max_loss,
         "allow_loss": arguments.allow_loss,
+        "threads": arguments.threads,
     }
 
 

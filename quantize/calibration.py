@@ -1,9 +1,14 @@
-"""Calibration: statistics of the layers' inputs and of the KV cache while a model reads a text."""
+"""Calibration: statistics of the layers' inputs and of the KV cache while a model reads a text.
+
+The graph runs part by part. A part has the layers whose statistics fit into BUDGET_BYTES, and reads
+the activations that the part before it left for each window. So each window is read once, and the
+memory does not grow with the number of layers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +17,18 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle.graph_contract import encoder_outputs, layer_names
 from ..runtime.bundle.reading import Bundle
-from ..runtime.ort.graph_session import GraphSession, open_session
+from ..runtime.ort.graph_session import WITHOUT_PACKING, GraphSession
 from ..runtime.request.passages import Window
+from .graph.attentions import attentions
 from .graph.network import Network
+from .graph.parts import Part, part_model, parts
+from .resources.scratch import Scratch
+from .resources.workers import Workers
 from .rounding import Curvature
 
 Feeds = dict[str, NDArray[Any]]
-BUDGET_BYTES = 1 << 30  # memory for the Hessians of one group
+BUDGET_BYTES = 1 << 27  # memory for the Hessians of one part
+BUFFERED_ROWS = 1024  # rows that are added to a Hessian at once
 SAMPLE_ROWS = 512  # rows sampled per input
 
 
@@ -26,89 +36,132 @@ class Observed:
     """Statistics of a tensor that layers read, (tokens, features); rows are added part by part."""
 
     def __init__(self, features: int) -> None:
-        self.hessian = np.zeros((features, features), np.float32)  # sum of x x^T over all rows x
         self.peaks = np.zeros(features, np.float32)  # largest magnitude of each feature
         self.rows = np.empty((0, features), np.float32)  # sample of the rows
+        self._hessian = np.zeros((features, features), np.float32)
+        self._buffer: list[NDArray[np.float32]] = []
+        self._buffered = 0
 
     def add(self, rows: NDArray[np.float32], share: float) -> None:
         """Add ``rows`` to the statistics; keep about ``share * SAMPLE_ROWS`` of them."""
-        self.hessian += rows.T @ rows
         self.peaks = np.maximum(self.peaks, np.abs(rows).max(axis=0))
         step = max(1, round(len(rows) / max(1.0, share * SAMPLE_ROWS)))
         self.rows = np.concatenate([self.rows, rows[step // 2 :: step]])
+        self._buffer.append(rows)
+        self._buffered += len(rows)
+        if self._buffered >= BUFFERED_ROWS:
+            self._flush()
 
-    @cached_property
+    @property
+    def hessian(self) -> NDArray[np.float32]:
+        """The sum of x x^T over all rows x, (features, features)."""
+        self._flush()
+        return self._hessian
+
     def curvature(self) -> Curvature:
-        """The curvature for rounding the layers' weights; it is cached, so add all rows first."""
+        """Return the curvature for rounding the layers' weights."""
         return Curvature(self.hessian)
 
     def divide(self, factors: NDArray[np.float32]) -> None:
         """Change the statistics as if each channel had been divided by its factor."""
-        self.hessian /= np.outer(factors, factors)
+        self._flush()
+        self._hessian /= factors
+        self._hessian /= factors[:, None]
         self.peaks = self.peaks / factors
         self.rows = self.rows / factors
+
+    def _flush(self) -> None:
+        if self._buffer:
+            rows = self._buffer[0] if len(self._buffer) == 1 else np.concatenate(self._buffer)
+            self._hessian += rows.T @ rows
+            self._buffer, self._buffered = [], 0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The statistics of one part of a graph."""
+
+    role: str
+    inputs: dict[str, Observed]  # by the name of the tensor that layers read
+    cache_peaks: Mapping[str, NDArray[np.float32]]  # {"0.key": (heads, stored_head_size)}
 
 
 def observe(
     bundle: Bundle,
     networks: Mapping[str, Network],
     windows: Sequence[Window],
-    progress: Callable[[str], None],
-) -> Iterator[tuple[str, dict[str, Observed]]]:
-    """Yield ``(role, {tensor: statistics})`` for the inputs of all layers but the lm_heads.
+    scratch: Scratch,
+    workers: Workers,
+) -> Iterator[Observation]:
+    """Yield the statistics of the inputs of all layers but the lm_heads, part by part.
 
-    The inputs come in groups whose Hessians fit into BUDGET_BYTES. The model reads the text once
-    for each group.
+    ``cache_peaks`` are the largest magnitudes of each channel of the KV cache of the part's
+    attentions.
     """
-    encoded = _encode(bundle, windows)
+    crosses: list[Feeds] = [{} for _ in windows]  # encoder outputs of each window
     for role, network in networks.items():
-        feeds = [_feeds(bundle, role, window, cross) for window, cross in encoded]
+        feeds = [
+            graph_inputs(bundle, role, window, cross)
+            for window, cross in zip(windows, crosses, strict=True)
+        ]
+        model = onnx.ModelProto()  # a copy, since smoothing may add nodes to the network
+        model.CopyFrom(network.model)
         groups = list(_groups(network))
-        for number, group in enumerate(groups):
-            progress(f"calibrating the {role} ({number + 1} of {len(groups)})")
-            session = GraphSession(_with_outputs(network, group), folder=bundle.folder)
-            observed = {name: Observed(size) for name, size in group.items()}
-            for feed in feeds:
-                for name, rows in zip(group, session.run(list(group), feed), strict=True):
-                    observed[name].add(rows, 1 / len(feeds))
-            yield role, observed
+        caches = [_caches(network, group, group is groups[-1]) for group in groups]
+        wanted = [
+            [*group, *(f"present.{name}" for name in cache)]
+            for group, cache in zip(groups, caches, strict=True)
+        ]
+        outputs = list(encoder_outputs(bundle.manifest.dimensions)) if role == "encoder" else []
+        *plan, last = parts(model.graph, [*wanted, outputs])
+        for part, group, cache in zip(plan, groups, caches, strict=True):
+            inputs = {name: Observed(size) for name, size in group.items()}
+            peaks: dict[str, NDArray[np.float32]] = {}
+            for values in _run(model, bundle, part, feeds, workers.threads):
+                seen = [(inputs[name], values[name], 1 / len(feeds)) for name in group]
+                list(workers.map(_add, seen))
+                for name in cache:
+                    peak = np.abs(values[f"present.{name}"][0]).max(axis=1)
+                    peaks[name] = np.maximum(peak, peaks.get(name, peak))
+            yield Observation(role, inputs, peaks)
+        crosses = [
+            {name: scratch.keep(values[name]) for name in outputs}
+            for values in _run(model, bundle, last, feeds, workers.threads)
+        ]
 
 
-def cache_peaks(bundle: Bundle, windows: Sequence[Window]) -> dict[str, NDArray[np.float32]]:
-    """Return the largest magnitude of each channel of the KV cache.
+def _add(seen: tuple[Observed, NDArray[np.float32], float]) -> None:
+    inputs, rows, share = seen
+    inputs.add(rows, share)
 
-    The result is ``{"0.key": (heads, stored_head_size)}``.
+
+def _run(
+    model: onnx.ModelProto, bundle: Bundle, part: Part, feeds: Sequence[Feeds], threads: int
+) -> Iterator[Feeds]:
+    """Run a part over all windows; yield all values of each window.
+
+    ``feeds``: graph inputs and activations of earlier parts, by window. They become those that
+    later parts need.
     """
-    names = layer_names(bundle.manifest.dimensions)
-    outputs = [f"present.{name}" for name in names]
-    session = _open(bundle, "decoder")
-    peaks: dict[str, NDArray[np.float32]] = {}
-    for window, cross in _encode(bundle, windows):
-        feed = _feeds(bundle, "decoder", window, cross)
-        for name, values in zip(names, session.run(outputs, feed), strict=True):
-            peak = np.abs(values[0]).max(axis=1)
-            peaks[name] = np.maximum(peak, peaks.get(name, peak))
-    return peaks
+    if not part.nodes:
+        yield from feeds
+        return
+    graph = part_model(model, part, feeds[0])
+    session = GraphSession(graph, threads=threads, folder=bundle.folder, entries=WITHOUT_PACKING)
+    read = [value.name for value in session.get_inputs()]
+    made = [value.name for value in session.get_outputs()]
+    graph_inputs = {value.name for value in model.graph.input}
+    for feed in feeds:
+        found = session.run(made, {name: feed[name] for name in read})
+        values = {**feed, **dict(zip(made, found, strict=True))}
+        yield values
+        kept = graph_inputs.union(part.carried)
+        for name in feed.keys() - kept:
+            del feed[name]
+        feed.update((name, values[name]) for name in part.carried)
 
 
-def _open(bundle: Bundle, role: str) -> GraphSession:
-    return open_session(bundle.file(bundle.manifest.graphs[role]))
-
-
-def _encode(bundle: Bundle, windows: Sequence[Window]) -> list[tuple[Window, Feeds]]:
-    """Return each window with its encoder outputs by name, which are empty without an encoder."""
-    if not bundle.manifest.has_encoder:
-        return [(window, {}) for window in windows]
-    names = list(encoder_outputs(bundle.manifest.dimensions))
-    session = _open(bundle, "encoder")
-    encoded = []
-    for window in windows:
-        values = session.run(names, _feeds(bundle, "encoder", window, {}))
-        encoded.append((window, dict(zip(names, values, strict=True))))
-    return encoded
-
-
-def _feeds(bundle: Bundle, role: str, window: Window, cross: Feeds) -> Feeds:
+def graph_inputs(bundle: Bundle, role: str, window: Window, cross: Feeds) -> Feeds:
     """Return a graph's inputs: one row, an empty KV cache, logits at every position."""
     source = {"source_lengths": np.array([len(window.source)], np.int32)}
     if role == "encoder":
@@ -135,7 +188,7 @@ def _groups(network: Network) -> Iterator[dict[str, int]]:
     for layer in network.layers.values():
         if layer.is_table:
             continue
-        size = len(network.weights[layer.weight])
+        size = network.weights.shape(layer.weight)[0]
         if group and layer.input not in group and used + 4 * size * size > BUDGET_BYTES:
             yield group
             group, used = {}, 0
@@ -146,12 +199,15 @@ def _groups(network: Network) -> Iterator[dict[str, int]]:
         yield group
 
 
-def _with_outputs(network: Network, names: Mapping[str, int]) -> bytes:
-    """Return the network's graph, serialized, with the tensors ``names`` as further outputs."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    for name, size in names.items():
-        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size])
-        model.graph.output.append(value)
-    data: bytes = model.SerializeToString()
-    return data
+def _caches(network: Network, group: Mapping[str, int], is_last: bool) -> list[str]:
+    """Return the names of keys and values in the KV cache whose layers read tensors of a group.
+
+    The last group also has those that no layer makes alone.
+    """
+    weights = {layer.weight for layer in network.layers.values() if layer.input in group}
+    names = []
+    for attention in attentions(network):
+        layer = attention.key or attention.value
+        if is_last if layer is None else layer.weights[0] in weights:
+            names += [attention.keys, attention.values]
+    return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +17,18 @@ from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantizat
 from ..runtime.bundle.reading import Bundle
 from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from ..runtime.request.passages import Window
-from .calibration import observe
+from .calibration import Observed, observe
+from .equalizing import equalize
 from .graph.cuda import for_cuda
 from .graph.float16_cache import with_float16_cache
 from .graph.int8_cache import with_int8_cache
-from .graph.network import Network
+from .graph.network import Layer, Network
 from .graph.rewriting import rewrite
+from .graph.writer import PooledWeights
 from .recipes import Recipe
-from .smoothing import smooth
+from .resources.scratch import Scratch
+from .resources.workers import Workers
+from .smoothing import smooth, smoothing_factors
 from .weight_storages import Rounded, RoundedWeights, round_to
 
 INT8_CACHE_DECODER = "decoder_int8_cache.onnx"
@@ -38,6 +43,7 @@ class Draft:
     networks: Mapping[str, Network]
     recipe: Recipe
     rounded: RoundedWeights
+    errors: Mapping[str, float]  # squared errors of outputs, as shares of the squared outputs
     cache_peaks: Mapping[str, float]  # largest magnitude in the KV cache, by "0.key"
 
     def keeping(self, layers: Sequence[str]) -> Draft:
@@ -55,16 +61,26 @@ class Draft:
 
     @property
     def keepable(self) -> list[str]:
-        """The names of the rounded layers and tables that are not kept in higher precision yet."""
-        names = weight_names(self.networks)
-        kept = self.recipe.kept_layers
-        return [name for name in names if name in self.rounded and name not in kept]
+        """The rounded layers and tables that are not kept in higher precision yet.
 
-    def write(self, folder: Path) -> Manifest:
-        """Write all files but the manifest into ``folder``; return the manifest."""
+        Tables come first, because all layers read what comes of them. Then come the layers whose
+        outputs have the largest errors.
+        """
+        names, tables = weight_names(self.networks), table_names(self.networks)
+        kept = self.recipe.kept_layers
+        found = [name for name in names if name in self.rounded and name not in kept]
+        return sorted(found, key=lambda n: (n not in tables, -self.errors.get(n, 0.0)))
+
+    def write(self, folder: Path, pool: PooledWeights | None = None) -> Manifest:
+        """Write all files but the manifest into ``folder``; return the manifest.
+
+        ``pool``: the folder's weights file, which already has the weights of other drafts; None: a
+        new one, with the weights of this draft alone.
+        """
         manifest = self.source.manifest
         graphs = {role: manifest.graphs[role] for role in self.networks}
-        with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
+        weights = nullcontext(pool) if pool else WeightsFile(folder / WEIGHTS_FILE_NAME)
+        with weights as weights_file:
             for role, network in self.networks.items():
                 graph = rewrite(network, self.rounded, weights_file)
                 model = graph.model()
@@ -80,6 +96,7 @@ class Draft:
                         for_cuda(half)
                         onnx.save(half, folder / FLOAT16_CACHE_DECODER)
                         graphs[DECODERS["float16"]] = FLOAT16_CACHE_DECODER
+            weights_file.flush()
         if manifest.tokenizer.file is not None:
             shutil.copyfile(
                 self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
@@ -117,37 +134,122 @@ def round_weights(
     networks: Mapping[str, Network],
     recipe: Recipe,
     windows: Sequence[Window],
-    divided: Mapping[str, NDArray[np.float32]],
-    progress: Callable[[str], None],
-) -> dict[str, Rounded]:
-    """Return all weights of layers and tables that the recipe rounds, by name.
+    scratch: Scratch,
+    workers: Workers,
+    progress: Callable[[int], object] = lambda layers: None,
+) -> Draft:
+    """Return a draft with all weights that the recipe rounds.
 
-    ``divided``: the factors by which ``equalize`` divided the inputs of decoder layers, by input.
+    The networks' weights are changed in place, so that they lose less. Memory is needed for a few
+    layers at a time: weights are mapped, and rounded ones go to ``scratch``. ``progress`` is called
+    with the number of newly rounded layers and tables.
     """
-    rounded: dict[str, Rounded] = {}
-    for role, observed in observe(source, networks, windows, progress):
-        network, in_steps = networks[role], role == "decoder" and "encoder" in networks
-        bits = (recipe.step_layer if in_steps else recipe.layer).smoothing_bits
-        progress(f"rounding the weights of the {role}")
-        for name, seen in observed.items():
-            if role == "decoder" and name in divided:
-                seen.divide(divided[name])
-            if bits is not None:
-                factors = smooth(network, name, seen.peaks, seen.rows, bits=bits)
-                if factors is not None:
-                    seen.divide(factors)
-        for layer in network.layers.values():
-            if layer.input in observed and not layer.is_table:
-                storage = recipe.storage(layer.weight, in_steps=in_steps)
-                curvature = observed[layer.input].curvature
-                if found := round_to(network.weights[layer.weight], storage, curvature):
-                    rounded[layer.weight] = found
+    rounding = _Rounding(recipe, scratch, workers, progress)
+    for found in observe(source, networks, windows, scratch, workers):
+        in_steps = found.role == "decoder" and "encoder" in networks
+        rounding.prepare(networks[found.role], found.inputs, found.cache_peaks, in_steps)
+        rounding.round_layers(networks[found.role], found.inputs, in_steps)
     for network in networks.values():
-        for name in table_names({"": network}) - rounded.keys():
-            storage = recipe.storage(name, is_table=True)
-            if found := round_to(network.weights[name].T, storage, None):
-                rounded[name] = found
-    return rounded
+        rounding.round_tables(network)
+    return Draft(
+        source=source,
+        networks=networks,
+        recipe=recipe,
+        rounded=rounding.rounded,
+        errors=rounding.errors,
+        cache_peaks=rounding.peaks,
+    )
+
+
+class _Rounding:
+    """The weights that are rounded so far."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        scratch: Scratch,
+        workers: Workers,
+        progress: Callable[[int], object],
+    ) -> None:
+        self.rounded: dict[str, Rounded] = {}
+        self.errors: dict[str, float] = {}
+        self.peaks: dict[str, float] = {}
+        self._divided: dict[str, NDArray[np.float32]] = {}  # factors that divided layers' inputs
+        self._recipe = recipe
+        self._scratch = scratch
+        self._workers = workers
+        self._progress = progress
+
+    def prepare(
+        self,
+        network: Network,
+        inputs: dict[str, Observed],
+        cache_peaks: Mapping[str, NDArray[np.float32]],
+        in_steps: bool,
+    ) -> None:
+        """Equalize the KV cache and smooth the inputs of layers: change their weights."""
+        equalized = equalize(network, cache_peaks)
+        self.peaks.update(equalized.peaks)
+        self._divided.update(equalized.divided)
+        for name in self._divided.keys() & inputs.keys():
+            inputs[name].divide(self._divided[name])
+        bits = (self._recipe.step_layer if in_steps else self._recipe.layer).smoothing_bits
+        if bits is None:
+            return
+
+        def factors_of(name: str) -> NDArray[np.float32] | None:
+            seen = inputs[name]
+            return smoothing_factors(network, name, seen.peaks, seen.rows, bits=bits)
+
+        names = list(inputs)
+        for name, factors in zip(names, self._workers.map(factors_of, names), strict=True):
+            if factors is not None:
+                inputs[name].divide(factors)
+                inputs[smooth(network, name, factors)] = inputs.pop(name)
+
+    def round_layers(self, network: Network, inputs: dict[str, Observed], in_steps: bool) -> None:
+        """Round the weights of the layers that read ``inputs``, which are used up."""
+        layers: dict[str, list[Layer]] = {}
+        for layer in network.layers.values():
+            if layer.input in inputs and not layer.is_table:
+                layers.setdefault(layer.input, []).append(layer)
+
+        def round_all(name: str) -> dict[str, tuple[Rounded, float]]:
+            seen, found = inputs.pop(name), {}
+            curvature = seen.curvature()
+            for layer in layers[name]:
+                storage = self._recipe.storage(
+                    layer.weight, in_steps=in_steps, is_large=layer.weight in network.large
+                )
+                weight = np.asarray(network.weights[layer.weight])
+                if rounded := round_to(weight, storage, curvature):
+                    error = storage.output_error(weight, rounded.codes, seen.rows)
+                    found[layer.weight] = self._kept(rounded), error
+            return found
+
+        largest_first = sorted(layers, key=lambda name: -len(inputs[name].peaks))
+        results = self._workers.map(round_all, largest_first)
+        for name, found in zip(largest_first, results, strict=True):
+            for weight, (rounded, error) in found.items():
+                self.rounded[weight], self.errors[weight] = rounded, error
+            self._progress(len(layers[name]))
+
+    def round_tables(self, network: Network) -> None:
+        """Round the embeddings and the lm_head to the nearest codes."""
+        for name in sorted(table_names({"": network}) - self.rounded.keys()):
+            storage = self._recipe.storage(name, is_table=True)
+            weight = network.weights[name].T
+            if rounded := round_to(weight, storage, None, self._workers.map):
+                self.rounded[name] = self._kept(rounded)
+                self.errors[name] = storage.output_error(weight, rounded.codes, None)
+            self._progress(1)
+
+    def _kept(self, rounded: Rounded) -> Rounded:
+        """Return ``rounded`` with its codes in the temporary file."""
+        if rounded.codes is None:
+            return rounded
+        codes = replace(rounded.codes, codes=self._scratch.keep(rounded.codes.codes))
+        return rounded._replace(codes=codes)
 
 
 def weight_names(networks: Mapping[str, Network]) -> list[str]:

@@ -15,15 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from .graph.network import PRODUCTS, Network
+from .graph.attentions import Attention, Projection, attentions
+from .graph.network import Network
 
 Vector = NDArray[np.float32]
-CACHE_PREFIX = "past_key_values."
 LEAST_RANGE = 1e-3  # lower limit of a channel's range, as a share of the largest range
-PAST_KEY, PAST_VALUE = 3, 4  # indices of GroupQueryAttention's inputs
 
 
 @dataclass(frozen=True)
@@ -37,24 +35,67 @@ class Equalized:
 def equalize(network: Network, peaks: Mapping[str, Vector]) -> Equalized:
     """Equalize the KV cache of a decoder: change the weights around each self-attention in place.
 
-    ``peaks``: by ``"0.key"``, the largest magnitudes in the KV cache, (heads, stored_head_size).
+    ``peaks``: by ``"0.key"``, the largest magnitudes in the KV cache, (heads, stored_head_size);
+    attentions without peaks stay as they are. The two channels of a rotary pair share a factor,
+    because a rotation mixes them. Keys or values that a linear layer does not make alone keep their
+    ranges.
     """
-    made_by = {name: node for node in network.graph.node for name in node.output if name}
     ranges: dict[str, float] = {}
     divided: dict[str, Vector] = {}
-    for node in network.graph.node:
-        if node.op_type != "GroupQueryAttention":
-            continue
-        keys, values = (node.input[i].removeprefix(CACHE_PREFIX) for i in (PAST_KEY, PAST_VALUE))
-        ranges[keys], key_factors = _factors(peaks[keys])
-        ranges[values], value_factors = _factors(peaks[values])
-        for name in _qkv_weights(node, made_by, network):
-            columns = np.concatenate([key_factors, 1 / key_factors, 1 / value_factors])
-            network.weights[name] = network.weights[name] * columns
-        layer_input, output = _output_layer(node.output[0], network)
-        network.weights[output] = network.weights[output] * value_factors[:, None]
-        divided[layer_input] = value_factors
+    for attention in attentions(network):
+        if attention.keys in peaks:
+            columns: dict[str, Vector] = {}
+            ranges[attention.keys] = _equalize_keys(network, attention, peaks, columns)
+            ranges[attention.values] = _equalize_values(network, attention, peaks, columns, divided)
+            for name, factors in columns.items():
+                network.weights.scale_columns(name, factors)
     return Equalized(ranges, divided)
+
+
+def _equalize_keys(
+    network: Network,
+    attention: Attention,
+    peaks: Mapping[str, Vector],
+    columns: dict[str, Vector],
+) -> float:
+    """Add the factors of queries and keys to ``columns``; return the keys' common range."""
+    if attention.query is None or attention.key is None:
+        return _largest(peaks[attention.keys])
+    common, factors = _factors(attention.shared_by_pairs(peaks[attention.keys]))
+    _multiply(columns, network, attention.query, attention.by_query(factors))
+    _multiply(columns, network, attention.key, np.float32(1) / factors)
+    return common
+
+
+def _equalize_values(
+    network: Network,
+    attention: Attention,
+    peaks: Mapping[str, Vector],
+    columns: dict[str, Vector],
+    divided: dict[str, Vector],
+) -> float:
+    """Add the factors of the values to ``columns``, and scale the output layer's rows."""
+    if attention.value is None or attention.output is None:
+        return _largest(peaks[attention.values])
+    common, factors = _factors(peaks[attention.values])
+    _multiply(columns, network, attention.value, np.float32(1) / factors)
+    layer_input, weight = attention.output
+    divided[layer_input] = attention.by_query(factors)
+    network.weights.scale_rows(weight, divided[layer_input])
+    return common
+
+
+def _multiply(
+    columns: dict[str, Vector], network: Network, layer: Projection, factors: Vector
+) -> None:
+    for name in layer.weights:
+        if name not in columns:
+            columns[name] = np.ones(network.weights.shape(name)[-1], np.float32)
+        columns[name][layer.columns] *= factors
+
+
+def _largest(peak: Vector) -> float:
+    return float(peak.max()) or 1.0
 
 
 def _factors(peak: Vector) -> tuple[float, Vector]:
@@ -66,25 +107,3 @@ def _factors(peak: Vector) -> tuple[float, Vector]:
     floored = np.maximum(flat, LEAST_RANGE * flat.max())  # other texts may have larger values
     common = float(np.exp(np.log(floored[used]).mean()))
     return common, np.where(used, floored / np.float32(common), np.float32(1)).astype(np.float32)
-
-
-def _qkv_weights(
-    attention: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto], network: Network
-) -> list[str]:
-    """Return the names of weight and bias (if any) of the layer for query, key and value."""
-    names: list[str] = []
-    node = made_by[attention.input[0]]
-    while True:
-        names += [name for name in node.input if name in network.weights]
-        if node.op_type in PRODUCTS:
-            return names
-        node = made_by[node.input[0]]
-
-
-def _output_layer(tensor: str, network: Network) -> tuple[str, str]:
-    """Return the input and the weight of the layer that reads an attention's output ``tensor``."""
-    readers = {name: node for node in network.graph.node for name in node.input[:1]}
-    node = readers[tensor]
-    while node.op_type not in PRODUCTS:
-        node = readers[node.output[0]]
-    return node.input[0], node.input[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,12 +17,14 @@ from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import BundleError, OptionError
 from ..runtime.evaluation.losses import Comparison
 from ..runtime.ort.engine import open_engine
-from .calibration import cache_peaks
-from .draft import Draft, round_weights, weight_names
-from .equalizing import equalize
-from .gate import Gate
+from .draft import round_weights, weight_names
+from .gate import Gate, Recorded
 from .graph.network import Network
 from .recipes import Recipe, find_recipe
+from .resources.disk import check_space, needed_bytes
+from .resources.reporting import progress_in_lines
+from .resources.scratch import Scratch
+from .resources.workers import Workers
 from .texts import Texts, find_texts
 
 CACHES = ("float32", "int8")  # possible default dtypes; float16 is for CUDA
@@ -40,6 +43,7 @@ def quantize_bundle(
     perplexity_rise_limit: float | None = None,
     allow_loss: bool = False,
     overwrite: bool = False,
+    threads: int | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
     """Quantize a float32 bundle, and write the result as a new bundle.
@@ -68,8 +72,10 @@ def quantize_bundle(
             percent. By default, the recipe's limit.
         allow_loss: Whether to write the bundle even if the perplexity rises by more than the limit.
         overwrite: Whether to replace a bundle that already exists at ``out``.
-        progress: A function that is called with one line of text per step. By default, nothing is
-            reported.
+        threads: The number of threads. By default, one per core that the process may use. The
+            rounded weights do not depend on it.
+        progress: A function that is called with one line of text per step, and in long steps with
+            a line every ten seconds that says how much is left. By default, nothing is reported.
 
     Returns:
         The new bundle, with its folder and its manifest.
@@ -77,7 +83,8 @@ def quantize_bundle(
     Raises:
         QuantizationError: The perplexity rises by more than the limit, and ``allow_loss`` is not
             set.
-        BundleError: ``bundle`` is missing, damaged or already quantized, or ``out`` is taken.
+        BundleError: ``bundle`` is missing, damaged or already quantized, ``out`` is taken, or its
+            disk has too little free space.
         OptionError: An option is unknown or invalid, or has no effect with the recipe.
         PromptError: ``text`` cannot be read, or is too short.
 
@@ -106,24 +113,28 @@ def quantize_bundle(
         )
     networks = {role: Network(source, role) for role in source.manifest.roles}
     chosen = _keeping(chosen, keep, networks)
-    with BundleWriter(Path(out), overwrite=overwrite) as writer:
-        texts = find_texts(source, None if text is None else Path(text))
-        equalized = equalize(networks["decoder"], cache_peaks(source, texts.calibration))
-        rounded = round_weights(
-            source, networks, chosen, texts.calibration, equalized.divided, progress
-        )
-        candidate = Draft(
-            source=source,
-            networks=networks,
-            recipe=chosen,
-            rounded=rounded,
-            cache_peaks=equalized.peaks,
-        )
-        reference = open_engine(source.manifest, source.folder).decoder
-        gate = Gate(reference, texts.judged, limit, writer.folder, progress)
-        candidate, measured = gate.admit(
-            candidate, other_cache=kv_cache is None, allow_loss=allow_loss
-        )
+    with ExitStack() as stack:
+        workers = stack.enter_context(Workers(threads))
+        writer = stack.enter_context(BundleWriter(Path(out), overwrite=overwrite))
+        needed = needed_bytes(chosen, networks, source.manifest)
+        spare = check_space(writer.folder.parent, needed)
+        scratch = stack.enter_context(Scratch(writer.folder.parent))
+        texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
+        count = len(weight_names(networks))
+        progress(f"calibrating and rounding {count} layers")
+        with progress_in_lines("rounding", count, "layers", progress) as rounded:
+            candidate = round_weights(
+                source, networks, chosen, texts.calibration, scratch, workers, rounded
+            )
+        reference = open_engine(
+            source.manifest, source.folder, threads=workers.threads, mapped=True
+        ).decoder
+        recorded = Recorded(reference, scratch, spare)
+        with Gate(recorded, texts.judged, limit, writer.folder, progress, workers.threads) as gate:
+            progress(f"measuring the loss on {len(texts.judged)} windows")
+            candidate, measured = gate.admit(
+                candidate, other_cache=kv_cache is None, allow_loss=allow_loss
+            )
         manifest = candidate.write(writer.folder)
         written = writer.commit(_with_quality(manifest, texts, measured, limit))
     progress(f"wrote {written.folder}")

@@ -26,7 +26,7 @@ class Recipe:
         kept_layers: The names of kept layers and tables.
         kv_cache: The default dtype of the bundle's KV cache.
         perplexity_rise_limit: The highest allowed rise of perplexity, where 0.01 means one percent.
-        float32_endings: The ends of names of layers that always stay float32.
+        keeps_large: Whether layers whose outputs may exceed the range of float16 stay float32.
     """
 
     name: str
@@ -38,20 +38,28 @@ class Recipe:
     kept_layers: frozenset[str] = field(default=frozenset())
     kv_cache: CacheDtype
     perplexity_rise_limit: float
-    float32_endings: tuple[str, ...] = ()
+    keeps_large: bool = False
 
-    def storage(self, weight: str, *, is_table: bool = False, in_steps: bool = False) -> Storage:
+    def storage(
+        self,
+        weight: str,
+        *,
+        is_table: bool = False,
+        in_steps: bool = False,
+        is_large: bool = False,
+    ) -> Storage:
         """Return the storage of a weight.
 
         Args:
             weight: The name of the weight of a linear layer or of a table.
             is_table: Whether the weight is a table: an embedding or an lm_head.
             in_steps: Whether the weight belongs to a decoder after an encoder.
+            is_large: Whether the layer's outputs may exceed the range of 16-bit floats.
 
         Returns:
             The storage that rounds the weight and multiplies with it.
         """
-        if weight.endswith(self.float32_endings):
+        if is_large and self.keeps_large:
             return Float32()
         if weight in self.kept_layers:
             return self.kept_table if is_table else self.kept
@@ -134,8 +142,8 @@ RECIPES: Mapping[str, Recipe] = {
             kept_table=Float32(),
             kv_cache="float32",
             perplexity_rise_limit=0.005,
-            # ff.wo's outputs are T5's largest activations: above 65,504 (float16) in larger models.
-            float32_endings=(".ff.wo",),
+            # The outputs of T5's ff.wo are above 65,504, the largest float16, in larger models.
+            keeps_large=True,
         ),
     )
 }

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .graph.network import Network
 from .rounding import round_weight
+from .weight_storages import round_rows
 
 Floats = NDArray[np.float32]
 NORMS = {
@@ -26,46 +27,68 @@ NORMS = {
     "SkipSimplifiedLayerNormalization",
 }
 STRENGTHS = (0.0, 0.3, 0.5, 0.7)  # 0: none; 1: move the activations' whole range to the weights
-LARGEST_CODE = 127
 SMALLEST = 1e-5  # lower limit of a channel's range, as a share of the largest range
 
 
-def smooth(network: Network, name: str, peaks: Floats, rows: Floats, *, bits: int) -> Floats | None:
-    """Smooth the tensor ``name`` if a layer norm makes it and only layers read it.
+def smoothing_factors(
+    network: Network, name: str, peaks: Floats, rows: Floats, *, bits: int
+) -> Floats | None:
+    """Return the factors that best divide the channels of the tensor ``name``.
 
     ``peaks``: (features,), largest magnitudes; ``rows``: (some tokens, features), a sample of the
-    tensor; ``bits``: bits of the weights. Changes the network's weights in place. Returns the
-    factors that divide the channels, or None if smoothing does not apply or does not help.
+    tensor; ``bits``: bits of the weights. None if no layer norm makes the tensor, if a weight that
+    reads it has other readers, or if smoothing does not help.
     """
     layers, vectors = readers(network, name), norm_vectors(network, name)
-    if not layers or not vectors or any(user_count(network, v) > 1 for v in vectors):
+    if not layers or not vectors:
         return None
     weights = [np.asarray(network.weights[layer]) for layer in layers]
     largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     tried = [_factors(peaks, largest, strength) for strength in STRENGTHS]
-    errors = [_error(weights, rows, factors, bits) for factors in tried]
+    if not _folds(network, name, layers, vectors):
+        tried = [np.exp2(np.rint(np.log2(factors))) for factors in tried]
+    exact = [rows @ weight for weight in weights]
+    errors = [_error(weights, exact, rows, factors, bits) for factors in tried]
     best = int(np.argmin(errors))
-    if best == 0:
-        return None
-    factors = tried[best]
-    for vector in vectors:
-        network.weights[vector] = network.weights[vector] / factors
-    for layer, weight in zip(layers, weights, strict=True):
-        network.weights[layer] = weight * factors[:, None]
-    return factors
+    return None if best == 0 else tried[best]
+
+
+def smooth(network: Network, name: str, factors: Floats) -> str:
+    """Divide the channels of the tensor ``name`` by ``factors``, and multiply the layers' weights.
+
+    If only layers read the tensor, the layer norm that makes it is changed. In a model that
+    normalizes after its sub-layers, the next residual connection reads it too. Then a node is added
+    that multiplies it for the layers alone. The factors are powers of two there, so that nothing is
+    rounded. Returns the name of the tensor that the layers then read.
+    """
+    layers, vectors = readers(network, name), norm_vectors(network, name)
+    divided = name
+    if _folds(network, name, layers, vectors):
+        for vector in vectors:
+            network.weights[vector] = network.weights[vector] / factors
+    else:
+        divided = network.multiply_for_layers(name, f"{name}.smoothing", 1 / factors)
+    for layer in layers:
+        network.weights.scale_rows(layer, factors)
+    return divided
+
+
+def _folds(network: Network, name: str, layers: Sequence[str], vectors: Sequence[str]) -> bool:
+    """Return whether the layer norm can be changed: only ``layers`` read what it makes."""
+    alone = user_count(network, name) == len(layers)
+    return alone and all(user_count(network, vector) == 1 for vector in vectors)
 
 
 def readers(network: Network, name: str) -> list[str]:
     """Return the names of the weights of the layers that read a tensor.
 
-    The list is empty if other nodes read the tensor too, or if a weight has several readers.
+    The list is empty if a table or a weight with several readers is among them.
     """
     indices = [i for i, node in enumerate(network.graph.node) if name in node.input]
-    layers = [network.layers.get(i) for i in indices]
-    found = [layer for layer in layers if layer is not None and not layer.is_table]
-    weights = [layer.weight for layer in found]
-    whole = len(found) == len(indices) and all(user_count(network, w) == 1 for w in weights)
-    return weights if whole else []
+    layers = [layer for i in indices if (layer := network.layers.get(i)) is not None]
+    weights = [layer.weight for layer in layers]
+    whole = not any(layer.is_table or layer.input != name for layer in layers)
+    return weights if whole and all(user_count(network, w) == 1 for w in weights) else []
 
 
 def norm_vectors(network: Network, name: str) -> list[str]:
@@ -101,14 +124,17 @@ def _factors(peaks: Floats, largest: Floats, strength: float) -> Floats:
     return factors
 
 
-def _error(weights: Sequence[Floats], rows: Floats, factors: Floats, bits: int) -> float:
+def _error(
+    weights: Sequence[Floats],
+    exact: Sequence[Floats],
+    rows: Floats,
+    factors: Floats,
+    bits: int,
+) -> float:
     """Return the squared error of all outputs on ``rows`` with rounded activations and weights."""
-    smoothed = rows / factors
-    step = np.abs(smoothed).max(axis=1, keepdims=True) / LARGEST_CODE
-    step[step == 0] = 1
-    coded = np.rint(smoothed / step) * step
+    coded = round_rows(rows / factors)
     total = 0.0
-    for weight in weights:
+    for weight, outputs in zip(weights, exact, strict=True):
         codes = round_weight(weight * factors[:, None], bits=bits, group_size=len(weight))
-        total += float(np.square(coded @ codes.weight() - rows @ weight).sum(dtype=np.float64))
+        total += float(np.square(coded @ codes.weight() - outputs).sum(dtype=np.float64))
     return total

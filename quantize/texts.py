@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,12 +17,15 @@ from ..runtime.request.passages import Window, pair_window, read_passages
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 from ..runtime.text.byte_tokenizer import AnyTokenizer
+from .resources.reporting import progress_in_lines
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
 TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
 KNOWN = 0.5  # least share of the built-in text's letters that the tokenizer must have
 ANSWER_TOKENS = 64  # most tokens of a generated target
+CACHE_BYTES = 1 << 29  # memory for a batch's keys and values: of its sources, and of its targets
+BATCH_ROWS, BATCH_TOKENS = 64, 8192  # large batches, since reading the weights takes most time
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,16 @@ class Texts:
     context: int | None  # most tokens per window; None: windows are pairs
 
 
-def find_texts(bundle: Bundle, path: Path | None) -> Texts:
+def find_texts(
+    bundle: Bundle,
+    path: Path | None,
+    threads: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Texts:
     """Return windows of the file ``path``, in the format of ``edgeseq eval``; None: built-in text.
 
-    A model with an encoder reads the built-in text line by line and generates the targets itself.
+    A model with an encoder reads the built-in text line by line and generates the targets itself,
+    with ``threads`` threads; ``report`` is then called with a line every ten seconds.
     Raises ``PromptError`` for a file that cannot be read in this format or is too short.
     """
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
@@ -53,8 +62,10 @@ def find_texts(bundle: Bundle, path: Path | None) -> Texts:
         passages = read_passages(path, manifest, tokenizer)
     else:
         _check_built_in(tokenizer)
-        model = Model(bundle, tokenizer, open_engine(manifest, bundle.folder))
-        return _halves(BUILT_IN, _made_up(model), None)
+        model = Model(
+            bundle, tokenizer, open_engine(manifest, bundle.folder, threads=threads, mapped=True)
+        )
+        return _halves(BUILT_IN, _made_up(model, report), None)
     if len(passages.windows) < 2:
         raise PromptError(
             f"{path} is too short to use one half for calibration and one for the quality gate: "
@@ -88,7 +99,7 @@ def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
     return Texts(name, some[0::2], some[1::2], context)
 
 
-def _made_up(model: Model) -> list[Window]:
+def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
     """Return the lines of the built-in text as sources, with the model's outputs as targets."""
     text = built_in().read_text(encoding="utf-8")
     manifest = model.bundle.manifest
@@ -98,10 +109,17 @@ def _made_up(model: Model) -> list[Window]:
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
     starts = decoder_prompts(sources, None, defaults, manifest)
     windows: dict[int, Window] = {}
-    for batch in batches(list(map(len, sources))):
-        results = model.generate_ids(
-            [sources[i] for i in batch], do_sample=False, max_new_tokens=ANSWER_TOKENS
-        )
-        for i, result in zip(batch, results, strict=True):
-            windows[i] = pair_window(sources[i], result.token_ids, starts[i])
+    sizes = manifest.dimensions
+    positions = CACHE_BYTES // (2 * 4 * sizes.layers * sizes.heads * sizes.stored_head_size)
+    rows = max(1, min(BATCH_ROWS, positions // (ANSWER_TOKENS + 1)))
+    tokens = min(BATCH_TOKENS, positions)
+    report(f"generating targets for {len(sources)} lines")
+    with progress_in_lines("generating targets", len(sources), "lines", report) as done:
+        for batch in batches(list(map(len, sources)), rows=rows, tokens=tokens):
+            results = model.generate_ids(
+                [sources[i] for i in batch], do_sample=False, max_new_tokens=ANSWER_TOKENS
+            )
+            for i, result in zip(batch, results, strict=True):
+                windows[i] = pair_window(sources[i], result.token_ids, starts[i])
+            done(len(batch))
     return [windows[i] for i in range(len(sources))]

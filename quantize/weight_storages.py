@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounding import Codes, Curvature, round_weight
+from .rounding import Codes, Curvature, Run, round_weight
 
 if TYPE_CHECKING:
     from .graph.network import Layer
@@ -29,6 +29,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
 MICROSOFT = "com.microsoft"
 ZERO_POINT = 128  # zero point of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
+SEEN_OUTPUTS = 8192  # most outputs on which an error is measured
 INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
 LARGEST_PART_BYTES = 10 * 2**20  # most bytes of a weight in one product, roughly
 PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several at once
@@ -40,11 +41,42 @@ class Storage(ABC):
     smoothing_bits: ClassVar[int | None] = None  # weight bits for smoothing; None: no smoothing
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
     keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
+    has_codes: ClassVar[bool] = True  # whether weights are rounded to integers
     block_size: int | None = None  # number of weights that share a scale; None: no blocks
 
-    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes | None:
+    def round(
+        self, weight: NDArray[np.float32], curvature: Curvature | None, run: Run = map
+    ) -> Codes | None:
         """Round a weight, (inputs, outputs), to codes; None if the storage has no codes."""
         return None
+
+    def stored_bytes(self, inputs: int, outputs: int) -> int:
+        """Return the size of a weight in the weights file, roughly."""
+        return 4 * inputs * outputs
+
+    def output_error(
+        self, weight: NDArray[np.float32], codes: Codes | None, rows: NDArray[np.float32] | None
+    ) -> float:
+        """Return the squared error of a layer's outputs, as a share of the squared outputs.
+
+        ``rows``: inputs, (tokens, inputs); None: any inputs, with the same weight each. Of the
+        outputs of a large weight some are looked at, spread over all.
+        """
+        if codes is None:
+            return 0.0
+        step = -(-weight.shape[1] // SEEN_OUTPUTS)
+        weight, stored = weight[:, ::step], codes.every(step).weight()
+        if rows is None:
+            exact, error = weight, np.subtract(stored, weight, out=stored)
+        else:
+            exact = rows @ weight
+            error = self.rounded_inputs(rows) @ stored - exact
+        total = float(np.vdot(exact, exact))
+        return float(np.vdot(error, error)) / total if total else 0.0
+
+    def rounded_inputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a layer's inputs as its product reads them."""
+        return rows
 
     def with_block_size(self, size: int) -> Storage | None:
         """Return the same storage with another block size; None if it has no blocks."""
@@ -83,8 +115,18 @@ class DynamicInt8(Storage):
     def __str__(self) -> str:
         return "int8 by rows"
 
-    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes:
-        return round_weight(weight, bits=self.bits, group_size=len(weight), curvature=curvature)
+    def round(
+        self, weight: NDArray[np.float32], curvature: Curvature | None, run: Run = map
+    ) -> Codes:
+        return round_weight(
+            weight, bits=self.bits, group_size=len(weight), curvature=curvature, run=run
+        )
+
+    def stored_bytes(self, inputs: int, outputs: int) -> int:
+        return (inputs + 4) * outputs
+
+    def rounded_inputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return round_rows(rows)
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         assert codes is not None
@@ -103,7 +145,7 @@ class DynamicInt8(Storage):
     def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
         activations, scale = self._quantized(graph, layer.input)
         weight, columns = f"{layer.weight}.int8", f"{layer.weight}.scales"
-        graph.external(weight, codes.codes)
+        graph.refer(weight, *graph.store_once(codes, "codes", lambda: codes.codes))
         graph.external(columns, codes.scales[0])
         zero = graph.constant("activation_zero_point", np.uint8(ZERO_POINT))
         graph.node("MatMulInteger", [activations, weight, zero], f"{output}.int32")
@@ -153,16 +195,24 @@ class Blockwise(Storage):
     def with_block_size(self, size: int) -> Blockwise:
         return replace(self, block_size=size)
 
-    def round(self, weight: NDArray[np.float32], curvature: Curvature | None) -> Codes:
-        return round_weight(weight, bits=self.bits, group_size=self.block_size, curvature=curvature)
+    def round(
+        self, weight: NDArray[np.float32], curvature: Curvature | None, run: Run = map
+    ) -> Codes:
+        return round_weight(
+            weight, bits=self.bits, group_size=self.block_size, curvature=curvature, run=run
+        )
+
+    def stored_bytes(self, inputs: int, outputs: int) -> int:
+        blocks = -(-inputs // self.block_size)
+        return blocks * outputs * (self.block_size * self.bits // 8 + 4)
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         """Write one product, or several that divide the outputs; each product adds its bias."""
         assert codes is not None
         output = node.output[0]
         inputs, outputs = codes.codes.shape
-        data, scales = _packed(codes, self), _scales(codes)
-        data_at, scales_at = graph.store(data), graph.store(scales)
+        data, data_at = graph.store_once(codes, "blocks", lambda: _packed(codes, self))
+        scales, scales_at = graph.store_once(codes, "scales", lambda: _scales(codes))
         ends = _part_ends(outputs, data.nbytes)
         parts = [output] if len(ends) == 1 else [f"{output}.to_{end}" for end in ends]
         for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
@@ -191,8 +241,9 @@ class Blockwise(Storage):
         assert codes is not None
         inputs, outputs = codes.codes.shape
         rows, row_scales = f"{table}.rows", f"{table}.row_scales"
-        graph.external(rows, _packed(codes, self).reshape(outputs, -1))
-        graph.external(row_scales, _scales(codes))
+        data, data_at = graph.store_once(codes, "blocks", lambda: _packed(codes, self))
+        graph.refer(rows, data.reshape(outputs, -1), data_at)
+        graph.refer(row_scales, *graph.store_once(codes, "scales", lambda: _scales(codes)))
         padded = len(codes.scales) * self.block_size != inputs
         graph.node(
             "GatherBlockQuantized",
@@ -224,8 +275,13 @@ class Blockwise(Storage):
 class Float16(Storage):
     """Weights and products in 16-bit floats, between 32-bit activations."""
 
+    has_codes: ClassVar[bool] = False
+
     def __str__(self) -> str:
         return "float16"
+
+    def stored_bytes(self, inputs: int, outputs: int) -> int:
+        return 2 * inputs * outputs
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         activations, output = node.input[0], node.output[0]
@@ -250,6 +306,7 @@ class Float16(Storage):
 class Float32(Storage):
     """Unchanged weights and products."""
 
+    has_codes: ClassVar[bool] = False
     keeps_float32: ClassVar[bool] = True
 
     def __str__(self) -> str:
@@ -272,15 +329,23 @@ class Rounded(NamedTuple):
 
 
 def round_to(
-    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None
+    weight: NDArray[np.float32], storage: Storage, curvature: Curvature | None, run: Run = map
 ) -> Rounded | None:
     """Return a weight, (inputs, outputs), as it is stored; None if it stays unchanged."""
     if storage.keeps_float32:
         return None
-    return Rounded(storage, storage.round(np.asarray(weight), curvature))
+    return Rounded(storage, storage.round(np.asarray(weight), curvature, run))
 
 
 RoundedWeights = Mapping[str, Rounded]  # rounded weights by name
+
+
+def round_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return activations, (tokens, inputs), rounded to 8 bits with one scale per token."""
+    step = np.abs(rows).max(axis=1, keepdims=True) / LARGEST_CODE
+    step[step == 0] = 1
+    rounded: NDArray[np.float32] = np.rint(rows / step) * step
+    return rounded
 
 
 def _part_ends(outputs: int, size_bytes: int) -> list[int]:

@@ -1,10 +1,10 @@
 """A decoder's graph with a KV cache of 16-bit floats, which CUDA runs.
 
 CUDA's kernel of ``GroupQueryAttention`` takes only 16-bit queries, keys and values, and no bias of
-the scores (source code of ONNX Runtime 1.28 to 1.32). So GPT-2's attention gets casts before and
-after it. T5's attention has a bias, its relative positions, so it is replaced by standard ONNX
-operators. They scatter the new keys and values into the KV cache, in place if past and present
-share memory. They compute softmax in 32 bits.
+the scores (source code of ONNX Runtime 1.28 to 1.32). So an attention without a bias gets casts
+before and after it. An attention with a bias, such as T5's with its relative positions, is replaced
+by standard ONNX operators. They scatter the new keys and values into the KV cache, in place if past
+and present share memory. They compute softmax in 32 bits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
+from ...runtime.errors import BundleError
+from .attentions import CACHE_PREFIX, COSINES, PAST_KEY, PAST_VALUE, SINES
 
 QUERIES, LENGTHS, TOTAL, BIAS = 0, 5, 6, 10  # indices of GroupQueryAttention's inputs
+FLOATS = (0, 1, 2, COSINES, SINES)  # inputs with floats that the kernel takes in 16 bits
 LEAST = -1e30  # score of a masked position
 
 
@@ -51,7 +53,9 @@ class _Writer:
         """Append ``node`` over 16-bit floats, with casts from and to 32-bit floats."""
         half = onnx.NodeProto()
         half.CopyFrom(node)
-        half.input[QUERIES] = self._half(node.input[QUERIES])
+        for i in FLOATS:
+            if i < len(node.input) and node.input[i]:
+                half.input[i] = self._half(node.input[i])
         half.output[0] = f"{node.output[0]}.half"
         self._graph.node.append(half)
         self._add("Cast", [half.output[0]], node.output[0], to=TensorProto.FLOAT)
@@ -59,6 +63,17 @@ class _Writer:
     def attend(self, node: onnx.NodeProto) -> None:
         """Append standard ONNX operators that compute the same as ``node``."""
         name, heads = node.output[0], _attribute(node, "num_heads")
+        numbers = {attribute.name: attribute.i for attribute in node.attribute}
+        if (
+            numbers["kv_num_heads"] != heads
+            or numbers.get("do_rotary")
+            or numbers.get("local_window_size", -1) > 0
+            or any(node.input[1:3])
+        ):
+            raise BundleError(
+                f"The attention {name!r} has a bias with rotary embeddings, a window, or separate "
+                "or fewer keys, which CUDA's graph cannot have: use the recipe int8."
+            )
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         self._graph.node.append(
             helper.make_node(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..equalizing import CACHE_PREFIX, PAST_KEY, PAST_VALUE
+from .attentions import CACHE_PREFIX, PAST_KEY, PAST_VALUE
 
 LARGEST_CODE = 127
 MARGIN = 1.1  # factor on the largest magnitude in the calibration text

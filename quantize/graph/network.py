@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,9 @@ from ...runtime.errors import BundleError
 
 Array = NDArray[Any]
 PRODUCTS = {"MatMul", "Gemm"}  # Gemm with alpha and beta of 1
+RMS_NORMS = {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+ACTIVATIONS = {"Relu", "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Tanh", "Erf", "Sigmoid"}
+ELEMENTWISE = {"Add", "Mul", "Div", "Identity", "Reshape"}  # around and inside them
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,54 @@ class Layer:
     bias: str = ""  # name of the vector that the node adds; "": none
 
 
+class Weights(MutableMapping[str, Array]):
+    """The weights of a graph by name. They are memory-mapped, so they take no memory of their own.
+
+    A weight that was scaled is multiplied when it is read, so it takes memory only while in use.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array] | None = None) -> None:
+        self._arrays = dict(arrays or {})
+        self._factors: dict[str, list[Array]] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._arrays[name]
+        for factors in self._factors.get(name, ()):
+            array = array * factors
+        return array
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        self._arrays[name] = array
+        self._factors.pop(name, None)
+
+    def __delitem__(self, name: str) -> None:
+        del self._arrays[name]
+        self._factors.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight without reading it."""
+        return self._arrays[name].shape
+
+    def scale_rows(self, name: str, factors: Array) -> None:
+        """Multiply each input of a weight, (inputs, outputs), by its factor."""
+        self._factors.setdefault(name, []).append(factors[:, None])
+
+    def scale_columns(self, name: str, factors: Array) -> None:
+        """Multiply each output of a weight, (inputs, outputs), or of a bias by its factor."""
+        self._factors.setdefault(name, []).append(factors)
+
+
 class Network:
-    """A graph and its weights, which are memory-mapped."""
+    """A graph and its weights."""
 
     def __init__(self, bundle: Bundle, role: str) -> None:
         path = bundle.file(bundle.manifest.graphs[role])
@@ -38,7 +87,7 @@ class Network:
         except Exception as error:  # protobuf's errors, which onnx does not document
             raise BundleError(f"{path} is not an ONNX file: export the bundle again.") from error
         self.role = role
-        self.weights: dict[str, Array] = {}
+        self.weights = Weights()
         self.constants: list[onnx.TensorProto] = []  # small weights that the graph's file holds
         for tensor in self.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -67,6 +116,22 @@ class Network:
             and not _attribute(node, "axis")
         }
 
+    def multiply_for_layers(self, name: str, factors_name: str, factors: Array) -> str:
+        """Multiply the tensor ``name`` by ``factors`` for the layers that read it alone.
+
+        Returns the name of the product. Node indices change, so read ``layers`` again.
+        """
+        product = f"{factors_name}.output"
+        readers = [i for i, layer in self.layers.items() if layer.input == name]
+        self.weights[factors_name] = factors.astype(np.float32)
+        for i in readers:
+            self.graph.node[i].input[0] = product
+        node = onnx.helper.make_node("Mul", [name, factors_name], [product])
+        self.graph.node.insert(min(readers), node)
+        for cached in ("layers", "tables", "rectified", "large", "chosen"):
+            self.__dict__.pop(cached, None)
+        return product
+
     def _layers(self) -> Iterator[tuple[int, Layer]]:
         for i, node in enumerate(self.graph.node):
             if node.op_type in PRODUCTS and self._is_matrix(node.input[1]):
@@ -79,12 +144,28 @@ class Network:
                 yield i, Layer(node.input[1], node.input[0], is_table=is_table, bias=bias)
 
     def _is_matrix(self, name: str) -> bool:
-        return name in self.weights and self.weights[name].ndim == 2
+        return name in self.weights and len(self.weights.shape(name)) == 2
 
     @cached_property
     def rectified(self) -> frozenset[str]:
         """The names of tensors without negative values: outputs of Relu."""
         return frozenset(node.output[0] for node in self.graph.node if node.op_type == "Relu")
+
+    @cached_property
+    def large(self) -> frozenset[str]:
+        """The names of weights of layers whose outputs may exceed the range of 16-bit floats.
+
+        In models with root mean square norms, the layer after the activation function of a
+        feed-forward network makes the largest values, and no norm subtracts their mean.
+        """
+        makers = {name: node for node in self.graph.node for name in node.output if name}
+        if not any(node.op_type in RMS_NORMS for node in self.graph.node):
+            return frozenset()
+        return frozenset(
+            layer.weight
+            for layer in self.layers.values()
+            if not layer.is_table and _is_activated(layer.input, makers)
+        )
 
     @cached_property
     def chosen(self) -> frozenset[str]:
@@ -95,6 +176,16 @@ class Network:
             if picks or found & {*node.input} - {"logits_at"}:
                 found.update(node.output)
         return frozenset(found - {"logits_at"})
+
+
+def _is_activated(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Return whether an activation function makes a tensor, perhaps times a gate."""
+    node = makers.get(name)
+    if node is None:
+        return False
+    if node.op_type in ACTIVATIONS:
+        return True
+    return node.op_type in ELEMENTWISE and any(_is_activated(n, makers) for n in node.input)
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:

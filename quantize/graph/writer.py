@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,32 @@ from onnx import helper, numpy_helper
 from ...runtime.bundle.initializers import external_tensor, shifts_others, weights_per_run_bytes
 from ...runtime.bundle.weights_file import WeightsFile
 from .network import Network
+
+
+class PooledWeights(WeightsFile):
+    """A weights file for several drafts, one after the other.
+
+    What is made of the same codes is made and written once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+        self._made: dict[tuple[int, str], tuple[object, NDArray[Any], int]] = {}
+
+    def add_once(
+        self, owner: object, kind: str, make: Callable[[], NDArray[Any]]
+    ) -> tuple[NDArray[Any], int]:
+        """Return the array that ``make`` made of ``owner``, and its offset."""
+        key = (id(owner), kind)  # the owner is kept, so that no other gets its id
+        if key not in self._made:
+            array = make()
+            offset = self.add(array)
+            self.flush()
+            array = np.memmap(self._path, array.dtype, "r", offset, array.shape)
+            self._made[key] = owner, array, offset
+        _, array, offset = self._made[key]
+        return array, offset
 
 
 class GraphWriter:
@@ -81,6 +108,18 @@ class GraphWriter:
         """Write an array to the weights file; return its offset."""
         return self._weights_file.add(array)
 
+    def store_once(
+        self, owner: object, kind: str, make: Callable[[], NDArray[Any]]
+    ) -> tuple[NDArray[Any], int]:
+        """Write the array that ``make`` makes of ``owner``, once for all drafts of a weights file.
+
+        Returns the array and its offset.
+        """
+        if isinstance(self._weights_file, PooledWeights):
+            return self._weights_file.add_once(owner, kind, make)
+        array = make()
+        return array, self.store(array)
+
     def refer(self, name: str, array: NDArray[Any], offset: int) -> None:
         """Add a weight that lies at ``offset`` of the weights file."""
         self._initializers[name] = external_tensor(name, array, offset)
@@ -88,9 +127,9 @@ class GraphWriter:
     def _keep_used_weights(self) -> None:
         used = _read_by(self._nodes)
         self._initializers |= {t.name: t for t in self.network.constants if t.name in used}
-        for name, array in self.network.weights.items():
+        for name in self.network.weights:
             if name in used:
-                self.external(name, array)
+                self.external(name, self.network.weights[name])
 
 
 def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:

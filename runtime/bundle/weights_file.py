@@ -40,6 +40,10 @@ class WeightsFile:
             self._file.write(view)
         return self._offsets[key]
 
+    def flush(self) -> None:
+        """Write what was added to the file, so that it can be read."""
+        self._file.flush()
+
     def _align(self, size_bytes: int) -> int:
         alignment = PAGE_BYTES if size_bytes >= PAGE_BYTES else SMALL_TENSOR_ALIGNMENT_BYTES
         position = self._file.tell()
@@ -47,8 +51,12 @@ class WeightsFile:
         self._file.write(b"\0" * padding)
         return position + padding
 
+    def close(self) -> None:
+        """Close the file, which is then complete."""
+        self._file.close()
+
     def __enter__(self) -> WeightsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()

@@ -20,6 +20,7 @@ from ..errors import BundleError, DeviceError, EdgeseqError, OptionError
 from .cpu import thread_count
 from .devices import AUTO, CPU, CPU_DEVICE, CUDA, Device, parse_device
 from .graph_session import (
+    WITHOUT_PACKING,
     GraphSession,
     map_shared_weights,
     open_session,
@@ -123,18 +124,21 @@ def open_engine(
     prepack: bool = False,
     verify: bool = False,
     max_concurrent: int = MAX_CONCURRENT,
+    mapped: bool = False,
 ) -> Engine:
     """Open the graphs of the bundle in ``folder``; arguments are those of ``load``.
 
-    ``verify`` checks prepacked weights too. Raises ``DeviceError`` for a device that is not
-    available, ``OptionError`` for a cache that the bundle has no graph for, ``BundleError`` for a
-    broken graph.
+    ``mapped`` leaves the weights in the file's memory instead of packing copies for the kernels:
+    less memory, and slower decode steps. ``verify`` checks prepacked weights too. Raises
+    ``DeviceError`` for a device that is not available, ``OptionError`` for a cache that the bundle
+    has no graph for, ``BundleError`` for a broken graph.
     """
     settings: dict[str, Any] = {
         "threads": threads,
         "kv_cache": kv_cache,
         "verify": verify,
         "max_concurrent": max_concurrent,
+        "mapped": mapped,
     }
     if device != AUTO:
         asked = parse_device(device, provider_options, provider_library)
@@ -164,6 +168,7 @@ def open_on(
     verify: bool,
     max_concurrent: int,
     prepack: bool = False,
+    mapped: bool = False,
 ) -> Engine:
     """Open the graphs on ``device``; ``why``: the reason for the device. See ``open_engine``."""
     check_build(device)
@@ -179,14 +184,16 @@ def open_on(
     weights_file = folder / WEIGHTS_FILE_NAME
     shared = map_shared_weights(weights_file, weights)
 
+    entries = WITHOUT_PACKING if mapped else {}
+
     def open_checked(role: str) -> GraphSession:
         graph = folder / manifest.graphs[role]
         if prepack:
             graph = prepacked_graph(folder, manifest, role, shared, verify=verify)
         session = shared_session(
             (graph, weights_file),
-            (device.key, thread_count(threads)),
-            lambda: open_session(graph, device, threads, shared),
+            (device.key, thread_count(threads), mapped),
+            lambda: open_session(graph, device, threads, shared, entries=entries),
         )
         check_graph(session, role, manifest)
         return session

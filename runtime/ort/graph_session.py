@@ -28,7 +28,7 @@ _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
 }
-_WITHOUT_PACKING = {"session.disable_prepacking": "1"}
+WITHOUT_PACKING = {"session.disable_prepacking": "1"}
 _LOAD_ERRORS = (
     _status.EPFail,
     _status.Fail,
@@ -252,7 +252,7 @@ def save_optimized(graph: Path, out: Path) -> None:
 
     Its weights stay where they are.
     """
-    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=_WITHOUT_PACKING)
+    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
 
 
 def runtime_version() -> str:

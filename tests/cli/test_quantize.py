@@ -73,6 +73,15 @@ def test_options_reach_the_quantizer(quantize: Run) -> None:
     assert found.quality.text == "fox.txt"
 
 
+def test_threads(bundle: Path, text: str, tmp_path: Path, capsys: Captured) -> None:
+    options = ["--text", text, "--max-loss", "1000", "--threads", "1"]
+    assert main(["quantize", str(bundle), str(tmp_path / "out"), *options]) == 0
+    capsys.readouterr()
+    line = failure(capsys, "quantize", bundle, tmp_path / "none", "--threads", "0")
+    assert line.startswith("threads is 0; it must be an integer from 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_the_built_in_text(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeseq.quantize.texts.TOKENS", 1000)
     out = str(tmp_path / "out")
@@ -98,6 +107,8 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
         ["export", str(bundle), out, "--max-loss", "0"],
         ["export", str(bundle), out, "--block-size", "0"],
         ["export", str(bundle), out, "--allow-loss"],
+        ["export", str(bundle), out, "--threads", "2"],
+        ["quantize", str(bundle), out, "--threads", "two"],
         ["export", str(bundle), out, "--precision", "int3"],
     ):
         wrong_usage(capsys, *arguments)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 
 from edgeseq.quantize import calibration
-from edgeseq.quantize.calibration import Observed, cache_peaks, observe
+from edgeseq.quantize.calibration import Observed
 from edgeseq.quantize.graph.network import Network
 from edgeseq.runtime import Model
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.request.passages import Window
+from tests.support.calibration import observations
 
 IDS = np.random.default_rng(0).integers(1, 320, (3, 40)).tolist()
 TEXTS = [Window((), ids, 1) for ids in IDS]
@@ -27,12 +28,17 @@ def observed(bundle: Bundle, windows: list[Window]) -> dict[str, dict[str, Obser
     """Return the observed input of each layer, by role and layer."""
     networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
     result: dict[str, dict[str, Observed]] = {role: {} for role in networks}
-    for role, inputs in observe(bundle, networks, windows, lambda message: None):
-        for layer in networks[role].layers.values():
-            if layer.input in inputs and not layer.is_table:
-                assert layer.weight not in result[role]
-                result[role][layer.weight] = inputs[layer.input]
+    for part in observations(bundle, windows, networks):
+        for layer in networks[part.role].layers.values():
+            if layer.input in part.inputs and not layer.is_table:
+                assert layer.weight not in result[part.role]
+                result[part.role][layer.weight] = part.inputs[layer.input]
     return result
+
+
+def peaks(bundle: Bundle, windows: list[Window]) -> dict[str, NDArray[np.float32]]:
+    """Return the observed peaks of the KV cache, of all parts."""
+    return {n: p for part in observations(bundle, windows) for n, p in part.cache_peaks.items()}
 
 
 class Inputs:
@@ -136,18 +142,18 @@ def assert_peaks(found: Any, caches: list[Any], size: int) -> None:
 @torch.no_grad()
 def test_peaks_of_gpt2s_cache(model: Model, reference: GPT2LMHeadModel) -> None:
     caches = [reference(torch.tensor([ids]), use_cache=True).past_key_values for ids in IDS]
-    assert_peaks(cache_peaks(model.bundle, TEXTS), caches, 12)
+    assert_peaks(peaks(model.bundle, TEXTS), caches, 12)
 
 
 @torch.no_grad()
 def test_peaks_of_t5s_cache(t5_model: Model, t5_reference: T5ForConditionalGeneration) -> None:
-    assert_peaks(cache_peaks(t5_model.bundle, PAIRS), read_pairs(t5_reference), 12)
+    assert_peaks(peaks(t5_model.bundle, PAIRS), read_pairs(t5_reference), 12)
 
 
 def test_as_many_tokens_as_there_are_positions(model: Model) -> None:
     """The last token of a window is predicted and need not be read."""
     window = Window((), [1] * 97, 1)
-    assert cache_peaks(model.bundle, [window])["0.key"].shape == (4, 16)
+    assert peaks(model.bundle, [window])["0.key"].shape == (4, 16)
     assert len(observed(model.bundle, [window])["decoder"]) == 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,19 @@ import onnx
 import pytest
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize.calibration import cache_peaks, observe
 from edgeseq.quantize.draft import Draft, linear_names, round_weights, table_names
-from edgeseq.quantize.equalizing import equalize
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.recipes import Recipe, find_recipe
+from edgeseq.quantize.resources.scratch import Scratch
+from edgeseq.quantize.resources.workers import Workers
 from edgeseq.quantize.rounding import Curvature, round_weight
 from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.request.passages import Window
+from tests.support.calibration import observations
 
 IDS = np.random.default_rng(0).integers(1, 320, (6, 90)).tolist()
 WINDOWS = [Window(ids[:40], [0, *ids[40:]], 1) for ids in IDS]  # a decoder reads no source
@@ -44,17 +46,12 @@ def source(
 
 def candidate(source: Bundle, recipe: Recipe) -> Draft:
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
-    equalized = equalize(networks["decoder"], cache_peaks(source, WINDOWS))
-    rounded = round_weights(
-        source, networks, recipe, WINDOWS, equalized.divided, lambda message: None
-    )
-    return Draft(
-        source=source,
-        networks=networks,
-        recipe=recipe,
-        rounded=rounded,
-        cache_peaks=equalized.peaks,
-    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Scratch(Path(folder)) as scratch,
+        Workers(2) as workers,
+    ):
+        return round_weights(source, networks, recipe, WINDOWS, scratch, workers)
 
 
 def in_float32(made: Draft, folder: Path) -> Bundle:
@@ -73,7 +70,8 @@ def test_weights_are_rounded_for_their_inputs(name: str, source: Bundle, tmp_pat
     changed = in_float32(made, tmp_path)
     networks = {role: Network(changed, role) for role in made.networks}
     alike, compensated = [], []
-    for role, inputs in observe(changed, networks, WINDOWS, lambda message: None):
+    for part in observations(changed, WINDOWS, networks):
+        role, inputs = part.role, part.inputs
         for layer in networks[role].layers.values():
             if layer.is_table or layer.input not in inputs:
                 continue

@@ -15,7 +15,6 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize.calibration import cache_peaks, observe
 from edgeseq.quantize.equalizing import Equalized, equalize
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
@@ -23,6 +22,7 @@ from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.request.passages import Window
+from tests.support.calibration import cache_peaks, observations
 from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
@@ -101,8 +101,8 @@ def test_inputs_are_divided_by_the_returned_factors(source: Bundle, tmp_path: Pa
     assert len(result.divided) == source.manifest.dimensions.layers
     sums: list[dict[str, Any]] = []
     for bundle in (source, changed):
-        found = observe(bundle, {"decoder": Network(bundle, "decoder")}, WINDOWS, lambda _: None)
-        sums.append({name: seen.hessian for _, group in found for name, seen in group.items()})
+        parts = [part for part in observations(bundle, WINDOWS) if part.role == "decoder"]
+        sums.append({name: seen.hessian for part in parts for name, seen in part.inputs.items()})
     for name, array in sums[0].items():
         divided = result.divided.get(name, np.ones(len(array)))
         expected = array / np.outer(divided, divided)

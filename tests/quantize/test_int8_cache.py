@@ -11,7 +11,6 @@ import pytest
 from onnx import numpy_helper
 
 from edgeseq.quantize import quantize_bundle
-from edgeseq.quantize.calibration import cache_peaks
 from edgeseq.quantize.graph.int8_cache import with_int8_cache
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.texts import find_texts
@@ -19,6 +18,7 @@ from edgeseq.runtime import Model
 from edgeseq.runtime.bundle.graph_contract import layer_names
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.ort.graph_session import GraphSession
+from tests.support.calibration import cache_peaks
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 IDS = np.random.default_rng(0).integers(1, 320, 40)

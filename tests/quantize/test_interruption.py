@@ -24,8 +24,9 @@ from tests.support.files import contents
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
 MOMENTS: dict[str, tuple[Any, str]] = {  # quantizing is stopped as it calls these
     "reading the text": (quantizing, "find_texts"),
-    "calibration": (quantizing, "cache_peaks"),
-    "observing": (calibration, "_with_outputs"),
+    "calibration": (calibration, "part_model"),
+    "observing": (calibration.Observed, "add"),
+    "smoothing": (draft, "smoothing_factors"),
     "rounding": (draft, "round_to"),
     "writing weights": (draft, "rewrite"),
     "writing graphs": (onnx, "save"),
@@ -34,6 +35,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {  # quantizing is stopped as it calls the
     "hashing": (writing, "file_entry"),
     "manifest": (Manifest, "to_json"),
     "half of the manifest": (Path, "write_text"),
+    "keeping the reference's logits": (gate.Recorded, "keep"),
     "moving": (BundleWriter, "_move_into_place"),
 }
 

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
-from edgeseq.quantize.calibration import Observed, observe
-from edgeseq.quantize.graph.network import Layer, Network
+from edgeseq.quantize.calibration import Observed
+from edgeseq.quantize.graph.network import Layer, Network, Weights
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import round_weight
-from edgeseq.quantize.smoothing import norm_vectors, readers, smooth
+from edgeseq.quantize.smoothing import norm_vectors, readers, smooth, smoothing_factors
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.ort.graph_session import GraphSession
 from edgeseq.runtime.request.passages import Window
+from tests.support.calibration import observations
 from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
@@ -68,11 +70,13 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
     folder.mkdir()
     networks = {role: Network(source, role) for role in ROLES[source.manifest.kind]}
     factors = {}
-    for role, inputs in observe(source, networks, WINDOWS, lambda _: None):
-        for name, seen in inputs.items():
-            found = smooth(networks[role], name, seen.peaks, seen.rows, bits=7)
+    for part in observations(source, WINDOWS, networks):
+        network = networks[part.role]
+        for name, seen in part.inputs.items():
+            found = smoothing_factors(network, name, seen.peaks, seen.rows, bits=7)
             if found is not None:
-                factors[f"{role} {name}"] = found
+                smooth(network, name, found)
+                factors[f"{part.role} {name}"] = found
     with WeightsFile(folder / WEIGHTS_FILE_NAME) as weights_file:
         for role, network in networks.items():
             model = rewrite(network, {}, weights_file).model()
@@ -81,9 +85,8 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
 
 
 def inputs_of(bundle: Bundle) -> dict[str, Observed]:
-    networks = {role: Network(bundle, role) for role in ROLES[bundle.manifest.kind]}
-    found = observe(bundle, networks, WINDOWS, lambda _: None)
-    return {f"{role} {name}": seen for role, group in found for name, seen in group.items()}
+    parts = observations(bundle, WINDOWS)
+    return {f"{part.role} {name}": seen for part in parts for name, seen in part.inputs.items()}
 
 
 def test_logits_stay(source: Bundle, tmp_path: Path) -> None:
@@ -110,7 +113,8 @@ def network(*nodes: onnx.NodeProto, **weights: NDArray[np.float32]) -> Any:
         for i, node in enumerate(nodes)
         if node.op_type in ("MatMul", "Gemm")
     }
-    return SimpleNamespace(graph=SimpleNamespace(node=nodes), layers=layers, weights=weights)
+    graph = SimpleNamespace(node=nodes)
+    return SimpleNamespace(graph=graph, layers=layers, weights=Weights(weights))
 
 
 def node(kind: str, *names: str, output: str = "y") -> onnx.NodeProto:
@@ -137,9 +141,9 @@ def test_the_vectors_that_scale_and_shift_a_norm(norm: onnx.NodeProto, vectors: 
     assert norm_vectors(network(norm), "a") == []
 
 
-def test_inputs_that_others_than_layers_read_have_no_readers() -> None:
+def test_the_layers_that_read_a_tensor() -> None:
     assert readers(network(NORM, FIRST, SECOND), "x") == ["w", "v"]
-    assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == []
+    assert readers(network(NORM, FIRST, node("Add", "x", "x", output="z")), "x") == ["w"]
     assert readers(network(NORM, FIRST, node("Gemm", "x", "table", output="z")), "x") == []
     assert readers(network(NORM, FIRST, node("MatMul", "q", "w", output="z")), "x") == []
 
@@ -156,8 +160,9 @@ def example(*nodes: onnx.NodeProto) -> tuple[Any, NDArray[np.float32], NDArray[n
 
 def test_a_large_channel_goes_into_the_weight() -> None:
     graph, rows, weight = example(NORM, FIRST)
-    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
     assert factors is not None
+    assert smooth(graph, "x", factors) == "x"
     assert int(factors.argmax()) == 5
     assert graph.weights["w"] == pytest.approx(weight * factors[:, None])
     assert graph.weights["scale"] == pytest.approx(1 / factors)
@@ -178,14 +183,14 @@ def rounded_product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> A
     "nodes",
     [
         (node("FastGelu", "a", output="x"), FIRST),
-        (NORM, FIRST, node("Add", "x", "x", output="z")),
-        (NORM, FIRST, node("Add", "scale", "a", output="z")),
+        (NORM, FIRST, node("Gemm", "x", "table", output="z")),
+        (NORM, FIRST, node("MatMul", "q", "w", output="z")),
     ],
-    ids=["no norm", "another reader", "a shared norm"],
+    ids=["no norm", "a table", "a shared weight"],
 )
 def test_what_cannot_be_smoothed_is_left_alone(nodes: tuple[onnx.NodeProto, ...]) -> None:
     graph, rows, weight = example(*nodes)
-    assert smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
+    assert smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
     assert graph.weights["w"] is weight
 
 
@@ -196,6 +201,71 @@ def test_channels_that_are_never_used(dead: str) -> None:
         weight[[0, 7]] = 0
     else:
         rows[:, slice(None) if dead == "all" else [0, 7]] = 0
-    factors = smooth(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    if factors is not None:
+        smooth(graph, "x", factors)
     assert all(np.isfinite(array).all() for array in graph.weights.values())
     assert factors is None if dead == "all" else (factors is not None and factors[7] == 1)
+
+
+# Norms after the sub-layer, whose output the next residual connection reads too
+
+
+def post_norm(folder: Path) -> Network:
+    """Return a network of a norm, two layers that read it, and a residual connection."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "scale": np.ones(24),
+        "shift": rng.normal(size=24),
+        "w": rng.normal(size=(24, 16)),
+        "v": rng.normal(size=(24, 24)),
+    }
+    weights["scale"][5] = 60
+    tensors = []
+    with (folder / WEIGHTS_FILE_NAME).open("wb") as file:
+        for name, array in weights.items():
+            data = array.astype(np.float32)
+            tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=data.shape)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS_FILE_NAME), ("offset", file.tell())):
+                tensor.external_data.add(key=key, value=str(value))
+            file.write(data.tobytes())
+            tensors.append(tensor)
+    nodes = [NORM, FIRST, SECOND, node("Add", "x", "z", output="sum")]
+    value = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["tokens", 24])
+    outputs = [onnx.ValueInfoProto(name=name) for name in ("x", "y", "sum")]
+    graph = onnx.helper.make_graph(nodes, "graph", [value], outputs, tensors)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "graph.onnx"
+    )
+    bundle: Any = SimpleNamespace(
+        manifest=SimpleNamespace(graphs={"decoder": "graph.onnx"}), file=lambda name: folder / name
+    )
+    return Network(bundle, "decoder")
+
+
+def test_a_norm_that_the_residual_reads_too(tmp_path: Path) -> None:
+    """A node multiplies its output for the layers alone, by powers of two: nothing is rounded."""
+    network = post_norm(tmp_path)
+    exact = {name: np.array(network.weights[name]) for name in network.weights}
+    rows = np.random.default_rng(4).normal(size=(64, 24)).astype(np.float32)
+    rows[:, 5] *= 60
+    factors = smoothing_factors(network, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    assert factors is not None
+    assert int(factors.argmax()) == 5
+    assert (np.exp2(np.rint(np.log2(factors))) == factors).all()
+    divided = smooth(network, "x", factors)
+    assert divided != "x"
+    assert {layer.input for layer in network.layers.values()} == {divided}
+    assert sorted(layer.weight for layer in network.layers.values()) == ["v", "w"]
+    for name in ("scale", "shift"):
+        assert np.array_equal(network.weights[name], exact[name])
+    with WeightsFile(tmp_path / "smoothed.bin") as weights_file:
+        model = rewrite(network, {}, weights_file).model()
+    for tensor in model.graph.initializer:
+        next(e for e in tensor.external_data if e.key == "location").value = "smoothed.bin"
+    feed = {"a": rows}
+    before = GraphSession(tmp_path / "graph.onnx", threads=1).run(None, feed)
+    after = GraphSession(model.SerializeToString(), threads=1, folder=tmp_path).run(None, feed)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -61,7 +61,7 @@ class ScriptedGate(Gate):
 
     asked: list[tuple[frozenset[str], str, int]] = field(default_factory=list)
 
-    def measure(self, candidate: Any, windows: Sequence[Window]) -> Comparison:
+    def measure(self, candidate: Any, windows: Sequence[Window], tell: Any = None) -> Comparison:
         recipe = candidate.recipe
         self.asked.append((recipe.kept_layers, recipe.kv_cache, len(windows)))
         return comparison(candidate.rise, candidate.rise)
@@ -147,6 +147,17 @@ def test_layers_are_probed_on_some_of_the_text() -> None:
     assert [windows for _, _, windows in (held.asked[0], held.asked[-1])] == [4, 4]
 
 
+def test_only_the_layers_with_the_largest_errors_are_probed() -> None:
+    """They come first; the others follow in the order of their errors."""
+    layers = [f"layer {number}" for number in range(80)]
+    held = gate()
+    what = candidate(costs={layers[9]: 0.05, layers[30]: 0.001}, layers=layers)
+    best, _ = admit(held, what)
+    assert best.recipe.kept_layers == {layers[9]}
+    probed = [kept for kept, _, windows in held.asked if windows == 2]
+    assert probed == [frozenset({name}) for name in layers[:16]]
+
+
 def test_at_most_a_quarter_of_the_layers_is_kept() -> None:
     what = candidate(costs=dict.fromkeys(LAYERS, 0.1))
     best, _ = admit(gate(), what, allow_loss=True)
@@ -205,7 +216,9 @@ def test_losses_beyond_all_floats_never_pass(reference: float, found: float) -> 
     """Losses that cannot be compared, or have risen beyond floats, never pass."""
 
     class Huge(ScriptedGate):
-        def measure(self, candidate: Any, windows: Sequence[Window]) -> Comparison:
+        def measure(
+            self, candidate: Any, windows: Sequence[Window], tell: Any = None
+        ) -> Comparison:
             losses = (Loss(tokens=1, nats=nats) for nats in (reference, found))
             names = dict(zip(("reference", "candidate"), losses, strict=True))
             return Comparison(**names, kl_divergence=50.0, top1_agreement=0.1)

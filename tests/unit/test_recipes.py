@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeseq.quantize import RECIPES as EXPORTED
+from edgeseq.quantize import weight_storages
 from edgeseq.quantize.recipes import RECIPES, find_recipe
 from edgeseq.quantize.weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32
 from edgeseq.runtime import OptionError
@@ -70,10 +72,11 @@ def test_tables_are_as_small_as_layers() -> None:
     }
 
 
-def test_t5_s_largest_activations_stay_in_32_bits() -> None:
+def test_the_largest_activations_stay_in_32_bits() -> None:
     recipe = find_recipe("fp16")
-    assert recipe.storage("decoder.3.ff.wo", in_steps=True) == Float32()
+    assert recipe.storage("decoder.3.ff.wo", in_steps=True, is_large=True) == Float32()
     assert recipe.storage("decoder.3.ff.wi", in_steps=True) == Float16()
+    assert find_recipe("int8").storage("a", is_large=True) == find_recipe("int8").layer
 
 
 @pytest.mark.parametrize(
@@ -126,3 +129,44 @@ def test_block_size_without_blocks() -> None:
     with pytest.raises(OptionError) as caught:
         find_recipe("int8", 32)
     assert str(caught.value) == "A block size has no effect with the recipe 'int8': leave it out."
+
+
+def test_the_error_of_a_storage_s_outputs() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(64, 20)).astype(np.float32)
+    rows = rng.normal(size=(30, 64)).astype(np.float32)
+    found = {}
+    for storage in (DynamicInt8(), Blockwise(8, 64), Blockwise(4, 32)):
+        codes = storage.round(weight, None)
+        found[storage] = storage.output_error(weight, codes, rows)
+        plain = storage.output_error(weight, codes, None)
+        assert plain == pytest.approx(np.square(codes.weight() - weight).sum() / 1280, rel=0.1)
+    assert 0 < found[Blockwise(8, 64)] < found[DynamicInt8()] < found[Blockwise(4, 32)] < 0.02
+    assert Float32().output_error(weight, None, rows) == 0
+    zeros = np.zeros_like(weight)
+    assert Blockwise(8, 64).output_error(zeros, Blockwise(8, 64).round(zeros, None), rows) == 0
+
+
+def test_the_error_of_a_large_weight_is_measured_on_some_outputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weight_storages, "SEEN_OUTPUTS", 8)
+    weight = np.ones((32, 20), np.float32)
+    weight[:, 1::3] = np.random.default_rng(0).normal(size=(32, 7))  # others than each third
+    storage = Blockwise(4, 32)
+    codes = storage.round(weight, None)
+    assert storage.output_error(weight, codes, None) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("storage", "size"),
+    [
+        (DynamicInt8(), (100 + 4) * 20),
+        (Blockwise(8, 64), 2 * 20 * (64 + 4)),
+        (Blockwise(4, 32), 4 * 20 * (16 + 4)),
+        (Float16(), 2 * 100 * 20),
+        (Float32(), 4 * 100 * 20),
+    ],
+)
+def test_the_size_of_a_stored_weight(storage: Any, size: int) -> None:
+    assert storage.stored_bytes(100, 20) == size

@@ -1,0 +1,1 @@
+"""Threads, temporary files, free space on the disk, and progress."""
