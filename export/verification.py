@@ -57,7 +57,7 @@ def make_reference(
     if "encoder" in ROLES[kind]:
         most = dimensions.max_positions or max(PROMPT_LENGTHS)
         sources = [
-            _random_ids(rng, model, dimensions.vocabulary, min(length, most))
+            _random_ids(rng, model, dimensions.prompt_vocabulary, min(length, most))
             for length in reversed(PROMPT_LENGTHS)
         ]
     logits = [

@@ -81,13 +81,16 @@ class EncoderDecoder:
     def dimensions(self, config: Any) -> Dimensions:
         """Return the sizes that the runtime needs to allocate memory."""
         head_size = config.d_model // config.decoder_attention_heads
+        decoder_vocabulary = getattr(config, "decoder_vocab_size", None) or config.vocab_size
+        differs = decoder_vocabulary != config.vocab_size
         return Dimensions(
             layers=config.decoder_layers,
             heads=config.decoder_attention_heads,
             head_size=head_size,
             stored_head_size=padded_head_size(head_size),
-            vocabulary=getattr(config, "decoder_vocab_size", None) or config.vocab_size,
+            vocabulary=decoder_vocabulary,
             max_positions=config.max_position_embeddings,
+            source_vocabulary=config.vocab_size if differs else None,
         )
 
     def graphs(self, model: Any) -> list[Graph]:

@@ -148,7 +148,8 @@ def _generate(
 def _ids(model: Model, count: int) -> list[int]:
     import numpy as np
 
-    vocabulary = model.bundle.manifest.dimensions.vocabulary
+    sizes = model.bundle.manifest.dimensions
+    vocabulary = min(sizes.vocabulary, sizes.prompt_vocabulary)
     ids: list[int] = np.random.default_rng(0).integers(vocabulary, size=count).tolist()
     return ids
 

@@ -43,6 +43,12 @@ class Dimensions:
     stored_head_size: int  # head size in the graphs: padded to a multiple of 8
     vocabulary: int
     max_positions: int | None  # None: no limit
+    source_vocabulary: int | None = None  # the encoder's, if it differs from the decoder's
+
+    @property
+    def prompt_vocabulary(self) -> int:
+        """The size of the vocabulary of prompts: of the encoder, if there is one."""
+        return self.source_vocabulary or self.vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

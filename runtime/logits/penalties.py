@@ -38,7 +38,8 @@ def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) 
     ``penalty`` is above 0; below 1 it lowers the logits. Source:
     ``EncoderRepetitionPenaltyLogitsProcessor``.
     """
-    penalize_repetition(logits, sources, 1.0 / penalty)
+    known = [source[source < logits.shape[1]] for source in sources]  # the encoder may know more
+    penalize_repetition(logits, known, 1.0 / penalty)
 
 
 def block_repeated_ngrams(logits: Logits, tokens: Sequence[TokenIds], size: int) -> None:
@@ -62,7 +63,8 @@ def block_source_ngrams(
         ngrams = np.lib.stride_tricks.sliding_window_view(source, size)
         last_ids = ids[ids.size - (size - 1) :]
         is_repeated = (ngrams[:, :-1] == last_ids).all(axis=1)
-        row[ngrams[is_repeated, -1]] = -np.inf
+        blocked = ngrams[is_repeated, -1]
+        row[blocked[blocked < row.size]] = -np.inf  # an encoder may have a larger vocabulary
 
 
 class SequenceBias:

@@ -142,7 +142,7 @@ def text_passages(
             f"{name} has {len(ids)} token{'s' * (len(ids) != 1)}, and the first is not predicted: "
             "give a text of at least two tokens."
         )
-    check_ids(str(name), ids, manifest)
+    check_ids(str(name), ids, manifest.dimensions.vocabulary)
     if context is None:
         context = len(ids) if positions is None else positions
     if stride is None:
@@ -168,7 +168,7 @@ def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyToken
     targets = [tokenizer.encode_target(target) for _, target in pairs]
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
         check_prompt(f"Prompt {number}", source, options, manifest)
-        check_ids(f"Target {number}", target, manifest)
+        check_ids(f"Target {number}", target, manifest.dimensions.vocabulary)
     starts = decoder_prompts(sources, None, options, manifest)
     return Passages(
         windows=list(map(pair_window, sources, targets, starts)),

@@ -72,7 +72,7 @@ def check_prompt(name: str, prompt: Ids, options: GenerationOptions, manifest: M
                 "give it some text, or pass bos_token_id."
             )
         prompt.append(options.bos_token_id)
-    check_ids(name, prompt, manifest)
+    check_ids(name, prompt, sizes.prompt_vocabulary)
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
             f"{name} has {len(prompt)} tokens, but this model reads at most "
@@ -105,7 +105,7 @@ def decoder_prompts(
     lists = _one_each(prefixes, len(prompts))
     starts = [ids if ids[:1] == [start] else [start, *ids] for ids in lists]
     for number, ids in enumerate(starts):
-        check_ids(f"The decoder's start for prompt {number}", ids, manifest)
+        check_ids(f"The decoder's start for prompt {number}", ids, manifest.dimensions.vocabulary)
     return starts
 
 
@@ -140,9 +140,8 @@ def check_one_each(lists: Sequence[Any], count: int, name: str) -> None:
         )
 
 
-def check_ids(name: str, ids: Ids, manifest: Manifest) -> None:
+def check_ids(name: str, ids: Ids, vocabulary: int) -> None:
     """Raise ``PromptError`` for ids outside the vocabulary; ``name``: the list's name in errors."""
-    vocabulary = manifest.dimensions.vocabulary
     for token in ids:
         if type(token) is not int or not 0 <= token < vocabulary:
             raise PromptError(f"{name} holds {token!r:.60}; {id_range(vocabulary)}.")

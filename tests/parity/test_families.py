@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,3 +117,28 @@ def test_a_source_longer_than_the_positions_is_refused(
     subject = subject_of("bart-0")
     with pytest.raises(ValueError, match="reads at most 96"):
         subject.model.generate_ids([[5] * 97])
+
+
+def test_a_source_may_have_a_larger_vocabulary_than_the_target(
+    tmp_path: Path,
+) -> None:
+    """Marian may have a vocabulary for each side; Transformers' beam search fails then."""
+    network = seeded_model("marian-3", decoder_vocab_size=200)
+    network.save_pretrained(tmp_path / "checkpoint")
+    unigram_tokenizer().save_pretrained(tmp_path / "checkpoint")
+    model = load(export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle").folder, threads=1)
+    prompt = [250, 310, 7, 299]
+    options = {"max_new_tokens": 20, "eos_token_id": None, "num_beams": 1}
+    network.generation_config = GenerationConfig(pad_token_id=1, decoder_start_token_id=0)
+    [result] = model.generate_ids([prompt], **options)
+    assert list(result.token_ids) == expected(network, prompt, options)
+    for name, value in {
+        "encoder_repetition_penalty": 1.5,
+        "encoder_no_repeat_ngram_size": 1,
+    }.items():
+        [result] = model.generate_ids([prompt], max_new_tokens=5, **{name: value})
+        assert max(result.token_ids) < 200
+    with pytest.raises(ValueError, match="from 0 to 319"):
+        model.generate_ids([[320]])
+    with pytest.raises(ValueError, match="from 0 to 199"):
+        model.generate_ids([prompt], decoder_input_ids=[250])

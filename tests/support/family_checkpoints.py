@@ -155,11 +155,11 @@ FIXED = "embed_positions"  # sinusoids, which a checkpoint does not hold, are no
 
 
 @torch.no_grad()
-def seeded_model(name: str, seed: int = 0) -> Any:
+def seeded_model(name: str, seed: int = 0, **changes: Any) -> Any:
     """Return the model ``name``, one of ``NAMES``, with random weights so large that texts vary."""
     family, _, shape = name.partition("-")
     kind = KINDS[family]
-    settings = {**kind.common, **SHAPES[family][int(shape)]}
+    settings = {**kind.common, **SHAPES[family][int(shape)], **changes}
     torch.manual_seed(seed)
     model = kind.model(kind.config(**settings, attn_implementation="eager"))
     generator = torch.Generator().manual_seed(seed)
