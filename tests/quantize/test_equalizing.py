@@ -23,6 +23,8 @@ from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.request.passages import Window
 from tests.support.calibration import cache_peaks, observations
+from tests.support.checkpoints import unigram_tokenizer
+from tests.support.family_checkpoints import seeded_model
 from tests.support.logits import logits_of
 
 IDS = np.random.default_rng(0).integers(1, 320, (2, 60)).tolist()
@@ -146,3 +148,22 @@ def test_a_cache_of_zeros(source: Bundle) -> None:
     assert {*result.peaks.values()} == {1.0}
     for name, array in network.weights.items():
         assert np.array_equal(array, before[name])
+
+
+ROTATED_BY_NODES = ("gpt_neox-2", "gptj-2")
+FAMILIES = ("gpt_neox-0", "gpt_neox-1", "gptj-0", "opt-1", "bart-0", *ROTATED_BY_NODES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_of_other_families_stay(name: str, tmp_path: Path) -> None:
+    """Rotations mix the two channels of a pair, so that these must share a factor.
+
+    Where nodes of the graph rotate instead of the attention, nothing is changed.
+    """
+    seeded_model(name).save_pretrained(tmp_path / "checkpoint")
+    unigram_tokenizer().save_pretrained(tmp_path / "checkpoint")
+    source = export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle")
+    changed, result = equalized(source, tmp_path / "equalized")
+    assert bool(result.divided) == (name not in ROTATED_BY_NODES)
+    before = logits_of(source, WINDOWS)
+    assert np.abs(logits_of(changed, WINDOWS) - before).max() < 1e-4 * np.abs(before).max()
