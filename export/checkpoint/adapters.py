@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError, reason
 from .reading import read_json
 
 ADAPTER_FILE = "adapter_config.json"
@@ -58,4 +58,10 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     if not (folder / ADAPTER_FILE).is_file():
         return model
     peft: Any = import_module("peft")  # late: an optional package
-    return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # peft raises many types
+        raise CheckpointError(
+            f"peft cannot merge the adapter in {folder} ({reason(error)}): save the adapter again, "
+            "or merge it where it was trained."
+        ) from error

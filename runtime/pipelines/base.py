@@ -92,12 +92,12 @@ class Pipeline(ABC):
             return self._records([text_inputs], arguments, generation)[0]
         if isinstance(text_inputs, Iterator):
             return self._iterate(text_inputs, arguments, generation)
+        if _is_data_set(text_inputs):
+            data: Any = text_inputs
+            items = (data[i] for i in range(len(data)))
+            return self._iterate(items, arguments, generation)
         texts = listed(text_inputs)
-        if texts is None or _is_data_set(text_inputs):
-            if _is_data_set(text_inputs):
-                data: Any = text_inputs
-                items = (data[i] for i in range(len(data)))
-                return self._iterate(items, arguments, generation)
+        if texts is None:
             raise PromptError(
                 f"A pipeline takes a text, several texts, an iterator of texts or a data set of "
                 f"texts, not {text_inputs!r:.60}."

@@ -265,6 +265,7 @@ class DataSet(torch.utils.data.Dataset[str]):
         return len(TEXTS)
 
     def __getitem__(self, index: int) -> str:
+        assert index < len(TEXTS)  # no IndexError, which would end an iteration
         return TEXTS[index]
 
 
