@@ -18,7 +18,7 @@ from ..runtime.errors import BundleError
 
 SHRINK = np.linspace(1.0, 0.72, 15)  # factors to try on the scale that just covers a group
 DAMPING = 0.01  # share of the Hessian's mean diagonal that is added to its diagonal
-OUTPUTS_AT_ONCE = 2048  # outputs that are rounded at once, if inputs do not compensate
+OUTPUTS_AT_ONCE = 512  # outputs that are rounded at once, if inputs do not compensate
 COLUMNS_AT_ONCE = 128  # inputs whose errors change later inputs in one product
 FEW_COLUMNS = 16  # the same within these inputs
 BLOCK, STRIP = 256, 512  # columns that a Cholesky factorization handles at once
