@@ -98,8 +98,8 @@ def test_a_first_token_within_a_character_is_not_taken_off(model: Model, tmp_pat
 
 def test_texts_that_cannot_be_read(model: Model, tmp_path: Path) -> None:
     assert "is not valid UTF-8 at byte 3" in file_error(model, tmp_path, b"abc\xff")
-    assert "is empty" in file_error(model, tmp_path, b"")
-    assert "is empty" in file_error(model, tmp_path, " \n\r\n")
+    assert "has no text" in file_error(model, tmp_path, b"")
+    assert "has no text" in file_error(model, tmp_path, " \n\r\n")
     assert "has 1 token, and" in file_error(model, tmp_path, "z")
 
 
@@ -169,7 +169,7 @@ def test_windows_have_no_effect_on_pairs(
         ("a\tb\nc\t \n", ", line 2: the target is empty"),
         ("\tb", ", line 1: the source is empty"),
         (b"a\tb\nc\t\xe9", "is not valid UTF-8 at byte 6"),
-        (b"", "is empty"),
+        (b"", "has no text"),
     ],
 )
 def test_pairs_that_cannot_be_read(
