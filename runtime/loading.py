@@ -129,21 +129,21 @@ def open_tokenizer(bundle: Bundle) -> AnyTokenizer:
             special_tokens_strip=form.special_tokens_strip,
             truncation_side=form.truncation_side,
         )
-    languages = form.languages
-    if languages is not None:
+    languages: LanguagePair | None = None
+    if (found := form.languages) is not None:
         from .text.special_tokens import LanguagePair
 
-        pair = LanguagePair.of(languages, languages.source, languages.target)
-    from .text.sentencepiece_tokenizer import SentencePieceTokenizer
+        languages = LanguagePair.of(found, found.source, found.target)
+    path, clean_up = bundle.file(form.file), form.clean_up_tokenization_spaces
+    if form.is_sentencepiece:
+        from .text.sentencepiece_tokenizer import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(
+            path, clean_up, truncation_side=form.truncation_side, languages=languages
+        )
     from .text.tokenizer import Tokenizer
 
-    opened = SentencePieceTokenizer if form.is_sentencepiece else Tokenizer
-    return opened(
-        bundle.file(form.file),
-        form.clean_up_tokenization_spaces,
-        truncation_side=form.truncation_side,
-        languages=None if languages is None else pair,
-    )
+    return Tokenizer(path, clean_up, truncation_side=form.truncation_side, languages=languages)
 
 
 def _check_defaults(manifest: Manifest) -> None:

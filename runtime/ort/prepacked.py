@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -96,6 +95,8 @@ def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
 
 def _make(entry: Path, wanted: Record, graph: Path, shared: MappedWeights) -> None:
     """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
+    import secrets  # late: it loads OpenSSL, which only this needs
+
     entry.parent.mkdir(parents=True, exist_ok=True)
     part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
     part.mkdir()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..bundle.manifest import Side
 from ..errors import PromptError
-from .sentencepiece_tokenizer import SentencePieceTokenizer
 from .tokenizer import Tokenizer, clean_up
+
+if TYPE_CHECKING:  # late: most bundles have another tokenizer
+    from .sentencepiece_tokenizer import SentencePieceTokenizer
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
 END_OF_TEXT = 1
@@ -130,4 +133,4 @@ def _byte_ids(text: str) -> list[int]:
         ) from error
 
 
-AnyTokenizer = Tokenizer | ByteTokenizer | SentencePieceTokenizer
+AnyTokenizer: TypeAlias = "Tokenizer | ByteTokenizer | SentencePieceTokenizer"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .byte_tokenizer import AnyTokenizer, ByteTokenizer
-from .sentencepiece_tokenizer import SentencePieceTokenizer
+from .tokenizer import Tokenizer
 
 Join = Callable[[list[str]], str]
 
@@ -63,7 +63,7 @@ def decoder_form(tokenizer: AnyTokenizer) -> Form:
     """Return the form of a tokenizer's decoder from its configuration in tokenizer.json."""
     if isinstance(tokenizer, ByteTokenizer):
         return RawBytes()
-    if isinstance(tokenizer, SentencePieceTokenizer):
+    if not isinstance(tokenizer, Tokenizer):
         return Pieces()
     decoder = tokenizer.decoder
     if decoder is None:
