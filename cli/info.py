@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 
 if TYPE_CHECKING:
-    from ..runtime.bundle.manifest import Quality, Quantization
+    from ..runtime.bundle.manifest import Languages, Quality, Quantization
     from ..runtime.bundle.reading import Bundle
 
 LABEL_WIDTH = 14
@@ -61,6 +61,7 @@ def _print_info(bundle: Bundle) -> None:
         "layers": f"{sizes.layers}, with {sizes.heads} heads of size {sizes.head_size}",
         "vocabulary": f"{sizes.vocabulary} tokens",
         "positions": sizes.max_positions or "no limit",
+        "languages": _languages(manifest.tokenizer.languages),
         "generation": json.dumps(dict(manifest.generation)),
         "export check": (
             f"max logit difference from PyTorch {check.max_logit_difference:.1e}"
@@ -89,6 +90,13 @@ def _quality(quality: Quality | None) -> str | None:
         f"{quality.top1_agreement:.1%}, compared with the float32 bundle on "
         f"{quality.tokens} tokens of {quality.text} ({quality.kv_cache} KV cache)"
     )
+
+
+def _languages(languages: Languages | None) -> str | None:
+    if languages is None:
+        return None
+    target = f", to {languages.target}" if languages.target else ""
+    return f"{', '.join(languages.ids)} (default: from {languages.source}{target})"
 
 
 def _kept_layers(quantization: Quantization) -> str | None:

@@ -345,6 +345,22 @@ def test_the_bundles_length_replaces_the_commands_default(
         assert json.loads(capsys.readouterr().out)["generated_tokens"] == expected
 
 
+def test_info_lists_the_languages(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    manifest = json.loads((copy / "edgeseq.json").read_text(encoding="utf-8"))
+    manifest["tokenizer"]["languages"] = {
+        "ids": {"en": 300, "fr": 301},
+        "place": "prefix",
+        "end": 0,
+        "source": "en",
+        "target": "fr",
+    }
+    (copy / "edgeseq.json").write_text(json.dumps(manifest), encoding="utf-8")
+    printed = succeed(capsys, "info", copy)
+    assert "languages      en, fr (default: from en, to fr)\n" in printed
+    assert "languages" not in succeed(capsys, "info", bundle)
+
+
 @pytest.mark.parametrize("path", ["no-such", "line\nbreak", "edgeseq.json"])
 def test_info_refuses_what_is_no_bundle(bundle: Path, path: str, capsys: Captured) -> None:
     failure(capsys, "info", str(bundle / path))
