@@ -23,9 +23,8 @@ from ..blocks.decoder import decoder_graph
 from ..blocks.encoder import CROSS, encoder_graph
 from ..blocks.options import Attention, Names, Stack, Weights, decoder_names, encoder_names
 from ..blocks.weights import attention_weights, head_weights, linear_weights, norm_weights
-from ..graphs.attention import padded_head_size
 from ..graphs.tracing import Graph
-from .settings import check_activation, check_divisible, check_sizes
+from .settings import check_activation, check_divisible, check_sizes, sizes_of
 
 LEARNED_OFFSET = 2  # rows of BART's table of positions before position 0
 SIZES = (
@@ -80,18 +79,17 @@ class EncoderDecoder:
 
     def dimensions(self, config: Any) -> Dimensions:
         """Return the sizes that the runtime needs to allocate memory."""
-        head_size = config.d_model // config.decoder_attention_heads
-        decoder_vocabulary = getattr(config, "decoder_vocab_size", None) or config.vocab_size
-        differs = decoder_vocabulary != config.vocab_size
-        return Dimensions(
-            layers=config.decoder_layers,
+        vocabulary = getattr(config, "decoder_vocab_size", None) or config.vocab_size
+        sizes = sizes_of(
+            features=config.d_model,
             heads=config.decoder_attention_heads,
-            head_size=head_size,
-            stored_head_size=padded_head_size(head_size),
-            vocabulary=decoder_vocabulary,
-            max_positions=config.max_position_embeddings,
-            source_vocabulary=config.vocab_size if differs else None,
+            layers=config.decoder_layers,
+            vocabulary=vocabulary,
+            positions=config.max_position_embeddings,
         )
+        if vocabulary == config.vocab_size:
+            return sizes
+        return replace(sizes, source_vocabulary=config.vocab_size)
 
     def graphs(self, model: Any) -> list[Graph]:
         """Return encoder and decoder of ``model``."""

@@ -9,9 +9,9 @@ from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
 from ..blocks.decoder import decoder_graph
 from ..blocks.options import Attention, Names, Stack
-from ..graphs.attention import pad_heads, padded_head_size
+from ..graphs.attention import pad_heads
 from ..graphs.tracing import Graph
-from .settings import check_activation, check_number, check_sizes
+from .settings import check_activation, check_number, check_sizes, sizes_of
 
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt2": GPT2LMHeadModel}
@@ -57,14 +57,12 @@ def check(config: GPT2Config) -> None:
 
 def dimensions(config: GPT2Config) -> Dimensions:
     """Return the sizes that the runtime needs to allocate memory."""
-    head_size = config.n_embd // config.n_head
-    return Dimensions(
-        layers=config.n_layer,
+    return sizes_of(
+        features=config.n_embd,
         heads=config.n_head,
-        head_size=head_size,
-        stored_head_size=padded_head_size(head_size),
+        layers=config.n_layer,
         vocabulary=config.vocab_size,
-        max_positions=config.n_positions,
+        positions=config.n_positions,
     )
 
 

@@ -12,9 +12,9 @@ from ...runtime.errors import CheckpointError
 from ..blocks.decoder import decoder_graph
 from ..blocks.options import Attention, Stack, Weights, decoder_names
 from ..blocks.weights import head_weights, linear_weights, norm_weights, rotary_weights
-from ..graphs.attention import pad_heads, padded_head_size
+from ..graphs.attention import pad_heads
 from ..graphs.tracing import Graph
-from .settings import check_activation, check_divisible, check_number, check_sizes
+from .settings import check_activation, check_divisible, check_number, check_sizes, sizes_of
 
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gpt_neox": GPTNeoXForCausalLM}
@@ -48,14 +48,12 @@ def check(config: Any) -> None:
 
 def dimensions(config: Any) -> Dimensions:
     """Return the sizes that the runtime needs to allocate memory."""
-    head_size = config.hidden_size // config.num_attention_heads
-    return Dimensions(
-        layers=config.num_hidden_layers,
+    return sizes_of(
+        features=config.hidden_size,
         heads=config.num_attention_heads,
-        head_size=head_size,
-        stored_head_size=padded_head_size(head_size),
+        layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
-        max_positions=config.max_position_embeddings,
+        positions=config.max_position_embeddings,
     )
 
 

@@ -18,9 +18,8 @@ from ..blocks.weights import (
     norm_weights,
     rotary_weights,
 )
-from ..graphs.attention import padded_head_size
 from ..graphs.tracing import Graph
-from .settings import check_activation, check_divisible, check_number, check_sizes
+from .settings import check_activation, check_divisible, check_number, check_sizes, sizes_of
 
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"gptj": GPTJForCausalLM}
@@ -45,14 +44,12 @@ def check(config: Any) -> None:
 
 def dimensions(config: Any) -> Dimensions:
     """Return the sizes that the runtime needs to allocate memory."""
-    head_size = config.n_embd // config.n_head
-    return Dimensions(
-        layers=config.n_layer,
+    return sizes_of(
+        features=config.n_embd,
         heads=config.n_head,
-        head_size=head_size,
-        stored_head_size=padded_head_size(head_size),
+        layers=config.n_layer,
         vocabulary=config.vocab_size,
-        max_positions=config.n_positions,
+        positions=config.n_positions,
     )
 
 

@@ -10,10 +10,9 @@ from ...runtime.bundle.manifest import Dimensions, Kind
 from ..blocks.decoder import decoder_graph
 from ..blocks.options import Attention, Stack, Weights, decoder_names
 from ..blocks.weights import attention_weights, head_weights, linear_weights, norm_weights
-from ..graphs.attention import padded_head_size
 from ..graphs.tracing import Graph
 from .fairseq import feed_forward_weights, learned_positions
-from .settings import check_activation, check_divisible, check_sizes
+from .settings import check_activation, check_divisible, check_sizes, sizes_of
 
 KIND: Kind = "decoder-only"
 MODEL_CLASSES = {"opt": OPTForCausalLM}
@@ -41,14 +40,12 @@ def check(config: Any) -> None:
 
 def dimensions(config: Any) -> Dimensions:
     """Return the sizes that the runtime needs to allocate memory."""
-    head_size = config.hidden_size // config.num_attention_heads
-    return Dimensions(
-        layers=config.num_hidden_layers,
+    return sizes_of(
+        features=config.hidden_size,
         heads=config.num_attention_heads,
-        head_size=head_size,
-        stored_head_size=padded_head_size(head_size),
+        layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
-        max_positions=config.max_position_embeddings,
+        positions=config.max_position_embeddings,
     )
 
 

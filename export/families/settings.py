@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's configuration that all families share."""
+"""Checks of a checkpoint's configuration, and the sizes in it, that the families share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
+from ...runtime.bundle.manifest import Dimensions
 from ...runtime.errors import CheckpointError
+from ..graphs.attention import padded_head_size
 
 
 def check_sizes(config: Any, names: Sequence[str]) -> None:
@@ -50,3 +52,18 @@ def check_activation(name: Any) -> None:
             f"The activation {name!r} has weights, which cannot be exported: use a checkpoint with "
             "another activation, such as 'gelu_new'."
         )
+
+
+def sizes_of(
+    *, features: int, heads: int, layers: int, vocabulary: int, positions: int
+) -> Dimensions:
+    """Return the sizes of a decoder whose heads share ``features`` equally."""
+    head_size = features // heads
+    return Dimensions(
+        layers=layers,
+        heads=heads,
+        head_size=head_size,
+        stored_head_size=padded_head_size(head_size),
+        vocabulary=vocabulary,
+        max_positions=positions,
+    )

@@ -170,6 +170,23 @@ def attend(
     return scores.softmax(-1) @ value
 
 
+def _multi_head_attention(
+    g: Any, query: Any, key: Any, value: Any, key_lengths: Any, heads: int, scale: float
+) -> Any:
+    """Emit a node that attends to the first ``key_lengths`` keys; return its output."""
+    return g.op(
+        "com.microsoft::MultiHeadAttention",
+        query,
+        key,
+        value,
+        absent_input(g),
+        key_lengths,
+        num_heads_i=heads,
+        scale_f=scale,
+        mask_filter_value_f=MASKED,
+    ).setType(query.type())
+
+
 class CrossAttention(torch.autograd.Function):
     """Attention to the keys and values of a source.
 
@@ -183,17 +200,7 @@ class CrossAttention(torch.autograd.Function):
     def symbolic(
         g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
     ) -> Any:
-        return g.op(
-            "com.microsoft::MultiHeadAttention",
-            query,
-            key,
-            value,
-            absent_input(g),
-            source_lengths,
-            num_heads_i=heads,
-            scale_f=scale,
-            mask_filter_value_f=MASKED,
-        ).setType(query.type())
+        return _multi_head_attention(g, query, key, value, source_lengths, heads, scale)
 
     @staticmethod
     def forward(
@@ -221,17 +228,7 @@ class EncoderAttention(torch.autograd.Function):
     def symbolic(
         g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
     ) -> Any:
-        return g.op(
-            "com.microsoft::MultiHeadAttention",
-            query,
-            key,
-            value,
-            absent_input(g),
-            source_lengths,
-            num_heads_i=heads,
-            scale_f=scale,
-            mask_filter_value_f=MASKED,
-        ).setType(query.type())
+        return _multi_head_attention(g, query, key, value, source_lengths, heads, scale)
 
     @staticmethod
     def forward(
