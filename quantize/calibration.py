@@ -140,8 +140,8 @@ def _run(
 ) -> Iterator[Feeds]:
     """Run a part over all windows; yield all values of each window.
 
-    ``feeds``: graph inputs and activations of earlier parts, by window. They become those that
-    later parts need.
+    ``feeds``: graph inputs and activations of earlier parts, by window. They are
+    replaced by the values that later parts need.
     """
     if not part.nodes:
         yield from feeds
@@ -202,7 +202,7 @@ def _groups(network: Network) -> Iterator[dict[str, int]]:
 def _caches(network: Network, group: Mapping[str, int], is_last: bool) -> list[str]:
     """Return the names of keys and values in the KV cache whose layers read tensors of a group.
 
-    The last group also has those that no layer makes alone.
+    The last group also has the keys and values that no single layer computes.
     """
     weights = {layer.weight for layer in network.layers.values() if layer.input in group}
     names = []

@@ -210,6 +210,7 @@ def pipeline(
     - ``prefix``: the text before each input; by default the checkpoint's prefix for the task.
     - ``truncation``: whether to cut prompts to the tokenizer's limit of length.
     - ``stop_sequence``: a text whose tokens end the output.
+    - ``return_text``: True, the default; for token ids use ``return_tensors``.
     - ``return_tensors``: whether records hold token ids instead of text.
     - ``return_full_text`` ("text-generation"): whether the text includes the prompt, as by default.
     - ``handle_long_generation`` ("text-generation"): "hole" cuts the start of a prompt that leaves
