@@ -40,6 +40,14 @@ T5_SIZES: dict[str, dict[str, object]] = {
         "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": False,
     },
+    "t0-3b": {
+        "d_model": 2048,
+        "d_ff": 5120,
+        "num_layers": 24,
+        "num_heads": 32,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
 }
 
 

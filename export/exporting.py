@@ -60,8 +60,8 @@ def export_checkpoint(
 
     Args:
         checkpoint: The folder of a checkpoint, or a Hub id such as ``openai-community/gpt2``, which
-            is downloaded to the Hub's cache first. The supported model types are ``gpt2``, ``t5``
-            and ``mt5``.
+            is downloaded to the Hub's cache first. `docs/how-it-works/families.md` lists the
+            supported model types.
         out: The folder of the new bundle. Missing parent folders are created.
         revision: A branch, tag or commit on the Hub; by default the main branch. A folder has no
             revisions.
@@ -77,7 +77,8 @@ def export_checkpoint(
         CheckpointError: The checkpoint cannot be found, downloaded or read, is not supported, or
             its exported logits differ from PyTorch's.
         BundleError: ``out`` contains a bundle and ``overwrite`` is not set, or ``out`` exists and
-            is neither a bundle nor an empty folder.
+            is neither a bundle nor an empty folder. Or another process is writing to ``out``, or
+            its disk has too little free space.
 
     Examples:
         >>> from edgeseq.export import export_checkpoint
@@ -92,7 +93,7 @@ def export_checkpoint(
         check_adapter(found.folder)
         family = find_family(found.folder)
         progress("loading the checkpoint")
-        manifest = _write_files(family, found, folder or found.folder, writer.folder, progress)
+        manifest = _write_files(family, found, folder or found.folder, writer, progress)
         progress("moving the bundle into place")
         bundle = writer.commit(manifest)
     progress(f"wrote {bundle.folder}")
@@ -113,15 +114,14 @@ def _write_files(
     family: Family,
     checkpoint: Checkpoint,
     tokenizer_folder: Path,
-    folder: Path,
+    writer: BundleWriter,
     progress: ReportProgress,
 ) -> Manifest:
-    """Write all files but the manifest into ``folder``, and compare them with PyTorch.
-
-    Returns the manifest.
-    """
+    """Write all files but the manifest, and compare them with PyTorch; return the manifest."""
+    folder = writer.folder
     tokenizer = write_tokenizer(tokenizer_folder, folder, progress, checkpoint=checkpoint.folder)
     model = load_model(family, checkpoint.folder, progress)
+    writer.check_space(sum(4 * weight.numel() for weight in model.parameters()))
     generation = generation_defaults(model, progress)
     _check_defaults(family.KIND, model, generation, progress)
     reference = make_reference(model, family.KIND, family.dimensions(model.config))

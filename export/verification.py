@@ -143,7 +143,7 @@ def _logits(manifest: Manifest, folder: Path, reference: Reference) -> NDArray[n
     """
     steps = reference.logits.shape[1] - 1
     prompts = [text[: len(text) - steps] for text in reference.texts]
-    engine = open_engine(manifest, folder)
+    engine = open_engine(manifest, folder, mapped=True)
     decoder = engine.decoder(reference.sources or prompts, max(map(len, reference.texts)))
     logits = [decoder.prefill(prompts).copy()]
     for i in range(-steps, 0):

@@ -21,7 +21,7 @@ from .draft import round_weights, weight_names
 from .gate import Gate, Recorded
 from .graph.network import Network
 from .recipes import Recipe, find_recipe
-from .resources.disk import check_space, needed_bytes
+from .resources.disk import needed_bytes
 from .resources.reporting import progress_in_lines
 from .resources.scratch import Scratch
 from .resources.workers import Workers
@@ -116,8 +116,7 @@ def quantize_bundle(
     with ExitStack() as stack:
         workers = stack.enter_context(Workers(threads))
         writer = stack.enter_context(BundleWriter(Path(out), overwrite=overwrite))
-        needed = needed_bytes(chosen, networks, source.manifest)
-        spare = check_space(writer.folder.parent, needed)
+        spare = writer.check_space(needed_bytes(chosen, networks, source.manifest))
         scratch = stack.enter_context(Scratch(writer.folder.parent))
         texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
         count = len(weight_names(networks))

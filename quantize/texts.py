@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from ..runtime.bundle.reading import Bundle
 from ..runtime.errors import PromptError
@@ -19,9 +20,11 @@ from ..runtime.request.resolving import resolve_options
 from ..runtime.text.byte_tokenizer import AnyTokenizer
 from .resources.reporting import progress_in_lines
 
+Item = TypeVar("Item")
+
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
-TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
+TOKENS = 8192  # tokens read of a longer text (at most twice as many), half for evaluation
 KNOWN = 0.5  # least share of the built-in text's letters that the tokenizer must have
 ANSWER_TOKENS = 64  # most tokens of a generated target
 CACHE_BYTES = 1 << 29  # memory for a batch's keys and values: of its sources, and of its targets
@@ -92,11 +95,15 @@ def _check_built_in(tokenizer: AnyTokenizer) -> None:
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """Choose windows, spread over the text, that predict about TOKENS tokens; return two halves."""
-    total = sum(window.predicted for window in windows)
-    step = min(max(1, total // TOKENS), max(1, len(windows) // 2))
-    some = windows[::step]  # at least two
+    """Choose windows, spread over the text, with about TOKENS tokens; return two halves."""
+    some = _spread(windows, sum(len(w.source) + w.predicted for w in windows))
     return Texts(name, some[0::2], some[1::2], context)
+
+
+def _spread(items: Sequence[Item], tokens: int) -> Sequence[Item]:
+    """Return some of the ``items``, at least two, which have about TOKENS of all ``tokens``."""
+    step = min(max(1, tokens // TOKENS), max(1, len(items) // 2))
+    return items[::step]
 
 
 def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
@@ -105,7 +112,8 @@ def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
     manifest = model.bundle.manifest
     longest = manifest.dimensions.max_positions  # None: no limit
     lines = [line for line in text.splitlines() if line.strip()]
-    sources = [model.tokenizer.encode(line)[:longest] for line in lines]
+    every = [model.tokenizer.encode(line)[:longest] for line in lines]
+    sources = _spread(every, sum(len(source) + ANSWER_TOKENS for source in every))
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
     starts = decoder_prompts(sources, None, defaults, manifest)
     windows: dict[int, Window] = {}

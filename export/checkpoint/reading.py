@@ -90,10 +90,13 @@ def load_config(folder: Path) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Let Transformers log only errors inside the block; then restore the caller's verbosity."""
-    verbosity = logging.get_verbosity()
+    """Let Transformers log only errors and show no progress bars inside the block."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()

@@ -1,36 +1,16 @@
-"""A check that the disk has room for the files of a quantization, before the work starts."""
+"""How much of the disk a quantization needs, to be checked before the work starts."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from ...runtime.bundle.manifest import Manifest
-from ...runtime.errors import BundleError
 from ..graph.network import Network
 from ..recipes import Recipe
 from ..texts import TOKENS
 from ..weight_storages import Storage
-
-SPARE_BYTES = 16 << 20  # graphs and tokenizer
-
-
-def check_space(folder: Path, needed: int) -> int:
-    """Return the bytes that are left on the disk of ``folder`` if ``needed`` bytes are written.
-
-    Raises ``BundleError`` if there is too little free space.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise BundleError(
-            f"{folder} has {free / 1e9:.3g} GB of free space, and quantizing needs "
-            f"{needed / 1e9:.3g} GB there for a while: free some space or choose another output "
-            "folder."
-        )
-    return free - needed
 
 
 def needed_bytes(recipe: Recipe, networks: Mapping[str, Network], manifest: Manifest) -> int:
@@ -65,4 +45,4 @@ def needed_bytes(recipe: Recipe, networks: Mapping[str, Network], manifest: Mani
     )
     sizes = manifest.dimensions
     sources = 2 * 4 * sizes.layers * sizes.heads * sizes.head_size * TOKENS
-    return codes + 2 * stored + sources * manifest.has_encoder + SPARE_BYTES
+    return codes + 2 * stored + sources * manifest.has_encoder

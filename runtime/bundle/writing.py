@@ -2,7 +2,8 @@
 
 Files are written to a temporary folder beside the target, the manifest last. The folder is then
 moved into place. After an interruption there is no incomplete bundle that loads, and an older
-bundle in the same place is untouched until the new one is complete.
+bundle in the same place is untouched until the new one is complete. What a killed process left
+is deleted when the same bundle is written again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
-from ..errors import BundleError
+from ..concurrency.file_lock import lock_file
+from ..errors import BundleError, EdgeseqError
 from .manifest import MANIFEST_NAME, Manifest
 from .reading import PARTIAL, Bundle, check_path, file_entry
+
+OTHER_BYTES = 16 << 20  # a generous estimate of graphs, tokenizer and manifest
 
 
 class BundleWriter:
@@ -23,7 +29,7 @@ class BundleWriter:
 
     In its ``with`` block, write files to ``writer.folder``, then ``commit`` a manifest. Raises
     ``BundleError`` if ``out`` exists, unless it is an empty folder, or a bundle and ``overwrite``
-    is set.
+    is set; also if another process is writing to ``out``.
     """
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
@@ -50,12 +56,37 @@ class BundleWriter:
             parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise BundleError(f"{parent} is not a folder: choose another output folder.") from error
-        self.folder = parent / f".{self._out.name}{PARTIAL}{secrets.token_hex(4)}"
-        self.folder.mkdir()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock_file(parent / f".{self._out.name}.lock", self._out))
+            except EdgeseqError as error:
+                raise BundleError(str(error)) from error
+            prefix = f".{self._out.name}{PARTIAL}"
+            for left in parent.glob(f"{escape(prefix)}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            self.folder = parent / f"{prefix}{secrets.token_hex(4)}"
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.folder.mkdir()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
+
+    def check_space(self, needed: int) -> int:
+        """Return the bytes that are left on the disk once weights of ``needed`` bytes are written.
+
+        Raises ``BundleError`` if there is too little free space.
+        """
+        parent = self._out.parent
+        free = shutil.disk_usage(parent).free
+        needed += OTHER_BYTES
+        if free < needed:
+            raise BundleError(
+                f"{parent} has {free / 1e9:.3g} GB of free space, and {needed / 1e9:.3g} GB are "
+                "needed there for a while: free some space or choose another output folder."
+            )
+        return free - needed
 
     def commit(self, manifest: Manifest) -> Bundle:
         """Add the files' sizes and hashes to ``manifest``, and move the bundle into place.

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from ..concurrency.file_lock import lock
 from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
 from ..text.input_lines import decode_utf8, json_object, split_lines
@@ -213,25 +214,3 @@ def check_files(source: Path, out: Path) -> None:
     """Raise ``EdgeseqError`` if the output file is the input file."""
     if out.exists() and source.exists() and out.samefile(source):
         raise EdgeseqError(f"{out} is the input: give another file for the answers.")
-
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-
-def lock(file: IO[Any], path: Path) -> None:
-    """Lock ``file``, which is at ``path``, until it is closed.
-
-    Raises ``EdgeseqError`` if another process has locked it. The system releases the lock when the
-    process ends.
-    """
-    try:
-        if sys.platform == "win32":
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise EdgeseqError(f"Another run is writing {path}: wait for its end.") from error

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -24,6 +25,7 @@ from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edgeseq.runtime.bundle.writing import BundleWriter
+from tests.support.errors import CODE, refusal
 from tests.support.files import contents
 
 Action = Callable[[], None]
@@ -163,8 +165,9 @@ def test_real_kill(checkpoint: Path, empty: Path) -> None:
     )
     assert partial_folders(empty) != []
     assert_nothing_loads(empty)
-    export_checkpoint(checkpoint, empty)  # what is left is not in the next try's way
+    export_checkpoint(checkpoint, empty)
     load(empty, verify=True)
+    assert partial_folders(empty) == []  # what was left is deleted
 
 
 def test_real_kill_with_overwrite(other_checkpoint: Path, bundle: Path, taken: Path) -> None:
@@ -189,6 +192,25 @@ def kill_export(*arguments: str) -> None:
             assert process.stdout.readline() == "reached\n"
         finally:
             process.kill()
+
+
+def test_one_export_at_a_time(checkpoint: Path, empty: Path) -> None:
+    with BundleWriter(empty) as writer:
+        (writer.folder / "file").touch()
+        message = refusal(BundleError, lambda: export_checkpoint(checkpoint, empty), ending=CODE)
+        assert message.startswith(f"Another run is writing {empty}")
+        assert (writer.folder / "file").exists()
+        export_checkpoint(checkpoint, empty.with_name("another"))
+    export_checkpoint(checkpoint, empty)
+    assert {path.name for path in empty.parent.iterdir()} == {empty.name, "another"}
+
+
+def test_too_little_space(checkpoint: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(total=0, used=0, free=12_300_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    message = refusal(BundleError, lambda: export_checkpoint(checkpoint, empty), ending=CODE)
+    assert message.startswith(f"{empty.parent} has 0.0123 GB of free space, and 0.0")
+    assert list(empty.parent.iterdir()) == []
 
 
 # What Ctrl-C leaves

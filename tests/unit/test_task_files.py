@@ -12,8 +12,9 @@ import pytest
 
 from edgeseq.cli.command_line import main
 from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
+from edgeseq.runtime.concurrency.file_lock import lock
 from edgeseq.runtime.tasks import files
-from edgeseq.runtime.tasks.files import Job, answer_file, lock, read_inputs
+from edgeseq.runtime.tasks.files import Job, answer_file, read_inputs
 from edgeseq.runtime.tasks.templates import read_template
 from tests.support.commands import Captured, failure, process, succeed, wrong_usage
 
