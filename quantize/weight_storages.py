@@ -1,12 +1,8 @@
 """Storages: how a weight is stored, rounded and multiplied.
 
 A storage declares everything that the quantizer does with a weight. To add one, write its class
-here and name it in a recipe (``recipes.py``).
-
-    x, W                      ->  y         DynamicInt8: 8-bit activations, one scale per token
-    Abs, ReduceMax, Mul       ->  scale     (tokens,): the largest magnitude / 127
-    QuantizeLinear            ->  codes     (tokens, inputs) uint8, 128 is zero
-    MatMulInteger, DequantizeLinear, Mul -> y
+here and name it in a recipe (``recipes.py``). Products are calls of functions that edgeseq's own
+kernels compute where they are available (``graph/functions.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .graph.functions import BIASED_ROW_LINEAR, BLOCK_LINEAR, MICROSOFT, ROW_LINEAR
 from .rounding import Codes, Curvature, Run, round_weight
 
 if TYPE_CHECKING:
@@ -26,11 +23,8 @@ if TYPE_CHECKING:
     from .graph.writer import GraphWriter
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
-MICROSOFT = "com.microsoft"
-ZERO_POINT = 128  # zero point of activations, and of 8-bit weights in blocks
 LARGEST_CODE = 127
 SEEN_OUTPUTS = 8192  # most outputs on which an error is measured
-INTEGER_COMPUTE = 4  # MatMulNBits' accuracy level: activations as 8-bit integers
 LARGEST_PART_BYTES = 10 * 2**20  # most bytes of a weight in one product, roughly
 PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several at once
 
@@ -103,9 +97,8 @@ class DynamicInt8(Storage):
     CPUs without VNNI sum u8 x s8 products in 16 bits. With weights from -64 to 63 these sums cannot
     overflow, so the integers are the same on every CPU.
 
-    Layers that read the same tensor share its codes. The output of Relu needs no Abs. A row of
-    zeros has the scale 0. Its codes (0 / 0) are undefined, but times the scale they are 0 again, so
-    the scale needs no lower bound.
+    A row of zeros has the scale 0. Its codes (0 / 0) are undefined, but times the scale they are 0
+    again, so the scale needs no lower bound.
     """
 
     bits: ClassVar[int] = 7
@@ -130,53 +123,18 @@ class DynamicInt8(Storage):
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         assert codes is not None
-        output = node.output[0]
-        if not layer.bias:
-            self._product(graph, layer, codes, output)
-            return
-        self._product(graph, layer, codes, f"{output}.product")
-        graph.node("Add", [f"{output}.product", layer.bias], output)
+        weight, scales = f"{layer.weight}.int8", f"{layer.weight}.scales"
+        by_output = graph.store_once(codes, "codes", lambda: np.ascontiguousarray(codes.codes.T))
+        graph.refer(weight, *by_output)
+        graph.external(scales, codes.scales[0])
+        name = BIASED_ROW_LINEAR if layer.bias else ROW_LINEAR
+        bias = [layer.bias] if layer.bias else []
+        graph.call(name, [layer.input, weight, scales, *bias], node.output[0])
 
     def look_up(
         self, graph: GraphWriter, table: str, codes: Codes | None, ids: str, output: str
     ) -> None:
         raise TypeError(f"A table is stored in blocks or float16, not as {self}.")
-
-    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
-        activations, scale = self._quantized(graph, layer.input)
-        weight, columns = f"{layer.weight}.int8", f"{layer.weight}.scales"
-        graph.refer(weight, *graph.store_once(codes, "codes", lambda: codes.codes))
-        graph.external(columns, codes.scales[0])
-        zero = graph.constant("activation_zero_point", np.uint8(ZERO_POINT))
-        graph.node("MatMulInteger", [activations, weight, zero], f"{output}.int32")
-        graph.node("DequantizeLinear", [f"{output}.int32", scale], f"{output}.by_token", axis=0)
-        graph.node("Mul", [f"{output}.by_token", columns], output)
-
-    def _quantized(self, graph: GraphWriter, name: str) -> tuple[str, str]:
-        """Return the names of a tensor's codes and scales, one per token; compute them once."""
-        codes, scale = f"{name}.uint8", f"{name}.scale"
-        if graph.is_first(codes):
-            axes = graph.constant("feature_axis", np.array([1]))
-            step = graph.constant("code_step", np.float32(1 / LARGEST_CODE))
-            magnitude = name
-            if name not in graph.network.rectified:
-                magnitude = f"{name}.abs"
-                graph.node("Abs", [name], magnitude)
-            graph.node("ReduceMax", [magnitude, axes], f"{name}.peak", keepdims=0)
-            graph.node("Mul", [f"{name}.peak", step], scale)
-            zeros = self._zero_points(graph, name)
-            graph.node("QuantizeLinear", [name, scale, zeros], codes, axis=0)
-        return codes, scale
-
-    def _zero_points(self, graph: GraphWriter, name: str) -> str:
-        """Return the name of zero points, (tokens,), shared by all tensors with as many tokens."""
-        which = "chosen" if name in graph.network.chosen else "all"
-        zeros = f"zero_points.{which}"
-        if graph.is_first(zeros):
-            zero = graph.constant("zero_point_vector", np.array([ZERO_POINT], np.uint8))
-            graph.node("Shape", [name], f"{zeros}.count", start=0, end=1)
-            graph.node("Expand", [zero, f"{zeros}.count"], zeros)
-        return zeros
 
 
 @dataclass(frozen=True)
@@ -221,16 +179,14 @@ class Blockwise(Storage):
             steps = f"{layer.weight}.scales{which}"
             graph.refer(weight, data[begin:end], data_at + data[:begin].nbytes)
             graph.refer(steps, scales[begin:end].reshape(-1), scales_at + scales[:begin].nbytes)
-            graph.node(
-                "MatMulNBits",
-                [layer.input, weight, steps, *self._bias(graph, layer, which, begin, end)],
+            graph.call(
+                BLOCK_LINEAR,
+                [layer.input, weight, steps, self._bias(graph, layer, which, begin, end)],
                 part,
-                domain=MICROSOFT,
                 K=inputs,
                 N=end - begin,
                 bits=self.bits,
                 block_size=self.block_size,
-                accuracy_level=INTEGER_COMPUTE,
             )
         if len(parts) > 1:
             graph.node("Concat", parts, output, axis=1)
@@ -262,13 +218,13 @@ class Blockwise(Storage):
             ]
             graph.node("Slice", [f"{output}.padded", *bounds], output)
 
-    def _bias(self, graph: GraphWriter, layer: Layer, part: str, begin: int, end: int) -> list[str]:
-        """Return MatMulNBits' last inputs: a part of the layer's bias, or none."""
+    def _bias(self, graph: GraphWriter, layer: Layer, part: str, begin: int, end: int) -> str:
+        """Return the name of a part of the layer's bias; "" without one."""
         if not layer.bias:
-            return []
+            return ""
         name, bias = f"{layer.bias}{part}", graph.network.weights[layer.bias]
         graph.refer(name, bias[begin:end], graph.store(bias) + bias[:begin].nbytes)
-        return ["", "", name]
+        return name
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from .errors import BundleError, OptionError
 
 if TYPE_CHECKING:
     from .model import Model
+    from .native.library import Kernels
     from .ort.engine import Engine
     from .text.byte_tokenizer import AnyTokenizer
 
@@ -31,6 +32,7 @@ def load(
     kv_cache: CacheDtype | None = None,
     prepack: bool = False,
     max_concurrent: int | None = None,
+    kernels: Kernels = "auto",
 ) -> Model:
     """Load a bundle, or a demo model that comes with edgeseq, and return it as a model.
 
@@ -52,6 +54,9 @@ def load(
             size. Later loads map these files, so that processes share the memory.
         max_concurrent: The limit of generations at once in all threads, each with its own KV cache;
             None for 16. Further generations wait in order of arrival.
+        kernels: What multiplies with quantized weights on the CPU: "native" for edgeseq's own
+            compiled kernels, "stock" for ONNX Runtime's operators, "auto" for the native kernels
+            if this installation has them for this processor.
 
     Returns:
         The model. Close it, or use it as a context manager, to free its memory.
@@ -106,6 +111,7 @@ def load(
             prepack=prepack,
             verify=verify,
             max_concurrent=max_concurrent or MAX_CONCURRENT,
+            kernels=kernels,
         )
 
     # ONNX Runtime reads the graphs and packs the weights while Python imports the rest.

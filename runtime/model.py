@@ -118,6 +118,16 @@ class Model:
         return self._engine.device
 
     @property
+    def kernels(self) -> str:
+        """What multiplies with quantized weights: "stock" for ONNX Runtime's operators, or the name
+        of edgeseq's own kernels for this processor, such as "avx512-vnni"."""
+        if not self._engine.has_native_kernels:
+            return "stock"
+        from .native.library import processor_kernels  # late: only reports need it
+
+        return processor_kernels()
+
+    @property
     def device_reason(self) -> str:
         """The reason for the device: it was requested, or why "auto" chose it."""
         return self._engine.device_reason

@@ -128,7 +128,7 @@ class Network:
             self.graph.node[i].input[0] = product
         node = onnx.helper.make_node("Mul", [name, factors_name], [product])
         self.graph.node.insert(min(readers), node)
-        for cached in ("layers", "tables", "rectified", "large", "chosen"):
+        for cached in ("layers", "tables", "large"):
             self.__dict__.pop(cached, None)
         return product
 
@@ -147,11 +147,6 @@ class Network:
         return name in self.weights and len(self.weights.shape(name)) == 2
 
     @cached_property
-    def rectified(self) -> frozenset[str]:
-        """The names of tensors without negative values: outputs of Relu."""
-        return frozenset(node.output[0] for node in self.graph.node if node.op_type == "Relu")
-
-    @cached_property
     def large(self) -> frozenset[str]:
         """The names of weights of layers whose outputs may exceed the range of 16-bit floats.
 
@@ -166,16 +161,6 @@ class Network:
             for layer in self.layers.values()
             if not layer.is_table and _is_activated(layer.input, makers)
         )
-
-    @cached_property
-    def chosen(self) -> frozenset[str]:
-        """The names of tensors that hold only the positions ``logits_at``."""
-        found = {"logits_at"}
-        for node in self.graph.node:
-            picks = node.op_type == "Gather" and node.input[1] == "logits_at"
-            if picks or found & {*node.input} - {"logits_at"}:
-                found.update(node.output)
-        return frozenset(found - {"logits_at"})
 
 
 def _is_activated(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:

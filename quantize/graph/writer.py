@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ...runtime.bundle.initializers import external_tensor, shifts_others, weights_per_run_bytes
 from ...runtime.bundle.weights_file import WeightsFile
+from .functions import DOMAIN, FUNCTIONS, MICROSOFT
 from .network import Network
 
 
@@ -53,6 +55,7 @@ class GraphWriter:
         self._weights_file = weights_file
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
+        self._functions: set[str] = set()  # names of those that nodes call
         self._seen: set[str] = set()  # names passed to `is_first`
 
     def model(self) -> onnx.ModelProto:
@@ -60,6 +63,11 @@ class GraphWriter:
         self._keep_used_weights()
         model = onnx.ModelProto()
         model.CopyFrom(self.network.model)
+        for name in sorted(self._functions):
+            model.functions.append(onnx.parser.parse_function(FUNCTIONS[name]))
+        domains = {entry.domain for entry in model.opset_import}
+        for domain in ({DOMAIN, MICROSOFT} if self._functions else set()) - domains:
+            model.opset_import.append(helper.make_opsetid(domain, 1))
         del model.graph.node[:], model.graph.initializer[:]
         model.graph.node.extend(self._nodes)
         model.graph.initializer.extend(sorted(self._initializers.values(), key=shifts_others))
@@ -79,6 +87,11 @@ class GraphWriter:
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         """Append a node."""
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def call(self, function: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Append a node that calls one of ``functions.py``."""
+        self._functions.add(function)
+        self.node(function, inputs, output, domain=DOMAIN, **attributes)
 
     def keep(self, node: onnx.NodeProto) -> None:
         """Append a node unchanged."""

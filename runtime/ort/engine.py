@@ -17,6 +17,7 @@ from ..concurrency.background import together
 from ..concurrency.locks import Slots
 from ..decoder import Decoder
 from ..errors import BundleError, DeviceError, EdgeseqError, OptionError
+from ..native.library import Kernels, check_kernels
 from .cpu import thread_count
 from .devices import AUTO, CPU, CPU_DEVICE, CUDA, Device, parse_device
 from .graph_session import (
@@ -68,6 +69,11 @@ class Engine:
             self._device_logits = partial(DeviceLogits, self._memory, vocabulary=vocabulary)
         self._is_closed = False
         self._process = os.getpid()
+
+    @property
+    def has_native_kernels(self) -> bool:
+        """Whether edgeseq's own kernels compute some nodes, and not only ONNX Runtime's."""
+        return any(session.has_native_kernels for session in (self._sessions or {}).values())
 
     def decoder(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:
         """Return a decoder with one row per prompt; with an encoder, ``prompts`` are its sources.
@@ -125,6 +131,7 @@ def open_engine(
     verify: bool = False,
     max_concurrent: int = MAX_CONCURRENT,
     mapped: bool = False,
+    kernels: Kernels = "auto",
 ) -> Engine:
     """Open the graphs of the bundle in ``folder``; arguments are those of ``load``.
 
@@ -133,7 +140,9 @@ def open_engine(
     ``DeviceError`` for a device that is not available, ``OptionError`` for a cache that the bundle
     has no graph for, ``BundleError`` for a broken graph.
     """
+    check_kernels(kernels)
     settings: dict[str, Any] = {
+        "kernels": kernels,
         "threads": threads,
         "kv_cache": kv_cache,
         "verify": verify,
@@ -169,6 +178,7 @@ def open_on(
     max_concurrent: int,
     prepack: bool = False,
     mapped: bool = False,
+    kernels: Kernels = "auto",
 ) -> Engine:
     """Open the graphs on ``device``; ``why``: the reason for the device. See ``open_engine``."""
     check_build(device)
@@ -189,11 +199,11 @@ def open_on(
     def open_checked(role: str) -> GraphSession:
         graph = folder / manifest.graphs[role]
         if prepack:
-            graph = prepacked_graph(folder, manifest, role, shared, verify=verify)
+            graph = prepacked_graph(folder, manifest, role, shared, kernels, verify=verify)
         session = shared_session(
             (graph, weights_file),
-            (device.key, thread_count(threads), mapped),
-            lambda: open_session(graph, device, threads, shared, entries=entries),
+            (device.key, thread_count(threads), mapped, kernels),
+            lambda: open_session(graph, device, threads, shared, entries=entries, kernels=kernels),
         )
         check_graph(session, role, manifest)
         return session

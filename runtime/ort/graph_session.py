@@ -18,6 +18,7 @@ from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, reason
+from ..native.library import OPERATORS, Kernels, add_kernels
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
 from .import_onnxruntime import onnxruntime
@@ -59,7 +60,9 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
 
     ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
     because bundles hold optimized graphs, unless ``optimize``. ``save_to``: path to write the graph
-    to as it is run. ``entries``: further settings of ONNX Runtime.
+    to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see ``load``.
+
+    ``has_native_kernels``: whether edgeseq's own kernels compute some of the graph's nodes.
     """
 
     def __init__(
@@ -73,8 +76,18 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         optimize: bool = False,
         save_to: Path | None = None,
         entries: Mapping[str, str] = MappingProxyType({}),
+        kernels: Kernels = "auto",
     ) -> None:
         options = session_options(threads)
+        content = graph if isinstance(graph, bytes) else _content(graph)
+        has_functions = any(name in content for name in OPERATORS)
+        self.has_native_kernels = (
+            device.provider == CPU and has_functions and add_kernels(options, kernels)
+        )
+        if has_functions and device.provider == CPU and not self.has_native_kernels:
+            # The functions repeat nodes, and reorder weights.
+            optimize = True
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         levels = onnxruntime.GraphOptimizationLevel
         # Higher levels would only add SkipLayerNormalization: it is slower
         # (docs/how-it-works/performance.md).
@@ -143,6 +156,11 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         if self._device.provider == CPU:
             return super().io_binding()
         return _DeviceBinding(self, self._device)
+
+
+def _content(graph: Path) -> bytes:
+    """Return the bytes of a graph's file; none if it is missing, which ONNX Runtime reports."""
+    return graph.read_bytes() if graph.is_file() else b""
 
 
 class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
@@ -242,9 +260,11 @@ def _file_identity(path: Path) -> Hashable:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def save_prepacked(graph: Path, out: Path, shared: MappedWeights) -> None:
+def save_prepacked(graph: Path, out: Path, shared: MappedWeights, kernels: Kernels) -> None:
     """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
-    open_session(graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS)
+    open_session(
+        graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
+    )
 
 
 def save_optimized(graph: Path, out: Path) -> None:

@@ -24,6 +24,7 @@ from ..bundle.manifest import Manifest
 from ..bundle.reading import file_entry
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..errors import BundleError, reason
+from ..native.library import Kernels, find_library
 from .cpu import instructions, processor
 from .graph_session import MappedWeights, runtime_version, save_prepacked
 
@@ -36,20 +37,26 @@ Record = Mapping[str, str]
 
 
 def prepacked_graph(
-    folder: Path, manifest: Manifest, role: str, shared: MappedWeights, *, verify: bool = False
+    folder: Path,
+    manifest: Manifest,
+    role: str,
+    shared: MappedWeights,
+    kernels: Kernels,
+    *,
+    verify: bool = False,
 ) -> Path:
     """Return the path of the prepacked graph ``role`` of the bundle in ``folder``.
 
     Makes the cache entry if it is missing, and then removes entries of the same files for other
-    processors or versions. ``verify``: check the hashes of the entry's files, and make the entry
+    processors or versions. ``kernels``: see ``load``. ``verify``: check the hashes of the entry's files, and make the entry
     again if they are wrong. Raises ``BundleError`` if the entry cannot be written.
     """
-    wanted = _record(manifest, role)
+    wanted = _record(manifest, role, kernels)
     entries = cache_folder() / "prepacked"
     entry = entries / _key(wanted)
     if not _is_sound(entry, wanted, verify=verify):
         try:
-            _make(entry, wanted, folder / manifest.graphs[role], shared)
+            _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
         except OSError as error:
             raise BundleError(
                 f"Prepacked weights cannot be written to {entries} ({reason(error)}): make the "
@@ -58,7 +65,7 @@ def prepacked_graph(
     return entry / GRAPH_NAME
 
 
-def _record(manifest: Manifest, role: str) -> Record:
+def _record(manifest: Manifest, role: str, kernels: Kernels) -> Record:
     """Return an entry's record: hashes of the bundle's files, ONNX Runtime and the processor."""
     graph = manifest.graphs[role]
     return {
@@ -67,6 +74,7 @@ def _record(manifest: Manifest, role: str) -> Record:
         "onnxruntime": runtime_version(),
         "processor": processor(),
         "instructions": instructions(),
+        "kernels": "stock" if kernels == "stock" or find_library() is None else "native",
         "checked": "alignment",  # entries made before this check are not used
     }
 
@@ -93,7 +101,9 @@ def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
     return {GRAPH_NAME, WEIGHTS_FILE_NAME} <= set(found["files"])
 
 
-def _make(entry: Path, wanted: Record, graph: Path, shared: MappedWeights) -> None:
+def _make(
+    entry: Path, wanted: Record, graph: Path, shared: MappedWeights, kernels: Kernels
+) -> None:
     """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
     import secrets  # late: it loads OpenSSL, which only this needs
 
@@ -101,7 +111,7 @@ def _make(entry: Path, wanted: Record, graph: Path, shared: MappedWeights) -> No
     part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
     part.mkdir()
     try:
-        save_prepacked(graph, part / GRAPH_NAME, shared)
+        save_prepacked(graph, part / GRAPH_NAME, shared, kernels)
         _check_alignment(part / GRAPH_NAME)
         files = {path.name: file_entry(path) for path in part.iterdir()}
         sizes = {name: (found.size_bytes, found.sha256) for name, found in files.items()}

@@ -1,0 +1,1 @@
+"""Kernels for products with quantized weights, compiled from ``src`` for ONNX Runtime."""

@@ -1,0 +1,72 @@
+"""The compiled library of kernels, which ONNX Runtime loads as custom operators.
+
+Graphs of quantized bundles multiply with nodes of the domain ``edgeseq``. They are functions made of
+ONNX Runtime's own operators, which it computes if it has no kernels for them. The library has
+kernels for them. It is optional: where it could not be built, and on processors that it has no
+kernels for, ONNX Runtime's operators compute.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import OptionError, reason
+
+Kernels = Literal["auto", "native", "stock"]
+OPERATORS = (b"RowLinear", b"BiasedRowLinear", b"BlockLinear")  # as graphs name them
+STEM = "edgeseq_kernels"
+SUFFIXES = (".so", ".dylib", ".dll")
+MISSING = "edgeseq was installed without it, because it could not be compiled"
+
+
+def check_kernels(kernels: Any) -> None:
+    """Raise ``OptionError`` unless ``kernels`` is "auto", "native" or "stock"."""
+    if kernels not in get_args(Kernels):
+        raise OptionError(f"kernels is {kernels!r:.60}; it must be 'auto', 'native' or 'stock'.")
+
+
+def find_library() -> Path | None:
+    """Return the path of the library; None if it was not built."""
+    for suffix in SUFFIXES:
+        path = Path(__file__).with_name(STEM + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def add_kernels(options: Any, kernels: Kernels) -> bool:
+    """Add the kernels to ONNX Runtime's session ``options``; return whether they are there.
+
+    With "auto" the result is False if they are not available. Raises ``OptionError`` for "native"
+    then.
+    """
+    if kernels == "stock":
+        return False
+    library, why = find_library(), MISSING
+    if library is not None:
+        try:
+            options.register_custom_ops_library(str(library))
+            return True
+        except Exception as error:  # the type depends on what failed in ONNX Runtime
+            why = reason(error)
+    if kernels == "native":
+        raise OptionError(
+            f"The library of native kernels cannot be used ({why}): use kernels='auto' or 'stock'."
+        )
+    return False
+
+
+@cache
+def processor_kernels() -> str:
+    """Return the name of the kernels for this processor, such as "avx512-vnni"."""
+    import ctypes  # late: only reports need it
+
+    library = find_library()
+    if library is None:
+        return "none"
+    loaded = ctypes.CDLL(str(library))
+    loaded.edgeseq_kernels.restype = ctypes.c_char_p
+    name: bytes | None = loaded.edgeseq_kernels(ctypes.c_size_t(0))
+    return "none" if name is None else name.decode()

@@ -1,0 +1,221 @@
+// Kernels for AVX-512 with VNNI.
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "target.h"
+
+EDGESEQ_BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma,avx2")
+
+#include "linear.h"
+
+namespace edgeseq {
+namespace {
+
+struct Avx512 {
+  static constexpr int ROWS = 6, BLOCK_ROWS = 4;
+  static constexpr int64_t PANEL = UNIT;        // outputs of a panel
+  static constexpr int64_t PANEL_FROM = 13;     // rows for which a panel pays
+  using Bytes = __m512i;
+  using Ints = __m512i;
+  using Floats = __m512;
+
+  static char* allocate(size_t size) {
+    return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
+  }
+  static void release(char* memory) { std::free(memory); }
+  static void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+
+  static Bytes load(const void* from) { return _mm512_loadu_si512(from); }
+  static Bytes fill(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
+  static Bytes plus64(Bytes v) { return _mm512_add_epi8(v, _mm512_set1_epi8(64)); }
+  static Bytes low_halves(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+  static Bytes high_halves(Bytes v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+  }
+
+  static Ints zero() { return _mm512_setzero_si512(); }
+  static Ints load_ints(const int32_t* from) { return _mm512_loadu_si512(from); }
+  static void store_ints(int32_t* to, Ints v) { _mm512_storeu_si512(to, v); }
+  static Ints negative(Ints v) { return _mm512_sub_epi32(zero(), v); }
+  static Ints dot8(Ints sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  static Ints dot7(Ints sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  template <int Count>
+  static void sums(const Ints* v, int32_t* totals) {
+    if constexpr (Count == 4) {
+      const Ints ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]),
+                                       _mm512_unpackhi_epi32(v[0], v[1]));
+      const Ints cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]),
+                                       _mm512_unpackhi_epi32(v[2], v[3]));
+      const Ints all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd),
+                                        _mm512_unpackhi_epi64(ab, cd));
+      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all),
+                                            _mm512_extracti64x4_epi64(all, 1));
+      const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(half),
+                                         _mm256_extracti128_si256(half, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(totals), four);
+    } else {
+      for (int j = 0; j < Count; j++) totals[j] = _mm512_reduce_add_epi32(v[j]);
+    }
+  }
+
+  static Floats zero_floats() { return _mm512_setzero_ps(); }
+  static Floats broadcast(float value) { return _mm512_set1_ps(value); }
+  static Floats load_floats(const float* from) { return _mm512_loadu_ps(from); }
+  template <int Spread>
+  static Floats spread(const float* from) {
+    if constexpr (Spread == 1) return _mm512_set1_ps(*from);
+    if constexpr (Spread == 2) {
+      const __m128d two = _mm_load_sd(reinterpret_cast<const double*>(from));
+      return over_lanes<2>(_mm512_castps128_ps512(_mm_castpd_ps(two)));
+    }
+    if constexpr (Spread == 4) return over_lanes<4>(_mm512_castps128_ps512(_mm_loadu_ps(from)));
+    return over_lanes<8>(_mm512_castps256_ps512(_mm256_loadu_ps(from)));
+  }
+  template <int Spread>
+  static Floats spread(const uint16_t* from) {
+    constexpr size_t SIZE = Spread * sizeof(uint16_t);
+    __m128i halves = _mm_setzero_si128();
+    std::memcpy(&halves, from, SIZE);
+    if constexpr (Spread == 8) return over_lanes<8>(_mm512_castps256_ps512(_mm256_cvtph_ps(halves)));
+    return over_lanes<Spread>(_mm512_castps128_ps512(_mm_cvtph_ps(halves)));
+  }
+  static Floats abs(Floats v) { return _mm512_abs_ps(v); }
+  static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+  static float largest(Floats v) { return _mm512_reduce_max_ps(v); }
+  static float sum(Floats v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static void store_codes(int8_t* to, Floats v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
+
+  // Many rows: the outputs' codes are reordered once, so that a lane is an output and nothing has to
+  // be added across lanes.
+  template <class Codes>
+  static bool multiply_panel(const RowWeight& weight, const Codes& x, int64_t n, int64_t end,
+                             int64_t rows, float* y) {
+    if (rows < PANEL_FROM || end - n != PANEL) return false;
+    auto* panel = reinterpret_cast<uint8_t*>(scratch<Panel>(static_cast<size_t>(x.stride * PANEL)));
+    for (int64_t half = 0; half < PANEL; half += 16) reorder(weight, n + half, x.stride, panel + half * 4);
+    int64_t row = 0;
+    for (; row + 12 <= rows; row += 12) panel_tile<12>(weight, panel, x, n, row, y);
+    for (; row + 4 <= rows; row += 4) panel_tile<4>(weight, panel, x, n, row, y);
+    for (; row < rows; row++) panel_tile<1>(weight, panel, x, n, row, y);
+    return true;
+  }
+
+ private:
+  struct Panel {  // its own scratch memory
+    static char* allocate(size_t size) { return Avx512::allocate(size); }
+    static void release(char* memory) { Avx512::release(memory); }
+  };
+
+  template <int Spread>
+  static Floats over_lanes(Floats v) {
+    alignas(64) static constexpr auto LANES = [] {
+      struct { int32_t at[16]; } lanes{};
+      for (int i = 0; i < 16; i++) lanes.at[i] = i * Spread / 16;
+      return lanes;
+    }();
+    return _mm512_permutexvar_ps(_mm512_load_si512(LANES.at), v);
+  }
+
+  // Writes the codes of 16 outputs as (inputs / 4, PANEL, 4), plus 64.
+  static void reorder(const RowWeight& weight, int64_t n, int64_t stride, uint8_t* panel) {
+    const int64_t inputs = weight.inputs;
+    for (int64_t k = 0; k < stride; k += STEP_BYTES) {
+      __m512i r[16], t[16];
+      for (int i = 0; i < 16; i++) {
+        const int8_t* from = weight.codes + (n + i) * inputs + k;
+        r[i] = plus64(inputs - k < STEP_BYTES ? load_some<Avx512>(from, inputs - k) : load(from));
+      }
+      for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+      }
+      for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+      }
+      for (int c = 0; c < 4; c++) {
+        const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+        const __m512i d = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+        const __m512i e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+        uint8_t* to = panel + (k / 4 + c) * PANEL * 4;
+        _mm512_storeu_si512(to, _mm512_shuffle_i32x4(a, d, 0x88));
+        _mm512_storeu_si512(to + 4 * PANEL * 4, _mm512_shuffle_i32x4(b, e, 0x88));
+        _mm512_storeu_si512(to + 8 * PANEL * 4, _mm512_shuffle_i32x4(a, d, 0xdd));
+        _mm512_storeu_si512(to + 12 * PANEL * 4, _mm512_shuffle_i32x4(b, e, 0xdd));
+      }
+    }
+  }
+
+  template <int R, class Codes>
+  static void panel_tile(const RowWeight& weight, const uint8_t* panel, const Codes& x, int64_t n,
+                         int64_t row, float* y) {
+    const int8_t* codes = x.codes + row * x.stride;
+    __m512i sums[R][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
+    for (int64_t k = 0; k < x.stride; k += 4) {
+      const __m512i first = load(panel + k * PANEL), second = load(panel + k * PANEL + 64);
+      for (int r = 0; r < R; r++) {
+        int32_t four;
+        std::memcpy(&four, codes + r * x.stride + k, sizeof four);
+        const __m512i values = _mm512_set1_epi32(four);
+        sums[r][0] = dot7(sums[r][0], first, values);
+        sums[r][1] = dot7(sums[r][1], second, values);
+      }
+    }
+    for (int half = 0; half < 2; half++) {
+      const int64_t at = n + half * 16;
+      const Floats scales = load_floats(weight.scales + at);
+      for (int r = 0; r < R; r++) {
+        const Ints totals = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(x.sums[row + r]));
+        Floats value = multiply(to_floats(totals), broadcast(x.scales[row + r]));
+        value = multiply(value, scales);
+        if (weight.bias) value = _mm512_add_ps(value, load_floats(weight.bias + at));
+        _mm512_storeu_ps(y + (row + r) * weight.outputs + at, value);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+static const Kernels AVX512_VNNI{"avx512-vnni", Rows<Avx512>::multiply, multiply_blocks<Avx512>};
+
+}  // namespace edgeseq
+
+EDGESEQ_END_TARGET
+
+namespace edgeseq {
+
+const Kernels* avx512_vnni() {
+  const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+  return has ? &AVX512_VNNI : nullptr;
+}
+
+}  // namespace edgeseq
+
+#else
+namespace edgeseq {
+const Kernels* avx512_vnni() { return nullptr; }
+}  // namespace edgeseq
+#endif

@@ -1,0 +1,133 @@
+// Kernels for any CPU, in plain C++. They define the results: the others compute the same bits.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "linear.h"
+
+namespace edgeseq {
+namespace {
+
+struct Generic {
+  static constexpr int ROWS = 2, BLOCK_ROWS = 2;
+  struct Bytes { uint8_t at[64]; };
+  struct Ints { int32_t at[16]; };
+  struct Floats { float at[16]; };
+
+  template <class Lane>
+  static auto each(Lane lane) {
+    struct { decltype(lane(0)) at[16]; } result;
+    for (int i = 0; i < 16; i++) result.at[i] = lane(i);
+    return result;
+  }
+  template <class Lane>
+  static Floats floats(Lane lane) {
+    Floats result;
+    for (int i = 0; i < 16; i++) result.at[i] = lane(i);
+    return result;
+  }
+  template <class Byte>
+  static Bytes bytes(Byte byte) {
+    Bytes result;
+    for (int i = 0; i < 64; i++) result.at[i] = static_cast<uint8_t>(byte(i));
+    return result;
+  }
+
+  static char* allocate(size_t size) { return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63})); }
+  static void release(char* memory) { std::free(memory); }
+  static void prefetch(const void*) {}
+
+  static Bytes load(const void* from) {
+    Bytes result;
+    std::memcpy(&result, from, sizeof result);
+    return result;
+  }
+  static Bytes fill(int value) { return bytes([&](int) { return value; }); }
+  static Bytes plus64(Bytes v) { return bytes([&](int i) { return v.at[i] + 64; }); }
+  static Bytes low_halves(Bytes v) { return bytes([&](int i) { return v.at[i] & 15; }); }
+  static Bytes high_halves(Bytes v) { return bytes([&](int i) { return v.at[i] >> 4; }); }
+
+  static Ints zero() { return Ints{}; }
+  static Ints load_ints(const int32_t* from) {
+    Ints result;
+    std::memcpy(&result, from, sizeof result);
+    return result;
+  }
+  static void store_ints(int32_t* to, Ints v) { std::memcpy(to, &v, sizeof v); }
+  static Ints negative(Ints v) {
+    for (int i = 0; i < 16; i++) v.at[i] = -v.at[i];
+    return v;
+  }
+  static Ints dot8(Ints sum, Bytes a, Bytes b) {
+    for (int i = 0; i < 64; i++) sum.at[i / 4] += a.at[i] * static_cast<int8_t>(b.at[i]);
+    return sum;
+  }
+  static Ints dot7(Ints sum, Bytes a, Bytes b) { return dot8(sum, a, b); }
+  template <int Count>
+  static void sums(const Ints* v, int32_t* totals) {
+    for (int j = 0; j < Count; j++) {
+      totals[j] = 0;
+      for (int i = 0; i < 16; i++) totals[j] += v[j].at[i];
+    }
+  }
+
+  static Floats zero_floats() { return Floats{}; }
+  static Floats broadcast(float value) { return floats([&](int) { return value; }); }
+  static Floats load_floats(const float* from) { return floats([&](int i) { return from[i]; }); }
+  template <int Spread>
+  static Floats spread(const float* from) {
+    return floats([&](int i) { return from[i * Spread / 16]; });
+  }
+  template <int Spread>
+  static Floats spread(const uint16_t* from) {
+    return floats([&](int i) { return to_float(from[i * Spread / 16]); });
+  }
+  static Floats abs(Floats v) { return floats([&](int i) { return std::fabs(v.at[i]); }); }
+  static Floats max(Floats a, Floats b) {
+    return floats([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  }
+  static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return a.at[i] * b.at[i]; }); }
+  static Floats divide(Floats a, Floats b) { return floats([&](int i) { return a.at[i] / b.at[i]; }); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) {
+    return floats([&](int i) { return std::fma(a.at[i], b.at[i], c.at[i]); });
+  }
+  static Floats to_floats(Ints v) { return floats([&](int i) { return static_cast<float>(v.at[i]); }); }
+  static float largest(Floats v) {
+    float result = 0;
+    for (float value : v.at) result = value > result ? value : result;
+    return result;
+  }
+  static float sum(Floats v) {
+    for (int half = 8; half; half /= 2)
+      for (int i = 0; i < half; i++) v.at[i] += v.at[i + half];
+    return v.at[0];
+  }
+  static void store_codes(int8_t* to, Floats v) {
+    for (int i = 0; i < 16; i++) {
+      const float code = std::nearbyint(v.at[i]);
+      to[i] = static_cast<int8_t>(code > 127 ? 127 : code < -128 ? -128 : code);
+    }
+  }
+  template <class Codes>
+  static bool multiply_panel(const RowWeight&, const Codes&, int64_t, int64_t, int64_t, float*) {
+    return false;
+  }
+
+ private:
+  static float to_float(uint16_t half) {
+    const uint32_t sign = (half & 0x8000u) << 16, fraction = half & 0x3ffu;
+    const int exponent = half >> 10 & 0x1f;
+    const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                     : std::ldexp(static_cast<float>(fraction | 0x400u), exponent - 25);
+    return sign ? -size : size;  // no infinities: scales are finite
+  }
+};
+
+}  // namespace
+
+const Kernels* generic() {
+  static const Kernels kernels{"generic", Rows<Generic>::multiply, multiply_blocks<Generic>};
+  return &kernels;
+}
+
+}  // namespace edgeseq

@@ -1,0 +1,68 @@
+// Products with quantized weights. There is one set of kernels for each kind of CPU; all of them
+// compute the same bits, however many rows are computed at once and however many threads compute.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgeseq {
+
+// The threads that compute: `run` calls work(data, i) for every i below `count`.
+class Threads {
+ public:
+  virtual ~Threads() = default;
+  virtual void run(size_t count, void (*work)(void*, size_t), void* data) const = 0;
+
+  template <class Work>
+  void for_each(size_t count, Work work) const {
+    run(count, [](void* data, size_t i) { (*static_cast<Work*>(data))(i); }, &work);
+  }
+};
+
+// A weight with one scale for each output: codes from -64 to 63, (outputs, inputs). Activations
+// have 8 bits and one scale for each row.
+struct RowWeight {
+  const int8_t* codes;
+  const float* scales;  // (outputs,)
+  const float* bias;    // (outputs,); null: no bias
+  int64_t inputs, outputs;
+};
+
+// A weight whose inputs are divided into blocks with one scale each, in the layout of MatMulNBits:
+// codes of 8 bits (zero is 128) or 4 bits (zero is 8, the first of a pair in the lower half of a
+// byte), (outputs, blocks, block_size). Activations have 8 bits and one scale for each block.
+struct BlockWeight {
+  const uint8_t* codes;
+  const float* scales;            // (outputs, blocks); null: half_scales has them
+  const uint16_t* half_scales;    // the same as 16-bit floats
+  const float* bias;              // (outputs,); null: no bias
+  int64_t inputs, outputs, block_size, bits;
+
+  int64_t blocks() const { return (inputs + block_size - 1) / block_size; }
+};
+
+// Whether the kernels can compute with such blocks.
+inline bool has_blocks(int64_t bits, int64_t block_size) {
+  const bool is_power = block_size >= 16 && block_size <= 256 && !(block_size & (block_size - 1));
+  return is_power && (bits == 4 || bits == 8);
+}
+
+// y = x W + bias, with x of (rows, inputs) and y of (rows, outputs).
+struct Kernels {
+  const char* name;
+  void (*multiply_rows)(const RowWeight&, const float* x, int64_t rows, float* y, const Threads&);
+  void (*multiply_blocks)(const BlockWeight&, const float* x, int64_t rows, float* y,
+                          const Threads&);
+};
+
+// The kernels of one kind of CPU; null if this CPU or this build does not have them.
+const Kernels* avx512_vnni();
+const Kernels* avx_vnni();
+const Kernels* avx2();
+const Kernels* neon_dot();
+const Kernels* generic();
+
+// The kernels that this CPU has, fastest first; null after the last.
+const Kernels* kernels(size_t index);
+
+}  // namespace edgeseq

@@ -1,0 +1,380 @@
+// The products, written once for all kinds of CPUs. `Isa` has the vectors of one kind: `Bytes` of 64
+// bytes, `Ints` of 16 32-bit integers, `Floats` of 16 floats.
+//
+// Everything here is a template over `Isa`, so that no code for one CPU is linked into another's.
+//
+// Order of the floating-point operations, which fixes the bits of the results:
+// - rows: the integer sum is exact; then (sum * scale of the row) * scale of the output + bias.
+// - blocks: lane l of 16 sums, over the steps of 64 bytes of codes in order, the products of the
+//   codes 4l to 4l + 3 (8 bits) or 8l to 8l + 7 (4 bits) of each step: lane = fma(integer sum,
+//   scale of the weight's block * scale of the activations' block, lane). Then lanes l and l + 8 are
+//   added, l and l + 4, l and l + 2, l and l + 1; then the bias.
+#pragma once
+
+#include "kernels.h"
+
+namespace edgeseq {
+
+constexpr int64_t STEP_BYTES = 64;
+constexpr int64_t UNIT = 32;  // outputs that a thread computes at a time
+
+// Memory that a thread keeps for its next call.
+template <class Isa>
+inline char* scratch(size_t size) {
+  struct Memory {
+    char* begin = nullptr;
+    size_t size = 0;
+    ~Memory() { Isa::release(begin); }
+  };
+  static thread_local Memory memory;
+  if (memory.size < size) {
+    Isa::release(memory.begin);
+    memory.begin = Isa::allocate(size);
+    memory.size = size;
+  }
+  return memory.begin;
+}
+
+template <class Isa>
+inline typename Isa::Bytes load_some(const void* from, int64_t count) {
+  alignas(64) unsigned char bytes[64] = {};
+  __builtin_memcpy(bytes, from, static_cast<size_t>(count));
+  return Isa::load(bytes);
+}
+
+// Calls tile(first row, number of rows) with at most `Most` rows at a time, as a constant.
+template <int Most, class Tile>
+inline void in_groups(int64_t rows, Tile tile) {
+  int64_t row = 0;
+  for (; row + Most <= rows; row += Most) tile.template run<Most>(row);
+  if constexpr (Most > 1) {
+    switch (rows - row) {
+      case 1: tile.template run<1>(row); break;
+      case 2: if constexpr (Most > 2) tile.template run<2>(row); break;
+      case 3: if constexpr (Most > 3) tile.template run<3>(row); break;
+      case 4: if constexpr (Most > 4) tile.template run<4>(row); break;
+      case 5: if constexpr (Most > 5) tile.template run<5>(row); break;
+      default: break;
+    }
+  }
+}
+
+// --- One scale for each output -------------------------------------------------------------------
+
+template <class Isa>
+struct Rows {
+  // The rows of x as 8-bit codes, padded with zeros to `stride`.
+  struct Codes {
+    const int8_t* codes;
+    const float* scales;
+    const int32_t* sums;  // of a row's codes, times 64
+    int64_t stride;
+  };
+
+  static void quantize(const float* x, int64_t inputs, int8_t* codes, float* scale, int32_t* sum) {
+    auto largest = Isa::zero_floats();
+    int64_t k = 0;
+    for (; k + 16 <= inputs; k += 16) largest = Isa::max(largest, Isa::abs(Isa::load_floats(x + k)));
+    alignas(64) float rest[16] = {};
+    if (k < inputs) {
+      __builtin_memcpy(rest, x + k, sizeof(float) * static_cast<size_t>(inputs - k));
+      largest = Isa::max(largest, Isa::abs(Isa::load_floats(rest)));
+    }
+    *scale = Isa::largest(largest) * (1.0f / 127.0f);
+    if (*scale == 0) {
+      __builtin_memset(codes, 0, static_cast<size_t>(inputs));
+      *sum = 0;
+      return;
+    }
+    const auto divisor = Isa::broadcast(*scale);
+    for (k = 0; k + 16 <= inputs; k += 16)
+      Isa::store_codes(codes + k, Isa::divide(Isa::load_floats(x + k), divisor));
+    if (k < inputs) {
+      alignas(64) int8_t last[16];
+      Isa::store_codes(last, Isa::divide(Isa::load_floats(rest), divisor));
+      __builtin_memcpy(codes + k, last, static_cast<size_t>(inputs - k));
+    }
+    auto total = Isa::zero();
+    const auto zeros = Isa::fill(64);
+    for (k = 0; k + STEP_BYTES <= inputs; k += STEP_BYTES)
+      total = Isa::dot7(total, zeros, Isa::load(codes + k));
+    if (k < inputs) total = Isa::dot7(total, zeros, load_some<Isa>(codes + k, inputs - k));
+    Isa::template sums<1>(&total, sum);
+  }
+
+  template <int Outputs>
+  struct Tile {
+    const RowWeight& weight;
+    const Codes& x;
+    float* y;
+    int64_t n;
+
+    template <int R>
+    void run(int64_t row) const {
+      const int64_t inputs = weight.inputs;
+      const int8_t* codes = weight.codes + n * inputs;
+      const int8_t* rows = x.codes + row * x.stride;
+      typename Isa::Ints sums[R][Outputs];
+      for (int r = 0; r < R; r++)
+        for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero();
+      typename Isa::Bytes part[Outputs];
+      const auto add = [&](int64_t k) {
+        for (int r = 0; r < R; r++) {
+          const auto values = Isa::load(rows + r * x.stride + k);
+          for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::dot7(sums[r][j], part[j], values);
+        }
+      };
+      int64_t k = 0;
+      for (; k + STEP_BYTES <= inputs; k += STEP_BYTES) {
+        for (int j = 0; j < Outputs; j++) {
+          part[j] = Isa::plus64(Isa::load(codes + j * inputs + k));
+          Isa::prefetch(codes + (j + Outputs) * inputs + k);
+        }
+        add(k);
+      }
+      if (k < inputs) {
+        for (int j = 0; j < Outputs; j++)
+          part[j] = Isa::plus64(load_some<Isa>(codes + j * inputs + k, inputs - k));
+        add(k);
+      }
+      for (int r = 0; r < R; r++) {
+        int32_t totals[Outputs];
+        Isa::template sums<Outputs>(sums[r], totals);
+        float* out = y + (row + r) * weight.outputs + n;
+        for (int j = 0; j < Outputs; j++) {
+          const float total = static_cast<float>(totals[j] - x.sums[row + r]);
+          const float value = total * x.scales[row + r] * weight.scales[n + j];
+          out[j] = weight.bias ? value + weight.bias[n + j] : value;
+        }
+      }
+    }
+  };
+
+  static void multiply(const RowWeight& weight, const float* x, int64_t rows, float* y,
+                       const Threads& threads) {
+    const int64_t stride = (weight.inputs + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
+    char* memory = scratch<Isa>(static_cast<size_t>(rows * (stride + 8)));
+    auto* codes = reinterpret_cast<int8_t*>(memory);
+    auto* scales = reinterpret_cast<float*>(memory + rows * stride);
+    auto* sums = reinterpret_cast<int32_t*>(scales + rows);
+    const auto quantize_row = [&](size_t i) {
+      const auto row = static_cast<int64_t>(i);
+      quantize(x + row * weight.inputs, weight.inputs, codes + row * stride, scales + row,
+               sums + row);
+      __builtin_memset(codes + row * stride + weight.inputs, 0,
+                       static_cast<size_t>(stride - weight.inputs));
+    };
+    if (rows <= 8)
+      for (int64_t row = 0; row < rows; row++) quantize_row(static_cast<size_t>(row));
+    else
+      threads.for_each(static_cast<size_t>(rows), quantize_row);
+    const Codes quantized{codes, scales, sums, stride};
+    threads.for_each(static_cast<size_t>((weight.outputs + UNIT - 1) / UNIT), [&](size_t unit) {
+      int64_t n = static_cast<int64_t>(unit) * UNIT;
+      const int64_t end = n + UNIT < weight.outputs ? n + UNIT : weight.outputs;
+      if (Isa::multiply_panel(weight, quantized, n, end, rows, y)) return;
+      for (; n + 4 <= end; n += 4)
+        in_groups<Isa::ROWS>(rows, Tile<4>{weight, quantized, y, n});
+      for (; n < end; n++) in_groups<Isa::ROWS>(rows, Tile<1>{weight, quantized, y, n});
+    });
+  }
+};
+
+// --- One scale for each block --------------------------------------------------------------------
+
+// `Bits`: of a weight's code. `Spread`: the number of blocks in a step of 64 bytes, at least 1.
+template <class Isa, int Bits, int Spread, class Scale>
+struct Blocks {
+  static constexpr int64_t STEP = STEP_BYTES * 8 / Bits;  // codes in a step
+  static constexpr int ZERO = 1 << (Bits - 1);
+
+  // A step of a row of x: codes in the order of the weight's bytes, what the weight's zero adds to
+  // the sums, and the scales, spread over the lanes.
+  struct alignas(64) Record {
+    int8_t codes[STEP];
+    int32_t zeros[16];
+    float scales[16];
+  };
+
+  static void quantize(const float* x, int64_t inputs, int64_t block_size, Record* records,
+                       int64_t steps) {
+    for (int64_t s = 0; s < steps; s++) {
+      Record& record = records[s];
+      alignas(64) float values[STEP] = {};
+      alignas(64) int8_t codes[STEP];
+      const int64_t left = inputs - s * STEP, count = left < STEP ? left : STEP;
+      const float* from = x + s * STEP;
+      if (count < STEP) {
+        __builtin_memcpy(values, from, sizeof(float) * static_cast<size_t>(count > 0 ? count : 0));
+        from = values;
+      }
+      const int64_t size = block_size < STEP ? block_size : STEP;
+      for (int64_t begin = 0; begin < STEP; begin += size) {
+        auto largest = Isa::zero_floats();
+        if (block_size <= STEP) {
+          for (int64_t k = begin; k < begin + size; k += 16)
+            largest = Isa::max(largest, Isa::abs(Isa::load_floats(from + k)));
+        } else {  // the block has several steps
+          const int64_t first = s * STEP / block_size * block_size;
+          const int64_t end = first + block_size < inputs ? first + block_size : inputs;
+          int64_t k = first;
+          for (; k + 16 <= end; k += 16)
+            largest = Isa::max(largest, Isa::abs(Isa::load_floats(x + k)));
+          alignas(64) float rest[16] = {};
+          if (k < end) {
+            __builtin_memcpy(rest, x + k, sizeof(float) * static_cast<size_t>(end - k));
+            largest = Isa::max(largest, Isa::abs(Isa::load_floats(rest)));
+          }
+        }
+        const float peak = Isa::largest(largest), scale = peak * (1.0f / 127.0f);
+        const auto factor = Isa::broadcast(peak > 0 ? 127.0f / peak : 0.0f);
+        for (int64_t k = begin; k < begin + size; k += 16)
+          Isa::store_codes(codes + k, Isa::multiply(Isa::load_floats(from + k), factor));
+        const int64_t lanes = 16 * size / STEP;
+        for (int64_t lane = 0; lane < lanes; lane++)
+          record.scales[begin * 16 / STEP + lane] = scale;
+      }
+      if constexpr (Bits == 8) {
+        __builtin_memcpy(record.codes, codes, STEP);
+      } else {
+        for (int64_t k = 0; k < STEP / 2; k++) {
+          record.codes[k] = codes[2 * k];
+          record.codes[STEP / 2 + k] = codes[2 * k + 1];
+        }
+      }
+      auto zeros = Isa::zero();
+      for (int64_t k = 0; k < STEP; k += STEP_BYTES)
+        zeros = Isa::dot8(zeros, Isa::fill(ZERO), Isa::load(record.codes + k));
+      Isa::store_ints(record.zeros, Isa::negative(zeros));
+    }
+  }
+
+  template <int Outputs>
+  struct Tile {
+    const BlockWeight& weight;
+    const Scale* scales;
+    const Record* records;
+    int64_t steps;
+    float* y;
+    int64_t n;
+
+    template <int R>
+    void run(int64_t row) const {
+      const int64_t blocks = weight.blocks();
+      const int64_t row_bytes = blocks * weight.block_size * Bits / 8;
+      const uint8_t* codes = weight.codes + n * row_bytes;
+      const Record* rows = records + row * steps;
+      typename Isa::Floats sums[R][Outputs];
+      for (int r = 0; r < R; r++)
+        for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero_floats();
+      typename Isa::Bytes part[Outputs];
+      typename Isa::Floats steps_of[Outputs];
+      const auto add = [&](int64_t s) {
+        typename Isa::Bytes low[Outputs], high[Outputs];
+        if constexpr (Bits == 4)
+          for (int j = 0; j < Outputs; j++) {
+            low[j] = Isa::low_halves(part[j]);
+            high[j] = Isa::high_halves(part[j]);
+          }
+        for (int r = 0; r < R; r++) {
+          const Record& x = rows[r * steps + s];
+          const auto zeros = Isa::load_ints(x.zeros);
+          const auto x_scales = Isa::load_floats(x.scales);
+          const auto first = Isa::load(x.codes);
+          for (int j = 0; j < Outputs; j++) {
+            typename Isa::Ints sum;
+            if constexpr (Bits == 8) {
+              sum = Isa::dot8(zeros, part[j], first);
+            } else {
+              sum = Isa::dot7(zeros, low[j], first);
+              sum = Isa::dot7(sum, high[j], Isa::load(x.codes + STEP_BYTES));
+            }
+            const auto scale = Isa::multiply(steps_of[j], x_scales);
+            sums[r][j] = Isa::multiply_add(Isa::to_floats(sum), scale, sums[r][j]);
+          }
+        }
+      };
+      const auto scale_at = [&](int64_t j, int64_t s) {
+        return scales + (n + j) * blocks + s * STEP / weight.block_size;
+      };
+      int64_t s = 0;
+      for (; (s + 1) * STEP_BYTES <= row_bytes; s++) {
+        for (int j = 0; j < Outputs; j++) {
+          part[j] = Isa::load(codes + j * row_bytes + s * STEP_BYTES);
+          steps_of[j] = Isa::template spread<Spread>(scale_at(j, s));
+          Isa::prefetch(codes + (j + Outputs) * row_bytes + s * STEP_BYTES);
+        }
+        add(s);
+      }
+      if (s < steps) {
+        const int64_t left = row_bytes - s * STEP_BYTES;
+        const int64_t blocks_left = blocks - s * STEP / weight.block_size;
+        for (int j = 0; j < Outputs; j++) {
+          part[j] = load_some<Isa>(codes + j * row_bytes + s * STEP_BYTES, left);
+          Scale some[8] = {};
+          for (int64_t b = 0; b < blocks_left && b < Spread; b++) some[b] = scale_at(j, s)[b];
+          steps_of[j] = Isa::template spread<Spread>(some);
+        }
+        add(s);
+      }
+      for (int r = 0; r < R; r++) {
+        float* out = y + (row + r) * weight.outputs + n;
+        for (int j = 0; j < Outputs; j++) {
+          const float value = Isa::sum(sums[r][j]);
+          out[j] = weight.bias ? value + weight.bias[n + j] : value;
+        }
+      }
+    }
+  };
+
+  static void multiply(const BlockWeight& weight, const Scale* scales, const float* x, int64_t rows,
+                       float* y, const Threads& threads) {
+    const int64_t padded = weight.blocks() * weight.block_size;
+    const int64_t steps = (padded + STEP - 1) / STEP;
+    auto* records = reinterpret_cast<Record*>(
+        scratch<Isa>(sizeof(Record) * static_cast<size_t>(rows * steps)));
+    const auto quantize_row = [&](size_t i) {
+      const auto row = static_cast<int64_t>(i);
+      quantize(x + row * weight.inputs, weight.inputs, weight.block_size, records + row * steps,
+               steps);
+    };
+    if (rows <= 8)
+      for (int64_t row = 0; row < rows; row++) quantize_row(static_cast<size_t>(row));
+    else
+      threads.for_each(static_cast<size_t>(rows), quantize_row);
+    threads.for_each(static_cast<size_t>((weight.outputs + UNIT - 1) / UNIT), [&](size_t unit) {
+      int64_t n = static_cast<int64_t>(unit) * UNIT;
+      const int64_t end = n + UNIT < weight.outputs ? n + UNIT : weight.outputs;
+      for (; n + 4 <= end; n += 4)
+        in_groups<Isa::BLOCK_ROWS>(rows, Tile<4>{weight, scales, records, steps, y, n});
+      for (; n < end; n++)
+        in_groups<Isa::BLOCK_ROWS>(rows, Tile<1>{weight, scales, records, steps, y, n});
+    });
+  }
+};
+
+template <class Isa, int Bits, int Spread>
+void multiply_blocks_of(const BlockWeight& weight, const float* x, int64_t rows, float* y,
+                        const Threads& threads) {
+  if (weight.scales)
+    Blocks<Isa, Bits, Spread, float>::multiply(weight, weight.scales, x, rows, y, threads);
+  else
+    Blocks<Isa, Bits, Spread, uint16_t>::multiply(weight, weight.half_scales, x, rows, y, threads);
+}
+
+template <class Isa>
+void multiply_blocks(const BlockWeight& weight, const float* x, int64_t rows, float* y,
+                     const Threads& threads) {
+  const int64_t step = STEP_BYTES * 8 / weight.bits;
+  const int64_t spread = weight.block_size < step ? step / weight.block_size : 1;
+  const bool is_8 = weight.bits == 8;
+  if (is_8 && spread == 1) multiply_blocks_of<Isa, 8, 1>(weight, x, rows, y, threads);
+  if (is_8 && spread == 2) multiply_blocks_of<Isa, 8, 2>(weight, x, rows, y, threads);
+  if (is_8 && spread == 4) multiply_blocks_of<Isa, 8, 4>(weight, x, rows, y, threads);
+  if (!is_8 && spread == 1) multiply_blocks_of<Isa, 4, 1>(weight, x, rows, y, threads);
+  if (!is_8 && spread == 2) multiply_blocks_of<Isa, 4, 2>(weight, x, rows, y, threads);
+  if (!is_8 && spread == 4) multiply_blocks_of<Isa, 4, 4>(weight, x, rows, y, threads);
+  if (!is_8 && spread == 8) multiply_blocks_of<Isa, 4, 8>(weight, x, rows, y, threads);
+}
+
+}  // namespace edgeseq

@@ -1,0 +1,166 @@
+// Kernels for 64-bit ARM with the dot product instructions.
+#include "kernels.h"
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+#include <cstdlib>
+#include <cstring>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+#include "target.h"
+
+#if defined(__clang__)
+EDGESEQ_BEGIN_TARGET("dotprod")
+#else
+EDGESEQ_BEGIN_TARGET("arch=armv8.2-a+dotprod")
+#endif
+
+#include "linear.h"
+
+namespace edgeseq {
+namespace {
+
+struct Neon {
+  static constexpr int ROWS = 2, BLOCK_ROWS = 1;
+  struct Bytes { uint8x16_t at[4]; };
+  struct Ints { int32x4_t at[4]; };
+  struct Floats { float32x4_t at[4]; };
+
+  template <class Result, class Part>
+  static Result parts(Part part) {
+    Result result;
+    for (int i = 0; i < 4; i++) result.at[i] = part(i);
+    return result;
+  }
+  template <class Part>
+  static Bytes bytes(Part part) { return parts<Bytes>(part); }
+  template <class Part>
+  static Ints ints(Part part) { return parts<Ints>(part); }
+  template <class Part>
+  static Floats floats(Part part) { return parts<Floats>(part); }
+
+  static char* allocate(size_t size) {
+    return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
+  }
+  static void release(char* memory) { std::free(memory); }
+  static void prefetch(const void* at) { __builtin_prefetch(at); }
+
+  static Bytes load(const void* from) {
+    return bytes([&](int i) { return vld1q_u8(static_cast<const uint8_t*>(from) + 16 * i); });
+  }
+  static Bytes fill(int value) {
+    return bytes([&](int) { return vdupq_n_u8(static_cast<uint8_t>(value)); });
+  }
+  static Bytes plus64(Bytes v) { return bytes([&](int i) { return vaddq_u8(v.at[i], vdupq_n_u8(64)); }); }
+  static Bytes low_halves(Bytes v) { return bytes([&](int i) { return vandq_u8(v.at[i], vdupq_n_u8(15)); }); }
+  static Bytes high_halves(Bytes v) { return bytes([&](int i) { return vshrq_n_u8(v.at[i], 4); }); }
+
+  static Ints zero() { return ints([](int) { return vdupq_n_s32(0); }); }
+  static Ints load_ints(const int32_t* from) { return ints([&](int i) { return vld1q_s32(from + 4 * i); }); }
+  static void store_ints(int32_t* to, Ints v) {
+    for (int i = 0; i < 4; i++) vst1q_s32(to + 4 * i, v.at[i]);
+  }
+  static Ints negative(Ints v) { return ints([&](int i) { return vnegq_s32(v.at[i]); }); }
+  static Ints dot7(Ints sum, Bytes a, Bytes b) {
+    return ints([&](int i) {
+      return vdotq_s32(sum.at[i], vreinterpretq_s8_u8(a.at[i]), vreinterpretq_s8_u8(b.at[i]));
+    });
+  }
+  // The instruction multiplies signed bytes: a - 128, and 128 as twice 64.
+  static Ints dot8(Ints sum, Bytes a, Bytes b) {
+    const int8x16_t half = vdupq_n_s8(64);
+    return ints([&](int i) {
+      const int8x16_t codes = vreinterpretq_s8_u8(veorq_u8(a.at[i], vdupq_n_u8(128)));
+      const int8x16_t values = vreinterpretq_s8_u8(b.at[i]);
+      const int32x4_t total = vdotq_s32(vdotq_s32(sum.at[i], half, values), half, values);
+      return vdotq_s32(total, codes, values);
+    });
+  }
+  template <int Count>
+  static void sums(const Ints* v, int32_t* totals) {
+    for (int j = 0; j < Count; j++) {
+      const int32x4_t* at = v[j].at;
+      totals[j] = vaddvq_s32(vaddq_s32(vaddq_s32(at[0], at[1]), vaddq_s32(at[2], at[3])));
+    }
+  }
+
+  static Floats zero_floats() { return broadcast(0); }
+  static Floats broadcast(float value) { return floats([&](int) { return vdupq_n_f32(value); }); }
+  static Floats load_floats(const float* from) { return floats([&](int i) { return vld1q_f32(from + 4 * i); }); }
+  template <int Spread>
+  static Floats spread(const float* from) {
+    if constexpr (Spread == 8) {
+      float all[16];
+      for (int i = 0; i < 16; i++) all[i] = from[i / 2];
+      return load_floats(all);
+    } else {
+      return floats([&](int i) { return vdupq_n_f32(from[i * Spread / 4]); });
+    }
+  }
+  template <int Spread>
+  static Floats spread(const uint16_t* from) {
+    uint16_t halves[8] = {};
+    std::memcpy(halves, from, Spread * sizeof(uint16_t));
+    float all[8];
+    for (int i = 0; i < 2; i++)
+      vst1q_f32(all + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + 4 * i))));
+    return spread<Spread>(all);
+  }
+  static Floats abs(Floats v) { return floats([&](int i) { return vabsq_f32(v.at[i]); }); }
+  static Floats max(Floats a, Floats b) { return floats([&](int i) { return vmaxq_f32(a.at[i], b.at[i]); }); }
+  static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return vmulq_f32(a.at[i], b.at[i]); }); }
+  static Floats divide(Floats a, Floats b) { return floats([&](int i) { return vdivq_f32(a.at[i], b.at[i]); }); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) {
+    return floats([&](int i) { return vfmaq_f32(c.at[i], a.at[i], b.at[i]); });
+  }
+  static Floats to_floats(Ints v) { return floats([&](int i) { return vcvtq_f32_s32(v.at[i]); }); }
+  static float largest(Floats v) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(v.at[0], v.at[1]), vmaxq_f32(v.at[2], v.at[3])));
+  }
+  static float sum(Floats v) {
+    const float32x4_t four = vaddq_f32(vaddq_f32(v.at[0], v.at[2]), vaddq_f32(v.at[1], v.at[3]));
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+  }
+  static void store_codes(int8_t* to, Floats v) {
+    int16x4_t words[4];
+    for (int i = 0; i < 4; i++) words[i] = vqmovn_s32(vcvtnq_s32_f32(v.at[i]));
+    const int8x8_t low = vqmovn_s16(vcombine_s16(words[0], words[1]));
+    const int8x8_t high = vqmovn_s16(vcombine_s16(words[2], words[3]));
+    vst1q_s8(to, vcombine_s8(low, high));
+  }
+  template <class Codes>
+  static bool multiply_panel(const RowWeight&, const Codes&, int64_t, int64_t, int64_t, float*) {
+    return false;
+  }
+};
+
+}  // namespace
+
+static const Kernels NEON_DOT{"neon-dot", Rows<Neon>::multiply, multiply_blocks<Neon>};
+
+}  // namespace edgeseq
+
+EDGESEQ_END_TARGET
+
+namespace edgeseq {
+
+const Kernels* neon_dot() {
+#if defined(__linux__)
+  constexpr unsigned long DOT_PRODUCT = 1ul << 20;  // HWCAP_ASIMDDP
+  return getauxval(AT_HWCAP) & DOT_PRODUCT ? &NEON_DOT : nullptr;
+#else
+  return &NEON_DOT;  // every Mac with an ARM processor has it
+#endif
+}
+
+}  // namespace edgeseq
+
+#else
+namespace edgeseq {
+const Kernels* neon_dot() { return nullptr; }
+}  // namespace edgeseq
+#endif

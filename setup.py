@@ -1,0 +1,60 @@
+"""Build the library of native kernels, which edgeseq can do without.
+
+All other settings are in ``pyproject.toml``. If there is no C++ compiler, or it fails, the package
+is built without the library and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+SOURCES = sorted(Path("runtime/native/src").glob("*.cpp"))
+HEADERS = sorted(Path("runtime/native/src").glob("*.h"))
+# Floating-point operations as they are written: the results are the same bits on every processor.
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
+HAS_KERNELS = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+
+class BuildKernels(build_ext):
+    """Builds a plain shared library, without Python's name and functions."""
+
+    def get_ext_filename(self, name: str) -> str:
+        return str(Path(*name.split("."))) + SUFFIX
+
+    def get_export_symbols(self, extension: Extension) -> list[str]:
+        return extension.export_symbols
+
+
+class Wheel(bdist_wheel):
+    """Names the wheel after the platform: the library is for it, and for any version of Python."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.root_is_pure = not self.distribution.ext_modules
+
+    def get_tag(self) -> tuple[str, str, str]:
+        _, _, tag = super().get_tag()
+        return "py3", "none", tag
+
+
+kernels = Extension(
+    "edgeseq.runtime.native.edgeseq_kernels",
+    [str(path) for path in SOURCES],
+    depends=[str(path) for path in HEADERS],
+    extra_compile_args=FLAGS,
+    extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+    optional=True,
+)
+is_wanted = HAS_KERNELS and os.environ.get("EDGESEQ_WITHOUT_KERNELS", "") == ""
+setup(
+    ext_modules=[kernels] if is_wanted else [],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
+)
