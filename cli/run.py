@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..runtime.loading import load
-    from ..runtime.tasks.runs import run_all
+    from ..runtime.tasks.runs import check_languages, run_all
     from ..runtime.tasks.templates import read_template
 
     template = read_template(arguments.task)
@@ -96,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"--field {first} has no effect with a text: give one of them.")
     model = loaded()
     run_all(model, template, [], options)  # a bad value is an error before the text is read
+    check_languages(model, template, fields)
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given

@@ -20,7 +20,8 @@ from typing import IO, Any, BinaryIO, NamedTuple
 from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
 from ..text.input_lines import decode_utf8, json_object, split_lines
-from .runs import Input, TaskModel, TaskResult, run_all
+from ..translation.directions import TaskModel
+from .runs import Input, TaskResult, check_languages, run_all
 from .templates import Template
 
 STANDARD = "-"  # standard input or output instead of a file
@@ -68,8 +69,9 @@ class Job:
         for i, values in enumerate(inputs, 1):
             try:
                 template.prompt(manifest.kind, values)
-            except PromptError as error:
-                raise PromptError(f"Input line {i}: {error}") from error
+                check_languages(model, template, values)
+            except (OptionError, PromptError) as error:
+                raise type(error)(f"Input line {i}: {error}") from error
         self.inputs = inputs
         self.name = template.name
         self._model, self._template, self._options = model, template, options

@@ -210,4 +210,5 @@ def test_manifest_with_languages_is_sealed(many: Any) -> None:
     folder, model, _, _ = many
     assert load(folder / "bundle", verify=True).bundle.manifest == model.bundle.manifest
     content = json.loads((folder / "bundle" / "edgeseq.json").read_text(encoding="utf-8"))
-    assert content["tokenizer"]["languages"]["source"] == model.tokenizer.languages.languages.source
+    languages = content["tokenizer"]["languages"]
+    assert languages["source"] == model.bundle.manifest.tokenizer.languages.source
