@@ -56,13 +56,15 @@ def language_names(codes: Iterable[str]) -> dict[str, LanguageNames]:
         other = ALSO.get(subtag) or known[group[0]].prefer_macrolanguage().language
         for code in _main(group, known):
             aliases[code] |= _names(str(other)) - taken
-    names = {}
-    for code, language in known.items():
-        name = _display_name(language, alone=len(groups[str(language.language)]) == 1)
-        names[code] = LanguageNames(
-            name=name, aliases=tuple(sorted(aliases[code] - {plain_name(name), plain_name(code)}))
-        )
-    return names
+    names = {
+        code: _display_name(language, alone=len(groups[str(language.language)]) == 1)
+        for code, language in known.items()
+    }
+    shown = set(map(plain_name, names.values()))  # which no other code has as an alias
+    return {
+        code: LanguageNames(name=name, aliases=tuple(sorted(aliases[code] - shown)))
+        for code, name in names.items()
+    }
 
 
 def is_one_language(code: str | None) -> bool:

@@ -66,10 +66,14 @@ class Job:
     ) -> None:
         manifest = model.bundle.manifest
         form = template.form(manifest.kind)
+        checked: set[tuple[str | None, ...]] = set()  # values of the fields besides the first
         for i, values in enumerate(inputs, 1):
+            others = tuple(values.get(name) for name in template.fields[1:])
             try:
                 template.prompt(manifest.kind, values)
-                check_languages(model, template, values)
+                if others not in checked:
+                    check_languages(model, template, values)
+                    checked.add(others)
             except (OptionError, PromptError) as error:
                 raise type(error)(f"Input line {i}: {error}") from error
         self.inputs = inputs

@@ -24,12 +24,17 @@ def plain_name(text: str) -> str:
 
 
 def find_language(
-    given: str, codes: Collection[str], names: Mapping[str, LanguageNames] | None = None
+    given: str,
+    codes: Collection[str],
+    names: Mapping[str, LanguageNames] | None = None,
+    *,
+    side: str | None = None,
 ) -> str:
     """Return the code, one of ``codes``, of a language that is given by its name or a code.
 
     ``names``: the names of the codes; None if the bundle has none, so that only codes are known. A
-    region such as "-FR" is ignored if no code has it. Raises ``OptionError`` for a language that is
+    region such as "-FR" is ignored if no code has it. ``side``: "source" or "target", in errors, if
+    the codes are of one side only. Raises ``OptionError`` for a language that is
     not there, with the nearest one, and for a name of several codes.
     """
     text: Any = given  # callers without type checks may pass anything
@@ -53,7 +58,8 @@ def find_language(
         hint = f"it has {_listed(codes, names, ', ')}."
     else:
         hint = f"edgeseq info lists its languages, such as {_listed([*codes][:1], names, '')}."
-    raise OptionError(f"The model has no language {text!r:.60}: {hint}")
+    kind = "language" if side is None else f"{side} language"
+    raise OptionError(f"The model has no {kind} {text!r:.60}: {hint}")
 
 
 def language_pairs(tasks: Iterable[str]) -> dict[tuple[str, str], str]:

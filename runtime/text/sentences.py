@@ -28,7 +28,7 @@ MARKS: Final = re.compile(
 )
 GAP: Final = re.compile(rf"\s+|(?<=[{STRONG}])(?![\s{re.escape(CLOSERS)}{STRONG}]|$)")
 DOTTED: Final = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,3}")  # e.g, U.S, z.B
-LONGEST_WORD: Final = 64  # characters before a space that are looked at
+LONGEST_WORDS: Final = 64  # characters before and after a space that are looked at
 
 
 def _words(text: str) -> frozenset[str]:
@@ -49,6 +49,13 @@ BEFORE_NUMBERS: Final = _words(
     """
     no nos nr nrn num fig figs abb tab p pp vol art sec sect ch chap kap eq para pt bd op lfd
     jan feb mar apr jun jul aug sep sept oct okt nov dec dez
+    """
+)
+
+# Words before an ordinal number, in languages that write it with a full stop.
+BEFORE_ORDINALS: Final = _words(
+    """
+    am ab bis dem den der des die das im jede jeden jeder jedes seit und vom zum zur det dne
     """
 )
 
@@ -111,29 +118,32 @@ def _in_cell(text: str, start: int, end: int) -> Iterator[Span]:
 
 def _is_end(text: str, start: int, gap: re.Match[str]) -> bool:
     """Return whether a sentence ends before ``gap``; ``start``: the sentence's start."""
-    before = text[max(start, gap.start() - LONGEST_WORD) : gap.start()]
-    word = before[-1:] if not gap[0] else before.split()[-1]
+    before = text[max(start, gap.start() - LONGEST_WORDS) : gap.start()]
+    previous, word = ["", *before.split()][-2:] if gap[0] else ("", before[-1:])
     core = word.rstrip(CLOSERS)
     body = core.rstrip(STRONG + WEAK)
     stop = core[len(body) :]
-    following = text[gap.end() : gap.end() + LONGEST_WORD].lstrip(OPENERS)[:1]
+    following = text[gap.end() : gap.end() + LONGEST_WORDS].lstrip(OPENERS)[:1]
     if not stop or not following:
         return False
     if set(stop) & set(STRONG):
         return True
     if following.islower() and not "\u10d0" <= following <= "\u10ff":  # Georgian has no capitals
         return False
-    return stop != "." or not _is_abbreviation(body.lstrip(OPENERS), following)
+    return stop != "." or not _is_abbreviation(previous, body.lstrip(OPENERS), following)
 
 
-def _is_abbreviation(word: str, following: str) -> bool:
-    """Return whether a word and a full stop may stand inside a sentence before ``following``."""
+def _is_abbreviation(previous: str, word: str, following: str) -> bool:
+    """Return whether a word and a full stop may stand inside a sentence.
+
+    ``previous``: the word before it. ``following``: the next character.
+    """
     key = word.casefold()
     return (
         key in ABBREVIATIONS
         or (key in BEFORE_NUMBERS and following.isdigit())
         or (len(word) == 1 and word.isalpha())  # an initial
-        or (len(word) <= 2 and word.isdigit())  # an ordinal number, as in German
+        or (len(word) <= 2 and word.isdigit() and previous.casefold() in BEFORE_ORDINALS)
         or DOTTED.fullmatch(word) is not None
     )
 

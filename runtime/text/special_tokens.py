@@ -96,7 +96,8 @@ def choose_languages(
         _check_fixed("target", target, fixed.target, names)
     if target is None or not fixed.target_tokens:
         return Chosen(None, None)
-    token = fixed.target_tokens[find_language(target, fixed.target_tokens, names)]
+    code = find_language(target, fixed.target_tokens, names, side="target")
+    token = fixed.target_tokens[code]
     ends = SpecialTokens((), (fixed.end,))
     return Chosen(LanguagePair(SpecialTokens((token,), ends.after), ends), None)
 
@@ -112,7 +113,7 @@ def _check_fixed(
             f"The checkpoint does not say which {side} languages it has: leave out the {side} "
             "language."
         )
-    find_language(given, [code], names)
+    find_language(given, [code], names, side=side)
 
 
 def without_first_tokens(ids: list[int], fragment: Sequence[int]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, Self
 
 from ..bundle.manifest import LanguageNames, Manifest
@@ -10,7 +11,7 @@ from ..bundle.reading import Bundle
 from ..errors import OptionError
 from ..results import GenerationResult
 from ..text.byte_tokenizer import AnyTokenizer
-from ..text.languages import described, find_language, language_pairs
+from ..text.languages import MOST_LISTED, described, find_language, language_pairs
 
 
 class TaskModel(Protocol):
@@ -111,10 +112,11 @@ def task_of_pair(manifest: Manifest, source: str | None, target: str | None) -> 
     Either language may be None. Raises ``OptionError`` unless exactly one task fits.
     """
     pairs, names = language_pairs(manifest.task_specific_params), manifest.languages
-    sides = [dict.fromkeys(pair[i] for pair in pairs) for i in (0, 1)]
     codes = [
-        None if given is None else find_language(given, known, names)
-        for given, known in zip((source, target), sides, strict=True)
+        None
+        if given is None
+        else find_language(given, dict.fromkeys(pair[i] for pair in pairs), names, side=side)
+        for i, (side, given) in enumerate((("source", source), ("target", target)))
     ]
     found = [
         task
@@ -123,7 +125,7 @@ def task_of_pair(manifest: Manifest, source: str | None, target: str | None) -> 
     ]
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(_arrow(pair, names) for pair in pairs)
+    listed = ", ".join(_arrow(pair, names) for pair in islice(pairs, MOST_LISTED))
     if found:
         raise OptionError(
             f"The model translates {listed}: pass source_language and target_language."
