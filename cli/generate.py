@@ -33,6 +33,8 @@ GENERATE_EPILOG = """\
 Prints only the new text. Options default to the bundle's settings, then to Transformers' defaults.
 Put a prompt that starts with a dash after --.
 
+To translate documents, sentence by sentence, use `edgeseq run translation`.
+
 The first T5 checkpoints (t5-small to t5-11b) recognize tasks by the beginning of the prompt:
   translation         translate English to German: The house is wonderful.
   summarization       summarize: (the text)

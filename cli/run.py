@@ -30,6 +30,9 @@ RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
 text on each line, or in a .jsonl file an object with the task's fields on each line. After an
 interruption, run the same command again: it continues where the output ends.
+
+The task translation takes --field source_language=NAME and --field target_language=NAME, with names
+such as French, or codes. `edgeseq info` lists a bundle's languages.
 """
 
 

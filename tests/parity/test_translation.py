@@ -21,8 +21,8 @@ from edgeseq.runtime import Model, OptionError, PromptError, load, pipeline
 from tests.support.checkpoints import seeded_t5, unigram_tokenizer
 from tests.support.commands import Captured, failure, succeed
 from tests.support.errors import VALUE, refusal
-from tests.support.family_checkpoints import seeded_model
 from tests.support.sentencepieces import write_m2m100, write_marian, write_multilingual
+from tests.support.translators import save_network, save_nllb
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
@@ -50,7 +50,7 @@ def languages(source: str, target: str) -> dict[str, str]:
 
 
 def nllb(folder: Path) -> Any:
-    write_multilingual(folder, "NllbTokenizer", src_lang="eng_Latn")
+    save_nllb(folder)
     return "m2m_100-0", {}, ("French", "German"), ("fra_Latn", "deu_Latn"), "", "deu_Latn"
 
 
@@ -101,14 +101,11 @@ def subject_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subj
     def make(kind: str) -> Subject:
         folder = tmp_path_factory.mktemp(kind)
         name, changes, names, codes, prefix, target = KINDS[kind](folder)
-        theirs = AutoTokenizer.from_pretrained(folder)
         if kind == "t5":
-            network = seeded_t5(vocab_size=len(theirs), **changes)
+            size = len(AutoTokenizer.from_pretrained(folder))
+            seeded_t5(vocab_size=size, **changes).save_pretrained(folder)
         else:
-            ends = {"eos_token_id": theirs.eos_token_id, "pad_token_id": theirs.pad_token_id}
-            start = {"decoder_start_token_id": theirs.eos_token_id}
-            network = seeded_model(name, vocab_size=len(theirs), **ends, **start)
-        network.save_pretrained(folder)
+            save_network(folder, name)
         source, other = codes
         settings = {"src_lang": source, "tgt_lang": other} if target else {}
         model = load(export_checkpoint(folder, folder / "bundle").folder, threads=1)
