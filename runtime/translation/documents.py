@@ -97,11 +97,11 @@ def translate_documents(
     checked_request(manifest, [piece.ids for piece in pieces], options)
     found: dict[int, GenerationResult] = {}
     for limit, batch in _batches(pieces, manifest.dimensions.max_positions, rows):
-        limits = {} if chooses_length else {"max_new_tokens": limit}
-        for result in model.generate_ids([pieces[i].ids for i in batch], **options, **limits):
+        of_batch = options if chooses_length else {**options, "max_new_tokens": limit}
+        for result in model.generate_ids([pieces[i].ids for i in batch], **of_batch):
             i = batch[result.prompt_index]
             found[i] = result
-            if not chooses_length and _is_cut(result, limit, manifest):
+            if not chooses_length and _is_cut(result, limit):
                 raise PromptError(_cut_off(texts, pieces[i], limit))
         if on_progress is not None:
             on_progress(len(found), len(pieces))
@@ -116,11 +116,11 @@ def translate_documents(
 
 def _with_options(model: TaskModel, options: Mapping[str, Any]) -> tuple[TaskModel, dict[str, Any]]:
     """Return the model with the defaults of translation, and the options of the call."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = dict(options)
     if given.get("num_return_sequences") == 1:
         given.pop("num_return_sequences")
     for name in WITHOUT_EFFECT:
-        if name in given:
+        if given.pop(name, None) is not None:
             raise OptionError(
                 f"{name} has no effect with a translation, which is one text: use generate."
             )
@@ -180,11 +180,13 @@ def _batches(
             yield limit, [group[i] for i in batch]
 
 
-def _is_cut(result: GenerationResult, limit: int, manifest: Manifest) -> bool:
-    """Return whether the limit ended a translation, perhaps with a forced end-of-sequence token."""
-    forced = manifest.generation.get("forced_eos_token_id") is not None
-    at_limit = result.finish_reason == "eos" and forced and result.generated_tokens >= limit
-    return result.finish_reason == "length" or at_limit
+def _is_cut(result: GenerationResult, limit: int) -> bool:
+    """Return whether the limit ended a translation.
+
+    An end-of-sequence token at the limit may be a forced one, as Marian's.
+    """
+    is_full = result.finish_reason == "eos" and result.generated_tokens >= limit
+    return result.finish_reason == "length" or is_full
 
 
 def _cut_off(texts: Sequence[str], piece: _Piece, limit: int) -> str:

@@ -337,7 +337,22 @@ def test_outputs_are_never_cut_silently(subject_of: Callable[[str], Subject]) ->
             lambda model=model: model.translate(["", SENTENCES[0]], num_beams=1),  # type: ignore[misc]
             match="document 1, 'The king .*has no end after 96 tokens",
         )
+    refusal(
+        PromptError,
+        lambda: subject.model.translate(SENTENCES[0], forced_eos_token_id=0, max_length=None),
+        match="'The king .*has no end after 96 tokens",
+    )
     assert forced.translate(SENTENCES[0], max_new_tokens=3)
+
+
+def test_none_turns_off_a_default(subject_of: Callable[[str], Subject]) -> None:
+    model = subject_of("one_pair").model
+    defaults = {**model.bundle.manifest.generation, "no_repeat_ngram_size": 1}
+    changed = model.with_defaults(defaults)
+    options: dict[str, Any] = {"max_new_tokens": 8, "num_return_sequences": 1}
+    plain = model.translate(SENTENCES, **options)
+    assert changed.translate(SENTENCES, no_repeat_ngram_size=None, **options) == plain
+    assert changed.translate(SENTENCES, **options) != plain
 
 
 def test_long_sentences_are_split_within_the_models_bound(
