@@ -33,7 +33,8 @@ class TaskResult:
             cancelled.
         probabilities: In a task with labels, the probability of each label, the highest first.
             Otherwise None.
-        generation: The result of the generation, with the new tokens and the timings.
+        generation: The result of the generation, with the new tokens and the timings. For a
+            translation, the results of all of its sentences as one.
     """
 
     text: str
