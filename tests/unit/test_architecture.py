@@ -41,8 +41,9 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "ort": {"bundle", "concurrency", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
-    "tasks": {"bundle", "progress", "request", "text", *TOP},
-    "pipelines": {"bundle", "loading", "model", "request", *TOP},
+    "translation": {"bundle", "request", "text", *TOP},
+    "tasks": {"bundle", "progress", "request", "text", "translation", *TOP},
+    "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
 SEARCH_SIDE = ("request", "logits", "decoding", "decoder", "prefix_cache", "results")
 """Parts of `runtime` that are pure numpy and know nothing of ONNX Runtime."""
