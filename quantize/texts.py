@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from ..runtime.bundle.reading import Bundle
 from ..runtime.errors import PromptError
 from ..runtime.loading import open_tokenizer
@@ -30,7 +32,7 @@ BATCH_ROWS, BATCH_TOKENS = 64, 8192  # large batches, since reading the weights 
 
 @dataclass(frozen=True)
 class Texts:
-    """Windows for calibration and windows for evaluation, which alternate in the text."""
+    """Windows for calibration and windows for evaluation, both from all parts of the text."""
 
     name: str
     calibration: Sequence[Window]
@@ -92,11 +94,24 @@ def _check_built_in(tokenizer: AnyTokenizer) -> None:
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """Choose windows, spread over the text, that predict about TOKENS tokens; return two halves."""
+    """Choose windows, spread over the text, that predict about TOKENS tokens; return two halves.
+
+    Pairs may repeat in a pattern, such as one line for each of two tasks. So one pair of each
+    stretch is chosen at random, and so is the half of each.
+    """
     total = sum(window.predicted for window in windows)
     step = min(max(1, total // TOKENS), max(1, len(windows) // 2))
     some = windows[::step]  # at least two
-    return Texts(name, some[0::2], some[1::2], context)
+    if context is not None:
+        return Texts(name, some[0::2], some[1::2], context)
+    random = np.random.default_rng(0)
+    stretches = [windows[i : i + step] for i in range(0, len(windows), step)]
+    some = [stretch[random.integers(len(stretch))] for stretch in stretches]
+    halves: tuple[list[Window], list[Window]] = ([], [])
+    for first in range(0, len(some), 2):
+        for half, window in zip(random.permutation(2), some[first : first + 2], strict=False):
+            halves[half].append(window)
+    return Texts(name, *halves, context)
 
 
 def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
