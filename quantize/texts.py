@@ -106,7 +106,7 @@ def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
         return Texts(name, some[0::2], some[1::2], context)
     random = np.random.default_rng(0)
     stretches = [windows[i : i + step] for i in range(0, len(windows), step)]
-    some = [stretch[random.integers(len(stretch))] for stretch in stretches]
+    some = [stretch[int(random.integers(len(stretch)))] for stretch in stretches]
     halves: tuple[list[Window], list[Window]] = ([], [])
     for first in range(0, len(some), 2):
         for half, window in zip(random.permutation(2), some[first : first + 2], strict=False):
