@@ -32,7 +32,7 @@ MAY_IMPORT = {
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders
 RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
-    "bundle": {"errors"},
+    "bundle": {"concurrency", "errors"},
     "concurrency": {"errors"},
     "text": {"bundle", "errors"},
     "request": {"bundle", "text", *TOP},
@@ -42,7 +42,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
-    "tasks": {"bundle", "progress", "request", "text", "translation", *TOP},
+    "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
     "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
 SEARCH_SIDE = ("request", "logits", "decoding", "decoder", "prefix_cache", "results")
