@@ -33,6 +33,8 @@ GENERATE_EPILOG = """\
 Prints only the new text. Options default to the bundle's settings, then to Transformers' defaults.
 Put a prompt that starts with a dash after --.
 
+To translate documents, sentence by sentence, use `edgeseq run translation`.
+
 The first T5 checkpoints (t5-small to t5-11b) recognize tasks by the beginning of the prompt:
   translation         translate English to German: The house is wonderful.
   summarization       summarize: (the text)
@@ -58,10 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--source-language", metavar="CODE", help="language of the prompt, for multilingual models"
+        "--source-language",
+        metavar="NAME",
+        help="language of the prompt, for multilingual models: a name such as French, or a code",
     )
     parser.add_argument(
-        "--target-language", metavar="CODE", help="language to translate into, with the other"
+        "--target-language", metavar="NAME", help="language to translate into, by name or code"
     )
     parser.add_argument("--verify", action="store_true", help="check the bundle's hashes first")
     parser.add_argument(
@@ -123,8 +127,6 @@ def _add_constraints(group: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from ..runtime.loading import load
 
-    if arguments.target_language is not None and arguments.source_language is None:
-        arguments.usage_error("--target-language needs --source-language")
     options = _options(arguments)
     model = load(
         arguments.bundle,
@@ -134,8 +136,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         **machine_of(arguments),
     )
     say_device(model, arguments.device)
-    if arguments.source_language is not None:
-        model = model.with_languages(arguments.source_language, arguments.target_language)
+    languages = (arguments.source_language, arguments.target_language)
+    if languages != (None, None):
+        model = model.with_languages(*languages)
     limits = {"max_length", "max_new_tokens", "choices"}
     if not limits & {*options, *model.bundle.manifest.generation}:
         options["max_new_tokens"] = NEW_TOKENS

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
+from ..runtime.text.languages import described, language_pairs
 
 if TYPE_CHECKING:
-    from ..runtime.bundle.manifest import Languages, Quality, Quantization
+    from ..runtime.bundle.manifest import Manifest, Quality, Quantization
     from ..runtime.bundle.reading import Bundle
 
 LABEL_WIDTH = 14
+COLUMNS = 98
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +64,7 @@ def _print_info(bundle: Bundle) -> None:
         "layers": f"{sizes.layers}, with {sizes.heads} heads of size {sizes.head_size}",
         "vocabulary": f"{sizes.vocabulary} tokens",
         "positions": sizes.max_positions or "no limit",
-        "languages": _languages(manifest.tokenizer.languages),
+        "languages": _languages(manifest),
         "generation": json.dumps(dict(manifest.generation)),
         "export check": (
             f"max logit difference from PyTorch {check.max_logit_difference:.1e}"
@@ -92,11 +95,33 @@ def _quality(quality: Quality | None) -> str | None:
     )
 
 
-def _languages(languages: Languages | None) -> str | None:
-    if languages is None:
-        return None
-    target = f", to {languages.target}" if languages.target else ""
-    return f"{', '.join(languages.ids)} (default: from {languages.source}{target})"
+def _languages(manifest: Manifest) -> str | None:
+    """Return the languages that a model translates between, with their names; None for none."""
+    form, names = manifest.tokenizer, manifest.languages
+    if (languages := form.languages) is not None:
+        target = f", to {languages.target}" if languages.target else ""
+        default = f" (default: from {languages.source}{target})"
+        return _wrapped([described(code, names) for code in languages.ids]) + default
+    if (fixed := form.fixed_languages) is not None:
+        targets = list(fixed.target_tokens) or [code for code in [fixed.target] if code]
+        items = [described(code, names) for code in targets]
+        if fixed.source is not None:
+            items = [f"from {described(fixed.source, names)}", *(f"to {item}" for item in items)]
+        return _wrapped(items) or None
+    pairs = language_pairs(manifest.task_specific_params)
+    items = [f"{described(one, names)} to {described(other, names)}" for one, other in pairs]
+    return _wrapped(items) or None
+
+
+def _wrapped(items: Sequence[str]) -> str:
+    """Return the items, separated by commas, in lines of at most 100 columns."""
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) + 2 <= COLUMNS - LABEL_WIDTH:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    return (",\n" + " " * (LABEL_WIDTH + 1)).join(lines)
 
 
 def _kept_layers(quantization: Quantization) -> str | None:

@@ -50,9 +50,8 @@ def add_recipe_flags(group: Any) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="layer to store in more bits; '*' matches "
-        "anything, as in '*.ff.wo', and the error for "
-        "an unknown layer lists all; may be given several times",
+        help="layer or table to store in more bits; '*' matches anything, as in '*.ff.wo', and the "
+        "error for an unknown layer lists all; may be given several times",
     )
     group.add_argument(
         "--max-loss", type=_percent, metavar="PERCENT", help="largest allowed rise of perplexity"

@@ -30,6 +30,9 @@ RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
 text on each line, or in a .jsonl file an object with the task's fields on each line. After an
 interruption, run the same command again: it continues where the output ends.
+
+The task translation takes --field source_language=NAME and --field target_language=NAME, with names
+such as French, or codes. `edgeseq info` lists a bundle's languages.
 """
 
 
@@ -75,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..runtime.loading import load
-    from ..runtime.tasks.runs import run_all
+    from ..runtime.tasks.runs import check_languages, run_all
     from ..runtime.tasks.templates import read_template
 
     template = read_template(arguments.task)
@@ -96,6 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"--field {first} has no effect with a text: give one of them.")
     model = loaded()
     run_all(model, template, [], options)  # a bad value is an error before the text is read
+    check_languages(model, template, fields)
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given

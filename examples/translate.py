@@ -1,4 +1,4 @@
-"""Translate a text from English with a T5 model such as t5-small.
+"""Translate a text into a language, with a bundle such as t5-small's, NLLB's or Opus-MT's.
 
 python examples/translate.py "The house is wonderful." French t5-small-bundle
 """

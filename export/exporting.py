@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..runtime.bundle.manifest import (
     SCHEMA,
     CacheFormat,
     Kind,
+    LanguageNames,
     Manifest,
     Quantization,
     SharedWeight,
@@ -30,9 +31,11 @@ from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.ort.graph_session import runtime_version
 from ..runtime.request.options import GenerationOptions
 from ..runtime.request.resolving import resolve_options
+from ..runtime.text.languages import language_pairs
 from .checkpoint.adapters import check_adapter
 from .checkpoint.defaults import generation_defaults, task_specific_params
 from .checkpoint.hub import Checkpoint, find_checkpoint
+from .checkpoint.languages import language_names
 from .checkpoint.loading import load_model
 from .checkpoint.reading import ReportProgress
 from .checkpoint.tokenizer import write_tokenizer
@@ -219,4 +222,18 @@ def _manifest(
         source=checkpoint.source,
         verification=None,
         producers={**{n: version(n) for n in PRODUCERS}, "onnxruntime": runtime_version()},
+        languages=_languages(tokenizer, tasks),
     )
+
+
+def _languages(
+    tokenizer: TokenizerFormat, tasks: Mapping[str, Any]
+) -> dict[str, LanguageNames] | None:
+    """Return the names of all languages of the tokenizer and of the checkpoint's tasks."""
+    codes = [code for pair in language_pairs(tasks) for code in pair]
+    if tokenizer.languages is not None:
+        codes += tokenizer.languages.ids
+    if (fixed := tokenizer.fixed_languages) is not None:
+        codes += [code for code in (fixed.source, fixed.target) if code is not None]
+        codes += fixed.target_tokens
+    return language_names(dict.fromkeys(codes)) or None

@@ -193,13 +193,13 @@ class _Rounding:
         self._divided.update(equalized.divided)
         for name in self._divided.keys() & inputs.keys():
             inputs[name].divide(self._divided[name])
-        bits = (self._recipe.step_layer if in_steps else self._recipe.layer).smoothing_bits
-        if bits is None:
+        storage = self._recipe.step_layer if in_steps else self._recipe.layer
+        if not storage.rounds_inputs:
             return
 
         def factors_of(name: str) -> NDArray[np.float32] | None:
             seen = inputs[name]
-            return smoothing_factors(network, name, seen.peaks, seen.rows, bits=bits)
+            return smoothing_factors(network, name, seen.peaks, seen.rows, storage)
 
         names = list(inputs)
         for name, factors in zip(names, self._workers.map(factors_of, names), strict=True):

@@ -49,7 +49,7 @@ def quantize_bundle(
     """Quantize a float32 bundle, and write the result as a new bundle.
 
     The weights are rounded with statistics of a calibration text (GPTQ, arXiv 2210.17323; layers
-    with 8-bit activations also SmoothQuant, arXiv 2211.10438). The quality gate then compares the
+    with integer products also SmoothQuant, arXiv 2211.10438). The quality gate then compares the
     new bundle with the float32 bundle on the other half of the text. If the perplexity rises by
     more than the limit, the gate tries a float32 KV cache, then stores the most sensitive layers in
     higher precision. The measured loss of quality is part of the new bundle's manifest.

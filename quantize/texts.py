@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+
+import numpy as np
 
 from ..runtime.bundle.reading import Bundle
 from ..runtime.errors import PromptError
@@ -20,8 +21,6 @@ from ..runtime.request.resolving import resolve_options
 from ..runtime.text.byte_tokenizer import AnyTokenizer
 from .resources.reporting import progress_in_lines
 
-Item = TypeVar("Item")
-
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
 TOKENS = 8192  # tokens read of a longer text (at most twice as many), half for evaluation
@@ -33,7 +32,7 @@ BATCH_ROWS, BATCH_TOKENS = 64, 8192  # large batches, since reading the weights 
 
 @dataclass(frozen=True)
 class Texts:
-    """Windows for calibration and windows for evaluation, which alternate in the text."""
+    """Windows for calibration and windows for evaluation, both from all parts of the text."""
 
     name: str
     calibration: Sequence[Window]
@@ -95,15 +94,28 @@ def _check_built_in(tokenizer: AnyTokenizer) -> None:
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """Choose windows, spread over the text, with about TOKENS tokens; return two halves."""
-    some = _spread(windows, sum(len(w.source) + w.predicted for w in windows))
-    return Texts(name, some[0::2], some[1::2], context)
+    """Choose windows, spread over the text, with about TOKENS tokens; return two halves.
+
+    Pairs may repeat in a pattern, such as one line for each of two tasks. So one pair of each
+    stretch is chosen at random, and so is the half of each.
+    """
+    step = _step(len(windows), sum(len(w.source) + w.predicted for w in windows))
+    if context is not None:
+        some = windows[::step]
+        return Texts(name, some[0::2], some[1::2], context)
+    random = np.random.default_rng(0)
+    stretches = [windows[i : i + step] for i in range(0, len(windows), step)]
+    pairs = [stretch[int(random.integers(len(stretch)))] for stretch in stretches]
+    halves: tuple[list[Window], list[Window]] = ([], [])
+    for first in range(0, len(pairs), 2):
+        for half, window in zip(random.permutation(2), pairs[first : first + 2], strict=False):
+            halves[half].append(window)
+    return Texts(name, *halves, context)
 
 
-def _spread(items: Sequence[Item], tokens: int) -> Sequence[Item]:
-    """Return some of the ``items``, at least two, which have about TOKENS of all ``tokens``."""
-    step = min(max(1, tokens // TOKENS), max(1, len(items) // 2))
-    return items[::step]
+def _step(count: int, tokens: int) -> int:
+    """Return which of ``count`` items to use, every so many, for TOKENS of all ``tokens``."""
+    return min(max(1, tokens // TOKENS), max(1, count // 2))  # at least two items
 
 
 def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
@@ -113,7 +125,7 @@ def _made_up(model: Model, report: Callable[[str], None]) -> list[Window]:
     longest = manifest.dimensions.max_positions  # None: no limit
     lines = [line for line in text.splitlines() if line.strip()]
     every = [model.tokenizer.encode(line)[:longest] for line in lines]
-    sources = _spread(every, sum(len(source) + ANSWER_TOKENS for source in every))
+    sources = every[:: _step(len(every), sum(len(source) + ANSWER_TOKENS for source in every))]
     defaults = resolve_options(manifest.generation, {}, manifest.kind)
     starts = decoder_prompts(sources, None, defaults, manifest)
     windows: dict[int, Window] = {}

@@ -32,7 +32,7 @@ PART_MULTIPLE = 64  # outputs of a part are a multiple: kernels compute several 
 class Storage(ABC):
     """A way to store a weight, and to multiply with it."""
 
-    smoothing_bits: ClassVar[int | None] = None  # weight bits for smoothing; None: no smoothing
+    rounds_inputs: ClassVar[bool] = False  # whether products round activations, so smoothing helps
     runs_on_cuda: ClassVar[bool] = True  # whether CUDA has kernels for the products
     keeps_float32: ClassVar[bool] = False  # whether the weight and its nodes stay unchanged
     has_codes: ClassVar[bool] = True  # whether weights are rounded to integers
@@ -102,7 +102,7 @@ class DynamicInt8(Storage):
     """
 
     bits: ClassVar[int] = 7
-    smoothing_bits: ClassVar[int | None] = bits
+    rounds_inputs: ClassVar[bool] = True
     runs_on_cuda: ClassVar[bool] = False
 
     def __str__(self) -> str:
@@ -141,9 +141,10 @@ class DynamicInt8(Storage):
 class Blockwise(Storage):
     """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``).
 
-    Inputs of such layers need no smoothing, because each block has its own scale.
+    On the CPU each block of activations is rounded to 8 bits, with a scale of its own.
     """
 
+    rounds_inputs: ClassVar[bool] = True
     bits: Literal[4, 8]
     block_size: int
 
@@ -163,6 +164,12 @@ class Blockwise(Storage):
     def stored_bytes(self, inputs: int, outputs: int) -> int:
         blocks = -(-inputs // self.block_size)
         return blocks * outputs * (self.block_size * self.bits // 8 + 4)
+
+    def rounded_inputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        tokens, inputs = rows.shape
+        blocks = np.pad(rows, ((0, 0), (0, -inputs % self.block_size)))
+        rounded = round_rows(blocks.reshape(-1, self.block_size))
+        return rounded.reshape(tokens, -1)[:, :inputs]
 
     def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
         """Write one product, or several that divide the outputs; each product adds its bias."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from .bundle.reading import Bundle
 from .decoder import NewDecoder
@@ -18,6 +18,7 @@ from .decoding.scoring import window_logits
 from .errors import EdgeseqError, OptionError, PromptError
 from .logits.softmax import log_probabilities
 from .prefix_cache import CachePool, PrefixCache
+from .request.batching import BATCH_ROWS
 from .request.controls import Controls
 from .request.passages import scored
 from .request.prompts import encode_prompt, id_lists, listed
@@ -26,7 +27,7 @@ from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
 from .session import Session
 from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
-from .text.special_tokens import LanguagePair, language_id
+from .text.special_tokens import choose_languages
 from .text.stop_strings import StopFilter, cut
 
 if TYPE_CHECKING:
@@ -163,16 +164,20 @@ class Model:
         bundle = replace(self.bundle, manifest=manifest)
         return Model(bundle, self.tokenizer, self._engine, self._new_decoder)
 
-    def with_languages(self, source: str, target: str | None = None) -> Model:
+    def with_languages(self, source: str | None = None, target: str | None = None) -> Model:
         """Return a model with the same weights that translates between two languages.
 
-        This is for multilingual models such as NLLB, M2M100 and mBART, whose tokenizers add a token
-        for the language of the source. The target language becomes the default
-        ``forced_bos_token_id``.
+        This is for multilingual models. NLLB, M2M100 and mBART have a token for the language of the
+        source, and the target language becomes the default ``forced_bos_token_id``. A Marian model
+        with several target languages reads a token for the target before each source. ``translate``
+        chooses the languages of these models and of others.
 
         Args:
-            source: The code of the source language, such as "eng_Latn", "en" or "en_XX".
-            target: The code of the target language; None for the bundle's ``forced_bos_token_id``.
+            source: The source language: its name, such as "French", an ISO 639 code such as "fr" or
+                "fra", or the model's own code, such as "fra_Latn". ``edgeseq info`` lists the
+                languages. None for the checkpoint's default.
+            target: The target language, in the same forms; None for the bundle's
+                ``forced_bos_token_id``.
 
         Returns:
             The model. Closing either model closes both.
@@ -180,17 +185,15 @@ class Model:
         Raises:
             OptionError: The model has no such language, or its tokenizer has no languages.
         """
-        languages = self.bundle.manifest.tokenizer.languages
-        if languages is None or isinstance(self.tokenizer, ByteTokenizer):
-            raise OptionError(
-                "source and target have no effect, because the model's tokenizer has no languages: "
-                "use generate."
-            )
-        tokenizer = self.tokenizer.with_languages(LanguagePair.of(languages, source, target))
         manifest = self.bundle.manifest
+        chosen = choose_languages(manifest.tokenizer, manifest.languages, source, target)
+        tokenizer = self.tokenizer
+        if chosen.tokens is not None:
+            assert not isinstance(tokenizer, ByteTokenizer)  # it has no languages
+            tokenizer = tokenizer.with_languages(chosen.tokens)
         generation = dict(manifest.generation)
-        if target is not None:
-            generation["forced_bos_token_id"] = language_id(languages, target)
+        if chosen.first_token is not None:
+            generation["forced_bos_token_id"] = chosen.first_token
         bundle = replace(self.bundle, manifest=replace(manifest, generation=generation))
         return Model(bundle, tokenizer, self._engine, self._new_decoder)
 
@@ -381,6 +384,92 @@ class Model:
                 "texts for it."
             )
         return run_all(self, template, [{**values, first: item} for item in texts], given)
+
+    @overload
+    def translate(
+        self,
+        text: str,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        batch_size: int = BATCH_ROWS,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> str: ...
+
+    @overload
+    def translate(
+        self,
+        text: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        batch_size: int = BATCH_ROWS,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> list[str]: ...
+
+    def translate(
+        self,
+        text: str | Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        batch_size: int = BATCH_ROWS,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> str | list[str]:
+        """Translate a document, or several documents.
+
+        A document is split at sentences. Sentences with more tokens than the model reads are split
+        further. The sentences of all documents are translated in batches and joined with the layout
+        of the source: paragraphs, line breaks, bullets and white space. Text without letters stays
+        as it is.
+
+        The model is told its languages as its checkpoint needs: by the language tokens of NLLB,
+        M2M100 and mBART, the target token of a Marian model with several targets, or the prefix
+        that a T5 has for a pair of languages. Other encoder-decoder models get the checkpoint's
+        prefix and take no languages.
+
+        Args:
+            text: The document, or a sequence of documents.
+            source_language: The language of the text: its name, such as "French", an ISO 639 code
+                such as "fr" or "fra", or the model's own code, such as "fra_Latn". ``edgeseq info``
+                lists the languages. None for the checkpoint's default, or if it has only one.
+            target_language: The language to translate into, in the same forms.
+            batch_size: The limit of sentences in a batch.
+            on_progress: A function that is called after each batch with the number of translated
+                sentences and the number of all sentences.
+            **options: Generation options and controls, except those that are for one prompt or give
+                several texts. By default there are four beams, unless the checkpoint has another
+                default, and as many new tokens as a sentence needs.
+
+        Returns:
+            The translation, or a list of translations in the order of the documents.
+
+        Raises:
+            OptionError: The model does not have a language, needs one, or takes none; the model is
+                decoder-only; or an option is unknown, invalid or without effect.
+            PromptError: A document is not a string, or a translation does not end within the limit
+                of tokens and you did not set ``max_new_tokens`` or ``max_length``.
+            MissingPackageError: A constraint needs llguidance, which is not installed.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+        """
+        from .translation.directions import direction  # late: most programs do not need it
+        from .translation.documents import translate_documents
+
+        texts = [text] if isinstance(text, str) else listed(text)
+        if texts is None or not all(isinstance(item, str) for item in texts):
+            raise PromptError(f"translate takes a text or a list of texts, not {text!r:.60}.")
+        check_integer("batch_size", batch_size, at_least=1)
+        way = direction(self, source_language, target_language)
+        found = translate_documents(
+            way, texts, options, batch_size=batch_size, on_progress=on_progress
+        )
+        translations = [translation.text for translation in found]
+        return translations[0] if isinstance(text, str) else translations
 
     def close(self) -> None:
         """Refuse new calls, and free the memory once all calls have ended and sessions are closed.

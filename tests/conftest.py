@@ -106,6 +106,17 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nllb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a small NLLB with random weights, whose texts end; not to be changed."""
+    from edgeseq.export import export_checkpoint
+    from tests.support.translators import save_nllb
+
+    folder = tmp_path_factory.mktemp("nllb")
+    save_nllb(folder, exponential_decay_length_penalty=(4, 2.0))
+    return export_checkpoint(folder, folder / "bundle").folder
+
+
+@pytest.fixture(scope="session")
 def model(bundle: Path) -> Model:
     """``bundle``, loaded."""
     return load(bundle, threads=1)

@@ -41,6 +41,14 @@ def generate_several(model: Model, prompts: tuple[str, ...]) -> list[str]:
     return [result.text for result in model.generate(prompts, num_beams=2)]
 
 
+def translate(model: Model) -> str:
+    translations = model.translate(["One.", "Two."], target_language="French", num_beams=2)
+    assert_type(translations, list[str])
+    translation = model.translate("A text.", source_language="en", target_language="fr")
+    assert_type(translation, str)
+    return translation
+
+
 def generate_after_a_start(model: Model) -> list[GenerationResult]:
     return model.generate(["spell: K AE1 T"], decoder_input_ids=[3, 4], decoder_start_token_id=0)
 

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from ...runtime.bundle.graph_contract import decoder_inputs, decoder_outputs
 from ...runtime.bundle.manifest import Dimensions
-from ..graphs.attention import CrossAttention, GroupQueryAttention
+from ..graphs.attention import GroupQueryAttention, MultiHeadAttention
 from ..graphs.operators import TransposedMatMul
 from ..graphs.rotary import rotate
 from ..graphs.tracing import Graph, decoder_example
@@ -142,7 +142,7 @@ class _Decoder(Layers):
         inner = options.heads * options.head_size
         queries = self.linear(normed, self.names.cross_query.format(layer))
         queries = queries.view(source_lengths.shape[0], -1, inner)
-        attended: torch.Tensor = CrossAttention.apply(
+        attended: torch.Tensor = MultiHeadAttention.apply(
             queries, *parts, source_lengths, options.heads, options.scale
         )
         return attended.view(-1, inner)

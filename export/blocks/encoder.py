@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from ...runtime.bundle.graph_contract import PARTS, encoder_inputs, encoder_outputs
 from ...runtime.bundle.manifest import Dimensions
-from ..graphs.attention import BLOCKED_SELF_ATTENTION, BlockedSelfAttention, EncoderAttention
+from ..graphs.attention import BLOCKED_SELF_ATTENTION, BlockedSelfAttention, MultiHeadAttention
 from ..graphs.tracing import Graph
 from .layers import Layers, Residual
 from .options import Stack, Weights
@@ -68,7 +68,7 @@ class Encoder(Layers):
             )
             table = self.find(names.bias_table)
             if table is None:
-                attended = EncoderAttention.apply(
+                attended = MultiHeadAttention.apply(
                     *projections, source_lengths, options.heads, options.scale
                 )
             else:

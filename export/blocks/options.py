@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 
+from ...runtime.bundle.manifest import Dimensions
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -24,6 +26,12 @@ class Attention:
     head_size: int
     scale: float  # factor of the scores
     window: int | None = None  # number of keys that a query reads, its own included; None: all
+
+
+def usual_attentions(sizes: Dimensions) -> list[Attention]:
+    """Return the same self-attention for each layer: all keys, scores over the root of the size."""
+    attention = Attention(heads=sizes.heads, head_size=sizes.head_size, scale=sizes.head_size**-0.5)
+    return [attention] * sizes.layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,10 @@ from transformers.models.auto.tokenization_auto import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ...runtime.bundle.manifest import Languages, Side, TokenizerFormat
+from ...runtime.bundle.manifest import FixedLanguages, Languages, Side, TokenizerFormat
 from ...runtime.errors import CheckpointError, reason
 from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
+from .languages import is_one_language
 from .reading import (
     CONFIG_FILE,
     ReportProgress,
@@ -71,7 +72,9 @@ def write_tokenizer(
     if isinstance(tokenizer, ByT5Tokenizer):
         strip = _special_tokens_strip(tokenizer)
         return replace(form, sentinels=_sentinels(tokenizer), special_tokens_strip=strip)
-    form = replace(form, languages=_languages(tokenizer))
+    form = replace(
+        form, languages=_languages(tokenizer), fixed_languages=_fixed_languages(tokenizer)
+    )
     if isinstance(tokenizer, MarianTokenizer | M2M100Tokenizer):
         return replace(form, file=write_sentencepiece(tokenizer, folder), is_sentencepiece=True)
     if not tokenizer.is_fast:
@@ -163,6 +166,20 @@ def _languages(tokenizer: Any) -> Languages | None:
         end=tokenizer.eos_token_id,
         source=tokenizer.src_lang,
         target=tokenizer.tgt_lang,
+    )
+
+
+def _fixed_languages(tokenizer: Any) -> FixedLanguages | None:
+    """Return the languages of a Marian tokenizer; None for others."""
+    if not isinstance(tokenizer, MarianTokenizer):
+        return None
+    named = {"source": tokenizer.source_lang, "target": tokenizer.target_lang}
+    return FixedLanguages(
+        **{side: code if is_one_language(code) else None for side, code in named.items()},
+        target_tokens={
+            token: tokenizer.encoder[token] for token in tokenizer.supported_language_codes
+        },
+        end=tokenizer.eos_token_id,
     )
 
 

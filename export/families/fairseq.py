@@ -1,6 +1,7 @@
-"""BART and the families that share its layers: mBART, Marian, M2M100 (NLLB) and Pegasus.
+"""The layers of BART, which mBART, Marian, M2M100 and Pegasus share.
 
-They differ in the order of norms, in their positions, and in a norm after the embedding.
+The families differ in the order of norms and in their positions. The weights say which of them have
+a norm after the embedding or the last layer, or a bias of the logits.
 """
 
 from __future__ import annotations
@@ -10,13 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import (
-    BartForConditionalGeneration,
-    M2M100ForConditionalGeneration,
-    MarianMTModel,
-    MBartForConditionalGeneration,
-    PegasusForConditionalGeneration,
-)
 
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ..blocks.decoder import decoder_graph
@@ -52,17 +46,9 @@ def sinusoidal_positions(embedding: Any, config: Any) -> torch.Tensor:
     return table
 
 
-def shifted_sinusoidal_positions(embedding: Any, config: Any) -> torch.Tensor:
-    """Return the sinusoids of M2M100, which begin after its padding token's id."""
-    first = embedding.padding_idx + 1
-    rows = first + config.max_position_embeddings
-    table: torch.Tensor = embedding.get_embedding(rows, config.d_model, embedding.padding_idx)
-    return table[first:]
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncoderDecoder:
-    """A family with BART's layers."""
+    """A family with BART's layers; see the protocol ``Family``."""
 
     MODEL_CLASSES: dict[str, Any]
     ARCHITECTURES: frozenset[str]
@@ -178,35 +164,3 @@ def feed_forward_weights(names: Names, number: int, layer: Any) -> Weights:
         **linear_weights(names.ff_input.format(number), layer.fc1),
         **linear_weights(names.ff_output.format(number), layer.fc2),
     }
-
-
-bart = EncoderDecoder(
-    MODEL_CLASSES={"bart": BartForConditionalGeneration},
-    ARCHITECTURES=frozenset({"BartForConditionalGeneration", "BartModel"}),
-    norm_first=False,
-    positions=learned_positions,
-)
-mbart = EncoderDecoder(
-    MODEL_CLASSES={"mbart": MBartForConditionalGeneration},
-    ARCHITECTURES=frozenset({"MBartForConditionalGeneration", "MBartModel"}),
-    norm_first=True,
-    positions=learned_positions,
-)
-marian = EncoderDecoder(
-    MODEL_CLASSES={"marian": MarianMTModel},
-    ARCHITECTURES=frozenset({"MarianMTModel", "MarianModel"}),
-    norm_first=False,
-    positions=sinusoidal_positions,
-)
-m2m_100 = EncoderDecoder(
-    MODEL_CLASSES={"m2m_100": M2M100ForConditionalGeneration},
-    ARCHITECTURES=frozenset({"M2M100ForConditionalGeneration", "M2M100Model"}),
-    norm_first=True,
-    positions=shifted_sinusoidal_positions,
-)
-pegasus = EncoderDecoder(
-    MODEL_CLASSES={"pegasus": PegasusForConditionalGeneration},
-    ARCHITECTURES=frozenset({"PegasusForConditionalGeneration", "PegasusModel"}),
-    norm_first=True,
-    positions=sinusoidal_positions,
-)

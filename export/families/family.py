@@ -10,11 +10,15 @@ from ...runtime.errors import CheckpointError
 from ..checkpoint.reading import read_config
 from ..graphs.tracing import Graph
 from . import gpt2, gpt_neo, gpt_neox, gptj, opt, t5
-from .fairseq import bart, m2m_100, marian, mbart, pegasus
+from .bart import BART
+from .m2m_100 import M2M_100
+from .marian import MARIAN
+from .mbart import MBART
+from .pegasus import PEGASUS
 
 
 class Family(Protocol):
-    """The interface that the module of a family implements."""
+    """The interface of a family: a module, or an object that several modules make."""
 
     @property
     def KIND(self) -> Kind: ...  # noqa: N802
@@ -40,11 +44,11 @@ FAMILIES: tuple[Family, ...] = (
     gptj,
     opt,
     t5,
-    bart,
-    mbart,
-    marian,
-    m2m_100,
-    pegasus,
+    BART,
+    MBART,
+    MARIAN,
+    M2M_100,
+    PEGASUS,
 )
 
 

@@ -10,7 +10,7 @@ from transformers import GPTNeoXForCausalLM
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ...runtime.errors import CheckpointError
 from ..blocks.decoder import decoder_graph
-from ..blocks.options import Attention, Stack, Weights, decoder_names
+from ..blocks.options import Stack, Weights, decoder_names, usual_attentions
 from ..blocks.weights import head_weights, linear_weights, norm_weights, rotary_weights
 from ..graphs.attention import pad_heads
 from ..graphs.tracing import Graph
@@ -60,10 +60,9 @@ def dimensions(config: Any) -> Dimensions:
 def graphs(model: Any) -> list[Graph]:
     """Return the decoder of ``model`` with its weights."""
     config, sizes = model.config, dimensions(model.config)
-    attention = Attention(heads=sizes.heads, head_size=sizes.head_size, scale=sizes.head_size**-0.5)
     stack = Stack(
         names=NAMES,
-        attentions=[attention] * sizes.layers,
+        attentions=usual_attentions(sizes),
         epsilon=config.layer_norm_eps,
         is_parallel=config.use_parallel_residual,
         activation=config.hidden_act,

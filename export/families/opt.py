@@ -8,7 +8,7 @@ from transformers import OPTForCausalLM
 
 from ...runtime.bundle.manifest import Dimensions, Kind
 from ..blocks.decoder import decoder_graph
-from ..blocks.options import Attention, Stack, Weights, decoder_names
+from ..blocks.options import Stack, Weights, decoder_names, usual_attentions
 from ..blocks.weights import attention_weights, head_weights, linear_weights, norm_weights
 from ..graphs.tracing import Graph
 from .fairseq import feed_forward_weights, learned_positions
@@ -52,10 +52,9 @@ def dimensions(config: Any) -> Dimensions:
 def graphs(model: Any) -> list[Graph]:
     """Return the decoder of ``model`` with its weights."""
     config, sizes = model.config, dimensions(model.config)
-    attention = Attention(heads=sizes.heads, head_size=sizes.head_size, scale=sizes.head_size**-0.5)
     stack = Stack(
         names=NAMES,
-        attentions=[attention] * sizes.layers,
+        attentions=usual_attentions(sizes),
         norm_first=config.do_layer_norm_before,
         activation=config.activation_function,
     )

@@ -1,8 +1,9 @@
 """The attention operators of the exported graphs, in the form of ``operators.py``.
 
 - A decoder's self-attention appends to its KV cache.
-- Cross-attention reads keys and values that were computed once per source.
-- An encoder's self-attention processes the source in blocks.
+- Cross-attention reads keys and values that were computed once per source. An encoder's
+  self-attention is the same operator.
+- An encoder's self-attention with relative positions processes the source in blocks.
 """
 
 from __future__ import annotations
@@ -153,6 +154,12 @@ class GroupQueryAttention(torch.autograd.Function):
         return output.transpose(1, 2).reshape(rows, n, -1), present_key, present_value
 
 
+def by_head(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """Reshape (batch, length, heads * head_size) to (batch, heads, length, head_size)."""
+    split: torch.Tensor = states.unflatten(2, (heads, -1))
+    return split.transpose(1, 2)
+
+
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -170,37 +177,30 @@ def attend(
     return scores.softmax(-1) @ value
 
 
-def _multi_head_attention(
-    g: Any, query: Any, key: Any, value: Any, key_lengths: Any, heads: int, scale: float
-) -> Any:
-    """Emit a node that attends to the first ``key_lengths`` keys; return its output."""
-    return g.op(
-        "com.microsoft::MultiHeadAttention",
-        query,
-        key,
-        value,
-        absent_input(g),
-        key_lengths,
-        num_heads_i=heads,
-        scale_f=scale,
-        mask_filter_value_f=MASKED,
-    ).setType(query.type())
-
-
-class CrossAttention(torch.autograd.Function):
-    """Attention to the keys and values of a source.
+class MultiHeadAttention(torch.autograd.Function):
+    """Attention to a source: cross-attention, or an encoder's own without relative positions.
 
     ``query``: (batch, n, heads * head_size), where n holds all rows of a source (for example its
-    beams) one after the other; ``key`` and ``value``: (batch, heads, source, head_size);
-    ``source_lengths``: (batch,) int32, the number of keys to read; ``scale``: the factor of the
-    scores. Returns the shape of ``query``.
+    beams) one after the other; ``key`` and ``value``: (batch, source, heads * head_size), or by
+    head, (batch, heads, source, head_size); ``source_lengths``: (batch,) int32, the number of keys
+    to read; ``scale``: the factor of the scores. Returns the shape of ``query``.
     """
 
     @staticmethod
     def symbolic(
         g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
     ) -> Any:
-        return _multi_head_attention(g, query, key, value, source_lengths, heads, scale)
+        return g.op(
+            "com.microsoft::MultiHeadAttention",
+            query,
+            key,
+            value,
+            absent_input(g),
+            source_lengths,
+            num_heads_i=heads,
+            scale_f=scale,
+            mask_filter_value_f=MASKED,
+        ).setType(query.type())
 
     @staticmethod
     def forward(
@@ -212,35 +212,7 @@ class CrossAttention(torch.autograd.Function):
         heads: int,
         scale: float,
     ) -> torch.Tensor:
-        by_head = query.unflatten(2, (heads, -1)).transpose(1, 2) * scale
-        return attend(by_head, key, value, 0.0, source_lengths).transpose(1, 2).flatten(2)
-
-
-class EncoderAttention(torch.autograd.Function):
-    """Self-attention of an encoder without relative positions.
-
-    ``query``, ``key``, ``value``: (batch, source, heads * head_size); ``source_lengths``: (batch,)
-    int32, the number of keys to read; ``scale``: the factor of the scores. Returns the shape of
-    ``query``.
-    """
-
-    @staticmethod
-    def symbolic(
-        g: Any, query: Any, key: Any, value: Any, source_lengths: Any, heads: int, scale: float
-    ) -> Any:
-        return _multi_head_attention(g, query, key, value, source_lengths, heads, scale)
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        source_lengths: torch.Tensor,
-        heads: int,
-        scale: float,
-    ) -> torch.Tensor:
-        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (x if x.ndim == 4 else by_head(x, heads) for x in (query, key, value))
         return attend(q * scale, k, v, 0.0, source_lengths).transpose(1, 2).flatten(2)
 
 
@@ -280,7 +252,7 @@ class BlockedSelfAttention(torch.autograd.Function):
         source_lengths: torch.Tensor,
         heads: int,
     ) -> torch.Tensor:
-        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (by_head(x, heads) for x in (query, key, value))
         positions, reach = torch.arange(query.shape[1]), bias_table.shape[1] // 2
         distances = (positions - positions[:, None]).clamp(-reach, reach)
         bias = bias_table[:, distances + reach]

@@ -15,6 +15,7 @@ Vector = NDArray[np.float32]
 
 CACHE_PREFIX = "past_key_values."
 PAST_KEY, PAST_VALUE, COSINES, SINES = 3, 4, 7, 8  # indices of GroupQueryAttention's inputs
+ROTATING = {"Add", "Concat", "Gather", "Mul", "Reshape", "Shape", "Slice", "Sub", "Unsqueeze"}
 PASSED = {"Reshape", "Identity", "Squeeze", "Unsqueeze"}  # operators that only change the shape
 
 
@@ -38,7 +39,7 @@ class Attention:
     key: Projection | None
     value: Projection | None
     output: tuple[str, str] | None  # input and weight of the layer that reads the output
-    is_rotary: bool  # whether the node rotates queries and keys
+    is_rotary: bool  # whether the node, or nodes before it, rotate queries and keys
     rotated: int | None  # number of channels of a head that are rotated; None: unknown
     interleaved: bool  # whether a rotary pair is (2j, 2j + 1), and not (j, j + rotated / 2)
 
@@ -77,7 +78,11 @@ def attentions(network: Network) -> Iterator[Attention]:
             continue
         numbers = {attribute.name: attribute.i for attribute in node.attribute}
         heads, kv_heads = numbers["num_heads"], numbers["kv_num_heads"]
-        found = [_projection(name, makers, readers, network) for name in node.input[:3] if name]
+        inputs = [name for name in node.input[:3] if name]
+        is_rotary, rotated = bool(numbers.get("do_rotary")), _rotated(node, network)
+        if len(inputs) == 1 and (plain := _plain_rotation(inputs[0], makers, network)):
+            inputs, is_rotary, rotated = [plain[0]], True, plain[1]
+        found = [_projection(name, makers, readers, network) for name in inputs]
         if len(found) == 1:
             found = list(_split(found[0], heads, kv_heads, network))
         query, key, value = found
@@ -91,8 +96,8 @@ def attentions(network: Network) -> Iterator[Attention]:
             key=key,
             value=value,
             output=_output_layer(node.output[0], readers),
-            is_rotary=bool(numbers.get("do_rotary")),
-            rotated=_rotated(node, network),
+            is_rotary=is_rotary,
+            rotated=rotated,
             interleaved=bool(numbers.get("rotary_interleaved")),
         )
 
@@ -160,3 +165,36 @@ def _rotated(node: onnx.NodeProto, network: Network) -> int | None:
         if value.name == name and dims and dims[-1].HasField("dim_value"):
             widths.append(dims[-1].dim_value)
     return 2 * widths[0] if widths else None
+
+
+def _plain_rotation(
+    tensor: str, makers: Mapping[str, onnx.NodeProto], network: Network
+) -> tuple[str, int] | None:
+    """Return the tensor that nodes rotate, and the number of rotated channels of a head.
+
+    Export writes these nodes (``export/graphs/rotary.py``) for head sizes without a kernel. They
+    rotate pairs (j, j + width), with cosines and sines of the shape (positions, 1, 1, width). None
+    if other nodes make ``tensor``.
+    """
+    sources, tables, operators = set[str](), set[str](), list[str]()
+    left, seen = [tensor], set[str]()
+    while left:
+        name = left.pop()
+        if name not in makers or name in seen:
+            continue
+        seen.add(name)
+        node = makers[name]
+        weights = [own for own in node.input if own in network.weights]
+        if node.op_type == "Gather" and weights:
+            tables.update(weights)
+        elif node.op_type in ROTATING and not weights:
+            operators.append(node.op_type)
+            left += node.input
+        else:
+            sources.add(name)
+    shapes = {network.weights.shape(table)[1:] for table in tables}
+    whole = len(sources) == len(shapes) == 1 and len(tables) == 2
+    if not whole or operators.count("Add") != 1 or operators.count("Sub") != 1:
+        return None
+    [source], [(*ones, width)] = sources, shapes
+    return (source, 2 * width) if ones == [1, 1] else None

@@ -6,7 +6,7 @@ This module knows files only by name. ``reading.py`` compares the manifest with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from types import UnionType
@@ -70,6 +70,24 @@ class Languages:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FixedLanguages:
+    """The languages of a tokenizer for one source or one target, such as Marian's."""
+
+    source: str | None  # None: several, or the checkpoint does not name it
+    target: str | None  # None: several, or the checkpoint does not name it
+    target_tokens: Mapping[str, int]  # such as ">>fra<<", before a source -> token id
+    end: int  # end-of-sequence token
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageNames:
+    """The names of a language that callers may use instead of its code."""
+
+    name: str  # in English
+    aliases: Sequence[str]  # other names and ISO 639 codes, as ``text/languages.py`` writes them
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerFormat:
     """The tokenizer and its settings."""
 
@@ -81,6 +99,7 @@ class TokenizerFormat:
     truncation_side: Side  # the side that truncation cuts off
     is_sentencepiece: bool | None = None  # whether the file has edgeseq's format for SentencePiece
     languages: Languages | None = None  # None: the tokenizer adds no token for the language
+    fixed_languages: FixedLanguages | None = None  # Marian's; None for other tokenizers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +183,7 @@ class Manifest:
     verification: Verification | None  # None only while the bundle is being written
     producers: Mapping[str, str]  # package -> version
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # all but the manifest itself
+    languages: Mapping[str, LanguageNames] | None = None  # language code -> its names
     seal: str = ""  # sha256 of all other fields
 
     @property
@@ -235,7 +255,7 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_schema(schema: int) -> None:
@@ -299,6 +319,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is Mapping and isinstance(value, dict):
         names = {key: key if key.isprintable() else repr(key) for key in value}
         return {k: _read(arguments[1], item, f"{where}.{names[k]}") for k, item in value.items()}
+    if origin is Sequence and isinstance(value, list):
+        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if kind is Any:
         return value
     if kind is float and type(value) is int:
@@ -307,7 +329,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return value
     expected = " or ".join(map(repr, arguments)) if origin is Literal else kind
     expected = expected.__name__ if isinstance(expected, type) else expected
-    expected = "an object" if origin is Mapping else expected
+    expected = {Mapping: "an object", Sequence: "a list"}.get(origin, expected)
     raise BundleError(
         f"{MANIFEST_NAME}: {where} is {value!r}, expected {expected}: export the bundle again."
     )

@@ -100,7 +100,15 @@ def new_generation(
     if guide is not None:
         at_start = [not outputs.context(start) for start in starts]
         forced = options.forced_bos_token_id
-        is_silent = forced is not None and outputs.tokenizer.token(forced) is None
+        spelling = None if forced is None else outputs.tokenizer.token(forced)
+        is_silent = forced is not None and spelling is None
+        languages = outputs.manifest.tokenizer.languages
+        if spelling is not None and languages is not None and forced in languages.ids.values():
+            raise OptionError(
+                f"A constraint has no effect with this target language, whose token {spelling!r} "
+                "is not special: list it in additional_special_tokens of tokenizer_config.json, "
+                "and export again."
+            )
         constraint = constrained(guide, prompts, at_start, skips_forced=is_silent)
     groups = options.strategy == "group beam search"
     diversity = Diversity(options.diversity_penalty) if groups else None

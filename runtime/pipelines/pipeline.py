@@ -24,6 +24,7 @@ from ..request.controls import split_controls
 from ..request.options import GenerationOptions
 from ..request.prompts import encode_prompt
 from ..request.resolving import INSTEAD, resolve_options
+from ..translation.directions import task_of_pair
 from .arguments import COMMON, PipelineArguments
 from .base import Ids, Pipeline, Record, Records
 
@@ -151,22 +152,29 @@ class TranslationPipeline(Text2TextGenerationPipeline):
     Each uses the checkpoint's prefix and defaults for its task. ``"translation"`` uses the first
     translation task of the checkpoint, or the task of ``src_lang`` and ``tgt_lang``, such as "en"
     and "fr". A model whose tokenizer has languages, such as NLLB, translates between the two that
-    the task or the arguments name, and uses no prefix.
+    the task or the arguments name, and uses no prefix. A text is not split: use ``translate`` for
+    long documents.
     """
 
     return_name = "translation"
     arguments = COMMON | {"src_lang", "tgt_lang"}
 
     def _for_task(self, task: str | None) -> tuple[str, Model]:
-        if self.model.bundle.manifest.tokenizer.languages is not None:
-            source, _, target = (task or self.task).removeprefix("translation_").partition("_to_")
+        manifest = self.model.bundle.manifest
+        source, _, target = (task or self.task).removeprefix("translation_").partition("_to_")
+        if manifest.tokenizer.languages is not None:
             _, model = super()._for_task(task)
             return "", model.with_languages(source, target) if target else model
-        tasks = self.model.bundle.manifest.task_specific_params
-        pairs = [name for name in tasks if name.startswith("translation")]
+        if task is not None and manifest.tokenizer.fixed_languages is not None:
+            prefix, model = super()._for_task(None)
+            return prefix, model.with_languages(source, target)
+        pairs = [name for name in manifest.task_specific_params if name.startswith("translation")]
         if task is not None and task not in pairs:
-            step = f"use {', '.join(pairs)}" if pairs else "leave out src_lang and tgt_lang"
-            raise OptionError(f"The checkpoint has no settings for {task!r}: {step}.")
+            if not pairs:
+                raise OptionError(
+                    f"The checkpoint has no settings for {task!r}: leave out src_lang and tgt_lang."
+                )
+            task = task_of_pair(manifest, source, target)
         if task is None and self.task == "translation" and pairs:
             task = pairs[0]  # as in Transformers
         return super()._for_task(task)
@@ -215,7 +223,8 @@ def pipeline(
     - ``return_full_text`` ("text-generation"): whether the text includes the prompt, as by default.
     - ``handle_long_generation`` ("text-generation"): "hole" cuts the start of a prompt that leaves
       no room for the new tokens.
-    - ``src_lang`` and ``tgt_lang`` ("translation"): the languages, such as "en" and "fr".
+    - ``src_lang`` and ``tgt_lang`` ("translation"): the languages, by their names or codes, such as
+      "English" and "fr".
     - ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation.
 
     Args:

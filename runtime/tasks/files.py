@@ -21,7 +21,8 @@ from ..concurrency.file_lock import lock
 from ..errors import EdgeseqError, OptionError, PromptError
 from ..progress import Progress
 from ..text.input_lines import decode_utf8, json_object, split_lines
-from .runs import Input, TaskModel, TaskResult, run_all
+from ..translation.directions import TaskModel
+from .runs import Input, TaskResult, check_languages, run_all
 from .templates import Template
 
 STANDARD = "-"  # standard input or output instead of a file
@@ -66,11 +67,16 @@ class Job:
     ) -> None:
         manifest = model.bundle.manifest
         form = template.form(manifest.kind)
+        checked: set[tuple[str | None, ...]] = set()  # values of the fields besides the first
         for i, values in enumerate(inputs, 1):
+            others = tuple(values.get(name) for name in template.fields[1:])
             try:
                 template.prompt(manifest.kind, values)
-            except PromptError as error:
-                raise PromptError(f"Input line {i}: {error}") from error
+                if others not in checked:
+                    check_languages(model, template, values)
+                    checked.add(others)
+            except (OptionError, PromptError) as error:
+                raise type(error)(f"Input line {i}: {error}") from error
         self.inputs = inputs
         self.name = template.name
         self._model, self._template, self._options = model, template, options

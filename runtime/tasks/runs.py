@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from ..bundle.reading import Bundle
 from ..errors import OptionError
 from ..request.batching import batches
 from ..request.controls import GUIDES
@@ -14,11 +14,13 @@ from ..request.prompts import encode_prompt
 from ..request.request import checked_request
 from ..request.resolving import resolve_options
 from ..results import GenerationResult
-from ..text.byte_tokenizer import AnyTokenizer
+from ..translation.directions import Direction, TaskModel, direction, has_pairs, knows_languages
+from ..translation.documents import translate_documents
 from .templates import Form, Template
 
 Input = Mapping[str, str]
 COUNT = "num_return_sequences"
+LANGUAGES = ("source_language", "target_language")  # fields of a template that translates
 OF_ONE_PROMPT = {"decoder_input_ids", "prefix_allowed_tokens_fn"}
 
 
@@ -31,25 +33,13 @@ class TaskResult:
             cancelled.
         probabilities: In a task with labels, the probability of each label, the highest first.
             Otherwise None.
-        generation: The result of the generation, with the new tokens and the timings.
+        generation: The result of the generation, with the new tokens and the timings. For a
+            translation, the results of all of its sentences as one.
     """
 
     text: str
     probabilities: Mapping[str, float] | None
     generation: GenerationResult
-
-
-class TaskModel(Protocol):
-    """The part of a ``Model`` that tasks use."""
-
-    @property
-    def bundle(self) -> Bundle: ...
-    @property
-    def tokenizer(self) -> AnyTokenizer: ...
-    def generate_ids(
-        self, prompts: Sequence[Sequence[int]], **options: Any
-    ) -> list[GenerationResult]: ...
-    def with_defaults(self, generation: Mapping[str, Any]) -> TaskModel: ...
 
 
 def run_all(
@@ -68,6 +58,8 @@ def run_all(
         raise OptionError(f"{name} has no effect with a task: use generate.")
     if options.pop(COUNT, None) not in (None, 1):
         raise OptionError(f"{COUNT} has no effect with a task, which has one answer: use generate.")
+    if form.translates:
+        return _translated(model, template, inputs, options)
     if form.labels and options.get("choices") is None:
         options["choices"] = list(form.labels.values())
     model, constraints = _with_template(model, template)
@@ -79,6 +71,48 @@ def run_all(
         for result in model.generate_ids([ids[i] for i in batch], **options):
             i = batch[result.prompt_index]
             found[i] = _result(form, replace(result, prompt_index=i))
+    return [found[i] for i in range(len(inputs))]
+
+
+def check_languages(model: TaskModel, template: Template, values: Input) -> None:
+    """Raise ``OptionError`` if an input asks for languages that the model does not have."""
+    if template.form(model.bundle.manifest.kind).translates:
+        _direction(model, template, values)
+
+
+def _direction(model: TaskModel, template: Template, values: Input) -> Direction:
+    """Return the direction of an input; the template's prompt is for models without languages."""
+    manifest = model.bundle.manifest
+    if not knows_languages(manifest):
+        first = template.fields[0]
+        return Direction(
+            model, lambda text: template.prompt(manifest.kind, {**values, first: text})
+        )
+    given = [values.get(name) for name in LANGUAGES]
+    if has_pairs(manifest) and given == [None, None]:
+        given = [template.defaults.get(name) for name in LANGUAGES]
+    return direction(model, *given)
+
+
+def _translated(
+    model: TaskModel, template: Template, inputs: Sequence[Input], options: Mapping[str, Any]
+) -> list[TaskResult]:
+    """Return the translations of ``inputs``, which are documents."""
+    _with_template(model, template)  # it checks the template's options
+    options = {**template.form(model.bundle.manifest.kind).options, **options}
+    groups: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
+    for i, values in enumerate(inputs):
+        groups[tuple(values.get(name) for name in template.fields[1:])].append(i)
+    found: dict[int, TaskResult] = {}
+    for group in groups.values():
+        way = _direction(model, template, inputs[group[0]])
+        texts = [{**template.defaults, **inputs[i]}[template.fields[0]] for i in group]
+        for i, translation in zip(group, translate_documents(way, texts, options), strict=True):
+            found[i] = TaskResult(
+                text=translation.text, probabilities=None, generation=translation.as_result(i)
+            )
+    if not inputs:
+        translate_documents(Direction(model, str), [], options)  # it checks the options
     return [found[i] for i in range(len(inputs))]
 
 

@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent
 SUFFIX = ".toml"
 FIELD = re.compile(r"\{(\w+)\}")
 HEAD_KEYS = {"title", "fields", "defaults"}
-FORM_KEYS = {"prompt", "labels", "strip", "options"}
+FORM_KEYS = {"prompt", "labels", "strip", "options", "translates"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Form:
     options: Mapping[str, Any]
     labels: Mapping[str, str]  # label -> text that is scored; empty: text is generated
     strip: bool  # whether to remove whitespace around an answer
+    translates: bool  # whether the answer is a translation, sentence by sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
     _check_keys(path, content, FORM_KEYS, f"{kind}.")
     prompt, options = content.get("prompt"), content.get("options", {})
     labels, strip = content.get("labels", {}), content.get("strip", True)
+    translates = content.get("translates", False)
     if not isinstance(prompt, str):
         raise OptionError(f"{path}: {kind}.prompt must be a string.")
     for name in FIELD.findall(prompt):
@@ -157,9 +159,14 @@ def _form(path: Path, kind: str, content: Any, names: Sequence[str]) -> Form:
         raise OptionError(f"{path}: {kind}.options has choices: use {kind}.labels instead.")
     if labels and options:
         raise OptionError(f"{path}: {kind}.options has no effect with labels: remove one of them.")
-    if not isinstance(strip, bool):
-        raise OptionError(f"{path}: {kind}.strip must be true or false.")
-    return Form(prompt=prompt, options=options, labels=labels, strip=strip)
+    for name, value in (("strip", strip), ("translates", translates)):
+        if not isinstance(value, bool):
+            raise OptionError(f"{path}: {kind}.{name} must be true or false.")
+    if translates and kind != "encoder-decoder":
+        raise OptionError(f"{path}: {kind}.translates has no effect: move it to encoder-decoder.")
+    if translates and labels:
+        raise OptionError(f"{path}: {kind}.labels has no effect with translates: remove one.")
+    return Form(prompt=prompt, options=options, labels=labels, strip=strip, translates=translates)
 
 
 def _check_keys(path: Path, content: Mapping[str, Any], known: set[str], where: str = "") -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from ..bundle.manifest import Languages, Side
-from ..errors import OptionError, nearest
+from ..bundle.manifest import LanguageNames, Languages, Side, TokenizerFormat
+from ..errors import OptionError
+from .languages import find_language
 
 
 class SpecialTokens(NamedTuple):
@@ -32,15 +33,14 @@ class SpecialTokens(NamedTuple):
 class LanguagePair(NamedTuple):
     """The special tokens of sources and targets with the chosen languages."""
 
-    languages: Languages
     source: SpecialTokens
     target: SpecialTokens | None  # None: no target language was chosen
 
     @classmethod
     def of(cls, languages: Languages, source: str, target: str | None) -> LanguagePair:
-        """Return the special tokens for two languages; ``OptionError`` for an unknown language."""
+        """Return the special tokens for two codes; ``OptionError`` for an unknown language."""
         around = _around(languages, source)
-        return cls(languages, around, None if target is None else _around(languages, target))
+        return cls(around, None if target is None else _around(languages, target))
 
     @property
     def known_target(self) -> SpecialTokens:
@@ -54,21 +54,66 @@ class LanguagePair(NamedTuple):
 
 
 def _around(languages: Languages, code: str) -> SpecialTokens:
-    token = language_id(languages, code)
+    token = languages.ids[find_language(code, languages.ids)]
     if languages.place == "prefix":
         return SpecialTokens((token,), (languages.end,))
     return SpecialTokens((), (languages.end, token))
 
 
-def language_id(languages: Languages, code: str) -> int:
-    """Return the token id of the language ``code``; raise ``OptionError`` if it is unknown."""
-    given: Any = code  # callers without type checks may pass anything
-    token = languages.ids.get(given) if isinstance(given, str) else None
-    if token is None:
-        close = nearest(str(code), languages.ids)
-        hint = f"did you mean {close!r}?" if close else f"its codes are like {languages.source!r}."
-        raise OptionError(f"The model has no language {code!r:.60}: {hint}")
-    return token
+class Chosen(NamedTuple):
+    """The effect of a choice of languages."""
+
+    tokens: LanguagePair | None  # None: the tokenizer's special tokens do not change
+    first_token: int | None  # forced first token of the output; None: as in the bundle
+
+
+def choose_languages(
+    form: TokenizerFormat,
+    names: Mapping[str, LanguageNames] | None,
+    source: str | None,
+    target: str | None,
+) -> Chosen:
+    """Return the effect of choosing two languages, given by names or codes.
+
+    None stands for the checkpoint's default. Raises ``OptionError`` for a language that the model
+    does not have, and for a tokenizer without languages.
+    """
+    if (languages := form.languages) is not None:
+        codes = [
+            None if given is None else find_language(given, languages.ids, names)
+            for given in (source, target)
+        ]
+        pair = LanguagePair.of(languages, codes[0] or languages.source, codes[1])
+        return Chosen(pair, None if codes[1] is None else languages.ids[codes[1]])
+    fixed = form.fixed_languages
+    if fixed is None:
+        raise OptionError(
+            "source and target have no effect, because the model's tokenizer has no languages: "
+            "use generate or translate."
+        )
+    _check_fixed("source", source, fixed.source, names)
+    if not fixed.target_tokens:
+        _check_fixed("target", target, fixed.target, names)
+    if target is None or not fixed.target_tokens:
+        return Chosen(None, None)
+    code = find_language(target, fixed.target_tokens, names, side="target")
+    token = fixed.target_tokens[code]
+    ends = SpecialTokens((), (fixed.end,))
+    return Chosen(LanguagePair(SpecialTokens((token,), ends.after), ends), None)
+
+
+def _check_fixed(
+    side: str, given: str | None, code: str | None, names: Mapping[str, LanguageNames] | None
+) -> None:
+    """Raise ``OptionError`` for a language that is not the only one of a Marian model."""
+    if given is None:
+        return
+    if code is None:
+        raise OptionError(
+            f"The checkpoint does not say which {side} languages it has: leave out the {side} "
+            "language."
+        )
+    find_language(given, [code], names, side=side)
 
 
 def without_first_tokens(ids: list[int], fragment: Sequence[int]) -> list[int]:

@@ -24,10 +24,11 @@ def test_python_blocks_print_what_is_shown(
     page: Path,
     tmp_path: Path,
     bundle: Path,
+    nllb: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lay_out(tmp_path, bundle)
+    lay_out(tmp_path, bundle, nllb)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for code, shown in blocks(page):
@@ -67,6 +68,7 @@ def test_there_are_blocks() -> None:
         "docs/how-to/sessions.md",
         "docs/how-to/tasks.md",
         "docs/how-to/threads.md",
+        "docs/how-to/translation.md",
     }
 
 

@@ -36,8 +36,10 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for a POSIX shell")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
-def test_commands_run_one_after_the_other(page: Path, tmp_path: Path, bundle: Path) -> None:
-    lay_out(tmp_path, bundle)
+def test_commands_run_one_after_the_other(
+    page: Path, tmp_path: Path, bundle: Path, nllb: Path
+) -> None:
+    lay_out(tmp_path, bundle, nllb)
     (tmp_path / "fine-tuned").symlink_to(ROOT / FOLDERS["gpt2"], target_is_directory=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
@@ -68,4 +70,5 @@ def test_there_are_blocks() -> None:
         "docs/how-it-works/quantization.md",
         "docs/how-to/devices.md",
         "docs/how-to/tasks.md",
+        "docs/how-to/translation.md",
     }

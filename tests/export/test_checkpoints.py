@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -135,6 +136,53 @@ def test_layout_exports_the_same_model(
     assert weights_hash(bundle) == weights_hash(model.bundle)
     assert bundle.manifest.generation == model.bundle.manifest.generation
     assert ids_of(out) == [r.token_ids for r in model.generate_ids(PROMPTS, max_new_tokens=16)]
+
+
+def shard_prefixed(prefix: str, folder: Path) -> None:
+    """Put a prefix in front of the names in all shards and in their index."""
+    shard_safetensors(folder)
+    for shard in folder.glob("model-*.safetensors"):
+        save_file(prefixed(prefix, load_file(shard)), shard, metadata={"format": "pt"})
+    path = folder / f"{SAFETENSORS}.index.json"
+    edit_json(path, weight_map=prefixed(prefix, json.loads(path.read_text())["weight_map"]))
+
+
+def in_one_file(prefix: str, folder: Path) -> None:
+    edit_weights(folder, lambda weights: prefixed(prefix, weights))
+
+
+def in_one_bin(prefix: str, folder: Path) -> None:
+    in_one_file(prefix, folder)
+    save_bin(folder)
+
+
+def without_own_prefix(prefix: str, folder: Path) -> None:
+    """Save a wrapped GPT2Model, whose names do not begin with `transformer.`."""
+    drop_prefix(folder)
+    in_one_file(prefix, folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("change", [in_one_file, in_one_bin, shard_prefixed])
+def test_prefix_of_a_wrapper_is_removed(
+    change: Callable[[str, Path], None], prefix: str, folder: Path, out: Path, model: Model
+) -> None:
+    edit_json(folder / "generation_config.json", max_new_tokens=16)
+    change(prefix, folder)
+    told: list[str] = []
+    bundle = export_checkpoint(folder, out, progress=told.append)
+    assert weights_hash(bundle) == weights_hash(model.bundle)
+    assert bundle.manifest.generation["max_new_tokens"] == 16
+    assert [line for line in told if repr(prefix) in line]
+
+
+def test_prefix_of_a_wrapped_bare_model_is_removed(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tie_word_embeddings=True)
+    plain = export_checkpoint(folder, tmp_path / "plain")
+    without_own_prefix("module.", folder)
+    assert weights_hash(export_checkpoint(folder, tmp_path / "out")) == weights_hash(plain)
 
 
 def add_tied_lm_head(folder: Path) -> None:
@@ -450,6 +498,19 @@ def weights_with(change: Callable[[Weights], Any]) -> Change:
     return lambda folder: edit_weights(folder, altered)
 
 
+def prefixed(prefix: str, weights: Weights) -> Weights:
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
+def without(weights: Weights, name: str) -> Weights:
+    return {known: weight for known, weight in weights.items() if known != name}
+
+
+def two_models(weights: Weights) -> Weights:
+    copies = {name: weight.clone() for name, weight in weights.items()}
+    return prefixed("teacher.", weights) | prefixed("student.", copies)
+
+
 def remove_a_shard(folder: Path) -> None:
     shard_safetensors(folder)
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
@@ -461,13 +522,20 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "bert": (set_config(model_type="bert"), r"'bert'.*supported: gpt2, gpt_neo, .*pegasus"),
     "llama": (set_config(model_type="llama"), r"'llama'.*supported: gpt2"),
     "no model type": (set_config(model_type=None, architectures=None), r"supported: gpt2"),
-    "wrapped": (
-        lambda folder: edit_weights(folder, lambda w: {f"module.{k}": v for k, v in w.items()}),
-        r"begin with 'module\.'.*model\.module",
+    "two wrapped models": (
+        lambda folder: edit_weights(folder, two_models),
+        r"2 models, whose names begin with 'student\.' and 'teacher\.'",
     ),
-    "compiled": (
-        lambda folder: edit_weights(folder, lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}),
-        r"begin with '_orig_mod\.'",
+    "wrapped and too few": (
+        lambda folder: edit_weights(folder, lambda w: prefixed("module.", without(w, QKV))),
+        rf"lacks the weight {QKV}:",
+    ),
+    "wrapped and of another shape": (
+        after(
+            set_config(vocab_size=300),
+            lambda folder: edit_weights(folder, functools.partial(prefixed, "module.")),
+        ),
+        r"weight.*\(320, 48\).*\(300, 48\)",
     ),
     "only TensorFlow": (
         after(remove(SAFETENSORS), write("tf_model.h5", b"")),

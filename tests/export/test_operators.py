@@ -15,9 +15,8 @@ from edgeseq.export.graphs.attention import (
     BLOCK,
     BLOCKED_SELF_ATTENTION,
     BlockedSelfAttention,
-    CrossAttention,
-    EncoderAttention,
     GroupQueryAttention,
+    MultiHeadAttention,
 )
 from edgeseq.export.graphs.operators import (
     FastGelu,
@@ -203,7 +202,7 @@ def test_cross_attention_computes_what_its_torch_form_does(
         normal(2, batch, HEADS, source, head_size),
         torch.tensor(lengths, dtype=torch.int32),
     ]
-    module = Applied(CrossAttention, HEADS, SCALE)
+    module = Applied(MultiHeadAttention, HEADS, SCALE)
     session, names = session_of(module, tensors, ["attended"], tmp_path / "operator.onnx")
     actual = run_one(session, names, tensors)
     np.testing.assert_allclose(actual, module(*tensors).numpy(), rtol=0, atol=2e-6)
@@ -219,7 +218,7 @@ def test_encoder_attention_computes_what_its_torch_form_does(
     batch, head_size = len(lengths), 6
     tensors = [normal(i, batch, source, HEADS * head_size) for i in range(3)]
     tensors.append(torch.tensor(lengths, dtype=torch.int32))
-    module = Applied(EncoderAttention, HEADS, SCALE)
+    module = Applied(MultiHeadAttention, HEADS, SCALE)
     session, names = session_of(module, tensors, ["attended"], tmp_path / "operator.onnx")
     actual = run_one(session, names, tensors)
     expected = module(*tensors).numpy()

@@ -190,8 +190,9 @@ def test_languages_choose_the_checkpoints_task(t5: Pair) -> None:
     assert translate(TEXTS) == expected["en_to_fr"]  # the checkpoint's first
     assert translate(TEXTS, src_lang="en", tgt_lang="de") == expected["en_to_de"]
     assert expected["en_to_de"] != expected["en_to_fr"]
+    assert translate(TEXTS, src_lang="English", tgt_lang="ger") == expected["en_to_de"]
     with pytest.raises(
-        OptionError, match="no settings for 'translation_en_to_xx': use translation_en_to_fr"
+        OptionError, match=r"no target language 'xx': it has fr \(French\), de \(German\)"
     ):
         translate(TEXTS, src_lang="en", tgt_lang="xx")
     with pytest.raises(OptionError, match="pass both"):

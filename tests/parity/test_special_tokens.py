@@ -197,9 +197,20 @@ def test_constraints(many: Any) -> None:
     folder, model, source, target = many
     chosen = model.with_languages(source, target)
     is_special = target in AutoTokenizer.from_pretrained(folder).all_special_tokens
+    regex = "[a-z]{3}( [a-z]{2}){2}"
     for one in (model, chosen) if is_special else (model,):
-        [result] = one.generate("the king", regex="[a-z]{3}( [a-z]{2}){2}", max_new_tokens=14)
-        assert re.fullmatch("[a-z]{3}( [a-z]{2}){2}", result.text)
+        [result] = one.generate("the king", regex=regex, max_new_tokens=14)
+        assert re.fullmatch(regex, result.text)
+    if is_special:
+        schema = {"enum": ["the", "to"]}
+        [result] = chosen.generate("the king", json_schema=schema, max_new_tokens=30)
+        assert json.loads(result.text) in schema["enum"]
+    else:
+        refusal(
+            OptionError,
+            lambda: chosen.generate("the king", regex=regex),
+            match=f"token '__{target}__' is not special: list it",
+        )
 
 
 def test_languages_of_a_model_without_any(model: Model) -> None:
@@ -210,4 +221,5 @@ def test_manifest_with_languages_is_sealed(many: Any) -> None:
     folder, model, _, _ = many
     assert load(folder / "bundle", verify=True).bundle.manifest == model.bundle.manifest
     content = json.loads((folder / "bundle" / "edgeseq.json").read_text(encoding="utf-8"))
-    assert content["tokenizer"]["languages"]["source"] == model.tokenizer.languages.languages.source
+    languages = content["tokenizer"]["languages"]
+    assert languages["source"] == model.bundle.manifest.tokenizer.languages.source

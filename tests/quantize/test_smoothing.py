@@ -19,8 +19,8 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize.calibration import Observed
 from edgeseq.quantize.graph.network import Layer, Network, Weights
 from edgeseq.quantize.graph.rewriting import rewrite
-from edgeseq.quantize.rounding import round_weight
 from edgeseq.quantize.smoothing import norm_vectors, readers, smooth, smoothing_factors
+from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8, Storage
 from edgeseq.runtime.bundle.manifest import ROLES
 from edgeseq.runtime.bundle.reading import Bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -73,7 +73,7 @@ def smoothed(source: Bundle, folder: Path) -> tuple[Bundle, dict[str, NDArray[np
     for part in observations(source, WINDOWS, networks):
         network = networks[part.role]
         for name, seen in part.inputs.items():
-            found = smoothing_factors(network, name, seen.peaks, seen.rows, bits=7)
+            found = smoothing_factors(network, name, seen.peaks, seen.rows, DynamicInt8())
             if found is not None:
                 smooth(network, name, found)
                 factors[f"{part.role} {name}"] = found
@@ -158,25 +158,40 @@ def example(*nodes: onnx.NodeProto) -> tuple[Any, NDArray[np.float32], NDArray[n
     return network(*nodes, w=weight, **vectors), rows, weight
 
 
-def test_a_large_channel_goes_into_the_weight() -> None:
+@pytest.mark.parametrize(
+    ("storage", "share"),
+    [(DynamicInt8(), 0.2), (Blockwise(8, 16), 0.2), (Blockwise(4, 16), 0.8)],
+    ids=str,
+)
+def test_a_large_channel_goes_into_the_weight(storage: Storage, share: float) -> None:
     graph, rows, weight = example(NORM, FIRST)
-    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, storage)
     assert factors is not None
     assert smooth(graph, "x", factors) == "x"
     assert int(factors.argmax()) == 5
     assert graph.weights["w"] == pytest.approx(weight * factors[:, None])
     assert graph.weights["scale"] == pytest.approx(1 / factors)
     assert graph.weights["shift"] == pytest.approx(1 / factors)
-    plain = rounded_product(rows, weight)
-    smooth_rows = rounded_product(rows / factors, graph.weights["w"])
     exact = rows @ weight
-    assert np.square(smooth_rows - exact).sum() < 0.2 * np.square(plain - exact).sum()
+    plain = rounded_product(rows, weight, storage)
+    smooth_rows = rounded_product(rows / factors, graph.weights["w"], storage)
+    assert np.square(smooth_rows - exact).sum() < share * np.square(plain - exact).sum()
 
 
-def rounded_product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> Any:
-    step = np.abs(rows).max(axis=1, keepdims=True) / 127
-    codes = round_weight(weight, bits=7, group_size=len(weight))
-    return np.rint(rows / step) * step @ codes.weight()
+def rounded_product(
+    rows: NDArray[np.float32], weight: NDArray[np.float32], storage: Storage
+) -> Any:
+    """Return the product as the storage's kernel computes it: 8-bit rows or blocks of rows."""
+    size = storage.block_size or rows.shape[1]
+    codes = storage.round(weight, None)
+    assert codes is not None
+    coded = rows.copy()
+    for start in range(0, rows.shape[1], size):
+        block = coded[:, start : start + size]
+        step = np.abs(block).max(axis=1, keepdims=True) / 127
+        block[:] = np.rint(block / step) * step
+    product: NDArray[np.float32] = coded @ codes.weight()
+    return product
 
 
 @pytest.mark.parametrize(
@@ -190,7 +205,7 @@ def rounded_product(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> A
 )
 def test_what_cannot_be_smoothed_is_left_alone(nodes: tuple[onnx.NodeProto, ...]) -> None:
     graph, rows, weight = example(*nodes)
-    assert smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7) is None
+    assert smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, DynamicInt8()) is None
     assert graph.weights["w"] is weight
 
 
@@ -201,7 +216,7 @@ def test_channels_that_are_never_used(dead: str) -> None:
         weight[[0, 7]] = 0
     else:
         rows[:, slice(None) if dead == "all" else [0, 7]] = 0
-    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(graph, "x", np.abs(rows).max(axis=0), rows, DynamicInt8())
     if factors is not None:
         smooth(graph, "x", factors)
     assert all(np.isfinite(array).all() for array in graph.weights.values())
@@ -251,7 +266,7 @@ def test_a_norm_that_the_residual_reads_too(tmp_path: Path) -> None:
     exact = {name: np.array(network.weights[name]) for name in network.weights}
     rows = np.random.default_rng(4).normal(size=(64, 24)).astype(np.float32)
     rows[:, 5] *= 60
-    factors = smoothing_factors(network, "x", np.abs(rows).max(axis=0), rows, bits=7)
+    factors = smoothing_factors(network, "x", np.abs(rows).max(axis=0), rows, DynamicInt8())
     assert factors is not None
     assert int(factors.argmax()) == 5
     assert (np.exp2(np.rint(np.log2(factors))) == factors).all()

@@ -111,9 +111,8 @@ def test_answers_to_the_built_in_text(t5_model: Model, monkeypatch: pytest.Monke
     monkeypatch.setattr(texts, "TOKENS", 1 << 20)
     result = found(t5_model, None)
     assert (result.name, result.context) == (BUILT_IN, None)
-    assert len(result.calibration) + len(result.judged) == len(lines)
-    for window, line in zip(result.judged, lines[1::2], strict=True):
-        assert list(window.source) == t5_model.tokenizer.encode(line)
+    sources = [list(window.source) for window in (*result.calibration, *result.judged)]
+    assert sorted(sources) == sorted(t5_model.tokenizer.encode(line) for line in lines)
     window = result.judged[1]
     ids = t5_model.generate_ids([window.source], do_sample=False, max_new_tokens=64)[0].token_ids
     assert list(window.tokens) == [0, *ids]
@@ -122,7 +121,7 @@ def test_answers_to_the_built_in_text(t5_model: Model, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["pairs.tsv", "pairs.jsonl"])
 def test_pairs(t5_model: Model, name: str, tmp_path: Path) -> None:
-    pairs = [(f"a fox {number}", f"he said {number}") for number in range(5)]
+    pairs = [("a " * number + "fox", "he " * number + "said") for number in range(5)]
     lines = (
         [json.dumps({"source": source, "target": target}) for source, target in pairs]
         if name.endswith("jsonl")
@@ -131,12 +130,29 @@ def test_pairs(t5_model: Model, name: str, tmp_path: Path) -> None:
     result = found(t5_model, written(tmp_path, name, "\n".join(lines) + "\n"))
     assert (result.name, result.context) == (name, None)
     encode = t5_model.tokenizer.encode
-    assert [list(window.source) for window in result.calibration] == [
-        encode(pairs[i][0]) for i in (0, 2, 4)
+    halves = [
+        [(list(window.source), list(window.tokens)) for window in half]
+        for half in (result.calibration, result.judged)
     ]
-    assert [list(window.tokens) for window in result.judged] == [
-        [0, *encode(pairs[i][1])] for i in (1, 3)
-    ]
+    expected = [(encode(source), [0, *encode(target)]) for source, target in pairs]
+    assert sorted(halves[0] + halves[1]) == sorted(expected)
+    for first in (0, 2):  # one of two neighbours is in each half
+        assert sum(pair in halves[0] for pair in expected[first : first + 2]) == 1
+
+
+@pytest.mark.parametrize("tokens", [1 << 20, 150])
+def test_both_halves_have_all_tasks(
+    t5_model: Model, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file often has one line for each task in turn."""
+    monkeypatch.setattr(texts, "TOKENS", tokens)
+    lines = [f"{('a fox', 'he said')[i % 2]}\tgo home {i}\n" for i in range(60)]
+    result = found(t5_model, written(tmp_path, "pairs.tsv", "".join(lines)))
+    for half in (result.calibration, result.judged):
+        sources = [list(window.source) for window in half]
+        first, second = (sources.count(t5_model.tokenizer.encode(t)) for t in ("a fox", "he said"))
+        assert first + second == len(sources)
+        assert min(first, second) >= len(sources) // 4
 
 
 def test_one_pair_is_not_enough(t5_model: Model, tmp_path: Path) -> None:

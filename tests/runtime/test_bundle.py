@@ -593,3 +593,17 @@ def test_optional_fields_may_be_missing(data: dict[str, Any]) -> None:
     assert json.loads(manifest.to_json())["tokenizer"]["languages"] == given
     data["tokenizer"]["languages"] = {**given, "place": "middle"}
     refusal(BundleError, lambda: Manifest.from_json(json.dumps(data)), match="place.*'prefix'")
+
+
+def test_names_of_languages(data: dict[str, Any]) -> None:
+    fixed = {"source": "en", "target": None, "target_tokens": {">>fra<<": 7}, "end": 0}
+    data["tokenizer"]["fixed_languages"] = fixed
+    data["languages"] = {">>fra<<": {"name": "French", "aliases": ["fr", "français"]}}
+    manifest = Manifest.from_json(json.dumps(data))
+    assert manifest.languages is not None
+    assert manifest.languages[">>fra<<"].aliases == ("fr", "français")
+    assert manifest.tokenizer.fixed_languages is not None
+    assert json.loads(manifest.to_json()) == data
+    for wrong, expected in (("fr", "a list"), ([3], r"aliases\[0\] is 3, expected str")):
+        data["languages"][">>fra<<"]["aliases"] = wrong
+        refusal(BundleError, lambda: Manifest.from_json(json.dumps(data)), match=expected)

@@ -39,10 +39,10 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def lay_out(folder: Path, bundle: Path) -> None:
+def lay_out(folder: Path, bundle: Path, nllb: Path) -> None:
     """Put the folders and files that the pages name into ``folder``."""
     folders = {name: ROOT / source for name, source in FOLDERS.items()}
-    for name, source in {**folders, "my-fp32-bundle": bundle}.items():
+    for name, source in {**folders, "my-fp32-bundle": bundle, "nllb": nllb}.items():
         (folder / name).symlink_to(source, target_is_directory=True)
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")

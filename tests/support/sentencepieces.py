@@ -65,15 +65,20 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_marian(folder: Path, *, separate: bool = False, **changes: Any) -> None:
-    """Write a Marian tokenizer; some pieces of both models are not in the vocabulary."""
+def write_marian(
+    folder: Path, *, separate: bool = False, codes: Sequence[str] = CODES, **changes: Any
+) -> None:
+    """Write a Marian tokenizer; some pieces of both models are not in the vocabulary.
+
+    ``codes``: the tokens for its target languages.
+    """
     source = trained(ENGLISH, 400, character_coverage=0.999)
     target = trained(OTHER * 3, 120, character_coverage=0.99)
     (folder / "source.spm").write_bytes(source)
     (folder / "target.spm").write_bytes(target)
     pieces = [*pieces_of(source)[3:], *pieces_of(target)[3:]]
     kept = [piece for i, piece in enumerate(dict.fromkeys(pieces)) if i % 11]
-    tokens = ["</s>", "<unk>", *kept, "好", "漢字", "ß", "<s>", *CODES, "<pad>"]
+    tokens = ["</s>", "<unk>", *kept, "好", "漢字", "ß", "<s>", *codes, "<pad>"]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     write_json(folder / "vocab.json", vocabulary)
     settings = {"source_lang": "en", "target_lang": "de", "tokenizer_class": "MarianTokenizer"}

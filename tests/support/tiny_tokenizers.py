@@ -1,6 +1,8 @@
-"""Tokenizers like GPT-2's and T5's, trained on one sentence."""
+"""Tokenizers like GPT-2's and T5's, trained on one sentence unless told otherwise."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -9,8 +11,8 @@ SEED_TEXT = ["Once upon a time there was a clever fox; he said: “Let us go hom
 END_OF_TEXT = "<|endoftext|>"
 
 
-def byte_level_bpe() -> Tokenizer:
-    """Return a byte-level BPE like GPT-2's; its end-of-text token is 0."""
+def byte_level_bpe(texts: Sequence[str] = SEED_TEXT) -> Tokenizer:
+    """Return a byte-level BPE like GPT-2's, trained on ``texts``; its end-of-text token is 0."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -20,7 +22,7 @@ def byte_level_bpe() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SEED_TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders
 RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
-    "bundle": {"errors"},
+    "bundle": {"concurrency", "errors"},
     "concurrency": {"errors"},
     "text": {"bundle", "errors"},
     "request": {"bundle", "text", *TOP},
@@ -41,8 +41,9 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "ort": {"bundle", "concurrency", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
-    "tasks": {"bundle", "progress", "request", "text", *TOP},
-    "pipelines": {"bundle", "loading", "model", "request", *TOP},
+    "translation": {"bundle", "request", "text", *TOP},
+    "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
+    "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
 SEARCH_SIDE = ("request", "logits", "decoding", "decoder", "prefix_cache", "results")
 """Parts of `runtime` that are pure numpy and know nothing of ONNX Runtime."""
