@@ -13,7 +13,7 @@ from typing import Any
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from ..runtime.ort.cpu import MAX_THREADS
 from ..runtime.progress import rarely
-from .flags import add_provider, provider_of
+from .flags import KERNELS, KERNELS_HELP, add_provider, provider_of
 
 LARGEST = 1 << 20  # largest number that a flag accepts
 FEWEST_NEW_TOKENS = 16  # fewer steps give no reliable speed
@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: cpu). Peak memory is main memory, not device memory",
     )
     add_provider(parser)
+    parser.add_argument(
+        "--kernels",
+        action="append",
+        choices=KERNELS,
+        help=f"{KERNELS_HELP}; may be given several times, to measure each bundle with each",
+    )
     count = _whole(1)
     parser.add_argument(
         "--rounds", type=count, metavar="N", default=5, help="number of rounds (default: 5)"
@@ -160,15 +166,17 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _machines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the keyword arguments of ``load`` for each device.
+    """Return the keyword arguments of ``load`` for each device and each choice of kernels.
 
     If there are several devices, the CPU does not get the execution provider's arguments.
     """
     names = list(dict.fromkeys(arguments.device or ["cpu"]))
     provider = provider_of(arguments)
+    chosen: list[dict[str, Any]] = [{"kernels": name} for name in arguments.kernels or []]
     return [
-        {"device": name, **(provider if name != "cpu" or names == ["cpu"] else {})}
+        {"device": name, **(provider if name != "cpu" or names == ["cpu"] else {}), **kernels}
         for name in names
+        for kernels in chosen or [{}]
     ]
 
 

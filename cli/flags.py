@@ -20,6 +20,13 @@ NEW_TOKENS = 128  # default limit of new tokens for `edgeseq generate`, unless t
 FLAGS = {name: traits.flag for name, traits in OPTION_TRAITS.items() if traits.flag is not None}
 
 
+KERNELS = ("auto", "native", "stock")
+KERNELS_HELP = (
+    "what multiplies with quantized weights on the CPU: edgeseq's native kernels, ONNX Runtime's "
+    "stock operators, or auto (default): native where they are available"
+)
+
+
 def flags_of(group: str) -> list[str]:
     """Return the options with flags in a group: "length", "strategy" or "logits"."""
     return [name for name, flag in FLAGS.items() if flag.group == group]
@@ -79,7 +86,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for threads, device and KV cache; ``machine_of`` reads them."""
+    """Add the flags for threads, device, KV cache and kernels; ``machine_of`` reads them."""
     parser.add_argument(
         "--threads",
         type=integer,
@@ -97,6 +104,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "int8", "float16"],
         help="dtype of the KV cache (default: the bundle's)",
     )
+    parser.add_argument("--kernels", choices=KERNELS, default="auto", help=KERNELS_HELP)
 
 
 def add_provider(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +130,7 @@ def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": arguments.device,
         **provider_of(arguments),
         "kv_cache": arguments.kv_cache,
+        "kernels": arguments.kernels,
     }
 
 

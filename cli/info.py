@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
+from ..runtime.native.library import calls_kernels, processor_kernels
 from ..runtime.text.languages import described, language_pairs
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _print_info(bundle: Bundle) -> None:
         "quality": _quality(manifest.quantization.quality),
         "kept layers": _kept_layers(manifest.quantization),
         "KV cache": manifest.kv_cache.dtype,
+        "kernels": _kernels(bundle),
         "size": f"{total / 1e6:.1f} MB",
         "layers": f"{sizes.layers}, with {sizes.heads} heads of size {sizes.head_size}",
         "vocabulary": f"{sizes.vocabulary} tokens",
@@ -82,6 +84,15 @@ def _print_info(bundle: Bundle) -> None:
 def _recipe(quantization: Quantization) -> str:
     size = quantization.block_size
     return quantization.recipe + (f", block size {size}" if size is not None else "")
+
+
+def _kernels(bundle: Bundle) -> str | None:
+    """Return what multiplies with the bundle's weights here; None if it calls no kernels."""
+    graphs = bundle.manifest.graphs.values()
+    if not any(calls_kernels(bundle.file(graph).read_bytes()) for graph in graphs):
+        return None
+    found = processor_kernels()
+    return "stock (this installation has no native kernels)" if found is None else found
 
 
 def _quality(quality: Quality | None) -> str | None:

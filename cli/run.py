@@ -140,8 +140,9 @@ def _answer_file(
     inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
     check_files(arguments.input, out)
     model = loaded()
-    loading = {"kv_cache": arguments.kv_cache, "device": model.device}
-    others = {"kv_cache": None, "device": "cpu"}
+    kernels = "stock" if model.kernels == "stock" else "native"
+    loading = {"kv_cache": arguments.kv_cache, "device": model.device, "kernels": kernels}
+    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
     job = Job(model, template, inputs, options, dict(loading.items() - others.items()))
     if str(out) == STANDARD:
         done = write_answers(job, sys.stdout.buffer)

@@ -126,7 +126,7 @@ class Model:
             return "stock"
         from .native.library import processor_kernels  # late: only reports need it
 
-        return processor_kernels()
+        return processor_kernels() or "stock"
 
     @property
     def device_reason(self) -> str:

@@ -1,7 +1,7 @@
 """Products with quantized weights as ONNX functions, made of ONNX Runtime's own operators.
 
-edgeseq's kernels (``runtime/native``) compute them in one node. Elsewhere ONNX Runtime replaces each
-by its body when it opens the graph; the results are the same for products by rows.
+edgeseq's kernels (``runtime/native``) compute them in one node. Elsewhere ONNX Runtime replaces
+each by its body when it opens the graph; the results are the same for products by rows.
 
     x, W -> y                            RowLinear: 8-bit activations, one scale for each token
     Abs, ReduceMax, Mul  -> scale        (tokens,): the largest magnitude / 127

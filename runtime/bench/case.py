@@ -50,7 +50,7 @@ def cases_of(
     """Return a checked case for every bundle on every device with every KV cache.
 
     ``kv_caches``: dtypes; None: the default of the bundle on the device. ``machines``: keyword
-    arguments of ``load`` that name a device. Reads all files once, so that no first load waits for
+    arguments of ``load`` that name a device, and kernels. Reads all files once, so that no first load waits for
     a disk. Raises ``BundleError`` for a broken bundle, ``DeviceError`` for an unknown device,
     ``OptionError`` for a KV cache that a bundle does not have.
     """
@@ -75,6 +75,7 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
         raise type(error)(f"{name}: {error}") from error
     words = [device.name] * (device.provider != CPU)
     words += [f"{dtype} KV cache"] * (dtype is not None)
+    words += [f"{asked['kernels']} kernels"] * ("kernels" in asked)
     name += f" ({', '.join(words)})" if words else ""
     positions = manifest.dimensions.max_positions
     pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]

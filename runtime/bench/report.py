@@ -17,6 +17,7 @@ from .case import Case
 from .rounds import Measurement, Round
 
 COMPARED = ("load_s", "first_token_ms", "tokens_per_s", "loop_overhead_ms", "peak_memory_mb")
+NO_FIGURES = {"versions", "kernels"}  # items of a measurement that are texts
 DIGITS = 6  # significant digits of each figure
 
 
@@ -41,8 +42,12 @@ def report(cases: Sequence[Case], rounds: Sequence[Round], threads: int) -> dict
         "read_gb_per_s": statistics_of(read),
         "other_cpu_share": over(statistics_of, others),
         "bundles": [
-            {**_described(case), **over(statistics_of, measurements)}
-            for case, measurements in zip(cases, by_case, strict=True)
+            {
+                **_described(case),
+                "kernels": rounds[0].measurements[place]["kernels"],
+                **over(statistics_of, measurements),
+            }
+            for place, (case, measurements) in enumerate(zip(cases, by_case, strict=True))
         ],
         "ratios_to_first": [
             {"name": case.name, **over(statistics_of, _ratios(measurements, by_case[0]))}
@@ -100,7 +105,7 @@ def _completed(measurement: Measurement, case: Case, read_gb_per_s: float) -> Me
     shares = {context: value / read_gb_per_s for context, value in gb_per_s.items()}
     contexts = list(speeds)
     return {
-        **{name: value for name, value in measurement.items() if name != "versions"},
+        **{name: value for name, value in measurement.items() if name not in NO_FIGURES},
         "gb_per_s": gb_per_s,
         "share_of_read_bandwidth": shares if case.device.provider == CPU else {},
         "speed_to_first_context": {c: speeds[c] / speeds[contexts[0]] for c in contexts[1:]},

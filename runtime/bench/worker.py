@@ -70,7 +70,8 @@ def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
 
     ``loaded`` is called once the bundle is loaded. Keys name their units. A figure that depends on
     a length is a mapping from the length, as a string. A figure is None if the system does not
-    provide it. ``versions`` holds the versions of ONNX Runtime and numpy.
+    provide it. ``versions`` holds the versions of ONNX Runtime and numpy, ``kernels`` the name of
+    the kernels that computed.
     """
     started = time.perf_counter()
     from ..loading import load
@@ -92,6 +93,7 @@ def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
     }
     return {
         "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
+        "kernels": model.kernels,
         "import_ms": 1e3 * (imported - started),
         "load_s": load_s,
         "first_token_ms": first_token_ms,

@@ -1,9 +1,9 @@
 """The compiled library of kernels, which ONNX Runtime loads as custom operators.
 
-Graphs of quantized bundles multiply with nodes of the domain ``edgeseq``. They are functions made of
-ONNX Runtime's own operators, which it computes if it has no kernels for them. The library has
-kernels for them. It is optional: where it could not be built, and on processors that it has no
-kernels for, ONNX Runtime's operators compute.
+Graphs of quantized bundles multiply with nodes of the domain ``edgeseq``. These are functions made
+of ONNX Runtime's own operators, and the library has a kernel for each, which ONNX Runtime prefers.
+The library is optional: where it could not be built, and on processors that it has no kernels for,
+ONNX Runtime's operators compute.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 from ..errors import OptionError, reason
 
 Kernels = Literal["auto", "native", "stock"]
-OPERATORS = (b"RowLinear", b"BiasedRowLinear", b"BlockLinear")  # as graphs name them
+OPERATORS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
+GENERIC = "generic"  # the kernels for any processor, which only tests use
 MISSING = "edgeseq was installed without it, because it could not be compiled"
 
 
@@ -34,6 +35,11 @@ def find_library() -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def calls_kernels(graph: bytes) -> bool:
+    """Return whether an ONNX file has nodes that the kernels compute."""
+    return any(name in graph for name in OPERATORS)
 
 
 def add_kernels(options: Any, kernels: Kernels) -> bool:
@@ -59,14 +65,14 @@ def add_kernels(options: Any, kernels: Kernels) -> bool:
 
 
 @cache
-def processor_kernels() -> str:
-    """Return the name of the kernels for this processor, such as "avx512-vnni"."""
+def processor_kernels() -> str | None:
+    """Return the name of the kernels for this processor, such as "avx512-vnni"; None without."""
     import ctypes  # late: only reports need it
 
     library = find_library()
     if library is None:
-        return "none"
+        return None
     loaded = ctypes.CDLL(str(library))
     loaded.edgeseq_kernels.restype = ctypes.c_char_p
-    name: bytes | None = loaded.edgeseq_kernels(ctypes.c_size_t(0))
-    return "none" if name is None else name.decode()
+    name: str = loaded.edgeseq_kernels(ctypes.c_size_t(0)).decode()
+    return None if name == GENERIC else name

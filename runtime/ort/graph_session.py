@@ -18,7 +18,7 @@ from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, reason
-from ..native.library import OPERATORS, Kernels, add_kernels
+from ..native.library import Kernels, add_kernels, calls_kernels
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
 from .import_onnxruntime import onnxruntime
@@ -80,7 +80,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     ) -> None:
         options = session_options(threads)
         content = graph if isinstance(graph, bytes) else _content(graph)
-        has_functions = any(name in content for name in OPERATORS)
+        has_functions = calls_kernels(content)
         self.has_native_kernels = (
             device.provider == CPU and has_functions and add_kernels(options, kernels)
         )

@@ -48,8 +48,9 @@ def prepacked_graph(
     """Return the path of the prepacked graph ``role`` of the bundle in ``folder``.
 
     Makes the cache entry if it is missing, and then removes entries of the same files for other
-    processors or versions. ``kernels``: see ``load``. ``verify``: check the hashes of the entry's files, and make the entry
-    again if they are wrong. Raises ``BundleError`` if the entry cannot be written.
+    processors or versions. ``kernels``: see ``load``. ``verify``: check the hashes of the entry's
+    files, and make the entry again if they are wrong. Raises ``BundleError`` if the entry cannot
+    be written.
     """
     wanted = _record(manifest, role, kernels)
     entries = cache_folder() / "prepacked"

@@ -37,6 +37,7 @@ LOADING = (
     "kv_cache",
     "prepack",
     "max_concurrent",
+    "kernels",
 )  # arguments of ``load``
 DEMO_OF: Mapping[Kind, str] = {"decoder-only": "gpt2", "encoder-decoder": "t5"}
 

@@ -17,6 +17,7 @@ from transformers import GPT2LMHeadModel
 
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import QuantizationError, quantize_bundle, quantizing
+from edgeseq.quantize.graph.functions import FUNCTIONS
 from edgeseq.quantize.recipes import find_recipe
 from edgeseq.quantize.texts import Texts
 from edgeseq.quantize.weight_storages import BLOCK_SIZES
@@ -55,7 +56,7 @@ def quantize(bundle: Path, text: Path, tmp_path: Path) -> Callable[..., Bundle]:
 def nodes(bundle: Bundle, role: str = "decoder") -> dict[str, onnx.NodeProto]:
     """Return the nodes that multiply, by the name of the weight without its ending."""
     graph = onnx.load(bundle.file(bundle.manifest.graphs[role]), load_external_data=False).graph
-    kinds = ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits")
+    kinds = ("MatMul", "Gemm", *FUNCTIONS)
     return {
         node.input[1].removesuffix(".int8").removesuffix(".int4"): node
         for node in graph.node
@@ -76,7 +77,6 @@ def test_block_size(recipe: str, bits: int, size: int, quantize: Callable[..., B
     found = {name: attributes(node) for name, node in nodes(bundle).items()}
     for name in LAYERS:
         assert (found[name]["bits"], found[name]["block_size"]) == (bits, size)
-        assert found[name]["accuracy_level"] == 4  # integer compute
     table = find_recipe(recipe).table
     found_table = found["lm_head"]["bits"], found["lm_head"]["block_size"]
     assert found_table == (table.bits, table.block_size)
@@ -96,8 +96,8 @@ def test_smaller_blocks_are_nearer(quantize: Callable[..., Bundle]) -> None:
 @pytest.mark.parametrize(
     ("recipe", "storage", "operators"),
     [
-        ("int8", "int8 in blocks of 32", {"MatMulNBits"}),
-        ("int4", "int8 in blocks of 64", {"MatMulNBits"}),
+        ("int8", "int8 in blocks of 32", {"BlockLinear"}),
+        ("int4", "int8 in blocks of 64", {"BlockLinear"}),
         ("int8-weights", "float32", {"MatMul", "Gemm"}),
     ],
 )
@@ -109,10 +109,11 @@ def test_layers_that_are_kept(
     assert bundle.manifest.quantization.kept == dict.fromkeys(sorted(keep), storage)
     found = nodes(bundle)
     assert {found[name].op_type for name in keep} <= operators
-    if operators == {"MatMulNBits"}:
+    if operators == {"BlockLinear"}:
         assert {attributes(found[name])["bits"] for name in keep} == {8}
     others = {found[name].op_type for name in LAYERS if name not in keep}
-    assert others == {"MatMulInteger" if recipe == "int8" else "MatMulNBits"}
+    rows = {"RowLinear", "BiasedRowLinear"}
+    assert others == {"BlockLinear"} if recipe != "int8" else others <= rows
     assert load(bundle.folder, threads=1).generate("Once", max_new_tokens=3)[0].token_ids
 
 

@@ -183,7 +183,7 @@ def test_another_version_gets_an_entry_of_its_own_and_the_old_one_goes(
 def test_an_interruption_leaves_nothing(
     bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(graph: Path, out: Path, shared: Any) -> None:
+    def interrupted(graph: Path, out: Path, shared: Any, kernels: str) -> None:
         out.write_bytes(b"half")
         raise KeyboardInterrupt
 

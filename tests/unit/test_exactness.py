@@ -22,6 +22,7 @@ from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.rounding import Codes
 from edgeseq.quantize.weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Rounded
 from edgeseq.runtime.bundle.weights_file import WeightsFile
+from edgeseq.runtime.native.library import Kernels, find_library
 from edgeseq.runtime.ort.graph_session import open_session
 
 Array = NDArray[Any]
@@ -34,6 +35,15 @@ STORAGES: list[Storage] = [
 TABLES = [Blockwise(8, 64), Blockwise(8, 32), Blockwise(4, 32)]
 ROWS = (1, 2, 7, 65)  # one row and several take other kernels
 SHAPES = ((64, 16), (768, 40), (100, 33), (16, 1))  # inputs, outputs
+
+
+@pytest.fixture(params=["native", "stock"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """edgeseq's kernels, and ONNX Runtime's operators."""
+    chosen: Kernels = request.param
+    if chosen == "native" and find_library() is None:
+        pytest.skip("edgeseq is installed without its kernels")
+    return chosen
 
 
 def limits(storage: Storage) -> tuple[int, int]:
@@ -49,7 +59,12 @@ def layer_codes(storage: Storage, codes: Array, scale: float = 1.0) -> Codes:
 
 
 def compiled(
-    folder: Path, node: onnx.NodeProto, weight: Array, storage: Storage, codes: Codes
+    folder: Path,
+    kernels: Kernels,
+    node: onnx.NodeProto,
+    weight: Array,
+    storage: Storage,
+    codes: Codes,
 ) -> Run:
     """Return a session of ``node``, which computes ``y`` from ``x`` and the codes ``w``."""
     ids = node.op_type == "Gather"
@@ -73,16 +88,20 @@ def compiled(
     with WeightsFile(folder / "weights.bin") as weights_file:
         network = Network(bundle, "decoder")
         onnx.save(rewrite(network, {"w": Rounded(storage, codes)}, weights_file).model(), path)
-    session = open_session(path, threads=1)
+    session = open_session(path, threads=1, kernels=kernels)
     return lambda x: session.run(["y"], {"x": x})[0]
 
 
-def product(folder: Path, storage: Storage, codes: Codes, *, table: bool = False) -> Run:
+def product(
+    folder: Path, kernels: Kernels, storage: Storage, codes: Codes, *, table: bool = False
+) -> Run:
     if table:  # stored as (outputs, inputs)
         node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
-        return compiled(folder, node, np.zeros(codes.codes.T.shape, np.float32), storage, codes)
+        return compiled(
+            folder, kernels, node, np.zeros(codes.codes.T.shape, np.float32), storage, codes
+        )
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    return compiled(folder, node, np.zeros(codes.codes.shape, np.float32), storage, codes)
+    return compiled(folder, kernels, node, np.zeros(codes.codes.shape, np.float32), storage, codes)
 
 
 def integers(rows: int, inputs: int, seed: int = 0) -> Array:
@@ -102,10 +121,12 @@ def expected(x: Array, codes: Array) -> Array:
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES, ids=str)
-def test_random_codes(storage: Storage, inputs: int, outputs: int, tmp_path: Path) -> None:
+def test_random_codes(
+    storage: Storage, inputs: int, outputs: int, kernels: Kernels, tmp_path: Path
+) -> None:
     low, high = limits(storage)
     codes = np.random.default_rng(1).integers(low, high + 1, (inputs, outputs))
-    run = product(tmp_path, storage, layer_codes(storage, codes))
+    run = product(tmp_path, kernels, storage, layer_codes(storage, codes))
     for rows in ROWS:
         x = integers(rows, inputs)
         assert (run(x) == expected(x, codes)).all()
@@ -113,7 +134,7 @@ def test_random_codes(storage: Storage, inputs: int, outputs: int, tmp_path: Pat
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize("inputs", [64, 768])
-def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> None:
+def test_codes_at_the_ends(storage: Storage, inputs: int, kernels: Kernels, tmp_path: Path) -> None:
     """Every activation is -127 or 127: all the same, alternating, and in pairs."""
     low, high = limits(storage)
     turns = np.arange(inputs) % 2 == 0
@@ -127,7 +148,7 @@ def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> Non
     codes = np.stack(columns, axis=1)
     signs = [np.ones(inputs), -np.ones(inputs), np.where(turns, 1, -1), np.where(pairs, -1, 1)]
     x = (127 * np.stack(signs)).astype(np.float32)
-    run = product(tmp_path, storage, layer_codes(storage, codes))
+    run = product(tmp_path, kernels, storage, layer_codes(storage, codes))
     assert (run(x) == expected(x, codes)).all()
     for row in x:
         assert (run(row[None]) == expected(row[None], codes)).all()
@@ -135,33 +156,36 @@ def test_codes_at_the_ends(storage: Storage, inputs: int, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("code", [-64, 63])
 @pytest.mark.parametrize("activation", [-127, 127])
-def test_the_largest_sums_of_int8(code: int, activation: int, tmp_path: Path) -> None:
+def test_the_largest_sums_of_int8(
+    code: int, activation: int, kernels: Kernels, tmp_path: Path
+) -> None:
     """float32 holds sums of 3072 products of extreme values: 3072 has ten zero bits."""
     codes = np.full((3072, 24), code)
-    run = product(tmp_path, DynamicInt8(), layer_codes(DynamicInt8(), codes))
+    run = product(tmp_path, kernels, DynamicInt8(), layer_codes(DynamicInt8(), codes))
     for rows in ROWS:
         x = np.full((rows, 3072), activation, np.float32)
         assert (run(x) == 3072 * code * activation).all()
 
 
-def test_long_sums_of_int8_are_rounded_once(tmp_path: Path) -> None:
+def test_long_sums_of_int8_are_rounded_once(kernels: Kernels, tmp_path: Path) -> None:
     codes = np.random.default_rng(2).choice([-64, 63], (3072, 24))
     x = np.random.default_rng(3).choice([-127.0, 127.0], (5, 3072)).astype(np.float32)
     x[0] = np.where(codes[:, 0] < 0, -127, 127)  # beyond 2^24
     assert (
-        product(tmp_path, DynamicInt8(), layer_codes(DynamicInt8(), codes))(x) == expected(x, codes)
+        product(tmp_path, kernels, DynamicInt8(), layer_codes(DynamicInt8(), codes))(x)
+        == expected(x, codes)
     ).all()
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-def test_scales_of_rows_and_columns(storage: Storage, tmp_path: Path) -> None:
+def test_scales_of_rows_and_columns(storage: Storage, kernels: Kernels, tmp_path: Path) -> None:
     """Scales are powers of two, so that products stay exact."""
     low, high = limits(storage)
     codes = np.random.default_rng(4).integers(low, high + 1, (768, 5))
     powers = np.float32([1, -0.5, 4, 2**-20, 2**10])
     chosen = layer_codes(storage, codes)
     chosen.scales[:] = powers
-    run = product(tmp_path, storage, chosen)
+    run = product(tmp_path, kernels, storage, chosen)
     x = integers(4, 768)
     factors = np.float32([[1], [2**-12], [8], [2**20]])
     assert (run(x * factors) == expected(x, codes) * factors * powers).all()
@@ -169,14 +193,14 @@ def test_scales_of_rows_and_columns(storage: Storage, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", BLOCK_SIZES)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_every_block_has_its_scale(bits: Any, size: int, tmp_path: Path) -> None:
+def test_every_block_has_its_scale(bits: Any, size: int, kernels: Kernels, tmp_path: Path) -> None:
     storage = Blockwise(bits, size)
     codes = np.random.default_rng(5).integers(-8, 8, (512, 3))
     chosen = layer_codes(storage, codes)
     chosen.scales[:] = 2.0 ** np.arange(chosen.scales.size).reshape(chosen.scales.shape) % 7
     weight = codes * np.repeat(chosen.scales, size, axis=0)
     x = integers(3, 512)
-    result = product(tmp_path, storage, chosen)(x)
+    result = product(tmp_path, kernels, storage, chosen)(x)
     assert result == pytest.approx(x.astype(np.float64) @ weight, rel=1e-6, abs=1e-3)
 
 
@@ -185,10 +209,10 @@ def test_every_block_has_its_scale(bits: Any, size: int, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("inputs", [64, 768, 100, 50])
 @pytest.mark.parametrize("storage", TABLES, ids=str)
-def test_lm_head(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
+def test_lm_head(inputs: int, storage: Blockwise, kernels: Kernels, tmp_path: Path) -> None:
     low, high = limits(storage)
     codes = np.random.default_rng(6).integers(low, high + 1, (inputs, 320))
-    run = product(tmp_path, storage, layer_codes(storage, codes), table=True)
+    run = product(tmp_path, kernels, storage, layer_codes(storage, codes), table=True)
     for rows in ROWS:
         x = integers(rows, inputs)
         assert (run(x) == expected(x, codes)).all()
@@ -196,13 +220,13 @@ def test_lm_head(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inputs", [64, 128, 100, 50, 1])
 @pytest.mark.parametrize("storage", TABLES, ids=str)
-def test_embedding(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
+def test_embedding(inputs: int, storage: Blockwise, kernels: Kernels, tmp_path: Path) -> None:
     """Rows of the table are exactly its codes times their scales."""
     rng, (low, high) = np.random.default_rng(7), limits(storage)
     codes = layer_codes(storage, rng.integers(low, high + 1, (inputs, 30)))
     codes.scales[:] = rng.normal(size=codes.scales.shape)
     node = helper.make_node("Gather", ["w", "x"], ["y"])
-    run = compiled(tmp_path, node, np.zeros((30, inputs), np.float32), storage, codes)
+    run = compiled(tmp_path, kernels, node, np.zeros((30, inputs), np.float32), storage, codes)
     ids = np.array([0, 29, 7, 7, 3])
     assert (run(ids) == codes.weight().T[ids]).all()
 
@@ -212,10 +236,12 @@ def test_embedding(inputs: int, storage: Blockwise, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize("rows", ROWS)
-def test_rows_of_zeros_give_zeros(storage: Storage, rows: int, tmp_path: Path) -> None:
+def test_rows_of_zeros_give_zeros(
+    storage: Storage, rows: int, kernels: Kernels, tmp_path: Path
+) -> None:
     low, high = limits(storage)
     codes = np.random.default_rng(8).integers(low, high + 1, (100, 20))
-    run = product(tmp_path, storage, layer_codes(storage, codes))
+    run = product(tmp_path, kernels, storage, layer_codes(storage, codes))
     assert (run(np.zeros((rows, 100), np.float32)) == 0).all()
     x = integers(rows + 2, 100)
     x[1] = 0
@@ -226,12 +252,12 @@ def test_rows_of_zeros_give_zeros(storage: Storage, rows: int, tmp_path: Path) -
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize("tiny", [1e-45, 1e-43, 1e-41, 1e-38])
 def test_denormal_rows_stay_tiny_and_change_no_other_row(
-    storage: Storage, tiny: float, tmp_path: Path
+    storage: Storage, tiny: float, kernels: Kernels, tmp_path: Path
 ) -> None:
     """Denormal values give no NaN and nothing large, and do not change other rows."""
     low, high = limits(storage)
     codes = np.random.default_rng(9).integers(low, high + 1, (100, 20))
-    run = product(tmp_path, storage, layer_codes(storage, codes))
+    run = product(tmp_path, kernels, storage, layer_codes(storage, codes))
     x = integers(3, 100)
     x[1] = np.where(x[1] < 0, -tiny, tiny)
     result = run(x)

@@ -17,6 +17,7 @@ namespace edgeseq {
 
 constexpr int64_t STEP_BYTES = 64;
 constexpr int64_t UNIT = 32;  // outputs that a thread computes at a time
+constexpr float SMALLEST_PEAK = 1e-30f;  // blocks with smaller values count as zeros
 
 // Memory that a thread keeps for its next call.
 template <class Isa>
@@ -226,8 +227,10 @@ struct Blocks {
             largest = Isa::max(largest, Isa::abs(Isa::load_floats(rest)));
           }
         }
-        const float peak = Isa::largest(largest), scale = peak * (1.0f / 127.0f);
-        const auto factor = Isa::broadcast(peak > 0 ? 127.0f / peak : 0.0f);
+        const float peak = Isa::largest(largest);
+        const bool is_zero = !(peak >= SMALLEST_PEAK);
+        const float scale = is_zero ? 0.0f : peak * (1.0f / 127.0f);
+        const auto factor = Isa::broadcast(is_zero ? 0.0f : 127.0f / peak);
         for (int64_t k = begin; k < begin + size; k += 16)
           Isa::store_codes(codes + k, Isa::multiply(Isa::load_floats(from + k), factor));
         const int64_t lanes = 16 * size / STEP;
