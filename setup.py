@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = sorted(Path("runtime/native/src").glob("*.cpp"))
 HEADERS = sorted(Path("runtime/native/src").glob("*.h"))
 # Floating-point operations as they are written: the results are the same bits on every processor.
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 HAS_KERNELS = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
@@ -50,7 +50,7 @@ kernels = Extension(
     [str(path) for path in SOURCES],
     depends=[str(path) for path in HEADERS],
     extra_compile_args=FLAGS,
-    extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+    extra_link_args=["-pthread", "-s"] if sys.platform == "linux" else [],
     optional=True,
 )
 is_wanted = HAS_KERNELS and os.environ.get("EDGESEQ_WITHOUT_KERNELS", "") == ""

@@ -50,9 +50,9 @@ def cases_of(
     """Return a checked case for every bundle on every device with every KV cache.
 
     ``kv_caches``: dtypes; None: the default of the bundle on the device. ``machines``: keyword
-    arguments of ``load`` that name a device, and kernels. Reads all files once, so that no first load waits for
-    a disk. Raises ``BundleError`` for a broken bundle, ``DeviceError`` for an unknown device,
-    ``OptionError`` for a KV cache that a bundle does not have.
+    arguments of ``load`` for a device and kernels. Reads all files once, so that no first load
+    waits for a disk. Raises ``BundleError`` for a broken bundle, ``DeviceError`` for an unknown
+    device, ``OptionError`` for a KV cache that a bundle does not have.
     """
     bundles = [open_bundle(folder) for folder in folders]
     cases = [

@@ -63,8 +63,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     for bundle in report["bundles"]:
         yield (
             f"{bundle['name']}: {bundle['recipe']} on {bundle['device']}, {bundle['kv_cache']} KV "
-            f"cache, {bundle['kernels']} kernels, {_number(bundle['size_mb'])} MB; a decode step reads "
-            f"{_number(bundle['weights_per_token_mb'])} MB of weights"
+            f"cache, {bundle['kernels']} kernels, {_number(bundle['size_mb'])} MB; a decode step "
+            f"reads {_number(bundle['weights_per_token_mb'])} MB of weights"
         )
     yield ""
 

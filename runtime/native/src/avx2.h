@@ -127,8 +127,7 @@ struct Avx2 {
                                           _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
   }
-  template <class Codes>
-  static bool multiply_panel(const RowWeight&, const Codes&, int64_t, int64_t, int64_t, float*) {
+  static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
 };

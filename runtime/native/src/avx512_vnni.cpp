@@ -18,8 +18,8 @@ namespace {
 
 struct Avx512 {
   static constexpr int ROWS = 6, BLOCK_ROWS = 4;
-  static constexpr int64_t PANEL = UNIT;        // outputs of a panel
-  static constexpr int64_t PANEL_FROM = 13;     // rows for which a panel pays
+  static constexpr int64_t PANEL = 32, GROUP = 12;  // outputs and rows that are computed at once
+  static constexpr int64_t MANY_ROWS = 13;          // rows from which reordering pays
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
@@ -101,26 +101,56 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
   }
 
-  // Many rows: the outputs' codes are reordered once, so that a lane is an output and nothing has to
-  // be added across lanes.
-  template <class Codes>
-  static bool multiply_panel(const RowWeight& weight, const Codes& x, int64_t n, int64_t end,
-                             int64_t rows, float* y) {
-    if (rows < PANEL_FROM || end - n != PANEL) return false;
-    auto* panel = reinterpret_cast<uint8_t*>(scratch<Panel>(static_cast<size_t>(x.stride * PANEL)));
-    for (int64_t half = 0; half < PANEL; half += 16) reorder(weight, n + half, x.stride, panel + half * 4);
-    int64_t row = 0;
-    for (; row + 12 <= rows; row += 12) panel_tile<12>(weight, panel, x, n, row, y);
-    for (; row + 4 <= rows; row += 4) panel_tile<4>(weight, panel, x, n, row, y);
-    for (; row < rows; row++) panel_tile<1>(weight, panel, x, n, row, y);
+  // Many rows: codes are reordered so that a lane is an output, and nothing has to be added across
+  // lanes. x becomes groups of (inputs / 4, GROUP, 4) codes, and the weight of 32 outputs at a time
+  // becomes a panel of (inputs / 4, PANEL, 4) codes.
+  static bool multiply_many(const RowWeight& weight, const float* x, int64_t rows, float* y,
+                            const Threads& threads) {
+    if (rows < MANY_ROWS) return false;
+    const int64_t stride = (weight.inputs + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
+    const int64_t groups = (rows + GROUP - 1) / GROUP, padded = groups * GROUP;
+    char* memory = scratch<Activations>(static_cast<size_t>(padded * (stride + 8)));
+    auto* scales = reinterpret_cast<float*>(memory + padded * stride);
+    auto* sums = reinterpret_cast<int32_t*>(scales + padded);
+    threads.for_each(static_cast<size_t>(groups), [&](size_t group) {
+      const int64_t first = static_cast<int64_t>(group) * GROUP;
+      char* to = memory + first * stride;
+      auto* codes = reinterpret_cast<int8_t*>(scratch<Row>(static_cast<size_t>(stride)));
+      std::memset(codes, 0, static_cast<size_t>(stride));
+      for (int64_t row = first; row < first + GROUP; row++, to += 4) {
+        if (row < rows) {
+          Rows<Avx512>::quantize(x + row * weight.inputs, weight.inputs, codes, scales + row,
+                                 sums + row);
+        } else {
+          scales[row] = 0;
+          sums[row] = 0;
+        }
+        for (int64_t k = 0; k < stride; k += 4) std::memcpy(to + k * GROUP, codes + k, 4);
+      }
+    });
+    const int64_t panels = (weight.outputs + PANEL - 1) / PANEL;
+    threads.for_each(static_cast<size_t>(panels), [&](size_t number) {
+      const int64_t n = static_cast<int64_t>(number) * PANEL;
+      const int64_t outputs = weight.outputs - n < PANEL ? weight.outputs - n : PANEL;
+      auto* panel = reinterpret_cast<uint8_t*>(scratch<Panel>(static_cast<size_t>(stride * PANEL)));
+      for (int64_t half = 0; half < PANEL; half += 16)
+        reorder(weight, n + half, outputs - half, stride, panel + half * 4);
+      for (int64_t row = 0; row < rows; row += GROUP)
+        panel_tile(weight, panel, memory + row * stride, stride, scales + row, sums + row, n,
+                   outputs, rows - row < GROUP ? rows - row : GROUP, y + row * weight.outputs);
+    });
     return true;
   }
 
  private:
-  struct Panel {  // its own scratch memory
+  // Scratch memory of its own for each purpose.
+  struct Memory {
     static char* allocate(size_t size) { return Avx512::allocate(size); }
     static void release(char* memory) { Avx512::release(memory); }
   };
+  struct Activations : Memory {};
+  struct Row : Memory {};
+  struct Panel : Memory {};
 
   template <int Spread>
   static Floats over_lanes(Floats v) {
@@ -132,14 +162,18 @@ struct Avx512 {
     return _mm512_permutexvar_ps(_mm512_load_si512(LANES.at), v);
   }
 
-  // Writes the codes of 16 outputs as (inputs / 4, PANEL, 4), plus 64.
-  static void reorder(const RowWeight& weight, int64_t n, int64_t stride, uint8_t* panel) {
+  // Writes the codes of 16 outputs as (inputs / 4, PANEL, 4), plus 64; zeros beyond `outputs`.
+  static void reorder(const RowWeight& weight, int64_t n, int64_t outputs, int64_t stride,
+                      uint8_t* panel) {
     const int64_t inputs = weight.inputs;
     for (int64_t k = 0; k < stride; k += STEP_BYTES) {
       __m512i r[16], t[16];
       for (int i = 0; i < 16; i++) {
         const int8_t* from = weight.codes + (n + i) * inputs + k;
-        r[i] = plus64(inputs - k < STEP_BYTES ? load_some<Avx512>(from, inputs - k) : load(from));
+        if (i >= outputs)
+          r[i] = zero();
+        else
+          r[i] = plus64(inputs - k < STEP_BYTES ? load_some<Avx512>(from, inputs - k) : load(from));
       }
       for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -165,31 +199,41 @@ struct Avx512 {
     }
   }
 
-  template <int R, class Codes>
-  static void panel_tile(const RowWeight& weight, const uint8_t* panel, const Codes& x, int64_t n,
-                         int64_t row, float* y) {
-    const int8_t* codes = x.codes + row * x.stride;
-    __m512i sums[R][2];
-    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = zero();
-    for (int64_t k = 0; k < x.stride; k += 4) {
-      const __m512i first = load(panel + k * PANEL), second = load(panel + k * PANEL + 64);
-      for (int r = 0; r < R; r++) {
+  static void panel_tile(const RowWeight& weight, const uint8_t* panel, const char* codes,
+                         int64_t stride, const float* x_scales, const int32_t* x_sums, int64_t n,
+                         int64_t outputs, int64_t rows, float* y) {
+    __m512i sums[GROUP][2];
+EDGESEQ_UNROLL
+    for (int r = 0; r < GROUP; r++) sums[r][0] = sums[r][1] = zero();
+    for (int64_t k = 0; k < stride; k += 4) {
+      const __m512i first = load(panel), second = load(panel + 64);
+EDGESEQ_UNROLL
+      for (int r = 0; r < GROUP; r++) {
         int32_t four;
-        std::memcpy(&four, codes + r * x.stride + k, sizeof four);
+        std::memcpy(&four, codes + r * 4, sizeof four);
         const __m512i values = _mm512_set1_epi32(four);
         sums[r][0] = dot7(sums[r][0], first, values);
         sums[r][1] = dot7(sums[r][1], second, values);
       }
+      panel += PANEL * 4;
+      codes += GROUP * 4;
     }
+    __mmask16 masks[2];
     for (int half = 0; half < 2; half++) {
-      const int64_t at = n + half * 16;
-      const Floats scales = load_floats(weight.scales + at);
-      for (int r = 0; r < R; r++) {
-        const Ints totals = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(x.sums[row + r]));
-        Floats value = multiply(to_floats(totals), broadcast(x.scales[row + r]));
-        value = multiply(value, scales);
-        if (weight.bias) value = _mm512_add_ps(value, load_floats(weight.bias + at));
-        _mm512_storeu_ps(y + (row + r) * weight.outputs + at, value);
+      const int64_t lanes = outputs - 16 * half;
+      masks[half] = lanes >= 16 ? 0xffff : lanes > 0 ? (1u << lanes) - 1 : 0;
+    }
+EDGESEQ_UNROLL
+    for (int r = 0; r < GROUP; r++) {
+      if (r >= rows) break;
+      for (int half = 0; half < 2; half++) {
+        const int64_t at = n + half * 16;
+        const Ints totals = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(x_sums[r]));
+        Floats value = multiply(to_floats(totals), broadcast(x_scales[r]));
+        value = multiply(value, _mm512_maskz_loadu_ps(masks[half], weight.scales + at));
+        if (weight.bias)
+          value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], weight.bias + at));
+        _mm512_mask_storeu_ps(y + r * weight.outputs + at, masks[half], value);
       }
     }
   }

@@ -108,8 +108,7 @@ struct Generic {
       to[i] = static_cast<int8_t>(code > 127 ? 127 : code < -128 ? -128 : code);
     }
   }
-  template <class Codes>
-  static bool multiply_panel(const RowWeight&, const Codes&, int64_t, int64_t, int64_t, float*) {
+  static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
 

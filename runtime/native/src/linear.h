@@ -13,10 +13,21 @@
 
 #include "kernels.h"
 
+// Loops over the rows and outputs of a tile, whose sums have to stay in registers.
+#if defined(__clang__)
+#define EDGESEQ_UNROLL _Pragma("unroll")
+#else
+#define EDGESEQ_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace edgeseq {
 
 constexpr int64_t STEP_BYTES = 64;
 constexpr int64_t UNIT = 32;  // outputs that a thread computes at a time
+constexpr int64_t LARGEST_UNIT = 512;
+constexpr int64_t UNITS = 8;  // units at least, if each is large enough
+constexpr int64_t FEW_ROWS = 8;
+constexpr int64_t AHEAD = 512;  // bytes that are fetched before they are read
 constexpr float SMALLEST_PEAK = 1e-30f;  // blocks with smaller values count as zeros
 
 // Memory that a thread keeps for its next call.
@@ -58,6 +69,22 @@ inline void in_groups(int64_t rows, Tile tile) {
       default: break;
     }
   }
+}
+
+// Calls work(first output, end) for units of outputs.
+//
+// A tile has outputs from each quarter of a unit, so four places of memory are read in order, each
+// for long. With few rows, where reading is the limit, units are therefore as large as threads allow.
+template <class Work>
+inline void in_units(int64_t outputs, int64_t rows, const Threads& threads, Work work) {
+  int64_t size = UNIT;
+  if (rows <= FEW_ROWS) size = outputs / UNITS / UNIT * UNIT;
+  if (size < UNIT) size = UNIT;
+  if (size > LARGEST_UNIT) size = LARGEST_UNIT;
+  threads.for_each(static_cast<size_t>((outputs + size - 1) / size), [&](size_t unit) {
+    const int64_t begin = static_cast<int64_t>(unit) * size;
+    work(begin, begin + size < outputs ? begin + size : outputs);
+  });
 }
 
 // --- One scale for each output -------------------------------------------------------------------
@@ -108,44 +135,55 @@ struct Rows {
     const RowWeight& weight;
     const Codes& x;
     float* y;
-    int64_t n;
+    int64_t n, apart;  // outputs n, n + apart...
 
     template <int R>
     void run(int64_t row) const {
       const int64_t inputs = weight.inputs;
-      const int8_t* codes = weight.codes + n * inputs;
+      const int8_t* codes[Outputs];
+EDGESEQ_UNROLL
+      for (int j = 0; j < Outputs; j++) codes[j] = weight.codes + (n + j * apart) * inputs;
       const int8_t* rows = x.codes + row * x.stride;
       typename Isa::Ints sums[R][Outputs];
+EDGESEQ_UNROLL
       for (int r = 0; r < R; r++)
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero();
       typename Isa::Bytes part[Outputs];
       const auto add = [&](int64_t k) {
+EDGESEQ_UNROLL
         for (int r = 0; r < R; r++) {
           const auto values = Isa::load(rows + r * x.stride + k);
+EDGESEQ_UNROLL
           for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::dot7(sums[r][j], part[j], values);
         }
       };
       int64_t k = 0;
       for (; k + STEP_BYTES <= inputs; k += STEP_BYTES) {
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
-          part[j] = Isa::plus64(Isa::load(codes + j * inputs + k));
-          Isa::prefetch(codes + (j + Outputs) * inputs + k);
+          part[j] = Isa::plus64(Isa::load(codes[j] + k));
+          Isa::prefetch(codes[j] + k + AHEAD);
         }
         add(k);
       }
       if (k < inputs) {
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++)
-          part[j] = Isa::plus64(load_some<Isa>(codes + j * inputs + k, inputs - k));
+          part[j] = Isa::plus64(load_some<Isa>(codes[j] + k, inputs - k));
         add(k);
       }
+EDGESEQ_UNROLL
       for (int r = 0; r < R; r++) {
         int32_t totals[Outputs];
         Isa::template sums<Outputs>(sums[r], totals);
-        float* out = y + (row + r) * weight.outputs + n;
+        float* out = y + (row + r) * weight.outputs;
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
+          const int64_t at = n + j * apart;
           const float total = static_cast<float>(totals[j] - x.sums[row + r]);
-          const float value = total * x.scales[row + r] * weight.scales[n + j];
-          out[j] = weight.bias ? value + weight.bias[n + j] : value;
+          const float value = total * x.scales[row + r] * weight.scales[at];
+          out[at] = weight.bias ? value + weight.bias[at] : value;
         }
       }
     }
@@ -153,6 +191,7 @@ struct Rows {
 
   static void multiply(const RowWeight& weight, const float* x, int64_t rows, float* y,
                        const Threads& threads) {
+    if (Isa::multiply_many(weight, x, rows, y, threads)) return;
     const int64_t stride = (weight.inputs + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
     char* memory = scratch<Isa>(static_cast<size_t>(rows * (stride + 8)));
     auto* codes = reinterpret_cast<int8_t*>(memory);
@@ -170,13 +209,12 @@ struct Rows {
     else
       threads.for_each(static_cast<size_t>(rows), quantize_row);
     const Codes quantized{codes, scales, sums, stride};
-    threads.for_each(static_cast<size_t>((weight.outputs + UNIT - 1) / UNIT), [&](size_t unit) {
-      int64_t n = static_cast<int64_t>(unit) * UNIT;
-      const int64_t end = n + UNIT < weight.outputs ? n + UNIT : weight.outputs;
-      if (Isa::multiply_panel(weight, quantized, n, end, rows, y)) return;
-      for (; n + 4 <= end; n += 4)
-        in_groups<Isa::ROWS>(rows, Tile<4>{weight, quantized, y, n});
-      for (; n < end; n++) in_groups<Isa::ROWS>(rows, Tile<1>{weight, quantized, y, n});
+    in_units(weight.outputs, rows, threads, [&](int64_t n, int64_t end) {
+      const int64_t quarter = (end - n) / 4, last = n + 4 * quarter;
+      for (const int64_t next = n + quarter; n < next; n++)
+        in_groups<Isa::ROWS>(rows, Tile<4>{weight, quantized, y, n, quarter});
+      for (n = last; n < end; n++)
+        in_groups<Isa::ROWS>(rows, Tile<1>{weight, quantized, y, n, 0});
     });
   }
 };
@@ -259,31 +297,38 @@ struct Blocks {
     const Record* records;
     int64_t steps;
     float* y;
-    int64_t n;
+    int64_t n, apart;  // outputs n, n + apart...
 
     template <int R>
     void run(int64_t row) const {
       const int64_t blocks = weight.blocks();
       const int64_t row_bytes = blocks * weight.block_size * Bits / 8;
-      const uint8_t* codes = weight.codes + n * row_bytes;
+      const uint8_t* codes[Outputs];
+EDGESEQ_UNROLL
+      for (int j = 0; j < Outputs; j++) codes[j] = weight.codes + (n + j * apart) * row_bytes;
       const Record* rows = records + row * steps;
       typename Isa::Floats sums[R][Outputs];
+EDGESEQ_UNROLL
       for (int r = 0; r < R; r++)
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero_floats();
       typename Isa::Bytes part[Outputs];
       typename Isa::Floats steps_of[Outputs];
       const auto add = [&](int64_t s) {
         typename Isa::Bytes low[Outputs], high[Outputs];
         if constexpr (Bits == 4)
+EDGESEQ_UNROLL
           for (int j = 0; j < Outputs; j++) {
             low[j] = Isa::low_halves(part[j]);
             high[j] = Isa::high_halves(part[j]);
           }
+EDGESEQ_UNROLL
         for (int r = 0; r < R; r++) {
           const Record& x = rows[r * steps + s];
           const auto zeros = Isa::load_ints(x.zeros);
           const auto x_scales = Isa::load_floats(x.scales);
           const auto first = Isa::load(x.codes);
+EDGESEQ_UNROLL
           for (int j = 0; j < Outputs; j++) {
             typename Isa::Ints sum;
             if constexpr (Bits == 8) {
@@ -298,33 +343,38 @@ struct Blocks {
         }
       };
       const auto scale_at = [&](int64_t j, int64_t s) {
-        return scales + (n + j) * blocks + s * STEP / weight.block_size;
+        return scales + (n + j * apart) * blocks + s * STEP / weight.block_size;
       };
       int64_t s = 0;
       for (; (s + 1) * STEP_BYTES <= row_bytes; s++) {
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
-          part[j] = Isa::load(codes + j * row_bytes + s * STEP_BYTES);
+          part[j] = Isa::load(codes[j] + s * STEP_BYTES);
           steps_of[j] = Isa::template spread<Spread>(scale_at(j, s));
-          Isa::prefetch(codes + (j + Outputs) * row_bytes + s * STEP_BYTES);
+          Isa::prefetch(codes[j] + s * STEP_BYTES + AHEAD);
         }
         add(s);
       }
       if (s < steps) {
         const int64_t left = row_bytes - s * STEP_BYTES;
         const int64_t blocks_left = blocks - s * STEP / weight.block_size;
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
-          part[j] = load_some<Isa>(codes + j * row_bytes + s * STEP_BYTES, left);
+          part[j] = load_some<Isa>(codes[j] + s * STEP_BYTES, left);
           Scale some[8] = {};
           for (int64_t b = 0; b < blocks_left && b < Spread; b++) some[b] = scale_at(j, s)[b];
           steps_of[j] = Isa::template spread<Spread>(some);
         }
         add(s);
       }
+EDGESEQ_UNROLL
       for (int r = 0; r < R; r++) {
-        float* out = y + (row + r) * weight.outputs + n;
+        float* out = y + (row + r) * weight.outputs;
+EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
+          const int64_t at = n + j * apart;
           const float value = Isa::sum(sums[r][j]);
-          out[j] = weight.bias ? value + weight.bias[n + j] : value;
+          out[at] = weight.bias ? value + weight.bias[at] : value;
         }
       }
     }
@@ -345,13 +395,12 @@ struct Blocks {
       for (int64_t row = 0; row < rows; row++) quantize_row(static_cast<size_t>(row));
     else
       threads.for_each(static_cast<size_t>(rows), quantize_row);
-    threads.for_each(static_cast<size_t>((weight.outputs + UNIT - 1) / UNIT), [&](size_t unit) {
-      int64_t n = static_cast<int64_t>(unit) * UNIT;
-      const int64_t end = n + UNIT < weight.outputs ? n + UNIT : weight.outputs;
-      for (; n + 4 <= end; n += 4)
-        in_groups<Isa::BLOCK_ROWS>(rows, Tile<4>{weight, scales, records, steps, y, n});
-      for (; n < end; n++)
-        in_groups<Isa::BLOCK_ROWS>(rows, Tile<1>{weight, scales, records, steps, y, n});
+    in_units(weight.outputs, rows, threads, [&](int64_t n, int64_t end) {
+      const int64_t quarter = (end - n) / 4, last = n + 4 * quarter;
+      for (const int64_t next = n + quarter; n < next; n++)
+        in_groups<Isa::BLOCK_ROWS>(rows, Tile<4>{weight, scales, records, steps, y, n, quarter});
+      for (n = last; n < end; n++)
+        in_groups<Isa::BLOCK_ROWS>(rows, Tile<1>{weight, scales, records, steps, y, n, 0});
     });
   }
 };

@@ -132,8 +132,7 @@ struct Neon {
     const int8x8_t high = vqmovn_s16(vcombine_s16(words[2], words[3]));
     vst1q_s8(to, vcombine_s8(low, high));
   }
-  template <class Codes>
-  static bool multiply_panel(const RowWeight&, const Codes&, int64_t, int64_t, int64_t, float*) {
+  static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
 };
