@@ -2,7 +2,8 @@
 
     python benchmarks/linear_forms.py FP32_BUNDLE
 
-The forms take turns. For batch 1 each has three figures in milliseconds: a decode step after 32
+The forms take turns, each with ONNX Runtime's stock operators and with edgeseq's native kernels. For
+batch 1 each has three figures in milliseconds: a decode step after 32
 tokens of context, the prefill of 512 tokens in chunks, as the runtime does it, and the prefill of
 512 tokens at once.
 
@@ -26,58 +27,54 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeseq.quantize.graph.functions import MICROSOFT
 from edgeseq.quantize.graph.network import Layer, Network
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.graph.writer import GraphWriter
 from edgeseq.quantize.rounding import Codes
-from edgeseq.quantize.weight_storages import MICROSOFT, Blockwise, DynamicInt8, Rounded, Storage
+from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8, Rounded, Storage
 from edgeseq.runtime import EdgeseqError
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
 from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
 from edgeseq.runtime.decoder import NewDecoder
+from edgeseq.runtime.native.library import Kernels
 from edgeseq.runtime.ort import onnx_decoder
 from edgeseq.runtime.ort.engine import Engine
 from edgeseq.runtime.ort.graph_session import open_session
 
+KERNELS: tuple[Kernels, ...] = ("stock", "native")
 CONTEXT, PROMPT = 32, 512
 DECODED = 64
 
 
 class Dynamic(DynamicInt8):
-    """Per-token activations, whose product is one `DynamicQuantizeMatMul`."""
+    """One scale for all activations of a tensor: the product is one `DynamicQuantizeMatMul`."""
 
-    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
+    def multiply(self, graph: GraphWriter, layer: Layer, codes: Codes | None, node: Any) -> None:
+        assert codes is not None
+        output = node.output[0]
         graph.external(f"{layer.weight}.int8", codes.codes)
         graph.external(f"{layer.weight}.scales", codes.scales[0])
         inputs = [layer.input, f"{layer.weight}.int8", f"{layer.weight}.scales"]
+        if layer.bias:
+            inputs += ["", layer.bias]
         graph.node("DynamicQuantizeMatMul", inputs, output, domain=MICROSOFT)
 
 
-class FusedScales(DynamicInt8):
-    """Columns' scales in `MatMulIntegerToFloat`, and the tokens' scales after it."""
-
-    def _product(self, graph: GraphWriter, layer: Layer, codes: Codes, output: str) -> None:
-        activations, scale = self._quantized(graph, layer.input)
-        graph.external(f"{layer.weight}.int8", codes.codes)
-        graph.external(f"{layer.weight}.scales", codes.scales[0])
-        zero = graph.constant("activation_zero_point", np.uint8(128))
-        one = graph.constant("unit_scale", np.float32(1))
-        weight = [f"{layer.weight}.int8", one, f"{layer.weight}.scales", zero]
-        by_column, column = f"{output}.by_column", f"{output}.scale_column"
-        graph.node("MatMulIntegerToFloat", [activations, *weight], by_column, domain=MICROSOFT)
-        graph.node("Unsqueeze", [scale, graph.constant("feature_axis", np.array([1]))], column)
-        graph.node("Mul", [by_column, column], output)
-
-
-FORMS: dict[str, Storage] = {
-    "int8 rows": DynamicInt8(),
-    "int8 rows, fused scales": FusedScales(),
-    "dynamic": Dynamic(),
-    "int8 blocks of 64": Blockwise(8, 64),
-    "int8 blocks of 128": Blockwise(8, 128),
-    "int4 blocks of 32": Blockwise(4, 32),
-    "int4 blocks of 64": Blockwise(4, 64),
-    "int4 blocks of 128": Blockwise(4, 128),
+FORMS: dict[str, tuple[Storage, Kernels]] = {
+    "dynamic, stock": (Dynamic(), "stock"),
+    **{
+        f"{name}, {kernels}": (storage, kernels)
+        for name, storage in {
+            "int8 rows": DynamicInt8(),
+            "int8 blocks of 64": Blockwise(8, 64),
+            "int8 blocks of 128": Blockwise(8, 128),
+            "int4 blocks of 32": Blockwise(4, 32),
+            "int4 blocks of 64": Blockwise(4, 64),
+            "int4 blocks of 128": Blockwise(4, 128),
+        }.items()
+        for kernels in KERNELS
+    },
 }
 
 
@@ -103,13 +100,13 @@ def decoders(bundle: Bundle, folder: Path, threads: int | None) -> dict[str, New
             bundle.manifest, {"decoder": open_session(graph, threads=threads)}
         ).decoder
     }
-    for name, storage in FORMS.items():
+    for name, (storage, kernels) in FORMS.items():
         place = folder / name
         place.mkdir()
         with WeightsFile(place / WEIGHTS_FILE_NAME) as weights_file:
             model = rewrite(network, rounded(network, storage), weights_file).model()
         onnx.save(model, place / graph.name)
-        session = open_session(place / graph.name, threads=threads)
+        session = open_session(place / graph.name, threads=threads, kernels=kernels)
         made[name] = Engine(bundle.manifest, {"decoder": session}).decoder
     return made
 

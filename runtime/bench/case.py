@@ -75,7 +75,8 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
         raise type(error)(f"{name}: {error}") from error
     words = [device.name] * (device.provider != CPU)
     words += [f"{dtype} KV cache"] * (dtype is not None)
-    words += [f"{asked['kernels']} kernels"] * ("kernels" in asked)
+    if "kernels" in asked:
+        words.append(f"{asked['kernels']} kernels")
     name += f" ({', '.join(words)})" if words else ""
     positions = manifest.dimensions.max_positions
     pairs = [(n, _new_tokens(n, lengths.new_tokens, positions)) for n in lengths.contexts]

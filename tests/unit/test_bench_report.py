@@ -31,6 +31,7 @@ def cases() -> list[Case]:
 def measurement(speed: float, peak_memory_mb: float | None = 100.0) -> dict[str, Any]:
     return {
         "versions": VERSIONS,
+        "kernels": "stock",
         "import_ms": 100.0,
         "load_s": 0.5,
         "first_token_ms": {"32": 10.0},
