@@ -70,8 +70,8 @@ struct Avx512 {
   static Floats spread(const float* from) {
     if constexpr (Spread == 1) return _mm512_set1_ps(*from);
     if constexpr (Spread == 2) {
-      const __m128d two = _mm_load_sd(reinterpret_cast<const double*>(from));
-      return over_lanes<2>(_mm512_castps128_ps512(_mm_castpd_ps(two)));
+      const __m128i two = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+      return over_lanes<2>(_mm512_castsi512_ps(_mm512_castsi128_si512(two)));
     }
     if constexpr (Spread == 4) return over_lanes<4>(_mm512_castps128_ps512(_mm_loadu_ps(from)));
     return over_lanes<8>(_mm512_castps256_ps512(_mm256_loadu_ps(from)));

@@ -1,0 +1,133 @@
+// Compares the kernels of every kind that this CPU can run with the generic ones, bit by bit.
+//
+// CI builds it with sanitizers. By hand it also runs for other processors, in an emulator:
+//
+//   aarch64-linux-gnu-g++ -std=c++17 -O2 -ffp-contract=off -static -pthread \
+//       tests/native/compare_kernels.cpp runtime/native/src/*.cpp -o compare && qemu-aarch64 compare
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../../runtime/native/src/kernels.h"
+
+using namespace edgeseq;
+
+namespace {
+
+std::mt19937 randomness(0);
+
+int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(randomness); }
+float normal() { return std::normal_distribution<float>()(randomness); }
+
+// Several threads, each with a part of the work.
+class Parallel : public Threads {
+ public:
+  void run(size_t count, void (*work)(void*, size_t), void* data) const override {
+    std::vector<std::thread> threads;
+    for (size_t first = 0; first < 3; first++)
+      threads.emplace_back([=] {
+        for (size_t i = first; i < count; i += 3) work(data, i);
+      });
+    for (auto& thread : threads) thread.join();
+  }
+};
+
+// Memory of exactly `count` elements, so that a sanitizer sees a read beyond them.
+template <class Element>
+std::vector<Element> filled(size_t count, Element (*value)()) {
+  std::vector<Element> result(count);
+  for (auto& element : result) element = value();
+  return result;
+}
+
+std::vector<float> activations(size_t rows, size_t inputs) {
+  auto x = filled<float>(rows * inputs, normal);
+  for (size_t i = 0; i < inputs; i++) {
+    if (rows > 1) x[inputs + i] = 0;
+    if (rows > 2) x[2 * inputs + i] = x[i] < 0 ? -50.f : 50.f;
+    if (rows > 3) x[3 * inputs + i] *= 1e-3f;
+  }
+  return x;
+}
+
+int failures = 0, comparisons = 0;
+
+void compare(const std::vector<float>& found, const std::vector<float>& expected, const char* name,
+             const char* what, int64_t inputs, int64_t outputs, int64_t rows) {
+  comparisons++;
+  if (std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)) == 0) return;
+  failures++;
+  std::printf("%s: %s of %lld inputs, %lld outputs, %lld rows differs from generic\n", name, what,
+              static_cast<long long>(inputs), static_cast<long long>(outputs),
+              static_cast<long long>(rows));
+}
+
+template <class Multiply>
+void compare_all(const char* what, int64_t inputs, int64_t outputs, int64_t rows,
+                 Multiply multiply) {
+  const Parallel threads;
+  const auto size = static_cast<size_t>(rows * outputs);
+  std::vector<float> expected(size);
+  multiply(*generic(), expected.data(), threads);
+  for (size_t index = 0; const Kernels* found = kernels(index); index++) {
+    std::vector<float> y(size, -1.0f);
+    multiply(*found, y.data(), threads);
+    compare(y, expected, found->name, what, inputs, outputs, rows);
+  }
+}
+
+void rows_of(int64_t inputs, int64_t outputs, int64_t rows) {
+  const auto size = static_cast<size_t>(inputs * outputs);
+  const auto codes = filled<int8_t>(size, [] { return static_cast<int8_t>(integer(-64, 63)); });
+  const auto scales = filled<float>(static_cast<size_t>(outputs), normal);
+  const auto bias = filled<float>(static_cast<size_t>(outputs), normal);
+  const auto x = activations(static_cast<size_t>(rows), static_cast<size_t>(inputs));
+  const RowWeight weight{codes.data(), scales.data(), rows % 2 ? bias.data() : nullptr, inputs,
+                         outputs};
+  compare_all("rows", inputs, outputs, rows, [&](const Kernels& k, float* y, const Threads& t) {
+    k.multiply_rows(weight, x.data(), rows, y, t);
+  });
+}
+
+void blocks_of(int64_t inputs, int64_t outputs, int64_t rows, int64_t block_size, int64_t bits,
+               bool is_half) {
+  BlockWeight weight{};
+  weight.inputs = inputs;
+  weight.outputs = outputs;
+  weight.block_size = block_size;
+  weight.bits = bits;
+  const auto blocks = static_cast<size_t>(outputs * weight.blocks());
+  const auto codes = filled<uint8_t>(blocks * static_cast<size_t>(block_size * bits / 8),
+                                     [] { return static_cast<uint8_t>(integer(0, 255)); });
+  const auto scales = filled<float>(blocks, normal);
+  const auto halves =
+      filled<uint16_t>(blocks, [] { return static_cast<uint16_t>(integer(0, 0x7bff)); });
+  const auto x = activations(static_cast<size_t>(rows), static_cast<size_t>(inputs));
+  weight.codes = codes.data();
+  weight.scales = is_half ? nullptr : scales.data();
+  weight.half_scales = is_half ? halves.data() : nullptr;
+  compare_all("blocks", inputs, outputs, rows, [&](const Kernels& k, float* y, const Threads& t) {
+    k.multiply_blocks(weight, x.data(), rows, y, t);
+  });
+}
+
+}  // namespace
+
+int main() {
+  const int64_t shapes[][2] = {{64, 32}, {768, 40}, {100, 5}, {3, 1}, {1, 7}, {257, 97}, {512, 520}};
+  for (const auto& [inputs, outputs] : shapes)
+    for (const int64_t rows : {1, 2, 3, 5, 8, 9, 13, 30}) {
+      rows_of(inputs, outputs, rows);
+      if (rows > 9) continue;
+      for (const int64_t block_size : {16, 32, 64, 128, 256})
+        for (const int64_t bits : {4, 8})
+          for (const bool is_half : {false, true})
+            blocks_of(inputs, outputs, rows, block_size, bits, is_half);
+    }
+  for (size_t index = 0; const Kernels* found = kernels(index); index++)
+    std::printf("%s ", found->name);
+  std::printf("%d comparisons, %d failures\n", comparisons, failures);
+  return failures != 0;
+}
