@@ -25,6 +25,7 @@ def main() -> None:
         check_packages,
         check_import,
         check_version,
+        check_kernels,
         check_generate,
         check_encoder_decoder,
         check_tasks,
@@ -55,6 +56,18 @@ def check_import() -> None:
     expect(done.returncode == 0, done.stderr)
     loaded = set(done.stdout.split()) & {*HEAVY, "huggingface_hub"}
     expect(not loaded, f"loaded: {loaded}")
+
+
+def check_kernels() -> None:
+    """The wheel holds the native kernels, unless there was no compiler."""
+    libraries = list((package_folder("runtime") / "native").glob("edgeseq_kernels.*"))
+    if not libraries:
+        print("    built without kernels")
+        return
+    code = "from edgeseq.runtime.native.library import processor_kernels as k; print(k())"
+    done = run(sys.executable, "-c", code)
+    expect(done.returncode == 0, done.stderr)
+    print(f"    kernels: {done.stdout.strip()}")
 
 
 def check_version() -> None:
