@@ -2,10 +2,9 @@
 
     python benchmarks/linear_forms.py FP32_BUNDLE
 
-The forms take turns, each with ONNX Runtime's stock operators and with edgeseq's native kernels. For
-batch 1 each has three figures in milliseconds: a decode step after 32
-tokens of context, the prefill of 512 tokens in chunks, as the runtime does it, and the prefill of
-512 tokens at once.
+The forms take turns, each with ONNX Runtime's stock operators and with edgeseq's native kernels.
+For batch 1 each has three figures in milliseconds: a decode step after 32 tokens of context, the
+prefill of 512 tokens in chunks, as the runtime does it, and the prefill of 512 tokens at once.
 
 `dynamic` is the form of ONNX Runtime's own dynamic quantization: one scale for a whole activation
 tensor, so that a row's result depends on the other rows. Embeddings and lm_head are 8-bit blocks in

@@ -20,6 +20,7 @@ from transformers import GPT2LMHeadModel, T5ForConditionalGeneration
 from edgeseq.runtime import Model, load
 from edgeseq.runtime.bundle.manifest import CacheDtype
 from edgeseq.runtime.bundle.reading import Bundle
+from edgeseq.runtime.native.library import Kernels
 from edgeseq.runtime.ort import onnx_decoder
 
 Logits = NDArray[np.float32]
@@ -92,18 +93,19 @@ def quantized(
 
 @dataclass
 class Case:
-    """A bundle with a type of cache, and its logits for single prompts."""
+    """A bundle with a type of cache and kernels, and its logits for single prompts."""
 
     folder: Path
     kv_cache: CacheDtype
+    kernels: Kernels = "auto"
 
     @cached_property
     def model(self) -> Model:
-        return load(self.folder, threads=1, kv_cache=self.kv_cache)
+        return load(self.folder, threads=1, kv_cache=self.kv_cache, kernels=self.kernels)
 
     @cached_property
     def threaded(self) -> Model:
-        return load(self.folder, threads=2, kv_cache=self.kv_cache)
+        return load(self.folder, threads=2, kv_cache=self.kv_cache, kernels=self.kernels)
 
     def ids(self, length: int, seed: int) -> Ids:
         vocabulary = self.model.bundle.manifest.dimensions.vocabulary
@@ -182,6 +184,7 @@ BOTH_CACHES = [
     ("odd", "int8-weights", {}),
     ("gpt2", "int4", {}),
 ]
+STOCK = [("gpt2", "int8", {}), ("odd", "int8-weights", {}), ("gpt2", "int4", {})]
 INT8_CACHE = [*BOTH_CACHES, ("wide", "int8", {}), ("large", "int8", {})]
 
 
@@ -191,21 +194,33 @@ def named(values: tuple[Any, ...]) -> str:
 
 @pytest.fixture(scope="session")
 def case(quantized: Quantized) -> Callable[..., Case]:
-    """``case(name, recipe, options, kv_cache)``, made once."""
+    """``case(name, recipe, options, kv_cache, kernels)``, made once."""
     made: dict[str, Case] = {}
 
-    def make(name: str, recipe: str, options: dict[str, Any], kv_cache: CacheDtype) -> Case:
-        key = f"{name} {recipe} {options} {kv_cache}"
+    def make(
+        name: str,
+        recipe: str,
+        options: dict[str, Any],
+        kv_cache: CacheDtype,
+        kernels: Kernels = "auto",
+    ) -> Case:
+        key = f"{name} {recipe} {options} {kv_cache} {kernels}"
         if key not in made:
-            made[key] = Case(quantized(name, recipe, **options), kv_cache)
+            made[key] = Case(quantized(name, recipe, **options), kv_cache, kernels)
         return made[key]
 
     return make
 
 
-@pytest.fixture(params=INT8_CACHE, ids=named)
+@pytest.fixture(
+    params=[
+        *((*which, "int8") for which in INT8_CACHE),
+        *((*which, "int8", "stock") for which in STOCK),
+    ],
+    ids=named,
+)
 def int8_cache(request: pytest.FixtureRequest, case: Callable[..., Case]) -> Case:
-    return case(*request.param, "int8")
+    return case(*request.param)
 
 
 @pytest.fixture(params=BOTH_CACHES, ids=named)
@@ -217,6 +232,7 @@ def float_cache(request: pytest.FixtureRequest, case: Callable[..., Case]) -> Ca
     params=[
         *((*which, "int8") for which in INT8_CACHE),
         *((*which, "float32") for which in BOTH_CACHES),
+        *((*which, "int8", "stock") for which in STOCK),
     ],
     ids=named,
 )

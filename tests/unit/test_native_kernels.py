@@ -200,3 +200,19 @@ def test_blocks_of_tiny_values_count_as_zeros(library: Library, bits: int) -> No
             index, packed, np.ones((3, 1), f32), None, x, block_size=32, bits=bits
         )
         assert (y == 0).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_none(library: Library, value: float) -> None:
+    """A row with such a value has no finite results; other rows do not notice."""
+    x = np.ones((3, 64), f32)
+    x[1, 5] = value
+    codes, packed = np.ones((8, 64), np.int8), np.full((8, 64), 129, np.uint8)
+    for index in range(len(library.names)):
+        y = library.multiply_rows(index, codes, np.ones(8, f32), None, x)
+        z = library.multiply_blocks(
+            index, packed, np.ones((8, 1), f32), None, x, block_size=64, bits=8
+        )
+        for found in (y, z):
+            assert not np.isfinite(found[1]).any()
+            assert found[[0, 2]] == pytest.approx(64, rel=1e-5)

@@ -88,12 +88,11 @@ struct Avx2 {
     _mm256_store_ps(floats, _mm256_cvtph_ps(halves));
     return spread<Spread>(floats);
   }
-  static Floats abs(Floats v) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    return {_mm256_andnot_ps(sign, v.low), _mm256_andnot_ps(sign, v.high)};
-  }
-  static Floats max(Floats a, Floats b) {
-    return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+  static Ints larger(Ints v, const float* from) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    const Bytes bits = load(from);
+    return {_mm256_max_epi32(v.low, _mm256_and_si256(bits.low, mask)),
+            _mm256_max_epi32(v.high, _mm256_and_si256(bits.high, mask))};
   }
   static Floats multiply(Floats a, Floats b) {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
@@ -107,11 +106,12 @@ struct Avx2 {
   static Floats to_floats(Ints v) {
     return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
   }
-  static float largest(Floats v) {
-    alignas(32) float all[8];
-    _mm256_store_ps(all, _mm256_max_ps(v.low, v.high));
-    float result = 0;
-    for (float value : all) result = value > result ? value : result;
+  static float largest(Ints v) {
+    alignas(32) int32_t bits[8], most = 0;
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bits), _mm256_max_epi32(v.low, v.high));
+    for (int32_t value : bits) most = value > most ? value : most;
+    float result;
+    std::memcpy(&result, &most, sizeof result);
     return result;
   }
   static float sum(Floats v) {

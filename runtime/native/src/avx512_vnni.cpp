@@ -84,13 +84,20 @@ struct Avx512 {
     if constexpr (Spread == 8) return over_lanes<8>(_mm512_castps256_ps512(_mm256_cvtph_ps(halves)));
     return over_lanes<Spread>(_mm512_castps128_ps512(_mm_cvtph_ps(halves)));
   }
-  static Floats abs(Floats v) { return _mm512_abs_ps(v); }
-  static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Ints larger(Ints v, const float* from) {
+    const Ints magnitudes = _mm512_and_si512(load(from), _mm512_set1_epi32(0x7fffffff));
+    return _mm512_max_epi32(v, magnitudes);
+  }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
-  static float largest(Floats v) { return _mm512_reduce_max_ps(v); }
+  static float largest(Ints v) {
+    const int32_t bits = _mm512_reduce_max_epi32(v);
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+  }
   static float sum(Floats v) {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

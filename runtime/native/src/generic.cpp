@@ -15,12 +15,6 @@ struct Generic {
   struct Floats { float at[16]; };
 
   template <class Lane>
-  static auto each(Lane lane) {
-    struct { decltype(lane(0)) at[16]; } result;
-    for (int i = 0; i < 16; i++) result.at[i] = lane(i);
-    return result;
-  }
-  template <class Lane>
   static Floats floats(Lane lane) {
     Floats result;
     for (int i = 0; i < 16; i++) result.at[i] = lane(i);
@@ -82,9 +76,14 @@ struct Generic {
   static Floats spread(const uint16_t* from) {
     return floats([&](int i) { return to_float(from[i * Spread / 16]); });
   }
-  static Floats abs(Floats v) { return floats([&](int i) { return std::fabs(v.at[i]); }); }
-  static Floats max(Floats a, Floats b) {
-    return floats([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  static Ints larger(Ints v, const float* from) {
+    for (int i = 0; i < 16; i++) {
+      int32_t bits;
+      std::memcpy(&bits, from + i, sizeof bits);
+      bits &= 0x7fffffff;
+      v.at[i] = bits > v.at[i] ? bits : v.at[i];
+    }
+    return v;
   }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return a.at[i] * b.at[i]; }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return a.at[i] / b.at[i]; }); }
@@ -92,9 +91,11 @@ struct Generic {
     return floats([&](int i) { return std::fma(a.at[i], b.at[i], c.at[i]); });
   }
   static Floats to_floats(Ints v) { return floats([&](int i) { return static_cast<float>(v.at[i]); }); }
-  static float largest(Floats v) {
-    float result = 0;
-    for (float value : v.at) result = value > result ? value : result;
+  static float largest(Ints v) {
+    int32_t bits = 0;
+    for (int32_t value : v.at) bits = value > bits ? value : bits;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
     return result;
   }
   static float sum(Floats v) {
@@ -105,7 +106,7 @@ struct Generic {
   static void store_codes(int8_t* to, Floats v) {
     for (int i = 0; i < 16; i++) {
       const float code = std::nearbyint(v.at[i]);
-      to[i] = static_cast<int8_t>(code > 127 ? 127 : code < -128 ? -128 : code);
+      to[i] = static_cast<int8_t>(code > 127 ? 127 : code >= -128 ? code : -128);
     }
   }
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {

@@ -1,6 +1,9 @@
 // The products, written once for all kinds of CPUs. `Isa` has the vectors of one kind: `Bytes` of 64
 // bytes, `Ints` of 16 32-bit integers, `Floats` of 16 floats.
 //
+// The largest magnitude of activations is that of their bits as integers, so that a value that is not
+// a number makes the scale, and thus the results, no numbers.
+//
 // Everything here is a template over `Isa`, so that no code for one CPU is linked into another's.
 //
 // Order of the floating-point operations, which fixes the bits of the results:
@@ -100,13 +103,13 @@ struct Rows {
   };
 
   static void quantize(const float* x, int64_t inputs, int8_t* codes, float* scale, int32_t* sum) {
-    auto largest = Isa::zero_floats();
+    auto largest = Isa::zero();
     int64_t k = 0;
-    for (; k + 16 <= inputs; k += 16) largest = Isa::max(largest, Isa::abs(Isa::load_floats(x + k)));
+    for (; k + 16 <= inputs; k += 16) largest = Isa::larger(largest, x + k);
     alignas(64) float rest[16] = {};
     if (k < inputs) {
       __builtin_memcpy(rest, x + k, sizeof(float) * static_cast<size_t>(inputs - k));
-      largest = Isa::max(largest, Isa::abs(Isa::load_floats(rest)));
+      largest = Isa::larger(largest, rest);
     }
     *scale = Isa::largest(largest) * (1.0f / 127.0f);
     if (*scale == 0) {
@@ -249,24 +252,23 @@ struct Blocks {
       }
       const int64_t size = block_size < STEP ? block_size : STEP;
       for (int64_t begin = 0; begin < STEP; begin += size) {
-        auto largest = Isa::zero_floats();
+        auto largest = Isa::zero();
         if (block_size <= STEP) {
           for (int64_t k = begin; k < begin + size; k += 16)
-            largest = Isa::max(largest, Isa::abs(Isa::load_floats(from + k)));
+            largest = Isa::larger(largest, from + k);
         } else {  // the block has several steps
           const int64_t first = s * STEP / block_size * block_size;
           const int64_t end = first + block_size < inputs ? first + block_size : inputs;
           int64_t k = first;
-          for (; k + 16 <= end; k += 16)
-            largest = Isa::max(largest, Isa::abs(Isa::load_floats(x + k)));
+          for (; k + 16 <= end; k += 16) largest = Isa::larger(largest, x + k);
           alignas(64) float rest[16] = {};
           if (k < end) {
             __builtin_memcpy(rest, x + k, sizeof(float) * static_cast<size_t>(end - k));
-            largest = Isa::max(largest, Isa::abs(Isa::load_floats(rest)));
+            largest = Isa::larger(largest, rest);
           }
         }
         const float peak = Isa::largest(largest);
-        const bool is_zero = !(peak >= SMALLEST_PEAK);
+        const bool is_zero = peak < SMALLEST_PEAK;
         const float scale = is_zero ? 0.0f : peak * (1.0f / 127.0f);
         const auto factor = Isa::broadcast(is_zero ? 0.0f : 127.0f / peak);
         for (int64_t k = begin; k < begin + size; k += 16)

@@ -109,16 +109,24 @@ struct Neon {
       vst1q_f32(all + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + 4 * i))));
     return spread<Spread>(all);
   }
-  static Floats abs(Floats v) { return floats([&](int i) { return vabsq_f32(v.at[i]); }); }
-  static Floats max(Floats a, Floats b) { return floats([&](int i) { return vmaxq_f32(a.at[i], b.at[i]); }); }
+  static Ints larger(Ints v, const float* from) {
+    return ints([&](int i) {
+      const int32x4_t bits = vreinterpretq_s32_f32(vld1q_f32(from + 4 * i));
+      return vmaxq_s32(v.at[i], vandq_s32(bits, vdupq_n_s32(0x7fffffff)));
+    });
+  }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return vmulq_f32(a.at[i], b.at[i]); }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return vdivq_f32(a.at[i], b.at[i]); }); }
   static Floats multiply_add(Floats a, Floats b, Floats c) {
     return floats([&](int i) { return vfmaq_f32(c.at[i], a.at[i], b.at[i]); });
   }
   static Floats to_floats(Ints v) { return floats([&](int i) { return vcvtq_f32_s32(v.at[i]); }); }
-  static float largest(Floats v) {
-    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(v.at[0], v.at[1]), vmaxq_f32(v.at[2], v.at[3])));
+  static float largest(Ints v) {
+    const int32x4_t low = vmaxq_s32(v.at[0], v.at[1]), high = vmaxq_s32(v.at[2], v.at[3]);
+    const int32_t bits = vmaxvq_s32(vmaxq_s32(low, high));
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
   }
   static float sum(Floats v) {
     const float32x4_t four = vaddq_f32(vaddq_f32(v.at[0], v.at[2]), vaddq_f32(v.at[1], v.at[3]));
