@@ -23,7 +23,7 @@ from .resources.reporting import progress_in_lines
 
 BUILT_IN = "calibration.txt"
 CONTEXT = 512  # most tokens per window
-TOKENS = 8192  # tokens read of a longer text (at most twice as many), half for evaluation
+TOKENS = 8192  # tokens used of a longer text (at most twice as many), half for evaluation
 KNOWN = 0.5  # least share of the built-in text's letters that the tokenizer must have
 ANSWER_TOKENS = 64  # most tokens of a generated target
 CACHE_BYTES = 1 << 29  # memory for a batch's keys and values: of its sources, and of its targets
@@ -94,12 +94,12 @@ def _check_built_in(tokenizer: AnyTokenizer) -> None:
 
 
 def _halves(name: str, windows: Sequence[Window], context: int | None) -> Texts:
-    """Choose windows, spread over the text, with about TOKENS tokens; return two halves.
+    """Choose windows, spread over the text, that predict about TOKENS tokens; return two halves.
 
     Pairs may repeat in a pattern, such as one line for each of two tasks. So one pair of each
     stretch is chosen at random, and so is the half of each.
     """
-    step = _step(len(windows), sum(len(w.source) + w.predicted for w in windows))
+    step = _step(len(windows), sum(window.predicted for window in windows))
     if context is not None:
         some = windows[::step]
         return Texts(name, some[0::2], some[1::2], context)

@@ -124,7 +124,7 @@ def test_info_and_bench_name_them(quantized: Callable[[str, str], Path], capsys:
     folder = str(quantized("gpt2", "int8"))
     told = succeed(capsys, "info", folder).splitlines()
     assert ["kernels", library.processor_kernels()] in [line.split() for line in told]
-    lengths = ("--prompt-lengths", "4", "--contexts", "4", "--new-tokens", "8", "--rounds", "1")
+    lengths = ("--prompt-lengths", "4", "--contexts", "4", "--new-tokens", "16", "--rounds", "1")
     both = ("--kernels", "native", "--kernels", "stock")
     assert main(["bench", folder, *lengths, *both, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
