@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
-from ..runtime.native.library import calls_kernels, processor_kernels
+from ..runtime.native.library import calls_kernels, gains_from_kernels, processor_kernels
 from ..runtime.text.languages import described, language_pairs
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ def _recipe(quantization: Quantization) -> str:
 
 def _kernels(bundle: Bundle) -> str | None:
     """Return what multiplies with the bundle's weights here; None if it calls no kernels."""
-    graphs = bundle.manifest.graphs.values()
-    if not any(calls_kernels(bundle.file(graph).read_bytes()) for graph in graphs):
+    graphs = [bundle.file(graph).read_bytes() for graph in bundle.manifest.graphs.values()]
+    if not any(map(calls_kernels, graphs)):
         return None
-    found = processor_kernels()
-    return "stock (this installation has no native kernels)" if found is None else found
+    if not any(map(gains_from_kernels, graphs)):
+        return "stock"
+    return processor_kernels() or "stock (this installation has no native kernels)"
 
 
 def _quality(quality: Quality | None) -> str | None:

@@ -187,7 +187,7 @@ class Blockwise(Storage):
             graph.refer(weight, data[begin:end], data_at + data[:begin].nbytes)
             graph.refer(steps, scales[begin:end].reshape(-1), scales_at + scales[:begin].nbytes)
             graph.call(
-                BLOCK_LINEAR,
+                BLOCK_LINEAR[self.bits],
                 [layer.input, weight, steps, self._bias(graph, layer, which, begin, end)],
                 part,
                 K=inputs,

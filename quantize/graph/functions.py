@@ -15,7 +15,7 @@ DOMAIN = "edgeseq"
 MICROSOFT = "com.microsoft"
 ROW_LINEAR = "RowLinear"
 BIASED_ROW_LINEAR = "BiasedRowLinear"
-BLOCK_LINEAR = "BlockLinear"
+BLOCK_LINEAR = {4: "BlockLinear4", 8: "BlockLinear8"}  # by the bits of a weight
 
 # `codes` are (outputs, inputs), which lets kernels read each output's weights in one piece.
 _ROWS = """
@@ -39,6 +39,17 @@ _ROWS = """
 }}
 """
 
+_BLOCKS = """
+<opset_import: ["com.microsoft" : 1], domain: "edgeseq">
+{name} <K, N, bits, block_size> (x, codes, scales, bias) => (y)
+{{
+    y = com.microsoft.MatMulNBits<
+        K: int = @K, N: int = @N, bits: int = @bits, block_size: int = @block_size,
+        accuracy_level = 4
+    >(x, codes, scales, , , bias)
+}}
+"""
+
 FUNCTIONS = {
     ROW_LINEAR: _ROWS.format(
         name=ROW_LINEAR, inputs="x, codes, scales", end="y = Mul(by_token, scales)"
@@ -48,16 +59,7 @@ FUNCTIONS = {
         inputs="x, codes, scales, bias",
         end="scaled = Mul(by_token, scales)\n    y = Add(scaled, bias)",
     ),
-    BLOCK_LINEAR: """
-<opset_import: ["com.microsoft" : 1], domain: "edgeseq">
-BlockLinear <K, N, bits, block_size> (x, codes, scales, bias) => (y)
-{
-    y = com.microsoft.MatMulNBits<
-        K: int = @K, N: int = @N, bits: int = @bits, block_size: int = @block_size,
-        accuracy_level = 4
-    >(x, codes, scales, , , bias)
-}
-""",
+    **{name: _BLOCKS.format(name=name) for name in BLOCK_LINEAR.values()},
 }
 """The functions by name, in ONNX's text form. MatMulNBits' accuracy level 4 means that activations
 are rounded to 8-bit integers."""

@@ -82,7 +82,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         content = graph if isinstance(graph, bytes) else _content(graph)
         has_functions = calls_kernels(content)
         self.has_native_kernels = (
-            device.provider == CPU and has_functions and add_kernels(options, kernels)
+            device.provider == CPU and has_functions and add_kernels(options, content, kernels)
         )
         if has_functions and device.provider == CPU and not self.has_native_kernels:
             # The functions repeat nodes, and reorder weights.

@@ -37,7 +37,7 @@ CUDA_OPERATORS = {
     *("Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Div", "Equal", "Greater", "Less"),
     *("Clip", "Pad", "Sigmoid", "Tanh", "Gelu", "FastGelu", "GroupQueryAttention"),
     *("MultiHeadAttention", "MatMulNBits", "GatherBlockQuantized", "QuickGelu", "BiasGelu"),
-    "BlockLinear",  # a function that calls MatMulNBits
+    *("BlockLinear4", "BlockLinear8"),  # functions that call MatMulNBits
     *("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipLayerNormalization"),
 }
 QUERIES, PAST_KEY, BIAS = 0, 3, 10
@@ -182,7 +182,15 @@ def test_nodes_of_shapes_and_positions_are_named_as_such(
         if role != "encoder":  # whose residuals are in its norms
             assert "Add" in {node.op_type for node in others}
         made = {name for node in others for name in node.output}
-        floats = {"MatMul", "BlockLinear", "Gemm", "Softmax", "LayerNormalization", "Loop"}
+        floats = {
+            "MatMul",
+            "BlockLinear4",
+            "BlockLinear8",
+            "Gemm",
+            "Softmax",
+            "LayerNormalization",
+            "Loop",
+        }
         floats |= {"SimplifiedLayerNormalization", "MultiHeadAttention", "GroupQueryAttention"}
         for node in found.node:
             if node.op_type in floats or any(name in made for name in node.output):

@@ -96,8 +96,8 @@ def test_smaller_blocks_are_nearer(quantize: Callable[..., Bundle]) -> None:
 @pytest.mark.parametrize(
     ("recipe", "storage", "operators"),
     [
-        ("int8", "int8 in blocks of 32", {"BlockLinear"}),
-        ("int4", "int8 in blocks of 64", {"BlockLinear"}),
+        ("int8", "int8 in blocks of 32", {"BlockLinear8"}),
+        ("int4", "int8 in blocks of 64", {"BlockLinear8"}),
         ("int8-weights", "float32", {"MatMul", "Gemm"}),
     ],
 )
@@ -109,11 +109,15 @@ def test_layers_that_are_kept(
     assert bundle.manifest.quantization.kept == dict.fromkeys(sorted(keep), storage)
     found = nodes(bundle)
     assert {found[name].op_type for name in keep} <= operators
-    if operators == {"BlockLinear"}:
+    if operators == {"BlockLinear8"}:
         assert {attributes(found[name])["bits"] for name in keep} == {8}
     others = {found[name].op_type for name in LAYERS if name not in keep}
-    rows = {"RowLinear", "BiasedRowLinear"}
-    assert others == {"BlockLinear"} if recipe != "int8" else others <= rows
+    expected = {
+        "int8": {"RowLinear", "BiasedRowLinear"},
+        "int4": {"BlockLinear4"},
+        "int8-weights": {"BlockLinear8"},
+    }
+    assert others <= expected[recipe]
     assert load(bundle.folder, threads=1).generate("Once", max_new_tokens=3)[0].token_ids
 
 

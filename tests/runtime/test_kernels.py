@@ -80,8 +80,14 @@ def test_scores_agree(recipe: str, quantized: Callable[[str, str], Path]) -> Non
 
 
 @needs_library
-def test_auto_takes_the_native_kernels(quantized: Callable[[str, str], Path]) -> None:
-    assert load(quantized("gpt2", "int8")).kernels == library.processor_kernels()
+@pytest.mark.parametrize(
+    ("recipe", "gains"), [("int8", True), ("int4", True), ("int8-weights", False)]
+)
+def test_auto_takes_the_native_kernels_where_they_are_faster(
+    recipe: str, gains: bool, quantized: Callable[[str, str], Path]
+) -> None:
+    expected = library.processor_kernels() if gains else "stock"
+    assert load(quantized("gpt2", recipe)).kernels == expected
 
 
 def test_a_float32_bundle_has_nothing_for_them(model: Model) -> None:

@@ -110,7 +110,6 @@ struct BiasedRowLinear : RowLinear {
 };
 
 struct BlockLinear {
-  static constexpr const char* NAME = "BlockLinear";
   static constexpr size_t INPUTS = 4;  // the last is optional
   BlockWeight weight{};
 
@@ -185,6 +184,14 @@ ort::Status* compute(void* kernel, ort::KernelContext* context) {
   return nullptr;
 }
 
+struct BlockLinear4 : BlockLinear {
+  static constexpr const char* NAME = "BlockLinear4";
+};
+
+struct BlockLinear8 : BlockLinear {
+  static constexpr const char* NAME = "BlockLinear8";
+};
+
 template <class Linear>
 ort::CustomOp make_operator() {
   ort::CustomOp op{};
@@ -227,7 +234,8 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   using namespace edgeseq;
   static const ort::CustomOp rows = make_operator<RowLinear>();
   static const ort::CustomOp biased_rows = make_operator<BiasedRowLinear>();
-  static const ort::CustomOp blocks = make_operator<BlockLinear>();
+  static const ort::CustomOp blocks4 = make_operator<BlockLinear4>();
+  static const ort::CustomOp blocks8 = make_operator<BlockLinear8>();
   api = base->GetApi(ort::API_VERSION);
   if (!api) {  // older than 1.17
     return ort::create_status(base->GetApi(1), ort::FAIL, "edgeseq's kernels need ONNX Runtime 1.17.");
@@ -238,7 +246,8 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   EDGESEQ_RETURN_IF_FAILED(ort::create_domain(api, "edgeseq", &domain));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &rows));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &biased_rows));
-  EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks));
+  EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks4));
+  EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks8));
   return ort::add_domain(api, options, domain);
 }
 
