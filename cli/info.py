@@ -91,9 +91,10 @@ def _kernels(bundle: Bundle) -> str | None:
     graphs = [bundle.file(graph).read_bytes() for graph in bundle.manifest.graphs.values()]
     if not any(map(calls_kernels, graphs)):
         return None
-    if not any(map(gains_from_kernels, graphs)):
-        return "stock"
-    return processor_kernels() or "stock (this installation has no native kernels)"
+    found = processor_kernels()
+    if found is None:
+        return "stock (this installation has no native kernels for this processor)"
+    return found if any(map(gains_from_kernels, graphs)) else "stock"
 
 
 def _quality(quality: Quality | None) -> str | None:

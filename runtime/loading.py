@@ -56,7 +56,7 @@ def load(
             None for 16. Further generations wait in order of arrival.
         kernels: What multiplies with quantized weights on the CPU: "native" for edgeseq's own
             compiled kernels, "stock" for ONNX Runtime's operators, "auto" for the native kernels
-            in graphs that gain from them, if this installation has them for this processor.
+            in graphs that are known to be faster with them on this processor.
 
     Returns:
         The model. Close it, or use it as a context manager, to free its memory.

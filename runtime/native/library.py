@@ -8,6 +8,7 @@ ONNX Runtime's operators compute.
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ GAINING = (b"RowLinear", b"BlockLinear4")
 OPERATORS = (*GAINING, b"BlockLinear8")
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
+FASTER = frozenset({"avx512-vnni"})  # kernels that were measured to be faster than the operators
 GENERIC = "generic"  # the kernels for any processor, which only tests use
 MISSING = "edgeseq was installed without it, because it could not be compiled"
 
@@ -46,15 +48,14 @@ def calls_kernels(graph: bytes) -> bool:
 
 
 def gains_from_kernels(graph: bytes) -> bool:
-    """Return whether an ONNX file is faster with the kernels."""
-    return any(name in graph for name in GAINING)
+    """Return whether an ONNX file is known to be faster with the kernels for this processor."""
+    return any(name in graph for name in GAINING) and processor_kernels() in FASTER
 
 
 def add_kernels(options: Any, graph: bytes, kernels: Kernels) -> bool:
     """Add the kernels for ``graph``, an ONNX file, to ONNX Runtime's session ``options``.
 
-    Returns whether they were added: with "auto" not if they are not available, or if the graph does
-    not gain from them. Raises ``OptionError`` for "native" if they are not available.
+    Returns whether they were added: with "auto" only if the graph gains from them. Raises ``OptionError`` for "native" if they are not available.
     """
     if kernels == "stock" or (kernels == "auto" and not gains_from_kernels(graph)):
         return False
@@ -74,13 +75,17 @@ def add_kernels(options: Any, graph: bytes, kernels: Kernels) -> bool:
 
 @cache
 def processor_kernels() -> str | None:
-    """Return the name of the kernels for this processor, such as "avx512-vnni"; None without."""
-    import ctypes  # late: only reports need it
+    """Return the name of the kernels for this processor, such as "avx512-vnni".
 
+    None without the library, if the system cannot load it, and if it has none for this processor.
+    """
     library = find_library()
     if library is None:
         return None
-    loaded = ctypes.CDLL(str(library))
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError:  # built for another system; `kernels="native"` says why
+        return None
     loaded.edgeseq_kernels.restype = ctypes.c_char_p
     name: str = loaded.edgeseq_kernels(ctypes.c_size_t(0)).decode()
     return None if name == GENERIC else name

@@ -45,6 +45,12 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     library.processor_kernels.cache_clear()
 
 
+@pytest.fixture
+def another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels for this processor were not measured."""
+    monkeypatch.setattr(library, "FASTER", frozenset())
+
+
 needs_library = pytest.mark.skipif(
     library.find_library() is None, reason="edgeseq is installed without its kernels"
 )
@@ -84,10 +90,27 @@ def test_scores_agree(recipe: str, quantized: Callable[[str, str], Path]) -> Non
     ("recipe", "gains"), [("int8", True), ("int4", True), ("int8-weights", False)]
 )
 def test_auto_takes_the_native_kernels_where_they_are_faster(
-    recipe: str, gains: bool, quantized: Callable[[str, str], Path]
+    recipe: str,
+    gains: bool,
+    quantized: Callable[[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(library, "FASTER", {library.processor_kernels()})
     expected = library.processor_kernels() if gains else "stock"
     assert load(quantized("gpt2", recipe)).kernels == expected
+
+
+@needs_library
+@pytest.mark.usefixtures("another_processor")
+def test_kernels_that_were_not_measured_have_to_be_asked_for(
+    quantized: Callable[[str, str], Path], capsys: Captured
+) -> None:
+    folder = quantized("gpt2", "int8")
+    assert load(folder).kernels == "stock"
+    assert ["kernels", "stock"] in [
+        line.split() for line in succeed(capsys, "info", str(folder)).splitlines()
+    ]
+    assert load(folder, kernels="native").kernels == library.processor_kernels()
 
 
 def test_a_float32_bundle_has_nothing_for_them(model: Model) -> None:
@@ -106,7 +129,7 @@ def test_without_the_library(quantized: Callable[[str, str], Path], capsys: Capt
     assert load(folder, threads=1).kernels == "stock"
     message = refusal(OptionError, lambda: load(folder, kernels="native"), ending=CODE)
     assert "installed without it" in message
-    assert "stock (this installation has no native kernels)" in succeed(capsys, "info", str(folder))
+    assert "stock (this installation has no native kernels" in succeed(capsys, "info", str(folder))
     assert "installed without it" in failure(
         capsys, "generate", "fox", "-b", str(folder), "--kernels", "native"
     )
@@ -126,8 +149,11 @@ def test_a_library_that_cannot_be_loaded(
 
 
 @needs_library
-def test_info_and_bench_name_them(quantized: Callable[[str, str], Path], capsys: Captured) -> None:
+def test_info_and_bench_name_them(
+    quantized: Callable[[str, str], Path], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(quantized("gpt2", "int8"))
+    monkeypatch.setattr(library, "FASTER", {library.processor_kernels()})
     told = succeed(capsys, "info", folder).splitlines()
     assert ["kernels", library.processor_kernels()] in [line.split() for line in told]
     lengths = ("--prompt-lengths", "4", "--contexts", "4", "--new-tokens", "16", "--rounds", "1")
