@@ -55,7 +55,8 @@ def gains_from_kernels(graph: bytes) -> bool:
 def add_kernels(options: Any, graph: bytes, kernels: Kernels) -> bool:
     """Add the kernels for ``graph``, an ONNX file, to ONNX Runtime's session ``options``.
 
-    Returns whether they were added: with "auto" only if the graph gains from them. Raises ``OptionError`` for "native" if they are not available.
+    Returns whether they were added: with "auto" only if the graph gains from them. Raises
+    ``OptionError`` for "native" if they are not available.
     """
     if kernels == "stock" or (kernels == "auto" and not gains_from_kernels(graph)):
         return False

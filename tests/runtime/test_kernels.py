@@ -37,11 +37,16 @@ def quantized(
     return make
 
 
-@pytest.fixture
-def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(library, "find_library", lambda: None)
-    library.processor_kernels.cache_clear()
+@pytest.fixture(autouse=True)
+def no_leftovers() -> Iterator[None]:
+    """What a test found out about a library is forgotten after it."""
     yield
+    library.processor_kernels.cache_clear()
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find_library", lambda: None)
     library.processor_kernels.cache_clear()
 
 
@@ -107,9 +112,8 @@ def test_kernels_that_were_not_measured_have_to_be_asked_for(
 ) -> None:
     folder = quantized("gpt2", "int8")
     assert load(folder).kernels == "stock"
-    assert ["kernels", "stock"] in [
-        line.split() for line in succeed(capsys, "info", str(folder)).splitlines()
-    ]
+    told = succeed(capsys, "info", str(folder)).splitlines()
+    assert ["kernels", "stock"] in [line.split() for line in told]
     assert load(folder, kernels="native").kernels == library.processor_kernels()
 
 
@@ -142,6 +146,7 @@ def test_a_library_that_cannot_be_loaded(
     broken = tmp_path / "edgeseq_kernels.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr(library, "find_library", lambda: broken)
+    library.processor_kernels.cache_clear()
     folder = quantized("gpt2", "int4")
     assert load(folder, threads=1, kernels="auto").kernels == "stock"
     message = refusal(OptionError, lambda: load(folder, threads=2, kernels="native"), ending=CODE)
