@@ -16,10 +16,7 @@ from typing import Any, Literal, get_args
 from ..errors import OptionError, reason
 
 Kernels = Literal["auto", "native", "stock"]
-# Parts of the operators' names in graphs. A graph gains from the native kernels if it has one of
-# the first two: ONNX Runtime's operator for 8-bit blocks is faster.
-GAINING = (b"RowLinear", b"BlockLinear4")
-OPERATORS = (*GAINING, b"BlockLinear8")
+OPERATORS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
 FASTER = frozenset({"avx512-vnni"})  # kernels that were measured to be faster than the operators
@@ -49,7 +46,7 @@ def calls_kernels(graph: bytes) -> bool:
 
 def gains_from_kernels(graph: bytes) -> bool:
     """Return whether an ONNX file is known to be faster with the kernels for this processor."""
-    return any(name in graph for name in GAINING) and processor_kernels() in FASTER
+    return calls_kernels(graph) and processor_kernels() in FASTER
 
 
 def add_kernels(options: Any, graph: bytes, kernels: Kernels) -> bool:

@@ -43,7 +43,8 @@ class Engine:
 
     ``manifest``: the manifest with the KV cache that the sessions use. ``sessions``: by the graphs'
     roles. ``memory``: the memory of KV caches; None: main memory. ``device`` and
-    ``device_reason``: name of the device and the reason for it. ``max_concurrent``: limit of
+    ``device_reason``: name of the device and the reason for it. ``has_native_kernels``: whether
+    edgeseq's own kernels compute some nodes. ``max_concurrent``: limit of
     generations at once, each with its own KV cache.
     """
 
@@ -61,6 +62,9 @@ class Engine:
         self.device = device
         self.device_reason = device_reason
         self.slots = Slots(max_concurrent)
+        self.has_native_kernels = any(
+            getattr(session, "has_native_kernels", False) for session in sessions.values()
+        )
         self._sessions: Mapping[str, Any] | None = sessions
         self._memory = memory or CpuMemory()
         self._device_logits = None
@@ -69,11 +73,6 @@ class Engine:
             self._device_logits = partial(DeviceLogits, self._memory, vocabulary=vocabulary)
         self._is_closed = False
         self._process = os.getpid()
-
-    @property
-    def has_native_kernels(self) -> bool:
-        """Whether edgeseq's own kernels compute some nodes, and not only ONNX Runtime's."""
-        return any(session.has_native_kernels for session in (self._sessions or {}).values())
 
     def decoder(self, prompts: Sequence[Sequence[int]], capacity: int) -> Decoder:
         """Return a decoder with one row per prompt; with an encoder, ``prompts`` are its sources.
@@ -208,9 +207,15 @@ def open_on(
         check_graph(session, role, manifest)
         return session
 
+    sessions = together({role: partial(open_checked, role) for role in manifest.roles})
+    if kernels == "native" and not any(found.has_native_kernels for found in sessions.values()):
+        raise OptionError(
+            f"kernels='native' has no effect on this bundle and the device {device.name!r}: leave "
+            "it out."
+        )
     return Engine(
         manifest,
-        together({role: partial(open_checked, role) for role in manifest.roles}),
+        sessions,
         memory=_device_memory(device) if device.provider == CUDA else None,
         device=device.name,
         device_reason=why,

@@ -59,8 +59,9 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     """A session over one graph, which keeps alive the weights that it shares with others.
 
     ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
-    because bundles hold optimized graphs, unless ``optimize``. ``save_to``: path to write the graph
-    to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see ``load``.
+    because bundles hold optimized graphs, unless ``optimize``, or if it calls kernels that are not
+    used: ONNX Runtime then simplifies what it puts in their place. ``save_to``: path to write the
+    graph to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see ``load``.
 
     ``has_native_kernels``: whether edgeseq's own kernels compute some of the graph's nodes.
     """
@@ -159,8 +160,11 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
 
 
 def _content(graph: Path) -> bytes:
-    """Return the bytes of a graph's file; none if it is missing, which ONNX Runtime reports."""
-    return graph.read_bytes() if graph.is_file() else b""
+    """Return the bytes of a graph's file; none if it cannot be read, which ONNX Runtime reports."""
+    try:
+        return graph.read_bytes()
+    except OSError:
+        return b""
 
 
 class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped

@@ -24,7 +24,7 @@ from ..bundle.manifest import Manifest
 from ..bundle.reading import file_entry
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..errors import BundleError, reason
-from ..native.library import Kernels, find_library
+from ..native.library import Kernels, processor_kernels
 from .cpu import instructions, processor
 from .graph_session import MappedWeights, runtime_version, save_prepacked
 
@@ -75,7 +75,7 @@ def _record(manifest: Manifest, role: str, kernels: Kernels) -> Record:
         "onnxruntime": runtime_version(),
         "processor": processor(),
         "instructions": instructions(),
-        "kernels": "stock" if kernels == "stock" or find_library() is None else "native",
+        "kernels": f"{kernels}, {processor_kernels()}",
         "checked": "alignment",  # entries made before this check are not used
     }
 

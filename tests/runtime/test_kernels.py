@@ -91,18 +91,12 @@ def test_scores_agree(recipe: str, quantized: Callable[[str, str], Path]) -> Non
 
 
 @needs_library
-@pytest.mark.parametrize(
-    ("recipe", "gains"), [("int8", True), ("int4", True), ("int8-weights", False)]
-)
-def test_auto_takes_the_native_kernels_where_they_are_faster(
-    recipe: str,
-    gains: bool,
-    quantized: Callable[[str, str], Path],
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_auto_takes_kernels_that_were_measured(
+    recipe: str, quantized: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "FASTER", {library.processor_kernels()})
-    expected = library.processor_kernels() if gains else "stock"
-    assert load(quantized("gpt2", recipe)).kernels == expected
+    assert load(quantized("gpt2", recipe)).kernels == library.processor_kernels()
 
 
 @needs_library
@@ -119,6 +113,8 @@ def test_kernels_that_were_not_measured_have_to_be_asked_for(
 
 def test_a_float32_bundle_has_nothing_for_them(model: Model) -> None:
     assert model.kernels == "stock"
+    message = refusal(OptionError, lambda: load(model.bundle.folder, kernels="native"), ending=CODE)
+    assert message.startswith("kernels='native' has no effect on this bundle")
 
 
 @pytest.mark.parametrize("kernels", ["fast", None, 1, ["native"]])

@@ -1,7 +1,7 @@
 // Kernels for AVX2 with VNNI (AVX-VNNI), which client processors without AVX-512 have.
 #include "kernels.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #include <immintrin.h>
 
 #include <cstdlib>

@@ -115,7 +115,7 @@ inline Status* constant_input(const Api* api, const KernelInfo* info, size_t ind
   return function<249, Status* (*)(const KernelInfo*, size_t, int*, const Value**)>(api)(
       info, index, is_constant, value);
 }
-// Runs work(data, i) for every i below `count`, in `batches` batches; 0: one for each thread.
+// Runs work(data, i) for every i below `count`, in `batches` batches; 0: as ONNX Runtime likes.
 inline Status* parallel_for(const Api* api, const KernelContext* context,
                             void (*work)(void*, size_t), size_t count, size_t batches,
                             void* data) {

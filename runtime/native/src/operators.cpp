@@ -14,15 +14,19 @@
 namespace edgeseq {
 
 const Kernels* kernels(size_t index) {
-  const Kernels* all[] = {avx512_vnni(), avx_vnni(), avx2(), neon_dot(), generic()};
-  for (const Kernels* found : all)
-    if (found && index-- == 0) return found;
-  return nullptr;
+  // Found once: asking a virtual machine's processor for its features takes microseconds.
+  static const std::vector<const Kernels*> all = [] {
+    std::vector<const Kernels*> found;
+    for (const Kernels* one : {avx512_vnni(), avx_vnni(), avx2(), neon_dot(), generic()})
+      if (one) found.push_back(one);
+    return found;
+  }();
+  return index < all.size() ? all[index] : nullptr;
 }
 
 namespace {
 
-const ort::Api* api;
+const ort::Api* api;  // of the one ONNX Runtime in the process
 
 #define EDGESEQ_RETURN_IF_FAILED(call) \
   if (ort::Status* status = (call)) return status
@@ -32,14 +36,17 @@ class SessionThreads : public Threads {
  public:
   explicit SessionThreads(const ort::KernelContext* context) : context_(context) {}
   void run(size_t count, void (*work)(void*, size_t), void* data) const override {
-    if (count == 1)
+    if (count == 1) {
       work(data, 0);
-    else
-      ort::parallel_for(api, context_, work, count, 0, data);  // fails for no count and no work
+    } else if (ort::Status* status = ort::parallel_for(api, context_, work, count, 0, data)) {
+      failure_ = status;
+    }
   }
+  ort::Status* failure() const { return failure_; }
 
  private:
   const ort::KernelContext* context_;
+  mutable ort::Status* failure_ = nullptr;
 };
 
 ort::Status* shape_of(const ort::Value* value, std::vector<int64_t>& sizes,
@@ -173,15 +180,20 @@ ort::Status* compute(void* kernel, ort::KernelContext* context) {
   sizes.back() = linear.weight.outputs;
   void *from = nullptr, *to = nullptr, *added = nullptr;
   EDGESEQ_RETURN_IF_FAILED(ort::tensor_data(api, x, &from));
-  if (bias) EDGESEQ_RETURN_IF_FAILED(ort::tensor_data(api, bias, &added));
+  if (bias) {
+    std::vector<int64_t> bias_sizes;
+    EDGESEQ_RETURN_IF_FAILED(shape_of(bias, bias_sizes));
+    if (product(bias_sizes) != linear.weight.outputs) return wrong("A bias has another size.");
+    EDGESEQ_RETURN_IF_FAILED(ort::tensor_data(api, bias, &added));
+  }
   linear.weight.bias = static_cast<const float*>(added);
   ort::Value* y = nullptr;
   EDGESEQ_RETURN_IF_FAILED(ort::output(api, context, 0, sizes.data(), sizes.size(), &y));
   EDGESEQ_RETURN_IF_FAILED(ort::tensor_data(api, y, &to));
+  const SessionThreads threads(context);
   if (rows > 0)
-    linear.multiply(static_cast<const float*>(from), rows, static_cast<float*>(to),
-                    SessionThreads(context));
-  return nullptr;
+    linear.multiply(static_cast<const float*>(from), rows, static_cast<float*>(to), threads);
+  return threads.failure();
 }
 
 struct BlockLinear4 : BlockLinear {
