@@ -38,7 +38,8 @@ def answer(
     model: Model, source: Path, out: Path, options: dict[str, Any] | None = None, **more: Any
 ) -> int:
     template = read_template(TASK)
-    job = Job(model, template, read_inputs(source, template), options or {})
+    loading = {} if model.kernels == "stock" else {"kernels": "native"}
+    job = Job(model, template, read_inputs(source, template), options or {}, loading)
     return answer_file(job, out, **more).before
 
 
