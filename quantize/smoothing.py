@@ -38,7 +38,7 @@ def smoothing_factors(
     """Return the factors that best divide the channels of the tensor ``name``.
 
     ``peaks``: (features,), largest magnitudes; ``rows``: (some tokens, features), a sample of the
-    tensor; ``storage``: that of the weights. None if no layer norm makes the tensor, if a weight
+    tensor; ``storage``: the weights' storage. None if no layer norm makes the tensor, if a weight
     that reads it has other readers, or if smoothing does not help.
     """
     layers, vectors = readers(network, name), norm_vectors(network, name)

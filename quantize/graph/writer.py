@@ -55,7 +55,7 @@ class GraphWriter:
         self._weights_file = weights_file
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
-        self._functions: set[str] = set()  # names of those that nodes call
+        self._functions: set[str] = set()  # names of the functions that nodes call
         self._seen: set[str] = set()  # names passed to `is_first`
 
     def model(self) -> onnx.ModelProto:

@@ -81,11 +81,9 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     ) -> None:
         options = session_options(threads)
         content = graph if isinstance(graph, bytes) else _content(graph)
-        has_functions = calls_kernels(content)
-        self.has_native_kernels = (
-            device.provider == CPU and has_functions and add_kernels(options, content, kernels)
-        )
-        if has_functions and device.provider == CPU and not self.has_native_kernels:
+        calls = device.provider == CPU and calls_kernels(content)
+        self.has_native_kernels = calls and add_kernels(options, content, kernels)
+        if calls and not self.has_native_kernels:
             # The functions repeat nodes, and reorder weights.
             optimize = True
             options.add_session_config_entry("session.disable_quant_qdq", "1")

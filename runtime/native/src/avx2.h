@@ -13,10 +13,6 @@ struct Avx2 {
   using Ints = Bytes;
   struct Floats { __m256 low, high; };
 
-  static char* allocate(size_t size) {
-    return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
-  }
-  static void release(char* memory) { std::free(memory); }
   static void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
   static Bytes load(const void* from) {

@@ -24,10 +24,6 @@ struct Avx512 {
   using Ints = __m512i;
   using Floats = __m512;
 
-  static char* allocate(size_t size) {
-    return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
-  }
-  static void release(char* memory) { std::free(memory); }
   static void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
   static Bytes load(const void* from) { return _mm512_loadu_si512(from); }
@@ -151,13 +147,9 @@ struct Avx512 {
 
  private:
   // Scratch memory of its own for each purpose.
-  struct Memory {
-    static char* allocate(size_t size) { return Avx512::allocate(size); }
-    static void release(char* memory) { Avx512::release(memory); }
-  };
-  struct Activations : Memory {};
-  struct Row : Memory {};
-  struct Panel : Memory {};
+  struct Activations {};
+  struct Row {};
+  struct Panel {};
 
   template <int Spread>
   static Floats over_lanes(Floats v) {

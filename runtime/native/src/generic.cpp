@@ -27,8 +27,6 @@ struct Generic {
     return result;
   }
 
-  static char* allocate(size_t size) { return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63})); }
-  static void release(char* memory) { std::free(memory); }
   static void prefetch(const void*) {}
 
   static Bytes load(const void* from) {
@@ -124,6 +122,12 @@ struct Generic {
 };
 
 }  // namespace
+
+char* allocate(size_t size) {
+  return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
+}
+
+void release(char* memory) { std::free(memory); }
 
 const Kernels* generic() {
   static const Kernels kernels{"generic", Rows<Generic>::multiply, multiply_blocks<Generic>};

@@ -19,6 +19,10 @@ class Threads {
   }
 };
 
+// Memory that starts on a cache line.
+char* allocate(size_t size);
+void release(char* memory);  // null: nothing
+
 // A weight with one scale for each output: codes from -64 to 63, (outputs, inputs). Activations
 // have 8 bits and one scale for each row.
 struct RowWeight {

@@ -33,18 +33,18 @@ constexpr int64_t FEW_ROWS = 8;
 constexpr int64_t AHEAD = 512;  // bytes that are fetched before they are read
 constexpr float SMALLEST_PEAK = 1e-30f;  // blocks with smaller values count as zeros
 
-// Memory that a thread keeps for its next call.
-template <class Isa>
+// Memory that a thread keeps for its next call, for one purpose.
+template <class Purpose>
 inline char* scratch(size_t size) {
   struct Memory {
     char* begin = nullptr;
     size_t size = 0;
-    ~Memory() { Isa::release(begin); }
+    ~Memory() { release(begin); }
   };
   static thread_local Memory memory;
   if (memory.size < size) {
-    Isa::release(memory.begin);
-    memory.begin = Isa::allocate(size);
+    release(memory.begin);
+    memory.begin = allocate(size);
     memory.size = size;
   }
   return memory.begin;

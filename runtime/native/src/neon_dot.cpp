@@ -42,10 +42,6 @@ struct Neon {
   template <class Part>
   static Floats floats(Part part) { return parts<Floats>(part); }
 
-  static char* allocate(size_t size) {
-    return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));
-  }
-  static void release(char* memory) { std::free(memory); }
   static void prefetch(const void* at) { __builtin_prefetch(at); }
 
   static Bytes load(const void* from) {
