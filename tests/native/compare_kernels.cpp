@@ -124,6 +124,7 @@ int main() {
       for (const int64_t block_size : {16, 32, 64, 128, 256})
         for (const int64_t bits : {4, 8})
           for (const bool is_half : {false, true})
+            if (has_blocks(bits, block_size))
             blocks_of(inputs, outputs, rows, block_size, bits, is_half);
     }
   for (size_t index = 0; const Kernels* found = kernels(index); index++)

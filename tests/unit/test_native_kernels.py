@@ -17,7 +17,6 @@ from edgeseq.runtime.native.library import find_library, processor_kernels
 Array = NDArray[Any]
 SHAPES = ((64, 32), (768, 36), (100, 5), (3, 1), (1, 7), (257, 33), (2048, 64))  # inputs, outputs
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 31)
-LANES = 16
 f32 = np.float32
 
 
@@ -89,6 +88,8 @@ def expected_blocks(
 ) -> Array:
     """``codes``: signed, (outputs, blocks * block_size)."""
     step = 64 * 8 // bits  # codes in 64 bytes
+    part = min(step, block_size)  # of a block, in a step
+    parts = step // part
     inputs, padded = codes.shape[1], -(-codes.shape[1] // step) * step
     blocks = np.zeros((len(x), inputs), f32)
     blocks[:, : x.shape[1]] = x
@@ -96,21 +97,16 @@ def expected_blocks(
     peaks = np.abs(blocks).max(axis=2)
     factors = np.where(peaks > 0, f32(127) / np.where(peaks > 0, peaks, f32(1)), f32(0))
     rounded = np.rint(blocks * factors[..., None]).reshape(len(x), -1)
-    sums = np.zeros((len(x), len(codes), LANES), f32)
-    size = step // LANES  # codes that a lane adds
-    activations = np.pad(rounded, ((0, 0), (0, padded - inputs))).astype(np.int64)
-    weights = np.pad(codes, ((0, 0), (0, padded - inputs))).astype(np.int64)
+    activations = np.pad(rounded, ((0, 0), (0, padded - inputs))).reshape(len(x), -1, part)
+    weights = np.pad(codes, ((0, 0), (0, padded - inputs))).reshape(len(codes), -1, part)
+    totals = np.einsum("rbk,nbk->rnb", activations.astype(np.int64), weights).astype(f32)
+    block = np.minimum(np.arange(padded // part) * part // block_size, scales.shape[1] - 1)
     x_scales = peaks * f32(1 / 127)
-    for begin in range(0, padded, step):
-        part = slice(begin, begin + step)
-        lanes = np.einsum(
-            "rlk,nlk->rnl",
-            activations[:, part].reshape(len(x), LANES, size),
-            weights[:, part].reshape(len(codes), LANES, size),
-        ).astype(f32)
-        block = np.minimum((begin + size * np.arange(LANES)) // block_size, scales.shape[1] - 1)
-        scale = scales.astype(f32)[None, :, block] * x_scales[:, None, block]
-        sums = fused_multiply_add(lanes, scale, sums)
+    scale = scales.astype(f32)[None][:, :, block] * x_scales[:, None][:, :, block]
+    sums = np.zeros((len(x), len(codes), parts), f32)
+    for begin in range(0, padded // part, parts):
+        at = slice(begin, begin + parts)
+        sums = fused_multiply_add(totals[..., at], scale[..., at], sums)
     while sums.shape[-1] > 1:
         half = sums.shape[-1] // 2
         sums = sums[..., :half] + sums[..., half:]
@@ -165,8 +161,9 @@ def test_rows(library: Library, inputs: int, outputs: int, extreme: bool) -> Non
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES, ids=str)
-@pytest.mark.parametrize("block_size", [16, 32, 64, 128, 256])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("bits", "block_size"), [(8, 16), *((bits, 2**n) for n in (5, 6, 7, 8) for bits in (4, 8))]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_blocks(
     library: Library, inputs: int, outputs: int, block_size: int, bits: int, dtype: Any

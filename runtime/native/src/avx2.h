@@ -1,14 +1,145 @@
-// Vectors of 64 bytes as two AVX2 registers. `Dot` has the sums of products of four bytes each:
-// dot8 for any bytes, dot7 for bytes up to 127 on the unsigned side.
+// Vectors of 64 bytes as two AVX2 registers. `Dot` is what kinds of processors differ in:
+//
+// - dot7(sum, a, b): the sums of four products, with bytes up to 127 in `a`.
+// - weights<Bits>(codes): the codes of an output in 32 bytes, as sums() takes them.
+// - sums(weights of four outputs, values): (2, 4 outputs) sums, each over 16 bytes of codes.
 #pragma once
 
 #include "linear.h"
 
 namespace edgeseq {
+namespace {  // of the kind of CPU that includes this
+
+// From four times (2, 4) integers to the sums of four: (2, 4 times).
+inline __m256i four_sums(const __m256i (&t)[4]) {
+  const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(t[0], t[1]), _mm256_unpackhi_epi32(t[0], t[1]));
+  const __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(t[2], t[3]), _mm256_unpackhi_epi32(t[2], t[3]));
+  return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+
+// The lanes of a step that are computed at a time: 8 of 16.
+template <class Dot>
+struct Avx2Part {
+  using Bytes = __m256i;
+  using Ints = __m256i;
+  using Floats = __m256;
+
+  static Bytes load(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+  }
+  static Bytes plus64(Bytes v) { return _mm256_add_epi8(v, _mm256_set1_epi8(64)); }
+  static Ints zero() { return _mm256_setzero_si256(); }
+  static Ints dot7(Ints sum, Bytes a, Bytes b) { return Dot::dot7(sum, a, b); }
+  template <int Count>
+  static void totals(const Ints* v, int32_t* results) {
+    if constexpr (Count == 4) {
+      const __m256i four = four_sums({v[0], v[1], v[2], v[3]});
+      const __m128i all = _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(results), all);
+    } else {
+      for (int j = 0; j < Count; j++) {
+        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v[j]), _mm256_extracti128_si256(v[j], 1));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+        results[j] = _mm_cvtsi128_si32(four);
+      }
+    }
+  }
+};
+
+// Floats of `InStep` blocks and four outputs.
+template <int InStep>
+struct Avx2Lanes {
+  static constexpr int COUNT = InStep / 2;
+  __m256 at[COUNT];
+
+  static Avx2Lanes zero() { return {}; }
+  static Avx2Lanes load(const float* from) {
+    Avx2Lanes result;
+    for (int i = 0; i < COUNT; i++) result.at[i] = _mm256_load_ps(from + 8 * i);
+    return result;
+  }
+  // Adds total * (a * b).
+  void add(const Avx2Lanes& total, const Avx2Lanes& a, const Avx2Lanes& b) {
+    for (int i = 0; i < COUNT; i++)
+      at[i] = _mm256_fmadd_ps(total.at[i], _mm256_mul_ps(a.at[i], b.at[i]), at[i]);
+  }
+  void reduce(float* totals) const {
+    const __m256 all = InStep == 4 ? _mm256_add_ps(at[0], at[COUNT - 1]) : at[0];
+    _mm_storeu_ps(totals, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+  }
+};
+
+template <>
+struct Avx2Lanes<1> {
+  __m128 at;
+
+  static Avx2Lanes zero() { return {_mm_setzero_ps()}; }
+  static Avx2Lanes load(const float* from) { return {_mm_load_ps(from)}; }
+  void add(Avx2Lanes total, Avx2Lanes a, Avx2Lanes b) {
+    at = _mm_fmadd_ps(total.at, _mm_mul_ps(a.at, b.at), at);
+  }
+  void reduce(float* totals) const { _mm_storeu_ps(totals, at); }
+};
+
+// The scales of `InStep` blocks of four outputs: 16-bit floats...
+template <int InStep>
+inline Avx2Lanes<InStep> scales_of(const uint16_t* const (&from)[4]) {
+  __m128i outputs[4];
+EDGESEQ_UNROLL
+  for (int j = 0; j < 4; j++) {
+    int32_t two;
+    if constexpr (InStep == 4) {
+      outputs[j] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from[j]));
+    } else if constexpr (InStep == 2) {
+      std::memcpy(&two, from[j], sizeof two);
+      outputs[j] = _mm_cvtsi32_si128(two);
+    } else {
+      outputs[j] = _mm_cvtsi32_si128(*from[j]);
+    }
+  }
+  const __m128i ab = _mm_unpacklo_epi16(outputs[0], outputs[1]);
+  const __m128i cd = _mm_unpacklo_epi16(outputs[2], outputs[3]);
+  const __m128i first = _mm_unpacklo_epi32(ab, cd);
+  if constexpr (InStep == 1)
+    return {_mm_cvtph_ps(first)};
+  else if constexpr (InStep == 2)
+    return {_mm256_cvtph_ps(first)};
+  else
+    return {_mm256_cvtph_ps(first), _mm256_cvtph_ps(_mm_unpackhi_epi32(ab, cd))};
+}
+
+// ...or floats.
+template <int InStep>
+inline Avx2Lanes<InStep> scales_of(const float* const (&from)[4]) {
+  if constexpr (InStep == 1) {
+    return {_mm_setr_ps(*from[0], *from[1], *from[2], *from[3])};
+  } else {
+    const auto pair = [&](int j, int block) {
+      double two;
+      std::memcpy(&two, from[j] + block, sizeof two);
+      return _mm_castpd_ps(_mm_set_sd(two));
+    };
+    const auto blocks = [&](int block) {
+      const __m128 ab = _mm_unpacklo_ps(pair(0, block), pair(1, block));
+      const __m128 cd = _mm_unpacklo_ps(pair(2, block), pair(3, block));
+      return _mm256_set_m128(_mm_movehl_ps(cd, ab), _mm_movelh_ps(ab, cd));
+    };
+    if constexpr (InStep == 2)
+      return {blocks(0)};
+    else
+      return {blocks(0), blocks(2)};
+  }
+}
 
 template <class Dot>
 struct Avx2 {
-  static constexpr int ROWS = 2, BLOCK_ROWS = 2;
+  static constexpr int ROWS = 2, BLOCK_ROWS = 4;
+  static constexpr bool KEEPS_WEIGHTS = false;  // in registers, for several rows
+  static constexpr int PARTS = 2;
+  using Part = Avx2Part<Dot>;
+  template <int InStep>
+  using Lanes = Avx2Lanes<InStep>;
   struct Bytes { __m256i low, high; };
   using Ints = Bytes;
   struct Floats { __m256 low, high; };
@@ -23,20 +154,7 @@ struct Avx2 {
     const __m256i all = _mm256_set1_epi8(static_cast<char>(value));
     return {all, all};
   }
-  static Bytes plus64(Bytes v) {
-    const __m256i add = _mm256_set1_epi8(64);
-    return {_mm256_add_epi8(v.low, add), _mm256_add_epi8(v.high, add)};
-  }
-  static Bytes low_halves(Bytes v) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    return {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
-  }
-  static Bytes high_halves(Bytes v) {
-    return low_halves({_mm256_srli_epi16(v.low, 4), _mm256_srli_epi16(v.high, 4)});
-  }
-
   static Ints zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static Ints load_ints(const int32_t* from) { return load(from); }
   static void store_ints(int32_t* to, Ints v) {
     auto* at = reinterpret_cast<__m256i*>(to);
     _mm256_storeu_si256(at, v.low);
@@ -46,43 +164,62 @@ struct Avx2 {
     const __m256i none = _mm256_setzero_si256();
     return {_mm256_sub_epi32(none, v.low), _mm256_sub_epi32(none, v.high)};
   }
-  static Ints dot8(Ints sum, Bytes a, Bytes b) {
-    return {Dot::dot8(sum.low, a.low, b.low), Dot::dot8(sum.high, a.high, b.high)};
-  }
   static Ints dot7(Ints sum, Bytes a, Bytes b) {
     return {Dot::dot7(sum.low, a.low, b.low), Dot::dot7(sum.high, a.high, b.high)};
   }
-  template <int Count>
-  static void sums(const Ints* v, int32_t* totals) {
-    for (int j = 0; j < Count; j++) {
-      const __m256i eight = _mm256_add_epi32(v[j].low, v[j].high);
-      __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-      four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-      four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-      totals[j] = _mm_cvtsi128_si32(four);
+  static int32_t total(Ints v) {
+    const __m256i all = _mm256_add_epi32(v.low, v.high);
+    int32_t result;
+    Part::template totals<1>(&all, &result);
+    return result;
+  }
+  // A step of the weights of four outputs.
+  template <int Bits>
+  struct Weights {
+    static constexpr bool HAS_ZEROS = Dot::template Weights<Bits>::HAS_ZEROS;
+    typename Dot::template Weights<Bits> half[2][4];
+  };
+  template <int Bits>
+  static Weights<Bits> weights(const uint8_t* const (&codes)[4]) {
+    Weights<Bits> result;
+EDGESEQ_UNROLL
+    for (int h = 0; h < 2; h++)
+EDGESEQ_UNROLL
+      for (int j = 0; j < 4; j++)
+        result.half[h][j] = Dot::template weights<Bits>(Part::load(codes[j] + 32 * h));
+    return result;
+  }
+  template <int InStep, class Weights>
+  static Lanes<InStep> block_sums(const Weights& weights, const int8_t* values, const int32_t* zeros) {
+    const auto* x = reinterpret_cast<const __m256i*>(values);
+    const auto plus_zeros = [&](int i, __m256i sum) {
+      if constexpr (!Weights::HAS_ZEROS) return sum;
+      return _mm256_add_epi32(sum, _mm256_load_si256(reinterpret_cast<const __m256i*>(zeros) + i));
+    };
+    // Each has (2, 4 outputs) sums, over 16 bytes of codes.
+    const __m256i first = Dot::sums(weights.half[0], x), second = Dot::sums(weights.half[1], x + 1);
+    if constexpr (InStep == 4) {
+      return {_mm256_cvtepi32_ps(plus_zeros(0, first)), _mm256_cvtepi32_ps(plus_zeros(1, second))};
+    } else if constexpr (InStep == 2) {
+      const __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20),
+                                           _mm256_permute2x128_si256(first, second, 0x31));
+      return {_mm256_cvtepi32_ps(plus_zeros(0, sum))};
+    } else {
+      const __m256i both = _mm256_add_epi32(first, second);
+      __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+      if constexpr (Weights::HAS_ZEROS)
+        sum = _mm_add_epi32(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(zeros)));
+      return {_mm_cvtepi32_ps(sum)};
     }
   }
+  template <int InStep, class Scale>
+  static Lanes<InStep> scales(const Scale* const (&from)[4]) {
+    return scales_of<InStep>(from);
+  }
 
-  static Floats zero_floats() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Floats broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
   static Floats load_floats(const float* from) {
     return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
-  }
-  template <int Spread>
-  static Floats spread(const float* from) {
-    if constexpr (Spread == 1) return broadcast(*from);
-    if constexpr (Spread == 2) return {_mm256_set1_ps(from[0]), _mm256_set1_ps(from[1])};
-    alignas(32) float all[16];
-    for (int i = 0; i < 16; i++) all[i] = from[i * Spread / 16];
-    return load_floats(all);
-  }
-  template <int Spread>
-  static Floats spread(const uint16_t* from) {
-    __m128i halves = _mm_setzero_si128();
-    std::memcpy(&halves, from, Spread * sizeof(uint16_t));
-    alignas(32) float floats[8];
-    _mm256_store_ps(floats, _mm256_cvtph_ps(halves));
-    return spread<Spread>(floats);
   }
   static Ints larger(Ints v, const float* from) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
@@ -96,12 +233,6 @@ struct Avx2 {
   static Floats divide(Floats a, Floats b) {
     return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
   }
-  static Floats multiply_add(Floats a, Floats b, Floats c) {
-    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
-  }
-  static Floats to_floats(Ints v) {
-    return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
-  }
   static float largest(Ints v) {
     alignas(32) int32_t bits[8], most = 0;
     _mm256_store_si256(reinterpret_cast<__m256i*>(bits), _mm256_max_epi32(v.low, v.high));
@@ -109,12 +240,6 @@ struct Avx2 {
     float result;
     std::memcpy(&result, &most, sizeof result);
     return result;
-  }
-  static float sum(Floats v) {
-    const __m256 eight = _mm256_add_ps(v.low, v.high);
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
   static void store_codes(int8_t* to, Floats v) {
     const __m256i low = _mm256_cvtps_epi32(v.low), high = _mm256_cvtps_epi32(v.high);
@@ -128,4 +253,5 @@ struct Avx2 {
   }
 };
 
+}  // namespace
 }  // namespace edgeseq

@@ -6,18 +6,40 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "target.h"
 
 EDGESEQ_BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma,avx2")
 
-#include "linear.h"
+#include "avx2.h"
 
 namespace edgeseq {
 namespace {
 
+// Floats of four blocks and four outputs.
+struct Avx512Lanes {
+  __m512 at;
+
+  static Avx512Lanes zero() { return {_mm512_setzero_ps()}; }
+  static Avx512Lanes load(const float* from) { return {_mm512_load_ps(from)}; }
+  // Adds total * (a * b).
+  void add(Avx512Lanes total, Avx512Lanes a, Avx512Lanes b) {
+    at = _mm512_fmadd_ps(total.at, _mm512_mul_ps(a.at, b.at), at);
+  }
+  void reduce(float* totals) const {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(at), _mm512_extractf32x8_ps(at, 1));
+    _mm_storeu_ps(totals, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+  }
+};
+
 struct Avx512 {
-  static constexpr int ROWS = 6, BLOCK_ROWS = 4;
+  static constexpr int ROWS = 6, BLOCK_ROWS = 6;
+  static constexpr bool KEEPS_WEIGHTS = true;  // in registers, for several rows
+  static constexpr int PARTS = 1;
+  using Part = Avx512;
+  template <int InStep>
+  using Lanes = std::conditional_t<InStep == 4, Avx512Lanes, Avx2Lanes<InStep>>;
   static constexpr int64_t PANEL = 32, GROUP = 12;  // outputs and rows that are computed at once
   static constexpr int64_t MANY_ROWS = 13;          // rows from which reordering pays
   using Bytes = __m512i;
@@ -29,76 +51,83 @@ struct Avx512 {
   static Bytes load(const void* from) { return _mm512_loadu_si512(from); }
   static Bytes fill(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
   static Bytes plus64(Bytes v) { return _mm512_add_epi8(v, _mm512_set1_epi8(64)); }
-  static Bytes low_halves(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-  static Bytes high_halves(Bytes v) {
-    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
-  }
-
   static Ints zero() { return _mm512_setzero_si512(); }
-  static Ints load_ints(const int32_t* from) { return _mm512_loadu_si512(from); }
-  static void store_ints(int32_t* to, Ints v) { _mm512_storeu_si512(to, v); }
-  static Ints negative(Ints v) { return _mm512_sub_epi32(zero(), v); }
-  static Ints dot8(Ints sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
   static Ints dot7(Ints sum, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
   template <int Count>
-  static void sums(const Ints* v, int32_t* totals) {
+  static void totals(const Ints* v, int32_t* results) {
     if constexpr (Count == 4) {
-      const Ints ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]),
-                                       _mm512_unpackhi_epi32(v[0], v[1]));
-      const Ints cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]),
-                                       _mm512_unpackhi_epi32(v[2], v[3]));
-      const Ints all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd),
-                                        _mm512_unpackhi_epi64(ab, cd));
-      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all),
-                                            _mm512_extracti64x4_epi64(all, 1));
-      const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(half),
-                                         _mm256_extracti128_si256(half, 1));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(totals), four);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(results), four_totals(four_sums(v)));
     } else {
-      for (int j = 0; j < Count; j++) totals[j] = _mm512_reduce_add_epi32(v[j]);
+      for (int j = 0; j < Count; j++) results[j] = total(v[j]);
+    }
+  }
+  static int32_t total(Ints v) { return _mm512_reduce_add_epi32(v); }
+
+  // A step of the weights of four outputs.
+  template <int Bits>
+  struct Weights { Bytes part[8 / Bits][4]; };
+  template <int Bits>
+  static Weights<Bits> weights(const uint8_t* const (&codes)[4]) {
+    Weights<Bits> result;
+EDGESEQ_UNROLL
+    for (int j = 0; j < 4; j++) {
+      const Bytes all = load(codes[j]);
+      if constexpr (Bits == 8) {
+        result.part[0][j] = all;
+      } else {
+        const Bytes mask = _mm512_set1_epi8(15);
+        result.part[0][j] = _mm512_and_si512(all, mask);
+        result.part[1][j] = _mm512_and_si512(_mm512_srli_epi16(all, 4), mask);
+      }
+    }
+    return result;
+  }
+  template <int InStep, class Weights>
+  static Lanes<InStep> block_sums(const Weights& weights, const int8_t* values, const int32_t* zeros) {
+    constexpr int PIECES = sizeof(Weights) / sizeof(Bytes) / 4;
+    Ints sums[4];
+EDGESEQ_UNROLL
+    for (int j = 0; j < 4; j++) {
+      sums[j] = dot7(zero(), weights.part[0][j], load(values));
+      if constexpr (PIECES == 2) sums[j] = dot7(sums[j], weights.part[1][j], load(values + STEP_BYTES));
+    }
+    const Ints four = four_sums(sums);
+    if constexpr (InStep == 4) {
+      return {_mm512_cvtepi32_ps(_mm512_add_epi32(four, _mm512_load_si512(zeros)))};
+    } else if constexpr (InStep == 2) {
+      const Ints two = _mm512_add_epi32(four, _mm512_shuffle_i32x4(four, four, 0xb1));
+      const __m256i sum = _mm512_castsi512_si256(_mm512_shuffle_i32x4(two, two, 0x08));
+      const __m256i start = _mm256_load_si256(reinterpret_cast<const __m256i*>(zeros));
+      return {_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start))};
+    } else {
+      const __m128i start = _mm_load_si128(reinterpret_cast<const __m128i*>(zeros));
+      return {_mm_cvtepi32_ps(_mm_add_epi32(four_totals(four), start))};
+    }
+  }
+  template <int InStep, class Scale>
+  static Lanes<InStep> scales(const Scale* const (&from)[4]) {
+    if constexpr (InStep == 4) {
+      const Avx2Lanes<4> halves = scales_of<4>(from);
+      return {_mm512_insertf32x8(_mm512_castps256_ps512(halves.at[0]), halves.at[1], 1)};
+    } else {
+      return scales_of<InStep>(from);
     }
   }
 
-  static Floats zero_floats() { return _mm512_setzero_ps(); }
   static Floats broadcast(float value) { return _mm512_set1_ps(value); }
   static Floats load_floats(const float* from) { return _mm512_loadu_ps(from); }
-  template <int Spread>
-  static Floats spread(const float* from) {
-    if constexpr (Spread == 1) return _mm512_set1_ps(*from);
-    if constexpr (Spread == 2) {
-      const __m128i two = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-      return over_lanes<2>(_mm512_castsi512_ps(_mm512_castsi128_si512(two)));
-    }
-    if constexpr (Spread == 4) return over_lanes<4>(_mm512_castps128_ps512(_mm_loadu_ps(from)));
-    return over_lanes<8>(_mm512_castps256_ps512(_mm256_loadu_ps(from)));
-  }
-  template <int Spread>
-  static Floats spread(const uint16_t* from) {
-    constexpr size_t SIZE = Spread * sizeof(uint16_t);
-    __m128i halves = _mm_setzero_si128();
-    std::memcpy(&halves, from, SIZE);
-    if constexpr (Spread == 8) return over_lanes<8>(_mm512_castps256_ps512(_mm256_cvtph_ps(halves)));
-    return over_lanes<Spread>(_mm512_castps128_ps512(_mm_cvtph_ps(halves)));
-  }
   static Ints larger(Ints v, const float* from) {
     const Ints magnitudes = _mm512_and_si512(load(from), _mm512_set1_epi32(0x7fffffff));
     return _mm512_max_epi32(v, magnitudes);
   }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
-  static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
   static float largest(Ints v) {
     const int32_t bits = _mm512_reduce_max_epi32(v);
     float result;
     std::memcpy(&result, &bits, sizeof result);
     return result;
-  }
-  static float sum(Floats v) {
-    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
   static void store_codes(int8_t* to, Floats v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -151,14 +180,15 @@ struct Avx512 {
   struct Row {};
   struct Panel {};
 
-  template <int Spread>
-  static Floats over_lanes(Floats v) {
-    alignas(64) static constexpr auto LANES = [] {
-      struct { int32_t at[16]; } lanes{};
-      for (int i = 0; i < 16; i++) lanes.at[i] = i * Spread / 16;
-      return lanes;
-    }();
-    return _mm512_permutexvar_ps(_mm512_load_si512(LANES.at), v);
+  // From four times (4, 4) integers to the sums of four: (4, 4 times).
+  static Ints four_sums(const Ints* t) {
+    const Ints ab = _mm512_add_epi32(_mm512_unpacklo_epi32(t[0], t[1]), _mm512_unpackhi_epi32(t[0], t[1]));
+    const Ints cd = _mm512_add_epi32(_mm512_unpacklo_epi32(t[2], t[3]), _mm512_unpackhi_epi32(t[2], t[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  }
+  static __m128i four_totals(Ints four) {
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
   }
 
   // Writes the codes of 16 outputs as (inputs / 4, PANEL, 4), plus 64; zeros beyond `outputs`.

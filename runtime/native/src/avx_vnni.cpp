@@ -18,7 +18,29 @@ namespace {
 
 struct Dot {
   static __m256i dot7(__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
-  static __m256i dot8(__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+
+  template <int Bits>
+  struct Weights {
+    static constexpr bool HAS_ZEROS = true;
+    __m256i part[8 / Bits];
+  };
+  template <int Bits>
+  static Weights<Bits> weights(__m256i codes) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    if constexpr (Bits == 8)
+      return {{codes}};
+    else
+      return {{_mm256_and_si256(codes, mask), _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask)}};
+  }
+  template <int Bits>
+  static __m256i sums(const Weights<Bits> (&w)[4], const __m256i* values) {
+    __m256i t[4];
+    for (int j = 0; j < 4; j++) {
+      t[j] = dot7(_mm256_setzero_si256(), w[j].part[0], _mm256_load_si256(values));
+      if constexpr (Bits == 4) t[j] = dot7(t[j], w[j].part[1], _mm256_load_si256(values + 2));
+    }
+    return four_sums(t);
+  }
 };
 
 }  // namespace

@@ -8,8 +8,36 @@
 namespace edgeseq {
 namespace {
 
+// Floats of `InStep` blocks and four outputs.
+template <int InStep>
+struct GenericLanes {
+  float at[4 * InStep];
+
+  static GenericLanes zero() { return {}; }
+  static GenericLanes load(const float* from) {
+    GenericLanes result;
+    std::memcpy(&result, from, sizeof result);
+    return result;
+  }
+  // Adds total * (a * b).
+  void add(const GenericLanes& total, const GenericLanes& a, const GenericLanes& b) {
+    for (int i = 0; i < 4 * InStep; i++) at[i] = std::fma(total.at[i], a.at[i] * b.at[i], at[i]);
+  }
+  void reduce(float* totals) const {
+    GenericLanes rest = *this;
+    for (int half = 4 * InStep / 2; half >= 4; half /= 2)
+      for (int i = 0; i < half; i++) rest.at[i] += rest.at[i + half];
+    std::memcpy(totals, &rest, 4 * sizeof(float));
+  }
+};
+
 struct Generic {
   static constexpr int ROWS = 2, BLOCK_ROWS = 2;
+  static constexpr bool KEEPS_WEIGHTS = true;
+  static constexpr int PARTS = 1;
+  using Part = Generic;
+  template <int InStep>
+  using Lanes = GenericLanes<InStep>;
   struct Bytes { uint8_t at[64]; };
   struct Ints { int32_t at[16]; };
   struct Floats { float at[16]; };
@@ -36,44 +64,64 @@ struct Generic {
   }
   static Bytes fill(int value) { return bytes([&](int) { return value; }); }
   static Bytes plus64(Bytes v) { return bytes([&](int i) { return v.at[i] + 64; }); }
-  static Bytes low_halves(Bytes v) { return bytes([&](int i) { return v.at[i] & 15; }); }
-  static Bytes high_halves(Bytes v) { return bytes([&](int i) { return v.at[i] >> 4; }); }
-
   static Ints zero() { return Ints{}; }
-  static Ints load_ints(const int32_t* from) {
-    Ints result;
-    std::memcpy(&result, from, sizeof result);
-    return result;
-  }
-  static void store_ints(int32_t* to, Ints v) { std::memcpy(to, &v, sizeof v); }
-  static Ints negative(Ints v) {
-    for (int i = 0; i < 16; i++) v.at[i] = -v.at[i];
-    return v;
-  }
-  static Ints dot8(Ints sum, Bytes a, Bytes b) {
+  static Ints dot7(Ints sum, Bytes a, Bytes b) {
     for (int i = 0; i < 64; i++) sum.at[i / 4] += a.at[i] * static_cast<int8_t>(b.at[i]);
     return sum;
   }
-  static Ints dot7(Ints sum, Bytes a, Bytes b) { return dot8(sum, a, b); }
   template <int Count>
-  static void sums(const Ints* v, int32_t* totals) {
-    for (int j = 0; j < Count; j++) {
-      totals[j] = 0;
-      for (int i = 0; i < 16; i++) totals[j] += v[j].at[i];
-    }
+  static void totals(const Ints* v, int32_t* results) {
+    for (int j = 0; j < Count; j++) results[j] = total(v[j]);
+  }
+  static int32_t total(Ints v) {
+    int32_t sum = 0;
+    for (int32_t value : v.at) sum += value;
+    return sum;
   }
 
-  static Floats zero_floats() { return Floats{}; }
+  // A step of the weights of four outputs.
+  template <int Bits>
+  struct Weights {
+    static constexpr int PIECES = 8 / Bits;
+    uint8_t codes[4][PIECES][STEP_BYTES];
+  };
+  template <int Bits>
+  static Weights<Bits> weights(const uint8_t* const (&codes)[4]) {
+    Weights<Bits> result;
+    for (int j = 0; j < 4; j++)
+      for (int i = 0; i < STEP_BYTES; i++)
+        for (int piece = 0; piece < 8 / Bits; piece++)
+          result.codes[j][piece][i] = Bits == 8 ? codes[j][i] : codes[j][i] >> 4 * piece & 15;
+    return result;
+  }
+  template <int InStep, class Weights>
+  static Lanes<InStep> block_sums(const Weights& weights, const int8_t* values, const int32_t* zeros) {
+    Lanes<InStep> result;
+    for (int block = 0; block < InStep; block++)
+      for (int j = 0; j < 4; j++) {
+        int32_t sum = zeros[4 * block + j];
+        for (int64_t i = block * STEP_BYTES / InStep; i < (block + 1) * STEP_BYTES / InStep; i++)
+          for (int piece = 0; piece < Weights::PIECES; piece++)
+            sum += weights.codes[j][piece][i] * values[piece * STEP_BYTES + i];
+        result.at[4 * block + j] = static_cast<float>(sum);
+      }
+    return result;
+  }
+  template <int InStep, class Scale>
+  static Lanes<InStep> scales(const Scale* const (&from)[4]) {
+    Lanes<InStep> result;
+    for (int block = 0; block < InStep; block++)
+      for (int j = 0; j < 4; j++) {
+        if constexpr (sizeof(Scale) == 2)
+          result.at[4 * block + j] = to_float(from[j][block]);
+        else
+          result.at[4 * block + j] = from[j][block];
+      }
+    return result;
+  }
+
   static Floats broadcast(float value) { return floats([&](int) { return value; }); }
   static Floats load_floats(const float* from) { return floats([&](int i) { return from[i]; }); }
-  template <int Spread>
-  static Floats spread(const float* from) {
-    return floats([&](int i) { return from[i * Spread / 16]; });
-  }
-  template <int Spread>
-  static Floats spread(const uint16_t* from) {
-    return floats([&](int i) { return to_float(from[i * Spread / 16]); });
-  }
   static Ints larger(Ints v, const float* from) {
     for (int i = 0; i < 16; i++) {
       int32_t bits;
@@ -85,21 +133,12 @@ struct Generic {
   }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return a.at[i] * b.at[i]; }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return a.at[i] / b.at[i]; }); }
-  static Floats multiply_add(Floats a, Floats b, Floats c) {
-    return floats([&](int i) { return std::fma(a.at[i], b.at[i], c.at[i]); });
-  }
-  static Floats to_floats(Ints v) { return floats([&](int i) { return static_cast<float>(v.at[i]); }); }
   static float largest(Ints v) {
     int32_t bits = 0;
     for (int32_t value : v.at) bits = value > bits ? value : bits;
     float result;
     std::memcpy(&result, &bits, sizeof result);
     return result;
-  }
-  static float sum(Floats v) {
-    for (int half = 8; half; half /= 2)
-      for (int i = 0; i < half; i++) v.at[i] += v.at[i + half];
-    return v.at[0];
   }
   static void store_codes(int8_t* to, Floats v) {
     for (int i = 0; i < 16; i++) {

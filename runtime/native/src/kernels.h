@@ -47,8 +47,8 @@ struct BlockWeight {
 
 // Whether the kernels can compute with such blocks.
 inline bool has_blocks(int64_t bits, int64_t block_size) {
-  const bool is_power = block_size >= 16 && block_size <= 256 && !(block_size & (block_size - 1));
-  return is_power && (bits == 4 || bits == 8);
+  const bool is_power = block_size <= 256 && !(block_size & (block_size - 1));
+  return is_power && ((bits == 4 && block_size >= 32) || (bits == 8 && block_size >= 16));
 }
 
 // y = x W + bias, with x of (rows, inputs) and y of (rows, outputs).

@@ -8,10 +8,10 @@
 //
 // Order of the floating-point operations, which fixes the bits of the results:
 // - rows: the integer sum is exact; then (sum * scale of the row) * scale of the output + bias.
-// - blocks: lane l of 16 sums, over the steps of 64 bytes of codes in order, the products of the
-//   codes 4l to 4l + 3 (8 bits) or 8l to 8l + 7 (4 bits) of each step: lane = fma(integer sum,
-//   scale of the weight's block * scale of the activations' block, lane). Then lanes l and l + 8 are
-//   added, l and l + 4, l and l + 2, l and l + 1; then the bias.
+// - blocks: the integer sum of a block, or of a step's part of it, is exact. A step is 64 bytes of
+//   codes. With B blocks in a step (1, 2 or 4) there are B sums, one for each block of the steps, in
+//   order: sum = fma(integer sum, scale of the weight's block * scale of the activations' block, sum).
+//   Then sums 0 and 2 are added, 1 and 3, and both; then the bias.
 #pragma once
 
 #include "kernels.h"
@@ -57,6 +57,9 @@ inline typename Isa::Bytes load_some(const void* from, int64_t count) {
   return Isa::load(bytes);
 }
 
+// The number of codes of `bits` in a step.
+constexpr int64_t step_codes(int64_t bits) { return STEP_BYTES * 8 / bits; }
+
 // Calls tile(first row, number of rows) with at most `Most` rows at a time, as a constant.
 template <int Most, class Tile>
 inline void in_groups(int64_t rows, Tile tile) {
@@ -94,6 +97,9 @@ inline void in_units(int64_t outputs, int64_t rows, const Threads& threads, Work
 
 template <class Isa>
 struct Rows {
+  using Part = typename Isa::Part;
+  using Total = typename Part::Ints;
+
   // The rows of x as 8-bit codes, padded with zeros to `stride`.
   struct Codes {
     const int8_t* codes;
@@ -130,7 +136,7 @@ struct Rows {
     for (k = 0; k + STEP_BYTES <= inputs; k += STEP_BYTES)
       total = Isa::dot7(total, zeros, Isa::load(codes + k));
     if (k < inputs) total = Isa::dot7(total, zeros, load_some<Isa>(codes + k, inputs - k));
-    Isa::template sums<1>(&total, sum);
+    *sum = Isa::total(total);
   }
 
   template <int Outputs>
@@ -140,6 +146,35 @@ struct Rows {
     float* y;
     int64_t n, apart;  // outputs n, n + apart...
 
+    // Adds the products of a step: of the codes from k on, and of the rows from `values` on.
+    template <int R>
+    void add(Total (&sums)[R][Outputs], const int8_t* const (&codes)[Outputs],
+             int64_t k, const int8_t* values) const {
+      for (int part = 0; part < Isa::PARTS; part++) {
+        const int64_t byte = part * STEP_BYTES / Isa::PARTS;
+        if constexpr (Isa::KEEPS_WEIGHTS) {
+          typename Part::Bytes weights[Outputs];
+EDGESEQ_UNROLL
+          for (int j = 0; j < Outputs; j++)
+            weights[j] = Part::plus64(Part::load(codes[j] + k + byte));
+EDGESEQ_UNROLL
+          for (int r = 0; r < R; r++) {
+            const auto row = Part::load(values + r * x.stride + byte);
+EDGESEQ_UNROLL
+            for (int j = 0; j < Outputs; j++) sums[r][j] = Part::dot7(sums[r][j], weights[j], row);
+          }
+        } else {
+EDGESEQ_UNROLL
+          for (int j = 0; j < Outputs; j++) {
+            const auto weights = Part::plus64(Part::load(codes[j] + k + byte));
+EDGESEQ_UNROLL
+            for (int r = 0; r < R; r++)
+              sums[r][j] = Part::dot7(sums[r][j], weights, Part::load(values + r * x.stride + byte));
+          }
+        }
+      }
+    }
+
     template <int R>
     void run(int64_t row) const {
       const int64_t inputs = weight.inputs;
@@ -147,39 +182,29 @@ struct Rows {
 EDGESEQ_UNROLL
       for (int j = 0; j < Outputs; j++) codes[j] = weight.codes + (n + j * apart) * inputs;
       const int8_t* rows = x.codes + row * x.stride;
-      typename Isa::Ints sums[R][Outputs];
+      Total sums[R][Outputs];
 EDGESEQ_UNROLL
       for (int r = 0; r < R; r++)
 EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero();
-      typename Isa::Bytes part[Outputs];
-      const auto add = [&](int64_t k) {
-EDGESEQ_UNROLL
-        for (int r = 0; r < R; r++) {
-          const auto values = Isa::load(rows + r * x.stride + k);
-EDGESEQ_UNROLL
-          for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::dot7(sums[r][j], part[j], values);
-        }
-      };
+        for (int j = 0; j < Outputs; j++) sums[r][j] = Part::zero();
       int64_t k = 0;
       for (; k + STEP_BYTES <= inputs; k += STEP_BYTES) {
 EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) {
-          part[j] = Isa::plus64(Isa::load(codes[j] + k));
-          Isa::prefetch(codes[j] + k + AHEAD);
-        }
-        add(k);
+        for (int j = 0; j < Outputs; j++) Isa::prefetch(codes[j] + k + AHEAD);
+        add(sums, codes, k, rows + k);
       }
       if (k < inputs) {
-EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++)
-          part[j] = Isa::plus64(load_some<Isa>(codes[j] + k, inputs - k));
-        add(k);
+        alignas(64) int8_t last[Outputs][STEP_BYTES] = {};
+        for (int j = 0; j < Outputs; j++) {
+          __builtin_memcpy(last[j], codes[j] + k, static_cast<size_t>(inputs - k));
+          codes[j] = last[j];
+        }
+        add(sums, codes, 0, rows + k);
       }
 EDGESEQ_UNROLL
       for (int r = 0; r < R; r++) {
         int32_t totals[Outputs];
-        Isa::template sums<Outputs>(sums[r], totals);
+        Part::template totals<Outputs>(sums[r], totals);
         float* out = y + (row + r) * weight.outputs;
 EDGESEQ_UNROLL
         for (int j = 0; j < Outputs; j++) {
@@ -224,18 +249,20 @@ EDGESEQ_UNROLL
 
 // --- One scale for each block --------------------------------------------------------------------
 
-// `Bits`: of a weight's code. `Spread`: the number of blocks in a step of 64 bytes, at least 1.
-template <class Isa, int Bits, int Spread, class Scale>
+// `Bits`: of a weight's code. `InStep`: the number of blocks in a step, at least 1.
+template <class Isa, int Bits, int InStep, class Scale>
 struct Blocks {
-  static constexpr int64_t STEP = STEP_BYTES * 8 / Bits;  // codes in a step
+  static constexpr int64_t STEP = step_codes(Bits);
   static constexpr int ZERO = 1 << (Bits - 1);
+  using Lanes = typename Isa::template Lanes<InStep>;  // floats: (InStep, 4 outputs)
 
-  // A step of a row of x: codes in the order of the weight's bytes, what the weight's zero adds to
-  // the sums, and the scales, spread over the lanes.
+  // A step of a row of x: codes, and for each block, four times: what the weight's zero adds to the
+  // sum, and the scale. Codes of 4 bits lie in the order of the weight's bytes: first those for the
+  // lower halves of 64 bytes, then those for the upper halves.
   struct alignas(64) Record {
     int8_t codes[STEP];
-    int32_t zeros[16];
-    float scales[16];
+    int32_t zeros[4 * InStep];
+    float scales[4 * InStep];
   };
 
   static void quantize(const float* x, int64_t inputs, int64_t block_size, Record* records,
@@ -273,9 +300,12 @@ struct Blocks {
         const auto factor = Isa::broadcast(is_zero ? 0.0f : 127.0f / peak);
         for (int64_t k = begin; k < begin + size; k += 16)
           Isa::store_codes(codes + k, Isa::multiply(Isa::load_floats(from + k), factor));
-        const int64_t lanes = 16 * size / STEP;
-        for (int64_t lane = 0; lane < lanes; lane++)
-          record.scales[begin * 16 / STEP + lane] = scale;
+        int32_t total = 0;
+        for (int64_t k = begin; k < begin + size; k++) total += codes[k];
+        for (int64_t i = 4 * begin / size; i < 4 * (begin / size + 1); i++) {
+          record.zeros[i] = -ZERO * total;
+          record.scales[i] = scale;
+        }
       }
       if constexpr (Bits == 8) {
         __builtin_memcpy(record.codes, codes, STEP);
@@ -285,98 +315,85 @@ struct Blocks {
           record.codes[STEP / 2 + k] = codes[2 * k + 1];
         }
       }
-      auto zeros = Isa::zero();
-      for (int64_t k = 0; k < STEP; k += STEP_BYTES)
-        zeros = Isa::dot8(zeros, Isa::fill(ZERO), Isa::load(record.codes + k));
-      Isa::store_ints(record.zeros, Isa::negative(zeros));
     }
   }
 
-  template <int Outputs>
   struct Tile {
     const BlockWeight& weight;
     const Scale* scales;
     const Record* records;
-    int64_t steps;
+    int64_t steps, steps_in_block;  // the second: a power of 2
     float* y;
-    int64_t n, apart;  // outputs n, n + apart...
+    int64_t n, apart, outputs;  // up to four outputs: n, n + apart...
+
+    // The first block of a step.
+    int64_t block_of(int64_t step) const {
+      return InStep > 1 ? step * InStep : step >> __builtin_ctzll(steps_in_block);
+    }
+
+    // Adds a step of `R` rows, from the record `values` on.
+    template <int R>
+    void add(Lanes (&sums)[R], const uint8_t* const (&codes)[4], const Scale* const (&from)[4],
+             const Record* values) const {
+      const auto weights = Isa::template weights<Bits>(codes);
+      const Lanes factors = Isa::template scales<InStep>(from);
+EDGESEQ_UNROLL
+      for (int r = 0; r < R; r++) {
+        const Record& x = values[r * steps];
+        const Lanes totals = Isa::template block_sums<InStep>(weights, x.codes, x.zeros);
+        sums[r].add(totals, factors, Lanes::load(x.scales));
+      }
+    }
 
     template <int R>
     void run(int64_t row) const {
       const int64_t blocks = weight.blocks();
       const int64_t row_bytes = blocks * weight.block_size * Bits / 8;
-      const uint8_t* codes[Outputs];
-EDGESEQ_UNROLL
-      for (int j = 0; j < Outputs; j++) codes[j] = weight.codes + (n + j * apart) * row_bytes;
+      const int64_t whole = row_bytes / STEP_BYTES;  // steps
       const Record* rows = records + row * steps;
-      typename Isa::Floats sums[R][Outputs];
+      const uint8_t* codes[4];
+      const Scale* output_scales[4];
+      const Scale* from[4];
 EDGESEQ_UNROLL
-      for (int r = 0; r < R; r++)
-EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) sums[r][j] = Isa::zero_floats();
-      typename Isa::Bytes part[Outputs];
-      typename Isa::Floats steps_of[Outputs];
-      const auto add = [&](int64_t s) {
-        typename Isa::Bytes low[Outputs], high[Outputs];
-        if constexpr (Bits == 4)
-EDGESEQ_UNROLL
-          for (int j = 0; j < Outputs; j++) {
-            low[j] = Isa::low_halves(part[j]);
-            high[j] = Isa::high_halves(part[j]);
-          }
-EDGESEQ_UNROLL
-        for (int r = 0; r < R; r++) {
-          const Record& x = rows[r * steps + s];
-          const auto zeros = Isa::load_ints(x.zeros);
-          const auto x_scales = Isa::load_floats(x.scales);
-          const auto first = Isa::load(x.codes);
-EDGESEQ_UNROLL
-          for (int j = 0; j < Outputs; j++) {
-            typename Isa::Ints sum;
-            if constexpr (Bits == 8) {
-              sum = Isa::dot8(zeros, part[j], first);
-            } else {
-              sum = Isa::dot7(zeros, low[j], first);
-              sum = Isa::dot7(sum, high[j], Isa::load(x.codes + STEP_BYTES));
-            }
-            const auto scale = Isa::multiply(steps_of[j], x_scales);
-            sums[r][j] = Isa::multiply_add(Isa::to_floats(sum), scale, sums[r][j]);
-          }
-        }
-      };
-      const auto scale_at = [&](int64_t j, int64_t s) {
-        return scales + (n + j * apart) * blocks + s * STEP / weight.block_size;
-      };
-      int64_t s = 0;
-      for (; (s + 1) * STEP_BYTES <= row_bytes; s++) {
-EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) {
-          part[j] = Isa::load(codes[j] + s * STEP_BYTES);
-          steps_of[j] = Isa::template spread<Spread>(scale_at(j, s));
-          Isa::prefetch(codes[j] + s * STEP_BYTES + AHEAD);
-        }
-        add(s);
+      for (int j = 0; j < 4; j++) {
+        const int64_t at = n + (j < outputs ? j : 0) * apart;
+        codes[j] = weight.codes + at * row_bytes;
+        output_scales[j] = scales + at * blocks;
       }
-      if (s < steps) {
-        const int64_t left = row_bytes - s * STEP_BYTES;
-        const int64_t blocks_left = blocks - s * STEP / weight.block_size;
+      Lanes sums[R];
 EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) {
-          part[j] = load_some<Isa>(codes[j] + s * STEP_BYTES, left);
-          Scale some[8] = {};
-          for (int64_t b = 0; b < blocks_left && b < Spread; b++) some[b] = scale_at(j, s)[b];
-          steps_of[j] = Isa::template spread<Spread>(some);
+      for (int r = 0; r < R; r++) sums[r] = Lanes::zero();
+      for (int64_t s = 0; s < whole; s++) {
+EDGESEQ_UNROLL
+        for (int j = 0; j < 4; j++) {
+          Isa::prefetch(codes[j] + AHEAD);
+          from[j] = output_scales[j] + block_of(s);
         }
-        add(s);
+        add(sums, codes, from, rows + s);
+EDGESEQ_UNROLL
+        for (int j = 0; j < 4; j++) codes[j] += STEP_BYTES;
+      }
+      if (whole < steps) {
+        alignas(64) uint8_t last[4][STEP_BYTES] = {};
+        Scale last_scales[4][4] = {};
+        for (int j = 0; j < 4; j++) {
+          const int64_t first = block_of(whole);
+          __builtin_memcpy(last[j], codes[j], static_cast<size_t>(row_bytes % STEP_BYTES));
+          for (int64_t b = 0; b < InStep && first + b < blocks; b++)
+            last_scales[j][b] = output_scales[j][first + b];
+          codes[j] = last[j];
+          from[j] = last_scales[j];
+        }
+        add(sums, codes, from, rows + whole);
       }
 EDGESEQ_UNROLL
       for (int r = 0; r < R; r++) {
+        float totals[4];
+        sums[r].reduce(totals);
         float* out = y + (row + r) * weight.outputs;
-EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) {
+        for (int j = 0; j < outputs; j++) {
           const int64_t at = n + j * apart;
-          const float value = Isa::sum(sums[r][j]);
-          out[at] = weight.bias ? value + weight.bias[at] : value;
+          out[at] = weight.bias ? totals[j] + weight.bias[at] : totals[j];
         }
       }
     }
@@ -386,6 +403,7 @@ EDGESEQ_UNROLL
                        float* y, const Threads& threads) {
     const int64_t padded = weight.blocks() * weight.block_size;
     const int64_t steps = (padded + STEP - 1) / STEP;
+    const int64_t in_block = InStep > 1 ? 1 : weight.block_size / STEP;
     auto* records = reinterpret_cast<Record*>(
         scratch<Isa>(sizeof(Record) * static_cast<size_t>(rows * steps)));
     const auto quantize_row = [&](size_t i) {
@@ -399,36 +417,36 @@ EDGESEQ_UNROLL
       threads.for_each(static_cast<size_t>(rows), quantize_row);
     in_units(weight.outputs, rows, threads, [&](int64_t n, int64_t end) {
       const int64_t quarter = (end - n) / 4, last = n + 4 * quarter;
-      for (const int64_t next = n + quarter; n < next; n++)
-        in_groups<Isa::BLOCK_ROWS>(rows, Tile<4>{weight, scales, records, steps, y, n, quarter});
-      for (n = last; n < end; n++)
-        in_groups<Isa::BLOCK_ROWS>(rows, Tile<1>{weight, scales, records, steps, y, n, 0});
+      const auto tile = [&](int64_t first, int64_t apart, int64_t outputs) {
+        in_groups<Isa::BLOCK_ROWS>(
+            rows, Tile{weight, scales, records, steps, in_block, y, first, apart, outputs});
+      };
+      for (int64_t i = 0; i < quarter; i++) tile(n + i, quarter, 4);
+      if (last < end) tile(last, 1, end - last);
     });
   }
 };
 
-template <class Isa, int Bits, int Spread>
+template <class Isa, int Bits, int InStep>
 void multiply_blocks_of(const BlockWeight& weight, const float* x, int64_t rows, float* y,
                         const Threads& threads) {
   if (weight.scales)
-    Blocks<Isa, Bits, Spread, float>::multiply(weight, weight.scales, x, rows, y, threads);
+    Blocks<Isa, Bits, InStep, float>::multiply(weight, weight.scales, x, rows, y, threads);
   else
-    Blocks<Isa, Bits, Spread, uint16_t>::multiply(weight, weight.half_scales, x, rows, y, threads);
+    Blocks<Isa, Bits, InStep, uint16_t>::multiply(weight, weight.half_scales, x, rows, y, threads);
 }
 
 template <class Isa>
 void multiply_blocks(const BlockWeight& weight, const float* x, int64_t rows, float* y,
                      const Threads& threads) {
-  const int64_t step = STEP_BYTES * 8 / weight.bits;
-  const int64_t spread = weight.block_size < step ? step / weight.block_size : 1;
+  const int64_t in_step = step_codes(weight.bits) / weight.block_size;
   const bool is_8 = weight.bits == 8;
-  if (is_8 && spread == 1) multiply_blocks_of<Isa, 8, 1>(weight, x, rows, y, threads);
-  if (is_8 && spread == 2) multiply_blocks_of<Isa, 8, 2>(weight, x, rows, y, threads);
-  if (is_8 && spread == 4) multiply_blocks_of<Isa, 8, 4>(weight, x, rows, y, threads);
-  if (!is_8 && spread == 1) multiply_blocks_of<Isa, 4, 1>(weight, x, rows, y, threads);
-  if (!is_8 && spread == 2) multiply_blocks_of<Isa, 4, 2>(weight, x, rows, y, threads);
-  if (!is_8 && spread == 4) multiply_blocks_of<Isa, 4, 4>(weight, x, rows, y, threads);
-  if (!is_8 && spread == 8) multiply_blocks_of<Isa, 4, 8>(weight, x, rows, y, threads);
+  if (is_8 && in_step <= 1) multiply_blocks_of<Isa, 8, 1>(weight, x, rows, y, threads);
+  if (is_8 && in_step == 2) multiply_blocks_of<Isa, 8, 2>(weight, x, rows, y, threads);
+  if (is_8 && in_step == 4) multiply_blocks_of<Isa, 8, 4>(weight, x, rows, y, threads);
+  if (!is_8 && in_step <= 1) multiply_blocks_of<Isa, 4, 1>(weight, x, rows, y, threads);
+  if (!is_8 && in_step == 2) multiply_blocks_of<Isa, 4, 2>(weight, x, rows, y, threads);
+  if (!is_8 && in_step == 4) multiply_blocks_of<Isa, 4, 4>(weight, x, rows, y, threads);
 }
 
 }  // namespace edgeseq

@@ -23,8 +23,37 @@ EDGESEQ_BEGIN_TARGET("arch=armv8.2-a+dotprod")
 namespace edgeseq {
 namespace {
 
+// Floats of `InStep` blocks and four outputs.
+template <int InStep>
+struct NeonLanes {
+  float32x4_t at[InStep];
+
+  static NeonLanes zero() { return {}; }
+  static NeonLanes load(const float* from) {
+    NeonLanes result;
+    for (int i = 0; i < InStep; i++) result.at[i] = vld1q_f32(from + 4 * i);
+    return result;
+  }
+  // Adds total * (a * b).
+  void add(const NeonLanes& total, const NeonLanes& a, const NeonLanes& b) {
+    for (int i = 0; i < InStep; i++)
+      at[i] = vfmaq_f32(at[i], total.at[i], vmulq_f32(a.at[i], b.at[i]));
+  }
+  void reduce(float* totals) const {
+    float32x4_t sum = at[0];
+    if constexpr (InStep == 2) sum = vaddq_f32(at[0], at[1]);
+    if constexpr (InStep == 4) sum = vaddq_f32(vaddq_f32(at[0], at[2]), vaddq_f32(at[1], at[3]));
+    vst1q_f32(totals, sum);
+  }
+};
+
 struct Neon {
-  static constexpr int ROWS = 2, BLOCK_ROWS = 1;
+  static constexpr int ROWS = 2, BLOCK_ROWS = 2;
+  static constexpr bool KEEPS_WEIGHTS = true;  // in registers, for several rows
+  static constexpr int PARTS = 1;
+  using Part = Neon;
+  template <int InStep>
+  using Lanes = NeonLanes<InStep>;
   struct Bytes { uint8x16_t at[4]; };
   struct Ints { int32x4_t at[4]; };
   struct Floats { float32x4_t at[4]; };
@@ -51,60 +80,78 @@ struct Neon {
     return bytes([&](int) { return vdupq_n_u8(static_cast<uint8_t>(value)); });
   }
   static Bytes plus64(Bytes v) { return bytes([&](int i) { return vaddq_u8(v.at[i], vdupq_n_u8(64)); }); }
-  static Bytes low_halves(Bytes v) { return bytes([&](int i) { return vandq_u8(v.at[i], vdupq_n_u8(15)); }); }
-  static Bytes high_halves(Bytes v) { return bytes([&](int i) { return vshrq_n_u8(v.at[i], 4); }); }
-
   static Ints zero() { return ints([](int) { return vdupq_n_s32(0); }); }
-  static Ints load_ints(const int32_t* from) { return ints([&](int i) { return vld1q_s32(from + 4 * i); }); }
-  static void store_ints(int32_t* to, Ints v) {
-    for (int i = 0; i < 4; i++) vst1q_s32(to + 4 * i, v.at[i]);
-  }
-  static Ints negative(Ints v) { return ints([&](int i) { return vnegq_s32(v.at[i]); }); }
   static Ints dot7(Ints sum, Bytes a, Bytes b) {
     return ints([&](int i) {
       return vdotq_s32(sum.at[i], vreinterpretq_s8_u8(a.at[i]), vreinterpretq_s8_u8(b.at[i]));
     });
   }
-  // The instruction multiplies signed bytes: a - 128, and 128 as twice 64.
-  static Ints dot8(Ints sum, Bytes a, Bytes b) {
-    const int8x16_t half = vdupq_n_s8(64);
-    return ints([&](int i) {
-      const int8x16_t codes = vreinterpretq_s8_u8(veorq_u8(a.at[i], vdupq_n_u8(128)));
-      const int8x16_t values = vreinterpretq_s8_u8(b.at[i]);
-      const int32x4_t total = vdotq_s32(vdotq_s32(sum.at[i], half, values), half, values);
-      return vdotq_s32(total, codes, values);
-    });
-  }
   template <int Count>
-  static void sums(const Ints* v, int32_t* totals) {
-    for (int j = 0; j < Count; j++) {
-      const int32x4_t* at = v[j].at;
-      totals[j] = vaddvq_s32(vaddq_s32(vaddq_s32(at[0], at[1]), vaddq_s32(at[2], at[3])));
-    }
+  static void totals(const Ints* v, int32_t* results) {
+    for (int j = 0; j < Count; j++) results[j] = total(v[j]);
+  }
+  static int32_t total(Ints v) {
+    return vaddvq_s32(vaddq_s32(vaddq_s32(v.at[0], v.at[1]), vaddq_s32(v.at[2], v.at[3])));
   }
 
-  static Floats zero_floats() { return broadcast(0); }
+  // A step of the weights of four outputs, as signed codes.
+  template <int Bits>
+  struct Weights { int8x16_t part[8 / Bits][4][4]; };
+  template <int Bits>
+  static Weights<Bits> weights(const uint8_t* const (&codes)[4]) {
+    Weights<Bits> result;
+    for (int j = 0; j < 4; j++) {
+      for (int i = 0; i < 4; i++) {
+        const uint8x16_t all = vld1q_u8(codes[j] + 16 * i);
+        const auto minus = [](uint8x16_t v, int8_t zero) {
+          return vsubq_s8(vreinterpretq_s8_u8(v), vdupq_n_s8(zero));
+        };
+        if constexpr (Bits == 8) {
+          result.part[0][j][i] = minus(all, -128);
+        } else {
+          result.part[0][j][i] = minus(vandq_u8(all, vdupq_n_u8(15)), 8);
+          result.part[1][j][i] = minus(vshrq_n_u8(all, 4), 8);
+        }
+      }
+    }
+    return result;
+  }
+  template <int InStep, class Weights>
+  static Lanes<InStep> block_sums(const Weights& weights, const int8_t* values, const int32_t*) {
+    constexpr int PIECES = sizeof(Weights) / sizeof(int8x16_t) / 16;
+    Lanes<InStep> result;
+EDGESEQ_UNROLL
+    for (int block = 0; block < InStep; block++) {
+      int32x4_t sums[4];
+EDGESEQ_UNROLL
+      for (int j = 0; j < 4; j++) {
+        sums[j] = vdupq_n_s32(0);
+        for (int i = block * 4 / InStep; i < (block + 1) * 4 / InStep; i++)
+          for (int piece = 0; piece < PIECES; piece++)
+            sums[j] = vdotq_s32(sums[j], weights.part[piece][j][i],
+                                vld1q_s8(values + piece * STEP_BYTES + 16 * i));
+      }
+      const int32x4_t four = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+      result.at[block] = vcvtq_f32_s32(four);
+    }
+    return result;
+  }
+  template <int InStep, class Scale>
+  static Lanes<InStep> scales(const Scale* const (&from)[4]) {
+    Lanes<InStep> result;
+    for (int block = 0; block < InStep; block++) {
+      Scale four[4];
+      for (int j = 0; j < 4; j++) four[j] = from[j][block];
+      if constexpr (sizeof(Scale) == 2)
+        result.at[block] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(four)));
+      else
+        result.at[block] = vld1q_f32(four);
+    }
+    return result;
+  }
+
   static Floats broadcast(float value) { return floats([&](int) { return vdupq_n_f32(value); }); }
   static Floats load_floats(const float* from) { return floats([&](int i) { return vld1q_f32(from + 4 * i); }); }
-  template <int Spread>
-  static Floats spread(const float* from) {
-    if constexpr (Spread == 8) {
-      float all[16];
-      for (int i = 0; i < 16; i++) all[i] = from[i / 2];
-      return load_floats(all);
-    } else {
-      return floats([&](int i) { return vdupq_n_f32(from[i * Spread / 4]); });
-    }
-  }
-  template <int Spread>
-  static Floats spread(const uint16_t* from) {
-    uint16_t halves[8] = {};
-    std::memcpy(halves, from, Spread * sizeof(uint16_t));
-    float all[8];
-    for (int i = 0; i < 2; i++)
-      vst1q_f32(all + 4 * i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + 4 * i))));
-    return spread<Spread>(all);
-  }
   static Ints larger(Ints v, const float* from) {
     return ints([&](int i) {
       const int32x4_t bits = vreinterpretq_s32_f32(vld1q_f32(from + 4 * i));
@@ -113,21 +160,12 @@ struct Neon {
   }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return vmulq_f32(a.at[i], b.at[i]); }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return vdivq_f32(a.at[i], b.at[i]); }); }
-  static Floats multiply_add(Floats a, Floats b, Floats c) {
-    return floats([&](int i) { return vfmaq_f32(c.at[i], a.at[i], b.at[i]); });
-  }
-  static Floats to_floats(Ints v) { return floats([&](int i) { return vcvtq_f32_s32(v.at[i]); }); }
   static float largest(Ints v) {
     const int32x4_t low = vmaxq_s32(v.at[0], v.at[1]), high = vmaxq_s32(v.at[2], v.at[3]);
     const int32_t bits = vmaxvq_s32(vmaxq_s32(low, high));
     float result;
     std::memcpy(&result, &bits, sizeof result);
     return result;
-  }
-  static float sum(Floats v) {
-    const float32x4_t four = vaddq_f32(vaddq_f32(v.at[0], v.at[2]), vaddq_f32(v.at[1], v.at[3]));
-    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
   }
   static void store_codes(int8_t* to, Floats v) {
     int16x4_t words[4];
