@@ -59,7 +59,7 @@ def quantize_bundle(
         out: The folder of the new bundle. It may be the same as ``bundle`` with ``overwrite``.
         recipe: How the weights are stored: ``"int8"``, ``"int4"``, ``"int8-weights"`` or
             ``"fp16"``; see ``RECIPES``.
-        block_size: How many weights share a scale: 16, 32, 64, 128 or 256. By default, the
+        block_size: How many weights share a scale: 32, 64, 128 or 256. By default, the
             recipe's block size. Only for recipes that store the layers in blocks.
         keep: Layers to store in higher precision from the start, as names or patterns such as
             ``"*.ff.wo"``.

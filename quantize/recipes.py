@@ -76,7 +76,7 @@ class Recipe:
         """Return a copy of the recipe with another block size of the linear layers.
 
         Args:
-            block_size: How many weights share a scale: 16, 32, 64, 128 or 256.
+            block_size: How many weights share a scale: 32, 64, 128 or 256.
 
         Returns:
             The new recipe.

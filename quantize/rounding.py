@@ -100,10 +100,14 @@ def round_weight(
     *,
     bits: int,
     group_size: int,
+    half_scales: bool = False,
     curvature: Curvature | None = None,
     run: Run = map,
 ) -> Codes:
     """Round ``weight``, (inputs, outputs), to ``bits`` bits, symmetrically around zero.
+
+    With ``half_scales`` the scales are numbers that 16-bit floats can represent, unless the weight
+    has larger numbers than 16-bit floats.
 
     With a ``curvature``, the inputs that are not rounded yet compensate for each rounding error
     (GPTQ, arXiv 2210.17323); else ``run`` maps a function over parts of the outputs. Raises
@@ -111,8 +115,9 @@ def round_weight(
     """
     if not np.isfinite(weight).all():
         raise BundleError("A weight of the bundle is NaN or infinite: export the checkpoint again.")
+    as_stored = as_halves if half_scales and _fits_halves(weight) else _unchanged
     if curvature is not None:
-        return _compensated(weight, bits, group_size, curvature)
+        return _compensated(weight, bits, group_size, curvature, as_stored)
     inputs, outputs = weight.shape
     codes = np.empty((inputs, outputs), np.int8)
     scales = np.empty((-(-inputs // group_size), outputs), np.float32)
@@ -122,12 +127,27 @@ def round_weight(
         values = np.ascontiguousarray(weight[:, part])
         for i, start in enumerate(range(0, inputs, group_size)):
             group = values[start : start + group_size]
-            scales[i, part] = _scales(group, bits, None)
+            scales[i, part] = as_stored(_scales(group, bits, None))
             codes[start : start + group_size, part] = _encode(group, scales[i, part], bits)
 
     for _ in run(round_part, range(0, outputs, OUTPUTS_AT_ONCE)):
         pass
     return Codes(codes, scales, group_size)
+
+
+def as_halves(scales: Floats) -> Floats:
+    """Return the nearest numbers that 16-bit floats can represent, but no zeros."""
+    halves = scales.astype(np.float16)
+    halves[halves == 0] = np.finfo(np.float16).smallest_subnormal
+    return halves.astype(np.float32)
+
+
+def _fits_halves(weight: Floats) -> bool:
+    return bool(np.abs(weight).max(initial=0.0) <= np.finfo(np.float16).max)
+
+
+def _unchanged(scales: Floats) -> Floats:
+    return scales
 
 
 def _limits(bits: int) -> tuple[int, int]:
@@ -173,7 +193,13 @@ def _scales(group: Floats, bits: int, importance: Floats | None) -> Floats:
     return scales
 
 
-def _compensated(weight: Floats, bits: int, group_size: int, curvature: Curvature) -> Codes:
+def _compensated(
+    weight: Floats,
+    bits: int,
+    group_size: int,
+    curvature: Curvature,
+    as_stored: Callable[[Floats], Floats],
+) -> Codes:
     """Round one input after the other; later inputs compensate for the errors of earlier ones.
 
     The compensation is a product with ``feedback``. It is added in three steps: to the next few
@@ -199,7 +225,8 @@ def _compensated(weight: Floats, bits: int, group_size: int, curvature: Curvatur
                     values = rest[group]
                     if i:
                         values = _settled(values, weight[group], feedback[group, group])
-                    scales[i // group_size] = _scales(values, bits, importance[group])
+                    found = _scales(values, bits, importance[group])
+                    scales[i // group_size] = as_stored(found)
                 scale = scales[i // group_size]
                 codes[i] = _nearest(rest[i], scale, bits, code)
                 code *= scale

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .graph.network import Layer
     from .graph.writer import GraphWriter
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # sizes that MatMulNBits supports
+BLOCK_SIZES = (32, 64, 128, 256)  # sizes that MatMulNBits and edgeseq's kernels support
 LARGEST_CODE = 127
 SEEN_OUTPUTS = 8192  # most outputs on which an error is measured
 LARGEST_PART_BYTES = 10 * 2**20  # most bytes of a weight in one product, roughly
@@ -141,6 +141,9 @@ class DynamicInt8(Storage):
 class Blockwise(Storage):
     """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``).
 
+    Scales are 16-bit floats, unless the weight has larger numbers. Lookup tables have 32-bit scales
+    beside them: ``GatherBlockQuantized`` returns numbers of the scales' type.
+
     On the CPU each block of activations is rounded to 8 bits, with a scale of its own.
     """
 
@@ -158,12 +161,17 @@ class Blockwise(Storage):
         self, weight: NDArray[np.float32], curvature: Curvature | None, run: Run = map
     ) -> Codes:
         return round_weight(
-            weight, bits=self.bits, group_size=self.block_size, curvature=curvature, run=run
+            weight,
+            bits=self.bits,
+            group_size=self.block_size,
+            half_scales=True,
+            curvature=curvature,
+            run=run,
         )
 
     def stored_bytes(self, inputs: int, outputs: int) -> int:
         blocks = -(-inputs // self.block_size)
-        return blocks * outputs * (self.block_size * self.bits // 8 + 4)
+        return blocks * outputs * (self.block_size * self.bits // 8 + 2)
 
     def rounded_inputs(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         tokens, inputs = rows.shape
@@ -177,7 +185,7 @@ class Blockwise(Storage):
         output = node.output[0]
         inputs, outputs = codes.codes.shape
         data, data_at = graph.store_once(codes, "blocks", lambda: _packed(codes, self))
-        scales, scales_at = graph.store_once(codes, "scales", lambda: _scales(codes))
+        scales, scales_at = graph.store_once(codes, "scales", lambda: _half_scales(codes))
         ends = _part_ends(outputs, data.nbytes)
         parts = [output] if len(ends) == 1 else [f"{output}.to_{end}" for end in ends]
         for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
@@ -206,7 +214,7 @@ class Blockwise(Storage):
         rows, row_scales = f"{table}.rows", f"{table}.row_scales"
         data, data_at = graph.store_once(codes, "blocks", lambda: _packed(codes, self))
         graph.refer(rows, data.reshape(outputs, -1), data_at)
-        graph.refer(row_scales, *graph.store_once(codes, "scales", lambda: _scales(codes)))
+        graph.refer(row_scales, *graph.store_once(codes, "row scales", lambda: _scales(codes)))
         padded = len(codes.scales) * self.block_size != inputs
         graph.node(
             "GatherBlockQuantized",
@@ -342,3 +350,11 @@ def _packed(codes: Codes, storage: Blockwise) -> NDArray[np.uint8]:
 def _scales(codes: Codes) -> NDArray[np.float32]:
     """Return the scales as MatMulNBits reads them, (outputs, blocks)."""
     return np.ascontiguousarray(codes.scales.T)
+
+
+def _half_scales(codes: Codes) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Return the scales, (outputs, blocks), as 16-bit floats if these represent them."""
+    scales = _scales(codes)
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16)
+    return halves if np.array_equal(halves.astype(np.float32), scales) else scales

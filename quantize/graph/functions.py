@@ -40,13 +40,14 @@ _ROWS = """
 """
 
 _BLOCKS = """
-<opset_import: ["com.microsoft" : 1], domain: "edgeseq">
+<opset_import: ["" : 18, "com.microsoft" : 1], domain: "edgeseq">
 {name} <K, N, bits, block_size> (x, codes, scales, bias) => (y)
 {{
+    wide = Cast<to = 1>(scales)
     y = com.microsoft.MatMulNBits<
         K: int = @K, N: int = @N, bits: int = @bits, block_size: int = @block_size,
         accuracy_level = 4
-    >(x, codes, scales, , , bias)
+    >(x, codes, wide, , , bias)
 }}
 """
 
@@ -62,4 +63,4 @@ FUNCTIONS = {
     **{name: _BLOCKS.format(name=name) for name in BLOCK_LINEAR.values()},
 }
 """The functions by name, in ONNX's text form. MatMulNBits' accuracy level 4 means that activations
-are rounded to 8-bit integers."""
+are rounded to 8-bit integers. The scales of blocks are 16-bit or 32-bit floats."""

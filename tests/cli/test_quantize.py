@@ -63,11 +63,11 @@ def test_every_recipe(recipe: str, quantize: Run) -> None:
 
 def test_options_reach_the_quantizer(quantize: Run) -> None:
     layers = ["h.0.mlp.input.weight", "h.1.attn.qkv.weight"]
-    options = ["--recipe", "int4", "--block-size", "16", "--kv-cache", "float32"]
+    options = ["--recipe", "int4", "--block-size", "64", "--kv-cache", "float32"]
     keep = ["--keep", layers[0], "--keep", layers[1]]
     found = quantize(*options, *keep, "--max-loss", "250")
     assert found.quality is not None
-    assert (found.block_size, found.quality.kv_cache) == (16, "float32")
+    assert (found.block_size, found.quality.kv_cache) == (64, "float32")
     assert found.kept == dict.fromkeys(layers, "int8 in blocks of 64")
     assert found.quality.perplexity_rise_limit == 2.5  # percent on the command line
     assert found.quality.text == "fox.txt"
