@@ -119,7 +119,7 @@ def test_wrong_usage(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     ("arguments", "message"),
     [
         (["--block-size", "32"], "A block size has no effect with the recipe 'int8': "),
-        (["--recipe", "int4", "--block-size", "7"], "The block size is 7; it must be one of 16, "),
+        (["--recipe", "int4", "--block-size", "7"], "The block size is 7; it must be one of 32, "),
         (
             ["--keep", "h.7"],
             "There is no layer 'h.7' to keep: use names or patterns of h.0.attn.qkv.weight, ",

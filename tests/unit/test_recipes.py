@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgeseq.quantize import RECIPES as EXPORTED
 from edgeseq.quantize import weight_storages
 from edgeseq.quantize.recipes import RECIPES, find_recipe
+from edgeseq.quantize.rounding import Codes, round_weight
 from edgeseq.quantize.weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32
 from edgeseq.runtime import OptionError
 from tests.support.commands import Captured, help_text
@@ -149,7 +151,7 @@ def test_the_error_of_a_large_weight_is_measured_on_some_outputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(weight_storages, "SEEN_OUTPUTS", 8)
-    weight = np.ones((32, 20), np.float32)
+    weight = np.ones((32, 20), np.float32) * 7  # a multiple of the scale
     weight[:, 1::3] = np.random.default_rng(0).normal(size=(32, 7))  # others than each third
     storage = Blockwise(4, 32)
     codes = storage.round(weight, None)
@@ -160,11 +162,34 @@ def test_the_error_of_a_large_weight_is_measured_on_some_outputs(
     ("storage", "size"),
     [
         (DynamicInt8(), (100 + 4) * 20),
-        (Blockwise(8, 64), 2 * 20 * (64 + 4)),
-        (Blockwise(4, 32), 4 * 20 * (16 + 4)),
+        (Blockwise(8, 64), 2 * 20 * (64 + 2)),
+        (Blockwise(4, 32), 4 * 20 * (16 + 2)),
         (Float16(), 2 * 100 * 20),
         (Float32(), 4 * 100 * 20),
     ],
 )
 def test_the_size_of_a_stored_weight(storage: Any, size: int) -> None:
     assert storage.stored_bytes(100, 20) == size
+
+
+def squared_error(codes: Codes, weight: NDArray[np.float32]) -> float:
+    return float(np.square(codes.weight() - weight).sum())
+
+
+def test_scales_of_blocks_are_half_floats() -> None:
+    weight = np.random.default_rng(0).normal(size=(128, 6)).astype(np.float32)
+    weight[:, 1] = 0
+    weight[:, 2] *= 1e-9
+    for storage in (Blockwise(4, 32), Blockwise(8, 64)):
+        codes = storage.round(weight, None)
+        floats = round_weight(weight, bits=storage.bits, group_size=storage.block_size)
+        assert np.array_equal(codes.scales.astype(np.float16).astype(np.float32), codes.scales)
+        assert (codes.scales != 0).all()
+        assert squared_error(codes, weight) < 1.01 * squared_error(floats, weight)
+
+
+def test_scales_of_huge_weights_stay_floats() -> None:
+    weight = np.full((32, 2), 1e8, np.float32)
+    codes = Blockwise(8, 32).round(weight, None)
+    assert np.isfinite(codes.weight()).all()
+    assert codes.weight() == pytest.approx(weight)
