@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..quantize.recipes import RECIPES
+from ..quantize.recipes import AUTO, RECIPES
 from .quantize import add_recipe_flags, recipe_settings, say
 
 FLOAT32 = "fp32"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default=FLOAT32,
-        choices=[FLOAT32, *RECIPES],
+        choices=[FLOAT32, *RECIPES, AUTO],
         help="fp32 (the default), or a recipe of `edgeseq quantize`",
     )
     add_recipe_flags(parser.add_argument_group("with a recipe"))

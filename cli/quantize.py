@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..quantize.recipes import RECIPES
+from ..quantize.recipes import AUTO, RECIPES
 from .flags import integer
 
 
@@ -22,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the bundle to write")
     default = next(iter(RECIPES))
     parser.add_argument(
-        "--recipe", default=default, choices=RECIPES, help=f"how to quantize (default: {default})"
+        "--recipe",
+        default=default,
+        choices=[*RECIPES, AUTO],
+        help=f"how to quantize; {AUTO}: the fastest on this machine that passes the quality gate "
+        f"(default: {default})",
     )
     add_recipe_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle at OUT")

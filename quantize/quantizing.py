@@ -14,13 +14,14 @@ from typing import Any
 from ..runtime.bundle.manifest import CacheDtype, Manifest, Quality
 from ..runtime.bundle.reading import Bundle, open_bundle
 from ..runtime.bundle.writing import BundleWriter
-from ..runtime.errors import BundleError, OptionError
+from ..runtime.errors import BundleError, OptionError, QuantizationError
 from ..runtime.evaluation.losses import Comparison
 from ..runtime.ort.engine import open_engine
-from .draft import round_weights, weight_names
+from .draft import Draft, round_weights, weight_names
 from .gate import Gate, Recorded
 from .graph.network import Network
-from .recipes import Recipe, find_recipe
+from .probing import TOKENS, by_speed
+from .recipes import AUTO, AUTOMATIC, Recipe, find_recipe
 from .resources.disk import needed_bytes
 from .resources.reporting import progress_in_lines
 from .resources.scratch import Scratch
@@ -58,7 +59,9 @@ def quantize_bundle(
         bundle: The folder of the float32 bundle, as ``export_checkpoint`` writes it.
         out: The folder of the new bundle. It may be the same as ``bundle`` with ``overwrite``.
         recipe: How the weights are stored: ``"int8"``, ``"int4"``, ``"int8-weights"`` or
-            ``"fp16"``; see ``RECIPES``.
+            ``"fp16"``; see ``RECIPES``. ``"auto"`` measures the speed of int4, int8 and
+            int8-weights on this machine, and takes the fastest that passes the gate with the
+            limit of int8.
         block_size: How many weights share a scale: 32, 64, 128 or 256. By default, the
             recipe's block size. Only for recipes that store the layers in blocks.
         keep: Layers to store in higher precision from the start, as names or patterns such as
@@ -94,12 +97,15 @@ def quantize_bundle(
         >>> bundle.manifest.quantization.recipe
         'int8'
     """
-    chosen = find_recipe(recipe, block_size)
+    automatic = recipe == AUTO and block_size is None
+    names = AUTOMATIC if automatic else (recipe,)
+    candidates = [find_recipe(name, block_size) for name in names]
     if kv_cache is not None:
         if kv_cache not in CACHES:
             raise OptionError(f"kv_cache is {kv_cache!r}; it must be 'float32' or 'int8'.")
-        chosen = replace(chosen, kv_cache=kv_cache)
-    limit = _checked_limit(perplexity_rise_limit, chosen)
+        candidates = [replace(candidate, kv_cache=kv_cache) for candidate in candidates]
+    strictest = min(candidate.perplexity_rise_limit for candidate in candidates)
+    limit = strictest if perplexity_rise_limit is None else _checked_limit(perplexity_rise_limit)
     source = open_bundle(Path(bundle).expanduser())
     if source.folder.resolve() in Path(out).expanduser().resolve().parents:
         raise BundleError(
@@ -112,37 +118,78 @@ def quantize_bundle(
             "the float32 bundle."
         )
     networks = {role: Network(source, role) for role in source.manifest.roles}
-    chosen = _keeping(chosen, keep, networks)
+    candidates = [_keeping(candidate, keep, networks) for candidate in candidates]
     with ExitStack() as stack:
         workers = stack.enter_context(Workers(threads))
         writer = stack.enter_context(BundleWriter(Path(out), overwrite=overwrite))
-        spare = writer.check_space(needed_bytes(chosen, networks, source.manifest))
+        spare = min(
+            writer.check_space(needed_bytes(candidate, networks, source.manifest))
+            for candidate in candidates
+        )
         scratch = stack.enter_context(Scratch(writer.folder.parent))
-        texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
-        count = len(weight_names(networks))
-        progress(f"calibrating and rounding {count} layers")
-        with progress_in_lines("rounding", count, "layers", progress) as rounded:
-            candidate = round_weights(
-                source, networks, chosen, texts.calibration, scratch, workers, rounded
+        if len(candidates) > 1:
+            candidates = _fastest_first(
+                source, networks, candidates, writer.folder, workers, progress
             )
+        texts = find_texts(source, None if text is None else Path(text), workers.threads, progress)
         reference = open_engine(
             source.manifest, source.folder, threads=workers.threads, mapped=True
         ).decoder
         recorded = Recorded(reference, scratch, spare)
         with Gate(recorded, texts.judged, limit, writer.folder, progress, workers.threads) as gate:
-            progress(f"measuring the loss on {len(texts.judged)} windows")
-            candidate, measured = gate.admit(
-                candidate, other_cache=kv_cache is None, allow_loss=allow_loss
-            )
-        manifest = candidate.write(writer.folder)
+            for chosen in candidates:
+                rounded = _rounded(source, chosen, texts, scratch, workers, progress)
+                progress(f"measuring the loss on {len(texts.judged)} windows")
+                try:
+                    admitted, measured = gate.admit(
+                        rounded, other_cache=kv_cache is None, allow_loss=allow_loss
+                    )
+                except QuantizationError:
+                    if chosen is candidates[-1]:
+                        raise
+                    progress(f"{chosen.name} loses too much")
+                else:
+                    break
+        manifest = admitted.write(writer.folder)
         written = writer.commit(_with_quality(manifest, texts, measured, limit))
     progress(f"wrote {written.folder}")
     return written
 
 
-def _checked_limit(limit: Any, recipe: Recipe) -> float:
-    if limit is None:
-        return recipe.perplexity_rise_limit
+def _fastest_first(
+    source: Bundle,
+    networks: dict[str, Network],
+    recipes: Sequence[Recipe],
+    folder: Path,
+    workers: Workers,
+    progress: Callable[[str], None],
+) -> list[Recipe]:
+    """Return the recipes by their measured speed, and report it."""
+    progress(f"measuring the speed of {', '.join(recipe.name for recipe in recipes)}")
+    speeds = by_speed(source, networks, recipes, folder, workers.threads)
+    measured = ", ".join(f"{s.recipe.name} {s.tokens_per_second:.1f}" for s in speeds)
+    kind = "source" if source.manifest.has_encoder else "prompt"
+    progress(f"tokens per second after {TOKENS} tokens of {kind}: {measured}")
+    return [speed.recipe for speed in speeds]
+
+
+def _rounded(
+    source: Bundle,
+    recipe: Recipe,
+    texts: Texts,
+    scratch: Scratch,
+    workers: Workers,
+    progress: Callable[[str], None],
+) -> Draft:
+    """Return a draft with rounded weights. Rounding changes the weights of its own networks."""
+    networks = {role: Network(source, role) for role in source.manifest.roles}
+    count = len(weight_names(networks))
+    progress(f"calibrating and rounding {count} layers to {recipe.name}")
+    with progress_in_lines("rounding", count, "layers", progress) as done:
+        return round_weights(source, networks, recipe, texts.calibration, scratch, workers, done)
+
+
+def _checked_limit(limit: Any) -> float:
     known = isinstance(limit, int | float) and not isinstance(limit, bool)
     if not known or not 0 <= limit < math.inf:
         raise OptionError(

@@ -157,9 +157,13 @@ RECIPES: Mapping[str, Recipe] = {
 """
 
 
+AUTO = "auto"  # in place of a recipe: the fastest one on this machine that passes the gate
+AUTOMATIC = ("int4", "int8", "int8-weights")  # the recipes that it chooses from
+
+
 def find_recipe(name: Any, block_size: Any = None) -> Recipe:
     """Return the recipe ``name``, with ``block_size`` if given; ``OptionError`` if invalid."""
     if not isinstance(name, str) or name not in RECIPES:
-        raise OptionError(f"There is no recipe {name!r}: use {', '.join(RECIPES)}.")
+        raise OptionError(f"There is no recipe {name!r}: use {', '.join([*RECIPES, AUTO])}.")
     recipe = RECIPES[name]
     return recipe if block_size is None else recipe.with_block_size(block_size)
