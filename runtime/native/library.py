@@ -16,7 +16,11 @@ from typing import Any, Literal, get_args
 from ..errors import OptionError, reason
 
 Kernels = Literal["auto", "native", "stock"]
-OPERATORS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
+OPERATORS = (
+    b"RowLinear",
+    b"BlockLinear",
+    b"CachedAttention",
+)  # parts of the operators' names in graphs
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
 FASTER = frozenset({"avx512-vnni"})  # kernels that were measured to be faster than the operators

@@ -32,7 +32,8 @@ struct Dot {
 
 }  // namespace
 
-static const Kernels AVX2{"avx2", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>};
+static const Kernels AVX2{"avx2", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>,
+                          Attention<Avx2<Dot>>::run};
 
 }  // namespace edgeseq
 
