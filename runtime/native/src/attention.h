@@ -107,6 +107,7 @@ struct Attention {
     float *outputs;          // (count, width)
     float *block;            // (KEY_BLOCK, width), for many queries
     float *factors;          // (count,), of the outputs
+    int8_t *padded;          // (KEYS, width)
 
     // The keys that query i sees: from begin(i) to end(i).
     int64_t end(int64_t i) const { return past + first + i + 1; }
@@ -117,16 +118,16 @@ struct Attention {
     int64_t aligned_begin(int64_t i) const { return begin(i) / KEYS * KEYS; }
     float* scores_at(int64_t i, int64_t key) const { return scores + i * stride + key - low; }
 
-    // The codes of 16 keys at channels c to c + 15: lane k of parts[i] has channels c + 4i to
-    // c + 4i + 3 of key `key` + k. Zeros beyond the row's keys and the channels.
-    void load_keys(int64_t key, int64_t c, Ints* parts) const {
-      const int8_t* from = keys + key * call.size + c;
-      const int64_t rows = smaller(length - key, KEYS), channels = smaller(call.size - c, 16);
-      if (rows == KEYS && channels == 16) return Isa::transpose(from, call.size, parts);
-      alignas(64) int8_t some[KEYS * 16] = {};
+    // The codes of 16 keys from `key`, with `width` bytes each: in the cache if it has them in this
+    // form, otherwise a copy with zeros beyond the row's keys and channels.
+    const int8_t* padded_keys(int64_t key) const {
+      const int8_t* from = keys + key * call.size;
+      const int64_t rows = smaller(length - key, KEYS);
+      if (rows == KEYS && call.size == width) return from;
+      __builtin_memset(padded, 0, static_cast<size_t>(KEYS * width));
       for (int64_t k = 0; k < rows; k++)
-        __builtin_memcpy(some + 16 * k, from + k * call.size, static_cast<size_t>(channels));
-      Isa::transpose(some, 16, parts);
+        __builtin_memcpy(padded + k * width, from + k * call.size, static_cast<size_t>(call.size));
+      return padded;
     }
 
     Floats load_values(int64_t key, int64_t c) const {
@@ -137,47 +138,46 @@ struct Attention {
       return Isa::load_codes(some);
     }
 
-    // --- Few queries: codes are converted where they are used.
+    // --- Few queries: codes are converted where they are used. Heads have whole vectors of channels.
 
     struct FewScores {
       const Queries& of;
 
       template <int R>
       void run(int64_t i) const {
-        constexpr int G = R <= 2 ? 2 : 1;  // enough sums that do not wait for each other
+        constexpr int G = R == 1 ? 2 : 1;  // enough sums that do not wait for each other
         int64_t key = of.aligned_begin(i);
-        const int64_t end = rounded_up(of.end(i + R - 1));
-        for (; key + G * KEYS <= end; key += G * KEYS) tile<R, G>(i, key);
-        for (; key < end; key += KEYS) tile<R, 1>(i, key);
+        const int64_t end = rounded_up(of.end(i + R - 1)), whole = smaller(of.length, end);
+        for (; key + G * KEYS <= whole; key += G * KEYS)
+          tile<R, G>(i, key, of.keys + key * of.width);
+        for (; key < end; key += KEYS) tile<R, 1>(i, key, of.padded_keys(key));
       }
       template <int R, int G>
-      void tile(int64_t i, int64_t key) const {
-        const float* x = of.queries + i * of.width;
+      void tile(int64_t i, int64_t key, const int8_t* from) const {
+        const int64_t width = of.width;
+        const float* x = of.queries + i * width;
         Floats sums[R][G];
 EDGESEQ_UNROLL
         for (int r = 0; r < R; r++)
 EDGESEQ_UNROLL
           for (int g = 0; g < G; g++) sums[r][g] = Isa::zero_floats();
-        for (int64_t c = 0; c < of.width; c += 16) {
-          Ints parts[G][4];
+        for (int64_t c = 0; c < width; c += 16)
 EDGESEQ_UNROLL
-          for (int g = 0; g < G; g++) of.load_keys(key + g * KEYS, c, parts[g]);
+          for (int g = 0; g < G; g++) {
+            Ints parts[4];
+            Isa::transpose(from + g * KEYS * width + c, width, parts);
 EDGESEQ_UNROLL
-          for (int part = 0; part < 4; part++)
+            for (int part = 0; part < 4; part++)
 EDGESEQ_UNROLL
-            for (int byte = 0; byte < 4; byte++) {
-              Floats codes[G];
+              for (int byte = 0; byte < 4; byte++) {
+                const auto codes = Isa::byte_of(parts[part], byte);
 EDGESEQ_UNROLL
-              for (int g = 0; g < G; g++) codes[g] = Isa::byte_of(parts[g][part], byte);
-EDGESEQ_UNROLL
-              for (int r = 0; r < R; r++) {
-                const auto value = Isa::broadcast(x[r * of.width + c + 4 * part + byte]);
-EDGESEQ_UNROLL
-                for (int g = 0; g < G; g++)
-                  sums[r][g] = Isa::multiply_add(value, codes[g], sums[r][g]);
+                for (int r = 0; r < R; r++) {
+                  const auto value = Isa::broadcast(x[r * width + c + 4 * part + byte]);
+                  sums[r][g] = Isa::multiply_add(value, codes, sums[r][g]);
+                }
               }
-            }
-        }
+          }
 EDGESEQ_UNROLL
         for (int r = 0; r < R; r++)
 EDGESEQ_UNROLL
@@ -203,24 +203,27 @@ EDGESEQ_UNROLL
         for (int r = 0; r < R; r++)
 EDGESEQ_UNROLL
           for (int v = 0; v < C; v++) sums[r][v] = Isa::zero_floats();
-        const int64_t end = of.end(i + R - 1);
-        for (int64_t key = of.begin(i); key < end; key++) {
-          const float* p = of.scores_at(i, key);
+        const int64_t width = of.width, stride = of.stride;
+        int64_t left = of.end(i + R - 1) - of.begin(i);
+        const float* p = of.scores_at(i, of.begin(i));
+        for (const int8_t* from = of.values + of.begin(i) * width + c; left > 0; left--) {
           Floats codes[C];
 EDGESEQ_UNROLL
-          for (int v = 0; v < C; v++) codes[v] = of.load_values(key, c + 16 * v);
+          for (int v = 0; v < C; v++) codes[v] = Isa::load_codes(from + 16 * v);
+          from += width;
 EDGESEQ_UNROLL
           for (int r = 0; r < R; r++) {
-            const auto value = Isa::broadcast(p[r * of.stride]);
+            const auto value = Isa::broadcast(p[r * stride]);
 EDGESEQ_UNROLL
             for (int v = 0; v < C; v++) sums[r][v] = Isa::multiply_add(value, codes[v], sums[r][v]);
           }
+          p++;
         }
 EDGESEQ_UNROLL
         for (int r = 0; r < R; r++)
 EDGESEQ_UNROLL
           for (int v = 0; v < C; v++)
-            Isa::store_floats(of.outputs + (i + r) * of.width + c + 16 * v, sums[r][v]);
+            Isa::store_floats(of.outputs + (i + r) * width + c + 16 * v, sums[r][v]);
       }
     };
 
@@ -229,16 +232,18 @@ EDGESEQ_UNROLL
     // Writes keys from `key` to `end` to the block as (vectors of keys, channels, KEYS).
     void convert_keys(int64_t key, int64_t end) const {
       float* to = block;
-      for (; key < end; key += KEYS)
+      for (; key < end; key += KEYS) {
+        const int8_t* from = padded_keys(key);
         for (int64_t c = 0; c < width; c += 16) {
           Ints parts[4];
-          load_keys(key, c, parts);
+          Isa::transpose(from + c, width, parts);
 EDGESEQ_UNROLL
           for (int part = 0; part < 4; part++)
 EDGESEQ_UNROLL
             for (int byte = 0; byte < 4; byte++, to += KEYS)
               Isa::store_floats(to, Isa::byte_of(parts[part], byte));
         }
+      }
     }
 
     // Writes values from `key` to `end` to the block as (keys, channels).
@@ -383,7 +388,7 @@ EDGESEQ_UNROLL
     void attend(const float* from, const float* bias, float* y) const {
       scale_queries(from);
       const int64_t stop = rounded_up(end(count - 1));
-      const bool few = count <= QUERIES;
+      const bool few = count <= QUERIES && call.size == width;
       if (few) {
         in_groups<QUERIES>(count, FewScores{*this});
       } else {
@@ -427,13 +432,15 @@ EDGESEQ_UNROLL
     if (first >= real) return;
     const int64_t cache = (row * call.heads + head) * call.capacity * call.size;
     Queries queries{call, call.keys + cache, call.values + cache, length, past, first, real - first,
-                    0, 0, rounded_up(call.size), nullptr, nullptr, nullptr, nullptr, nullptr};
+                    0, 0, rounded_up(call.size), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
     queries.low = queries.aligned_begin(0);
     queries.stride = rounded_up(past + real) - queries.low;
     const int64_t count = queries.count, width = queries.width;
     const int64_t floats = count * (2 * width + queries.stride) + KEY_BLOCK * width + count;
-    auto* memory = reinterpret_cast<float*>(
-        scratch<Memory>(sizeof(float) * static_cast<size_t>(floats)));
+    char* bytes = scratch<Memory>(static_cast<size_t>(KEYS * width) +
+                                  sizeof(float) * static_cast<size_t>(floats));
+    queries.padded = reinterpret_cast<int8_t*>(bytes);
+    auto* memory = reinterpret_cast<float*>(bytes + KEYS * width);
     queries.queries = memory;
     queries.outputs = queries.queries + count * width;
     queries.block = queries.outputs + count * width;
