@@ -207,16 +207,14 @@ EDGESEQ_UNROLL
         int64_t left = of.end(i + R - 1) - of.begin(i);
         const float* p = of.scores_at(i, of.begin(i));
         for (const int8_t* from = of.values + of.begin(i) * width + c; left > 0; left--) {
-          Floats codes[C];
 EDGESEQ_UNROLL
-          for (int v = 0; v < C; v++) codes[v] = Isa::load_codes(from + 16 * v);
-          from += width;
+          for (int v = 0; v < C; v++) {
+            const auto codes = Isa::load_codes(from + 16 * v);
 EDGESEQ_UNROLL
-          for (int r = 0; r < R; r++) {
-            const auto value = Isa::broadcast(p[r * stride]);
-EDGESEQ_UNROLL
-            for (int v = 0; v < C; v++) sums[r][v] = Isa::multiply_add(value, codes[v], sums[r][v]);
+            for (int r = 0; r < R; r++)
+              sums[r][v] = Isa::multiply_add(Isa::broadcast(p[r * stride]), codes, sums[r][v]);
           }
+          from += width;
           p++;
         }
 EDGESEQ_UNROLL
