@@ -1,4 +1,4 @@
-"""Products with quantized weights as ONNX functions, made of ONNX Runtime's own operators.
+"""Products with quantized weights and attention as ONNX functions of ONNX Runtime's own operators.
 
 edgeseq's kernels (``runtime/native``) compute them in one node. Elsewhere ONNX Runtime replaces
 each by its body when it opens the graph; the results are the same for products by rows.
@@ -11,11 +11,16 @@ each by its body when it opens the graph; the results are the same for products 
 
 from __future__ import annotations
 
+import onnx
+import onnx.parser
+from onnx import helper
+
 DOMAIN = "edgeseq"
 MICROSOFT = "com.microsoft"
 ROW_LINEAR = "RowLinear"
 BIASED_ROW_LINEAR = "BiasedRowLinear"
 BLOCK_LINEAR = {4: "BlockLinear4", 8: "BlockLinear8"}  # by the bits of a weight
+CACHED_ATTENTION = "CachedAttention"
 
 # `codes` are (outputs, inputs), which lets kernels read each output's weights in one piece.
 _ROWS = """
@@ -51,6 +56,24 @@ _BLOCKS = """
 }}
 """
 
+# Causal self-attention over a KV cache of 8-bit integers.
+_ATTENTION = """
+<opset_import: ["com.microsoft" : 1], domain: "edgeseq">
+{name} <num_heads, scale, local_window_size> (
+    qkv, past_key, past_value, seqlens_k, total_sequence_length, k_scale, v_scale, attention_bias
+) => (y, present_key, present_value)
+{{
+    y, present_key, present_value = com.microsoft.GroupQueryAttention<
+        num_heads: int = @num_heads, kv_num_heads: int = @num_heads, scale: float = @scale,
+        local_window_size: int = @local_window_size,
+        k_quant_type = "PER_TENSOR", v_quant_type = "PER_TENSOR", kv_cache_bit_width = 8
+    >(
+        qkv, , , past_key, past_value, seqlens_k, total_sequence_length, , , , attention_bias, ,
+        k_scale, v_scale
+    )
+}}
+"""
+
 FUNCTIONS = {
     ROW_LINEAR: _ROWS.format(
         name=ROW_LINEAR, inputs="x, codes, scales", end="y = Mul(by_token, scales)"
@@ -61,6 +84,14 @@ FUNCTIONS = {
         end="scaled = Mul(by_token, scales)\n    y = Add(scaled, bias)",
     ),
     **{name: _BLOCKS.format(name=name) for name in BLOCK_LINEAR.values()},
+    CACHED_ATTENTION: _ATTENTION.format(name=CACHED_ATTENTION),
 }
 """The functions by name, in ONNX's text form. MatMulNBits' accuracy level 4 means that activations
 are rounded to 8-bit integers. The scales of blocks are 16-bit or 32-bit floats."""
+
+
+def add_function(model: onnx.ModelProto, name: str) -> None:
+    """Add one of ``FUNCTIONS`` to ``model``, and the domains that it needs."""
+    model.functions.append(onnx.parser.parse_function(FUNCTIONS[name]))
+    for domain in sorted({DOMAIN, MICROSOFT} - {entry.domain for entry in model.opset_import}):
+        model.opset_import.append(helper.make_opsetid(domain, 1))

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.parser
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ...runtime.bundle.initializers import external_tensor, shifts_others, weights_per_run_bytes
 from ...runtime.bundle.weights_file import WeightsFile
-from .functions import DOMAIN, FUNCTIONS, MICROSOFT
+from .functions import DOMAIN, add_function
 from .network import Network
 
 
@@ -64,10 +63,7 @@ class GraphWriter:
         model = onnx.ModelProto()
         model.CopyFrom(self.network.model)
         for name in sorted(self._functions):
-            model.functions.append(onnx.parser.parse_function(FUNCTIONS[name]))
-        domains = {entry.domain for entry in model.opset_import}
-        for domain in ({DOMAIN, MICROSOFT} if self._functions else set()) - domains:
-            model.opset_import.append(helper.make_opsetid(domain, 1))
+            add_function(model, name)
         del model.graph.node[:], model.graph.initializer[:]
         model.graph.node.extend(self._nodes)
         model.graph.initializer.extend(sorted(self._initializers.values(), key=shifts_others))

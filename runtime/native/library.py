@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 from ..errors import OptionError, reason
 
 Kernels = Literal["auto", "native", "stock"]
-OPERATORS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
+PRODUCTS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
+OPERATORS = (*PRODUCTS, b"CachedAttention")
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
 FASTER = frozenset(
@@ -44,6 +45,11 @@ def find_library() -> Path | None:
 def calls_kernels(graph: bytes) -> bool:
     """Return whether an ONNX file has nodes that the kernels compute."""
     return any(name in graph for name in OPERATORS)
+
+
+def calls_products(graph: bytes) -> bool:
+    """Return whether an ONNX file has products that the kernels compute."""
+    return any(name in graph for name in PRODUCTS)
 
 
 def gains_from_kernels(graph: bytes) -> bool:

@@ -18,7 +18,7 @@ from ..bundle.manifest import SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, reason
-from ..native.library import Kernels, add_kernels, calls_kernels
+from ..native.library import Kernels, add_kernels, calls_kernels, calls_products
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
 from .import_onnxruntime import onnxruntime
@@ -59,9 +59,10 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     """A session over one graph, which keeps alive the weights that it shares with others.
 
     ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
-    because bundles hold optimized graphs, unless ``optimize``, or if it calls kernels that are not
-    used: ONNX Runtime then simplifies what it puts in their place. ``save_to``: path to write the
-    graph to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see ``load``.
+    because bundles hold optimized graphs, unless ``optimize``, or if it has products whose kernels
+    are not used: ONNX Runtime then simplifies what it puts in their place. ``save_to``: path to
+    write the graph to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see
+    ``load``.
 
     ``has_native_kernels``: whether edgeseq's own kernels compute some of the graph's nodes.
     """
@@ -83,7 +84,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         content = graph if isinstance(graph, bytes) else _content(graph)
         calls = device.provider == CPU and calls_kernels(content)
         self.has_native_kernels = calls and add_kernels(options, content, kernels)
-        if calls and not self.has_native_kernels:
+        if calls_products(content) and not self.has_native_kernels and device.provider == CPU:
             # The functions repeat nodes, and reorder weights.
             optimize = True
             options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -113,6 +113,79 @@ void blocks_of(int64_t inputs, int64_t outputs, int64_t rows, int64_t block_size
   });
 }
 
+struct Shape {
+  int64_t size, tokens;
+  std::vector<int32_t> lengths;
+  int64_t room, window;  // keys that the cache has room for beside the longest row's; -1: all keys
+};
+
+// Attention in place and with a cache of its own, with and without a bias. `extreme`: scores that
+// differ by more than the exponential's range, biases of -infinity, and codes at both ends.
+void attention_of(const Shape& shape, bool extreme) {
+  const int64_t rows = static_cast<int64_t>(shape.lengths.size()), heads = 3;
+  int64_t longest = 0;
+  std::vector<int32_t> last;
+  for (const int32_t length : shape.lengths) {
+    longest = length > longest ? length : longest;
+    last.push_back(length - 1);
+  }
+  const int64_t most = longest > shape.tokens ? longest : shape.tokens;
+  const int64_t capacity = most + shape.room, grown = capacity + (shape.room ? 0 : 5);
+  const auto cells = [&](int64_t keys) { return static_cast<size_t>(rows * heads * keys * shape.size); };
+  const auto code = [] { return static_cast<int8_t>(integer(-128, 127)); };
+  const auto past_keys = filled<int8_t>(cells(capacity), code);
+  const auto past_values = filled<int8_t>(cells(capacity), code);
+  auto qkv = filled<float>(static_cast<size_t>(rows * shape.tokens * 3 * heads * shape.size), normal);
+  const bool shared = shape.tokens % 2;
+  const int64_t biases = shared ? 1 : rows * heads;
+  auto bias = filled<float>(static_cast<size_t>(biases * shape.tokens * longest), normal);
+  if (extreme) {
+    for (auto& value : qkv) value *= 300;
+    for (size_t i = 1; i < bias.size(); i += 3) bias[i] = i % 2 ? -3e38f : -1.0f / 0.0f;
+  }
+  CachedAttention call{};
+  call.rows = rows;
+  call.tokens = shape.tokens;
+  call.heads = heads;
+  call.size = shape.size;
+  call.past_capacity = capacity;
+  call.qkv = qkv.data();
+  call.last = last.data();
+  call.window = shape.window;
+  call.scale = 0.2f;
+  call.key_scale = 0.03f;
+  call.value_scale = 0.02f;
+  call.bias_token = longest;
+  call.bias_head = shared ? 0 : shape.tokens * longest;
+  call.bias_row = heads * call.bias_head;
+  const Parallel threads;
+  const auto compute = [&](const Kernels& kernels, bool in_place) {
+    auto keys = past_keys, values = past_values;
+    if (!in_place) {
+      keys.assign(cells(grown), 99);
+      values.assign(cells(grown), 99);
+    }
+    call.capacity = in_place ? capacity : grown;
+    call.keys = keys.data();
+    call.values = values.data();
+    call.past_keys = in_place ? keys.data() : past_keys.data();
+    call.past_values = in_place ? values.data() : past_values.data();
+    std::vector<float> y(static_cast<size_t>(rows * shape.tokens * heads * shape.size), -1.0f);
+    kernels.attend(call, y.data(), threads);
+    y.insert(y.end(), keys.begin(), keys.end());
+    y.insert(y.end(), values.begin(), values.end());
+    return y;
+  };
+  for (const bool in_place : {true, false})
+    for (const bool has_bias : {true, false}) {
+      call.bias = has_bias ? bias.data() : nullptr;
+      const auto expected = compute(*generic(), in_place);
+      for (size_t index = 0; const Kernels* found = kernels(index); index++)
+        compare(compute(*found, in_place), expected, found->name, "attention", shape.size,
+                shape.tokens, rows);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -127,6 +200,15 @@ int main() {
             if (has_blocks(bits, block_size))
             blocks_of(inputs, outputs, rows, block_size, bits, is_half);
     }
+  const Shape attentions[] = {
+      {64, 1, {1}, 0, -1},         {64, 1, {70, 1, 33, 16}, 9, -1}, {8, 5, {5, 2, 1}, 3, -1},
+      {24, 3, {20, 50}, 0, -1},    {8, 1, {18, 5}, 0, 4},           {128, 2, {66}, 1, -1},
+      {40, 9, {49}, 0, -1},        {64, 7, {7, 3}, 0, -1},          {64, 65, {165}, 2, -1},
+      {32, 130, {130, 67, 1}, 0, -1}, {16, 70, {200}, 0, 33},       {16, 20, {20}, 40, 1},
+      {13, 6, {31}, 0, -1},        {1, 12, {12, 8}, 0, 5},
+  };
+  for (const auto& shape : attentions)
+    for (const bool extreme : {false, true}) attention_of(shape, extreme);
   for (size_t index = 0; const Kernels* found = kernels(index); index++)
     std::printf("%s ", found->name);
   std::printf("%d comparisons, %d failures\n", comparisons, failures);

@@ -71,13 +71,49 @@ def test_each_layer_has_scales_of_its_own(source: Model) -> None:
     values = {
         t.name: numpy_helper.to_array(t) for t in changed.graph.initializer if "cache" in t.name
     }
-    nodes = [node for node in changed.graph.node if node.op_type == "GroupQueryAttention"]
+    nodes = [node for node in changed.graph.node if node.op_type == "CachedAttention"]
     assert len(nodes) == len(names) / 2
     for i, node in enumerate(nodes):
         pair = names[2 * i : 2 * i + 2]
-        scales = [values[name].tolist() for name in node.input[12:]]
+        scales = [values[name].tolist() for name in node.input[5:7]]
         assert scales == [[pytest.approx(1.1 / 127 * peaks[name])] for name in pair]
-        assert list(node.input[3:5]) == [f"past_key_values.{name}" for name in pair]
+        assert list(node.input[1:3]) == [f"past_key_values.{name}" for name in pair]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inputs", "operator"),
+    [
+        ({}, {}, "CachedAttention"),
+        ({"local_window_size": 5}, {10: "bias"}, "CachedAttention"),
+        ({"do_rotary": 1}, {7: "cos", 8: "sin"}, "GroupQueryAttention"),
+        ({"kv_num_heads": 1}, {}, "GroupQueryAttention"),
+        ({"softcap": 2.0}, {}, "GroupQueryAttention"),
+        ({}, {0: "query", 1: "key", 2: "value"}, "GroupQueryAttention"),
+    ],
+    ids=["plain", "bias and window", "rotary", "shared heads", "softcap", "separate keys"],
+)
+def test_attention_that_has_no_kernel_stays_the_operator(
+    attributes: dict[str, Any], inputs: dict[int, str], operator: str
+) -> None:
+    names = {0: "qkv", 3: "past_key_values.0.key", 4: "past_key_values.0.value", 5: "last", 6: "n"}
+    names |= inputs
+    node = onnx.helper.make_node(
+        "GroupQueryAttention",
+        [names.get(i, "") for i in range(max(names) + 1)],
+        ["y", "present.0.key", "present.0.value"],
+        domain="com.microsoft",
+        **{"num_heads": 2, "kv_num_heads": 2, "scale": 0.5, **attributes},
+    )
+    graph = onnx.helper.make_graph([node], "decoder", [], [])
+    changed = with_int8_cache(onnx.helper.make_model(graph), {"0.key": 2.0, "0.value": 4.0})
+    [found] = changed.graph.node
+    assert found.op_type == operator
+    assert list(found.output) == list(node.output)
+    kept = {name for i, name in names.items() if i not in (7, 8)}
+    assert kept | {"cache.0.key.scale", "cache.0.value.scale"} <= set(found.input)
+    assert [one.name for one in changed.functions] == ["CachedAttention"] * (
+        operator == "CachedAttention"
+    )
 
 
 def test_keys_and_values_are_stored_as_codes(source: Model) -> None:

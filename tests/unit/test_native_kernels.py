@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeseq.runtime.native.library import find_library, processor_kernels
+from tests.support.rounding import fused_multiply_add
 
 Array = NDArray[Any]
 SHAPES = ((64, 32), (768, 36), (100, 5), (3, 1), (1, 7), (257, 33), (2048, 64))  # inputs, outputs
@@ -111,21 +112,6 @@ def expected_blocks(
         half = sums.shape[-1] // 2
         sums = sums[..., :half] + sums[..., half:]
     return with_bias(sums[..., 0], bias)
-
-
-def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
-    """Return a * b + c, rounded once.
-
-    The product is exact in float64. The sum is rounded to odd there, which keeps what decides the
-    rounding to float32.
-    """
-    product, wide = a.astype(np.float64) * b, c.astype(np.float64)
-    total = product + wide
-    back = total - product
-    error = (product - (total - back)) + (wide - back)
-    inexact = (error != 0) & (total.view(np.int64) & 1 == 0)
-    odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
-    return np.where(inexact, odd, total).astype(f32)
 
 
 def activations(rng: np.random.Generator, rows: int, inputs: int) -> Array:

@@ -75,7 +75,8 @@ inline __m256i Dot::sums(const Weights<8> (&w)[4], const __m256i* values) {
 
 }  // namespace
 
-static const Kernels AVX2{"avx2", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>};
+static const Kernels AVX2{"avx2", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>,
+                          Attention<Avx2<Dot>>::run};
 
 }  // namespace edgeseq
 

@@ -114,6 +114,7 @@ EDGESEQ_UNROLL
     }
   }
 
+  static Floats zero_floats() { return _mm512_setzero_ps(); }
   static Floats broadcast(float value) { return _mm512_set1_ps(value); }
   static Floats load_floats(const float* from) { return _mm512_loadu_ps(from); }
   static Ints larger(Ints v, const float* from) {
@@ -122,6 +123,7 @@ EDGESEQ_UNROLL
   }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
   static float largest(Ints v) {
     const int32_t bits = _mm512_reduce_max_epi32(v);
@@ -129,8 +131,57 @@ EDGESEQ_UNROLL
     std::memcpy(&result, &bits, sizeof result);
     return result;
   }
+  static float sum(Floats v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   static void store_codes(int8_t* to, Floats v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
+
+  // Attention
+  static constexpr int QUERIES = 6, VECTORS = 2;
+  static void transpose(const int8_t* from, int64_t stride, Ints* parts) {
+    __m512i rows[4];  // each with rows i, i + 4, i + 8 and i + 12
+    for (int i = 0; i < 4; i++) {
+      const auto at = [&](int row) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + row * stride));
+      };
+      rows[i] = _mm512_castsi128_si512(at(i));
+      rows[i] = _mm512_inserti32x4(rows[i], at(i + 4), 1);
+      rows[i] = _mm512_inserti32x4(rows[i], at(i + 8), 2);
+      rows[i] = _mm512_inserti32x4(rows[i], at(i + 12), 3);
+    }
+    const __m512i a = _mm512_unpacklo_epi32(rows[0], rows[1]);
+    const __m512i b = _mm512_unpackhi_epi32(rows[0], rows[1]);
+    const __m512i c = _mm512_unpacklo_epi32(rows[2], rows[3]);
+    const __m512i d = _mm512_unpackhi_epi32(rows[2], rows[3]);
+    parts[0] = _mm512_unpacklo_epi64(a, c);
+    parts[1] = _mm512_unpackhi_epi64(a, c);
+    parts[2] = _mm512_unpacklo_epi64(b, d);
+    parts[3] = _mm512_unpackhi_epi64(b, d);
+  }
+  static Floats byte_of(Ints v, int byte) {
+    const auto up = static_cast<unsigned>(24 - 8 * byte);
+    return to_floats(_mm512_srai_epi32(_mm512_slli_epi32(v, up), 24));
+  }
+  static Floats load_codes(const int8_t* from) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return to_floats(_mm512_cvtepi8_epi32(codes));
+  }
+  static void store_floats(float* to, Floats v) { _mm512_storeu_ps(to, v); }
+  static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  static Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+  static Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Floats power_of_two(Floats v) {
+    const Ints exponents = _mm512_slli_epi32(_mm512_castps_si512(v), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(exponents, _mm512_set1_epi32(0x3f800000)));
+  }
+  static Floats unless_below(Floats v, Floats x, Floats limit) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
   }
 
   // Many rows: codes are reordered so that a lane is an output, and nothing has to be added across
@@ -270,7 +321,8 @@ EDGESEQ_UNROLL
 
 }  // namespace
 
-static const Kernels AVX512_VNNI{"avx512-vnni", Rows<Avx512>::multiply, multiply_blocks<Avx512>};
+static const Kernels AVX512_VNNI{"avx512-vnni", Rows<Avx512>::multiply, multiply_blocks<Avx512>,
+                                 Attention<Avx512>::run};
 
 }  // namespace edgeseq
 

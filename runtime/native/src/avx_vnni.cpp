@@ -45,7 +45,8 @@ struct Dot {
 
 }  // namespace
 
-static const Kernels AVX_VNNI{"avx-vnni", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>};
+static const Kernels AVX_VNNI{"avx-vnni", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>,
+                              Attention<Avx2<Dot>>::run};
 
 }  // namespace edgeseq
 

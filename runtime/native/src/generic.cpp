@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "linear.h"
+#include "attention.h"
 
 namespace edgeseq {
 namespace {
@@ -120,6 +120,7 @@ struct Generic {
     return result;
   }
 
+  static Floats zero_floats() { return Floats{}; }
   static Floats broadcast(float value) { return floats([&](int) { return value; }); }
   static Floats load_floats(const float* from) { return floats([&](int i) { return from[i]; }); }
   static Ints larger(Ints v, const float* from) {
@@ -133,6 +134,10 @@ struct Generic {
   }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return a.at[i] * b.at[i]; }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return a.at[i] / b.at[i]; }); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) {
+    return floats([&](int i) { return std::fma(a.at[i], b.at[i], c.at[i]); });
+  }
+  static Floats to_floats(Ints v) { return floats([&](int i) { return static_cast<float>(v.at[i]); }); }
   static float largest(Ints v) {
     int32_t bits = 0;
     for (int32_t value : v.at) bits = value > bits ? value : bits;
@@ -140,11 +145,58 @@ struct Generic {
     std::memcpy(&result, &bits, sizeof result);
     return result;
   }
+  static float sum(Floats v) {
+    for (int half = 8; half; half /= 2)
+      for (int i = 0; i < half; i++) v.at[i] += v.at[i + half];
+    return v.at[0];
+  }
   static void store_codes(int8_t* to, Floats v) {
     for (int i = 0; i < 16; i++) {
       const float code = std::nearbyint(v.at[i]);
       to[i] = static_cast<int8_t>(code > 127 ? 127 : code >= -128 ? code : -128);
     }
+  }
+  // Attention.
+
+  static constexpr int QUERIES = 2, VECTORS = 1;
+  // Lane k of parts[i] gets the four bytes 4i to 4i + 3 of row k; rows have 16 bytes.
+  static void transpose(const int8_t* from, int64_t stride, Ints* parts) {
+    for (int i = 0; i < 4; i++)
+      for (int k = 0; k < 16; k++) std::memcpy(&parts[i].at[k], from + k * stride + 4 * i, 4);
+  }
+  // A byte of each lane, the lowest first, as a signed number.
+  static Floats byte_of(Ints v, int byte) {
+    return floats([&](int i) {
+      return static_cast<float>(static_cast<int8_t>(static_cast<uint32_t>(v.at[i]) >> (8 * byte)));
+    });
+  }
+  static Floats load_codes(const int8_t* from) {
+    return floats([&](int i) { return static_cast<float>(from[i]); });
+  }
+  static void store_floats(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
+  static Floats add(Floats a, Floats b) { return floats([&](int i) { return a.at[i] + b.at[i]; }); }
+  static Floats subtract(Floats a, Floats b) { return floats([&](int i) { return a.at[i] - b.at[i]; }); }
+  // The second one where the first is not a number.
+  static Floats minimum(Floats a, Floats b) {
+    return floats([&](int i) { return a.at[i] < b.at[i] ? a.at[i] : b.at[i]; });
+  }
+  static Floats maximum(Floats a, Floats b) {
+    return floats([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  }
+  // 2^n, for n + 1.5 * 2^23.
+  static Floats power_of_two(Floats v) {
+    return floats([&](int i) {
+      uint32_t bits;
+      std::memcpy(&bits, v.at + i, sizeof bits);
+      bits = (bits << 23) + 0x3f800000u;
+      float result;
+      std::memcpy(&result, &bits, sizeof result);
+      return result;
+    });
+  }
+  // v, but 0 where x < limit.
+  static Floats unless_below(Floats v, Floats x, Floats limit) {
+    return floats([&](int i) { return x.at[i] < limit.at[i] ? 0.0f : v.at[i]; });
   }
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
@@ -169,7 +221,8 @@ char* allocate(size_t size) {
 void release(char* memory) { std::free(memory); }
 
 const Kernels* generic() {
-  static const Kernels kernels{"generic", Rows<Generic>::multiply, multiply_blocks<Generic>};
+  static const Kernels kernels{"generic", Rows<Generic>::multiply, multiply_blocks<Generic>,
+                               Attention<Generic>::run};
   return &kernels;
 }
 

@@ -1,5 +1,6 @@
-// Products with quantized weights. There is one set of kernels for each kind of CPU; all of them
-// compute the same bits, however many rows are computed at once and however many threads compute.
+// Products with quantized weights, and attention over a quantized KV cache. There is one set of
+// kernels for each kind of CPU; all of them compute the same bits, however many rows are computed at
+// once and however many threads compute.
 #pragma once
 
 #include <cstddef>
@@ -51,12 +52,32 @@ inline bool has_blocks(int64_t bits, int64_t block_size) {
   return is_power && ((bits == 4 && block_size >= 32) || (bits == 8 && block_size >= 16));
 }
 
-// y = x W + bias, with x of (rows, inputs) and y of (rows, outputs).
+// Causal self-attention that appends to a KV cache of 8-bit codes. The new tokens of a row are its last
+// ones. Where a row has fewer keys than `tokens`, it was empty before, and padding follows its tokens.
+struct CachedAttention {
+  int64_t rows, tokens, heads, size;
+  int64_t past_capacity, capacity;          // keys that fit into the cache before and after the step
+  const float* qkv;                         // (rows, tokens, 3, heads, size)
+  const int8_t *past_keys, *past_values;    // (rows, heads, past_capacity, size)
+  int8_t *keys, *values;                    // (rows, heads, capacity, size); perhaps the same memory
+  const int32_t* last;                      // (rows,): the number of keys after the step, minus 1
+  const float* bias;                        // added to the scores; null: no bias
+  int64_t bias_row, bias_head, bias_token;  // distances between rows, heads and tokens in it
+  int64_t window;                           // keys that a query sees, its own included; -1: all
+  float scale, key_scale, value_scale;
+
+  int64_t length(int64_t row) const { return static_cast<int64_t>(last[row]) + 1; }
+  int64_t past(int64_t row) const { return length(row) > tokens ? length(row) - tokens : 0; }
+};
+
+// y = x W + bias, with x of (rows, inputs) and y of (rows, outputs), and attention with y of (rows,
+// tokens, heads * size).
 struct Kernels {
   const char* name;
   void (*multiply_rows)(const RowWeight&, const float* x, int64_t rows, float* y, const Threads&);
   void (*multiply_blocks)(const BlockWeight&, const float* x, int64_t rows, float* y,
                           const Threads&);
+  void (*attend)(const CachedAttention&, float* y, const Threads&);
 };
 
 // The kernels of one kind of CPU; null if this CPU or this build does not have them.

@@ -18,7 +18,7 @@ EDGESEQ_BEGIN_TARGET("dotprod")
 EDGESEQ_BEGIN_TARGET("arch=armv8.2-a+dotprod")
 #endif
 
-#include "linear.h"
+#include "attention.h"
 
 namespace edgeseq {
 namespace {
@@ -150,6 +150,7 @@ EDGESEQ_UNROLL
     return result;
   }
 
+  static Floats zero_floats() { return broadcast(0); }
   static Floats broadcast(float value) { return floats([&](int) { return vdupq_n_f32(value); }); }
   static Floats load_floats(const float* from) { return floats([&](int i) { return vld1q_f32(from + 4 * i); }); }
   static Ints larger(Ints v, const float* from) {
@@ -160,12 +161,21 @@ EDGESEQ_UNROLL
   }
   static Floats multiply(Floats a, Floats b) { return floats([&](int i) { return vmulq_f32(a.at[i], b.at[i]); }); }
   static Floats divide(Floats a, Floats b) { return floats([&](int i) { return vdivq_f32(a.at[i], b.at[i]); }); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) {
+    return floats([&](int i) { return vfmaq_f32(c.at[i], a.at[i], b.at[i]); });
+  }
+  static Floats to_floats(Ints v) { return floats([&](int i) { return vcvtq_f32_s32(v.at[i]); }); }
   static float largest(Ints v) {
     const int32x4_t low = vmaxq_s32(v.at[0], v.at[1]), high = vmaxq_s32(v.at[2], v.at[3]);
     const int32_t bits = vmaxvq_s32(vmaxq_s32(low, high));
     float result;
     std::memcpy(&result, &bits, sizeof result);
     return result;
+  }
+  static float sum(Floats v) {
+    const float32x4_t four = vaddq_f32(vaddq_f32(v.at[0], v.at[2]), vaddq_f32(v.at[1], v.at[3]));
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
   }
   static void store_codes(int8_t* to, Floats v) {
     int16x4_t words[4];
@@ -174,6 +184,55 @@ EDGESEQ_UNROLL
     const int8x8_t high = vqmovn_s16(vcombine_s16(words[2], words[3]));
     vst1q_s8(to, vcombine_s8(low, high));
   }
+  // Attention
+  static constexpr int QUERIES = 6, VECTORS = 1;
+  static void transpose(const int8_t* from, int64_t stride, Ints* parts) {
+    for (int i = 0; i < 4; i++, from += 4 * stride) {
+      int32x4_t rows[4];
+      for (int k = 0; k < 4; k++) rows[k] = vreinterpretq_s32_s8(vld1q_s8(from + k * stride));
+      const auto low = [](int32x4_t a, int32x4_t b) {
+        return vreinterpretq_s64_s32(vzip1q_s32(a, b));
+      };
+      const auto high = [](int32x4_t a, int32x4_t b) {
+        return vreinterpretq_s64_s32(vzip2q_s32(a, b));
+      };
+      const int64x2_t a = low(rows[0], rows[1]), b = high(rows[0], rows[1]);
+      const int64x2_t c = low(rows[2], rows[3]), d = high(rows[2], rows[3]);
+      parts[0].at[i] = vreinterpretq_s32_s64(vzip1q_s64(a, c));
+      parts[1].at[i] = vreinterpretq_s32_s64(vzip2q_s64(a, c));
+      parts[2].at[i] = vreinterpretq_s32_s64(vzip1q_s64(b, d));
+      parts[3].at[i] = vreinterpretq_s32_s64(vzip2q_s64(b, d));
+    }
+  }
+  static Floats byte_of(Ints v, int byte) {
+    const int32x4_t up = vdupq_n_s32(24 - 8 * byte);
+    return to_floats(ints([&](int i) { return vshrq_n_s32(vshlq_s32(v.at[i], up), 24); }));
+  }
+  static Floats load_codes(const int8_t* from) {
+    const int8x16_t codes = vld1q_s8(from);
+    const int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_s8(vget_high_s8(codes));
+    return to_floats(Ints{{vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                           vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}});
+  }
+  static void store_floats(float* to, Floats v) {
+    for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, v.at[i]);
+  }
+  static Floats add(Floats a, Floats b) { return floats([&](int i) { return vaddq_f32(a.at[i], b.at[i]); }); }
+  static Floats subtract(Floats a, Floats b) { return floats([&](int i) { return vsubq_f32(a.at[i], b.at[i]); }); }
+  static Floats minimum(Floats a, Floats b) { return floats([&](int i) { return vminnmq_f32(a.at[i], b.at[i]); }); }
+  static Floats maximum(Floats a, Floats b) { return floats([&](int i) { return vmaxnmq_f32(a.at[i], b.at[i]); }); }
+  static Floats power_of_two(Floats v) {
+    return floats([&](int i) {
+      const int32x4_t exponents = vshlq_n_s32(vreinterpretq_s32_f32(v.at[i]), 23);
+      return vreinterpretq_f32_s32(vaddq_s32(exponents, vdupq_n_s32(0x3f800000)));
+    });
+  }
+  static Floats unless_below(Floats v, Floats x, Floats limit) {
+    return floats([&](int i) {
+      const uint32x4_t below = vcltq_f32(x.at[i], limit.at[i]);
+      return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v.at[i]), below));
+    });
+  }
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
@@ -181,7 +240,8 @@ EDGESEQ_UNROLL
 
 }  // namespace
 
-static const Kernels NEON_DOT{"neon-dot", Rows<Neon>::multiply, multiply_blocks<Neon>};
+static const Kernels NEON_DOT{"neon-dot", Rows<Neon>::multiply, multiply_blocks<Neon>,
+                              Attention<Neon>::run};
 
 }  // namespace edgeseq
 

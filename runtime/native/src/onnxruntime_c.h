@@ -28,7 +28,7 @@ struct ApiBase {
 };
 
 enum ErrorCode { FAIL = 1, INVALID_ARGUMENT = 2 };
-enum ElementType { FLOAT = 1, UINT8 = 2, INT8 = 3, FLOAT16 = 10, ANY = 0 };
+enum ElementType { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, FLOAT16 = 10, ANY = 0 };
 enum Characteristic { REQUIRED = 0, OPTIONAL = 1 };
 
 struct CustomOp {
@@ -92,6 +92,10 @@ inline Status* dimensions(const Api* api, const ShapeInfo* info, int64_t* sizes,
 }
 inline Status* shape_info(const Api* api, const Value* value, ShapeInfo** info) {
   return function<65, Status* (*)(const Value*, ShapeInfo**)>(api)(value, info);
+}
+inline Status* float_attribute(const Api* api, const KernelInfo* info, const char* name,
+                               float* value) {
+  return function<85, Status* (*)(const KernelInfo*, const char*, float*)>(api)(info, name, value);
 }
 inline Status* integer_attribute(const Api* api, const KernelInfo* info, const char* name,
                                  int64_t* value) {

@@ -151,20 +151,20 @@ struct BlockLinear {
   }
 };
 
-// Inputs: x, codes, scales and perhaps a bias.
-template <class Linear>
+template <class Operator>
 ort::Status* create(const ort::CustomOp*, const ort::Api*, const ort::KernelInfo* info,
                     void** kernel) {
-  auto* linear = new (std::nothrow) Linear;
-  if (!linear) return ort::create_status(api, ort::FAIL, "Out of memory.");
-  if (ort::Status* status = linear->read(info)) {
-    delete linear;
+  auto* made = new (std::nothrow) Operator;
+  if (!made) return ort::create_status(api, ort::FAIL, "Out of memory.");
+  if (ort::Status* status = made->read(info)) {
+    delete made;
     return status;
   }
-  *kernel = linear;
+  *kernel = made;
   return nullptr;
 }
 
+// Inputs: x, codes, scales and perhaps a bias.
 template <class Linear>
 ort::Status* compute(void* kernel, ort::KernelContext* context) {
   Linear linear = *static_cast<Linear*>(kernel);
@@ -196,6 +196,125 @@ ort::Status* compute(void* kernel, ort::KernelContext* context) {
   return threads.failure();
 }
 
+// Inputs: qkv, past keys, past values, seqlens_k, total sequence length, scales of the keys and values,
+// and perhaps a bias of the scores. Outputs: the attention's, keys, values.
+struct Attend {
+  static constexpr const char* NAME = "CachedAttention";
+  int64_t heads = 0, window = -1;
+  float scale = 0;
+
+  ort::Status* read(const ort::KernelInfo* info) {
+    EDGESEQ_RETURN_IF_FAILED(ort::integer_attribute(api, info, "num_heads", &heads));
+    EDGESEQ_RETURN_IF_FAILED(ort::integer_attribute(api, info, "local_window_size", &window));
+    EDGESEQ_RETURN_IF_FAILED(ort::float_attribute(api, info, "scale", &scale));
+    if (heads < 1 || window == 0 || window < -1)
+      return wrong("CachedAttention needs heads, and a window of -1 or at least 1.");
+    return nullptr;
+  }
+  static ort::ElementType input_type(size_t index) {
+    if (index == 1 || index == 2) return ort::INT8;
+    return index == 3 || index == 4 ? ort::INT32 : ort::FLOAT;
+  }
+};
+
+// A tensor and its shape.
+template <class Element>
+struct Tensor {
+  std::vector<int64_t> sizes;
+  Element* data = nullptr;
+
+  ort::Status* read(const ort::Value* value) {
+    EDGESEQ_RETURN_IF_FAILED(shape_of(value, sizes));
+    void* found = nullptr;
+    EDGESEQ_RETURN_IF_FAILED(ort::tensor_data(api, value, &found));
+    data = static_cast<Element*>(found);
+    return nullptr;
+  }
+  ort::Status* input(const ort::KernelContext* context, size_t index) {
+    const ort::Value* value = nullptr;
+    EDGESEQ_RETURN_IF_FAILED(ort::input(api, context, index, &value));
+    return value ? read(value) : nullptr;
+  }
+  ort::Status* output(ort::KernelContext* context, size_t index) {  // of the shape `sizes`
+    ort::Value* value = nullptr;
+    EDGESEQ_RETURN_IF_FAILED(
+        ort::output(api, context, index, sizes.data(), sizes.size(), &value));
+    return value ? read(value) : wrong("CachedAttention needs all of its outputs.");
+  }
+};
+
+ort::Status* attend(void* kernel, ort::KernelContext* context) {
+  const Attend& op = *static_cast<Attend*>(kernel);
+  Tensor<const float> qkv, key_scale, value_scale, bias;
+  Tensor<const int8_t> past_keys, past_values;
+  Tensor<const int32_t> last, total;
+  EDGESEQ_RETURN_IF_FAILED(qkv.input(context, 0));
+  EDGESEQ_RETURN_IF_FAILED(past_keys.input(context, 1));
+  EDGESEQ_RETURN_IF_FAILED(past_values.input(context, 2));
+  EDGESEQ_RETURN_IF_FAILED(last.input(context, 3));
+  EDGESEQ_RETURN_IF_FAILED(total.input(context, 4));
+  EDGESEQ_RETURN_IF_FAILED(key_scale.input(context, 5));
+  EDGESEQ_RETURN_IF_FAILED(value_scale.input(context, 6));
+  EDGESEQ_RETURN_IF_FAILED(bias.input(context, 7));
+  if (qkv.sizes.size() != 3 || qkv.sizes[2] % (3 * op.heads) != 0)
+    return wrong("The queries, keys and values of CachedAttention are (rows, tokens, 3 * features).");
+  CachedAttention call{};
+  call.rows = qkv.sizes[0];
+  call.tokens = qkv.sizes[1];
+  call.heads = op.heads;
+  call.size = qkv.sizes[2] / (3 * op.heads);
+  const auto& past = past_keys.sizes;
+  if (past != past_values.sizes || past.size() != 4 || past[0] != call.rows ||
+      past[1] != call.heads || past[3] != call.size)
+    return wrong("The KV cache of CachedAttention is (rows, heads, capacity, head size).");
+  if (product(last.sizes) != call.rows)
+    return wrong("CachedAttention needs a length for each row.");
+  if (product(total.sizes) != 1 || product(key_scale.sizes) != 1 || product(value_scale.sizes) != 1)
+    return wrong("The total length and the scales of CachedAttention are single numbers.");
+  call.past_capacity = past[2];
+  call.capacity = *total.data > past[2] ? *total.data : past[2];
+  call.last = last.data;
+  for (int64_t row = 0; row < call.rows; row++) {
+    if (last.data[row] < 0 || call.length(row) > *total.data)
+      return wrong("A row's length is not between 1 and the total length in CachedAttention.");
+    if (call.past(row) > call.past_capacity)
+      return wrong("A row has more past keys than the KV cache of CachedAttention.");
+  }
+  if (bias.data) {
+    const auto& sizes = bias.sizes;
+    if (sizes.size() != 4 || (sizes[0] != 1 && sizes[0] != call.rows) ||
+        (sizes[1] != 1 && sizes[1] != call.heads) || sizes[2] != call.tokens ||
+        sizes[3] != *total.data)
+      return wrong("The bias of CachedAttention is (rows, heads, tokens, total length).");
+    call.bias = bias.data;
+    call.bias_token = sizes[3];
+    call.bias_head = sizes[1] == 1 ? 0 : sizes[2] * sizes[3];
+    call.bias_row = sizes[0] == 1 ? 0 : sizes[1] * sizes[2] * sizes[3];
+  }
+  Tensor<float> y;
+  Tensor<int8_t> keys, values;
+  y.sizes = {call.rows, call.tokens, call.heads * call.size};
+  keys.sizes = values.sizes = {call.rows, call.heads, call.capacity, call.size};
+  EDGESEQ_RETURN_IF_FAILED(y.output(context, 0));
+  EDGESEQ_RETURN_IF_FAILED(keys.output(context, 1));
+  EDGESEQ_RETURN_IF_FAILED(values.output(context, 2));
+  if (call.capacity != call.past_capacity &&
+      (keys.data == past_keys.data || values.data == past_values.data))
+    return wrong("The total length is larger than the KV cache that CachedAttention appends to.");
+  call.qkv = qkv.data;
+  call.past_keys = past_keys.data;
+  call.past_values = past_values.data;
+  call.keys = keys.data;
+  call.values = values.data;
+  call.window = op.window;
+  call.scale = op.scale;
+  call.key_scale = *key_scale.data;
+  call.value_scale = *value_scale.data;
+  const SessionThreads threads(context);
+  if (product(y.sizes) > 0) kernels(0)->attend(call, y.data, threads);
+  return threads.failure();
+}
+
 struct BlockLinear4 : BlockLinear {
   static constexpr const char* NAME = "BlockLinear4";
 };
@@ -204,29 +323,50 @@ struct BlockLinear8 : BlockLinear {
   static constexpr const char* NAME = "BlockLinear8";
 };
 
-template <class Linear>
-ort::CustomOp make_operator() {
+// What all operators have in common.
+template <class Operator>
+ort::CustomOp make_any() {
   ort::CustomOp op{};
   op.version = ort::API_VERSION;
-  op.GetName = [](const ort::CustomOp*) { return Linear::NAME; };
+  op.GetName = [](const ort::CustomOp*) { return Operator::NAME; };
   op.GetExecutionProviderType = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
-  op.GetInputType = [](const ort::CustomOp*, size_t index) { return Linear::input_type(index); };
-  op.GetInputTypeCount = [](const ort::CustomOp*) { return Linear::INPUTS; };
-  op.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::FLOAT; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
-  op.KernelDestroy = [](void* kernel) { delete static_cast<Linear*>(kernel); };
-  op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) {
-    return index == 3 ? ort::OPTIONAL : ort::REQUIRED;
-  };
+  op.GetInputType = [](const ort::CustomOp*, size_t index) { return Operator::input_type(index); };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Operator*>(kernel); };
   op.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) { return ort::REQUIRED; };
   op.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
   const auto one = [](const ort::CustomOp*) { return 1; };
   op.GetVariadicInputMinArity = op.GetVariadicInputHomogeneity = one;
   op.GetVariadicOutputMinArity = op.GetVariadicOutputHomogeneity = one;
-  op.CreateKernelV2 = create<Linear>;
-  op.KernelComputeV2 = compute<Linear>;
+  op.CreateKernelV2 = create<Operator>;
   op.GetStartVersion = one;
   op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  return op;
+}
+
+template <class Linear>
+ort::CustomOp make_operator() {
+  ort::CustomOp op = make_any<Linear>();
+  op.GetInputTypeCount = [](const ort::CustomOp*) { return Linear::INPUTS; };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) {
+    return index == 3 ? ort::OPTIONAL : ort::REQUIRED;
+  };
+  op.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::FLOAT; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.KernelComputeV2 = compute<Linear>;
+  return op;
+}
+
+ort::CustomOp make_attention() {
+  ort::CustomOp op = make_any<Attend>();
+  op.GetInputTypeCount = [](const ort::CustomOp*) -> size_t { return 8; };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) {
+    return index == 7 ? ort::OPTIONAL : ort::REQUIRED;
+  };
+  op.GetOutputType = [](const ort::CustomOp*, size_t index) {
+    return index == 0 ? ort::FLOAT : ort::INT8;
+  };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 3; };
+  op.KernelComputeV2 = attend;
   return op;
 }
 
@@ -248,6 +388,7 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   static const ort::CustomOp biased_rows = make_operator<BiasedRowLinear>();
   static const ort::CustomOp blocks4 = make_operator<BlockLinear4>();
   static const ort::CustomOp blocks8 = make_operator<BlockLinear8>();
+  static const ort::CustomOp attention = make_attention();
   api = base->GetApi(ort::API_VERSION);
   if (!api) {  // older than 1.17
     return ort::create_status(base->GetApi(1), ort::FAIL, "edgeseq's kernels need ONNX Runtime 1.17.");
@@ -260,6 +401,7 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &biased_rows));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks4));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks8));
+  EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &attention));
   return ort::add_domain(api, options, domain);
 }
 
@@ -283,4 +425,8 @@ EDGESEQ_EXPORT void edgeseq_multiply_blocks(size_t index, const uint8_t* codes, 
   const edgeseq::BlockWeight weight{codes,  scales,  half_scales, bias,
                                     inputs, outputs, block_size,  bits};
   edgeseq::kernels(index)->multiply_blocks(weight, x, rows, y, edgeseq::Loop());
+}
+
+EDGESEQ_EXPORT void edgeseq_attend(size_t index, const edgeseq::CachedAttention* call, float* y) {
+  edgeseq::kernels(index)->attend(*call, y, edgeseq::Loop());
 }
