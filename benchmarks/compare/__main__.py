@@ -118,11 +118,14 @@ def chosen_checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dic
 def make_report(arguments: argparse.Namespace) -> None:
     """Write the table and the plot."""
     from benchmarks.compare.overview import overview
-    from benchmarks.compare.summary import read_lines, summarize
+    from benchmarks.compare.summary import by_machine, read_lines, summarize
     from benchmarks.compare.table import markdown
 
-    summary = summarize(read_lines(arguments.results))
-    text = f"{overview(summary)}\n\n{markdown(summary)}"
+    summaries = [summarize(lines) for lines in by_machine(read_lines(arguments.results))]
+    reports = [f"{overview(summary)}\n\n{markdown(summary)}" for summary in summaries]
+    if len(reports) > 1:
+        reports = [f"## Machine {i}\n\n{report}" for i, report in enumerate(reports, 1)]
+    text = "\n".join(reports)
     if arguments.table:
         arguments.table.write_text(text, encoding="utf-8")
     else:
@@ -130,7 +133,9 @@ def make_report(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from benchmarks.compare.plot import draw  # it needs matplotlib
 
-        draw(summary, arguments.plot)
+        for i, summary in enumerate(summaries, 1):
+            plot = arguments.plot
+            draw(summary, plot if i == 1 else plot.with_stem(f"{plot.stem}_{i}"))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.compare.environments import installed_mb
+from benchmarks.compare.machine import describe_machine
 from benchmarks.compare.measuring import Entry, measure_once, measured
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
 from benchmarks.compare.workloads import Bits, Workload
 from edgeseq.runtime.bench.machine import read_bandwidth
-from edgeseq.runtime.ort.cpu import logical_cores, physical_cores, processor
 
 Turn = tuple[Workload, Bits, list[Entry]]
 
@@ -132,10 +132,7 @@ def context() -> dict[str, Any]:
         [*git, "rev-parse", "HEAD"], check=False, capture_output=True, text=True
     )
     return {
-        "machine": {
-            "processor": processor(),
-            "cores": f"{physical_cores()} ({logical_cores()} logical)",
-        },
+        "machine": describe_machine(),
         "system": platform.platform(),
         "commit": commit.stdout.strip() or None,
     }

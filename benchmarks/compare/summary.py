@@ -74,6 +74,22 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
     return lines
 
 
+def by_machine(lines: Iterable[Line]) -> list[list[Line]]:
+    """The lines of each machine and number of threads, in the order of their first runs.
+
+    A machine is all that its results say of it. Older ones do not name the instructions of a
+    processor, so they stay apart from newer ones.
+    """
+    machines: dict[str, list[Line]] = {}
+    current: list[Line] = []
+    for line in lines:
+        if line["kind"] == "run":
+            key = json.dumps([line["machine"], line["threads"]], sort_keys=True)
+            current = machines.setdefault(key, [])
+        current.append(line)
+    return list(machines.values())
+
+
 def summarize(lines: Iterable[Line]) -> Summary:
     """Sort what was measured; disturbed measurements are counted and left out."""
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))

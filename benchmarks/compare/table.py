@@ -76,7 +76,8 @@ def machine(summary: Summary) -> str:
     """Where, when and with what versions."""
     last = summary.runs[-1]
     described = ", ".join(f"{name}: {value}" for name, value in last["machine"].items())
-    rows = [f"{described}; {last['system']}; {last['threads']} threads; {last['at']}."]
+    when = " to ".join(dict.fromkeys([summary.runs[0]["at"], last["at"]]))
+    rows = [f"{described}; {last['system']}; {last['threads']} threads; {when}."]
     if found := summary.bandwidths:
         rows.append(
             f"Memory was read at {median(found):.1f} GB/s ({min(found):.1f} to {max(found):.1f})."

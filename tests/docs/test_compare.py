@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks.compare import measuring, running
+from benchmarks.compare.__main__ import main
+from benchmarks.compare.machine import describe_machine, family_and_model, known_flags
 from benchmarks.compare.measuring import Entry, command, last_line, measure_once, variables
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.overview import overview
@@ -24,6 +26,7 @@ from benchmarks.compare.summary import (
     PEAK,
     SPEED,
     TOTAL,
+    by_machine,
     comparison,
     figures,
     read_lines,
@@ -242,6 +245,34 @@ def test_rounds_of_a_second_run_count_on(tmp_path: Path) -> None:
     assert rounds == [0, 1, 2, 3]
 
 
+def test_machines_stay_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.jsonl"
+    newer = {**RUN, "machine": {"processor": "x", "instructions": "avx2"}}
+    lines = [
+        RUN,
+        line("edgeseq/int8", 0, 0.1, 0.6),
+        newer,
+        line("edgeseq/int8", 0, 0.1, 1.1),
+        RUN,
+        line("edgeseq/int8", 0, 0.1, 0.6),
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    first, second = map(summarize, by_machine(read_lines([path])))
+    task = "gpt2/decode", "int8"
+    assert list(first.values[task]["edgeseq/int8"][SPEED].values()) == pytest.approx([40, 40])
+    assert list(second.values[task]["edgeseq/int8"][SPEED].values()) == pytest.approx([20])
+    report(path)
+    text = capsys.readouterr().out
+    assert text.index("## Machine 1") < text.index("40.0") < text.index("## Machine 2")
+    assert "processor: x, instructions: avx2; s; 2 threads; now." in text
+
+
+def report(*paths: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["compare", "report", *map(str, paths)])
+        main()
+
+
 def test_the_table_shows_figures_ratios_and_reasons() -> None:
     lines = [
         RUN,
@@ -316,3 +347,16 @@ def test_files_for_the_next_start_are_written_once_a_model(
 def test_every_peer_has_a_folder() -> None:
     assert {path.name for path in FOLDER.iterdir() if path.is_dir()} >= set(PEERS)
     assert all(isinstance(peer, Peer) for peer in PEERS.values())
+
+
+def test_a_machine_is_described_by_what_kernels_choose_by(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n")
+    assert family_and_model(path) == "25/1"
+    assert family_and_model(tmp_path / "none") == ""
+    assert known_flags("sse2 avx2 avx512_vnni amx_tile popcnt") == [
+        "avx2",
+        "avx512_vnni",
+        "amx_tile",
+    ]
+    assert set(describe_machine()) >= {"processor", "cores", "instructions"}
