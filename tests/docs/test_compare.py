@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import measuring, running
+from benchmarks.compare import measuring, models, preparing, running
 from benchmarks.compare.__main__ import main
+from benchmarks.compare.commands import SetupError, run_command
+from benchmarks.compare.compiling import cmake_options, compiled_folder
 from benchmarks.compare.machine import describe_machine, family_and_model, known_flags
 from benchmarks.compare.measuring import Entry, command, last_line, measure_once, variables
-from benchmarks.compare.models import Workplace
+from benchmarks.compare.models import Workplace, complete
 from benchmarks.compare.overview import overview
-from benchmarks.compare.peers import FOLDER, OURS, Peer, read_peers
-from benchmarks.compare.running import entries
+from benchmarks.compare.peers import FOLDER, OURS, Compiled, Environment, Peer, read_peers
+from benchmarks.compare.preparing import Failure, entries, prepare
 from benchmarks.compare.summary import (
     FIRST,
     LOAD,
@@ -113,6 +115,10 @@ def test_a_process_that_dies_is_an_error() -> None:
     assert last_line(done) == {"error": "ended with status 3: out of luck"}
 
 
+def all_of(peer: Peer) -> list[Environment]:
+    return [peer.environment, *peer.tools.values()]
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_is_described_completely(name: str) -> None:
     peer = PEERS[name]
@@ -121,7 +127,8 @@ def test_a_peer_is_described_completely(name: str) -> None:
     assert (peer.folder / ("adapter.mjs" if peer.runner == "node" else "adapter.py")).is_file()
     assert bool(peer.environment.packages) != bool(peer.environment.npm)
     pinned = [*peer.environment.packages, *peer.environment.npm]
-    assert all("==" in p or "{repository}" in p or "@" in p[1:] for p in pinned)
+    assert all("==" in p or "{compiled}" in p or "@" in p[1:] for p in pinned)
+    assert all(("{compiled}" in " ".join(e.packages)) == bool(e.compiled) for e in all_of(peer))
     for form in peer.formats.values():
         if form.model_of:
             assert form.model_of in peer.formats
@@ -360,3 +367,125 @@ def test_a_machine_is_described_by_what_kernels_choose_by(tmp_path: Path) -> Non
         "amx_tile",
     ]
     assert set(describe_machine()) >= {"processor", "cores", "instructions"}
+
+
+def test_cmake_options_follow_from_the_flags_of_the_system() -> None:
+    options = {"GGML_NATIVE": "never", "GGML_AVX2": "avx2", "GGML_AMX_INT8": "amx_tile amx_int8"}
+    found = cmake_options(options, ["sse2", "avx2", "amx_int8"])
+    assert found == ["-DGGML_NATIVE=OFF", "-DGGML_AVX2=ON", "-DGGML_AMX_INT8=OFF"]
+    assert cmake_options(options, ["asimd"]) == []
+
+
+def test_a_package_is_compiled_again_if_its_variables_change(tmp_path: Path) -> None:
+    one = Compiled(package="a==1", folder=tmp_path, variables={"CFLAGS": "-O3"})
+    moved = Compiled(package="a==1", folder=tmp_path / "b", variables={"CFLAGS": "-O3"})
+    other = Compiled(package="a==1", folder=tmp_path, variables={"CFLAGS": "-O2"})
+    assert compiled_folder(one, tmp_path) == compiled_folder(moved, tmp_path)
+    assert compiled_folder(one, tmp_path) != compiled_folder(other, tmp_path)
+    assert compiled_folder(one, tmp_path).name.startswith("a==1-")
+
+
+def test_a_failed_command_gives_its_last_line() -> None:
+    code = "import sys; print('first'); print('no luck', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(SetupError, match=r"^could not start: no luck$") as caught:
+        run_command([sys.executable, "-c", code], "could not start", {})
+    assert caught.value.output == "first\nno luck"
+
+
+def test_what_is_unfinished_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "a"
+    with pytest.raises(SetupError), complete(folder) as part:
+        part.mkdir()
+        raise SetupError("no luck")
+    assert not list(folder.parent.iterdir())
+    (tmp_path / "models" / "a.part" / "model").mkdir(parents=True)  # left by a killed process
+    with complete(folder) as part:
+        part.mkdir()
+        (part.parent / "beside").mkdir()
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]
+
+
+def test_only_random_weights_have_no_quality_gate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands = []
+
+    def run_command(command: list[str], *_: Any) -> None:
+        commands.append(command)
+        Path(command[3]).mkdir()
+
+    monkeypatch.setattr(models, "run_command", run_command)
+    monkeypatch.setattr(models, "make_environment", lambda *_: None)
+    ours = PEERS[OURS]
+    (tmp_path / "work" / "checkpoints" / "gpt2").mkdir(parents=True)
+    for checkpoints in ({}, {"gpt2": tmp_path / "mine"}):
+        place = Workplace(tmp_path / "work", ours.tools, checkpoints)
+        place.model(ours, "gpt2", ours.formats["int8"])
+    assert [command[-3:] for command in commands] == [
+        ["--allow-loss", "--max-loss", "1000"],
+        [commands[1][3], "--precision", "int8"],
+    ]
+    assert commands[1][2] == str(tmp_path / "mine")
+
+
+def test_a_program_that_fails_does_not_end_set_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def install(_: Workplace, peer: Peer) -> None:
+        if peer.name == "llama_cpp":
+            raise SetupError("could not compile it: no compiler", "the log")
+
+    def model(_: Workplace, peer: Peer, model: str, form: Any) -> None:
+        if (peer.name, form.name) == ("ctranslate2", "int8"):
+            raise SetupError("could not convert gpt2 to int8")
+
+    monkeypatch.setattr(Workplace, "install", install)
+    monkeypatch.setattr(Workplace, "model", model)
+    place = Workplace(tmp_path / "work", {}, {})
+    peers = [PEERS[name] for name in (OURS, "ctranslate2", "llama_cpp")]
+    decode = [w for w in WORKLOADS if w.name == "gpt2/decode"]
+    turns, failures = prepare(peers, decode, place, ["int8", "fp32"])
+    names = {bits: {entry.name for entry in them} for _, bits, them in turns}
+    assert names["fp32"] == {"edgeseq/fp32", "ctranslate2/fp32"}
+    assert not [name for name in names["int8"] if not name.startswith("edgeseq/")]
+    assert failures == [
+        Failure("llama_cpp", "", "Could not compile it: no compiler."),
+        Failure("ctranslate2/int8", "gpt2", "Could not convert gpt2 to int8."),
+    ]
+    assert "llama_cpp: Could not compile it: no compiler." in capsys.readouterr().out
+    assert "the log" in (tmp_path / "work" / "failures.log").read_text()
+
+    monkeypatch.setattr(running, "installed_mb", lambda _: 1.0)
+    lines = list(running.fixed_lines(peers, turns, failures, place))
+    found = [(x["entry"], x["bits"], x["reason"]) for x in lines if x["kind"] == "cannot"]
+    assert found == [
+        ("ctranslate2/int8", "int8", "Could not convert gpt2 to int8."),
+        ("llama_cpp", "int8", "Could not compile it: no compiler."),
+        ("llama_cpp", "fp32", "Could not compile it: no compiler."),
+    ]
+
+
+def test_set_up_ends_with_the_names_of_what_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    failures = [Failure("llama_cpp", "", "No."), Failure("ctranslate2/int8", "gpt2", "No.")]
+    monkeypatch.setattr(preparing, "prepare", lambda *_: ([], failures))
+    monkeypatch.setattr(sys, "argv", ["compare", "setup", "--work", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == "Not set up: llama_cpp, ctranslate2/int8 (gpt2). All else is."
+
+
+def test_an_unfinished_tool_is_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = []
+
+    def make_environment(folder: Path, *_: Any) -> None:
+        tried.append(folder.name)
+        raise SetupError("no room")
+
+    monkeypatch.setattr(models, "make_environment", make_environment)
+    place = Workplace(tmp_path, {"tool": Environment()}, {})
+    for _ in range(2):
+        with pytest.raises(SetupError, match="no room"):
+            place.tool("tool")
+    assert tried == ["tool"]
