@@ -161,7 +161,7 @@ class Comparison:
 
     peer: str
     ratio: float  # of the same round, ours over theirs or the other way: above 1 we are better
-    rounds: int
+    rounds: int  # 0: no round has both, and the ratio is that of the medians
     low: float
     high: float
 
@@ -169,15 +169,17 @@ class Comparison:
 def comparison(
     entries: Mapping[str, Mapping[Metric, Mapping[int, float]]], ours: str, metric: Metric
 ) -> Comparison | None:
-    """``ours`` against the peer that comes off best against it; None without a pair."""
+    """``ours`` against the peer that comes off best against it; None without a peer."""
     found = []
     mine = entries.get(ours, {}).get(metric, {})
     for entry, metrics in entries.items():
         theirs = metrics.get(metric, {})
         common = sorted(mine.keys() & theirs.keys())
-        if is_ours(entry) or not common:
+        if is_ours(entry) or not mine or not theirs:
             continue
         ratios = [mine[r] / theirs[r] for r in common]
+        if not common:  # measured by runs of their own
+            ratios = [median(mine.values()) / median(theirs.values())]
         if not metric.more_is_better:
             ratios = [1 / ratio for ratio in ratios]
         found.append(Comparison(entry, median(ratios), len(common), min(ratios), max(ratios)))

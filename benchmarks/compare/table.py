@@ -128,6 +128,11 @@ def ratios(
 
 def described(against: Comparison) -> str:
     """A comparison in words."""
+    if not against.rounds:
+        return (
+            f"{against.ratio:.2f} × {title(against.peer)}, the best of the others "
+            "(quotient of the medians: no round has both)"
+        )
     return (
         f"{against.ratio:.2f} × {title(against.peer)}, the best of the others "
         f"(median of {against.rounds} pairs, {against.low:.2f} to {against.high:.2f})"

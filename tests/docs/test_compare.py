@@ -231,6 +231,16 @@ def test_the_strongest_peer_counts_by_pairs_of_the_same_round() -> None:
     assert faster.ratio == pytest.approx(1.0)
 
 
+def test_entries_of_different_runs_are_compared_by_their_medians() -> None:
+    lines = [RUN, line("edgeseq/int8", 0, 0.1, 0.6), line("strong/int8", 1, 0.1, 0.7)]
+    summary = summarize(lines)
+    against = comparison(summary.values["gpt2/decode", "int8"], "edgeseq/int8", SPEED)
+    assert against is not None
+    assert against.rounds == 0
+    assert against.ratio == pytest.approx(0.6 / 0.5)
+    assert "1.20 × strong int8, the best of the others (quotient of" in markdown(summary)
+
+
 def test_disturbed_measurements_and_errors_do_not_count() -> None:
     lines = [
         RUN,
