@@ -34,8 +34,8 @@ from benchmarks.compare.summary import (
     read_lines,
     summarize,
 )
-from benchmarks.compare.table import markdown
-from benchmarks.compare.workloads import VOCABULARY, WORKLOADS, Workload
+from benchmarks.compare.table import DESCRIPTIONS, GROWTHS, METRICS, markdown
+from benchmarks.compare.workloads import VOCABULARY, WORKLOADS, Shape, Workload
 
 HARNESS = Path("benchmarks/compare/harness.py").resolve()
 PEERS = read_peers()
@@ -65,8 +65,8 @@ class Peer:
 def measure(tmp_path: Path, *, length: str = "new_tokens", top: str = "", **changes: Any) -> Any:
     adapter = tmp_path / "adapter.py"
     adapter.write_text(ADAPTER.format(length=length, top=top))
-    workload = {"name": "a/b", "model": "a", "beams": 1, "repeats": 2, "idle": False}
-    workload["shapes"] = [{"rows": 2, "prompt": 3, "new": 21}]
+    workload = {"name": "a/b", "model": "a", "repeats": 2, "idle": False}
+    workload["shapes"] = [{"rows": 2, "prompt": 3, "new": 21, "beams": 1}]
     job = {"workload": {**workload, **changes}, "vocabulary": 1000, "threads": 1}
     job["started"] = time.time()
     done = subprocess.run(
@@ -168,6 +168,8 @@ def test_an_obstacle_has_a_reason() -> None:
     workload = WORKLOADS[0]
     assert peer.obstacle(workload, "int8") is None
     assert "4-bit" in str(peer.obstacle(workload, "int4"))
+    beams = {w.name: w for w in WORKLOADS}["gpt2/beams"]
+    assert "no beam search" in str(PEERS["llama_cpp"].obstacle(beams, "int8"))
 
 
 def test_a_process_is_told_the_threads_and_stays_offline(tmp_path: Path) -> None:
@@ -183,6 +185,8 @@ def test_a_process_is_told_the_threads_and_stays_offline(tmp_path: Path) -> None
 def test_workloads_have_names_of_their_own_and_known_models() -> None:
     assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
     assert {workload.model for workload in WORKLOADS} == set(VOCABULARY)
+    assert {w.name for w in WORKLOADS} == set(METRICS) | set(GROWTHS)
+    assert set(DESCRIPTIONS) == set(METRICS)
 
 
 def line(entry: str, number: int, first: float, total: float, **more: Any) -> dict[str, Any]:
@@ -288,6 +292,49 @@ def report(*paths: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["compare", "report", *map(str, paths)])
         main()
+
+
+def test_a_later_run_may_have_what_an_earlier_one_lacked() -> None:
+    which = {"kind": "cannot", "workload": "gpt2/decode", "bits": "int8"}
+    lines = [
+        RUN,
+        {**which, "entry": "ctranslate2", "reason": "It was not there."},
+        {**which, "entry": "llama_cpp", "reason": "It will not."},
+        line("ctranslate2/int8", 0, 0.1, 0.6),
+    ]
+    reasons = summarize(lines).cannot["gpt2/decode", "int8"]
+    assert reasons == {"llama_cpp": "It will not."}
+
+
+def test_the_growth_of_the_cost_has_a_table_for_each_metric() -> None:
+    seconds = {1: 0.6, 4: 1.1}
+    cases = [
+        {"rows": 1, "prompt": 32, "new": 11, "first_token_s": [0.1], "total_s": [s], "beams": b}
+        for b, s in seconds.items()
+    ]
+    lines = [
+        RUN,
+        line("edgeseq/int8", 0, 0, 0, workload="gpt2/beams", cases=cases),
+        line("ctranslate2/int8", 0, 0, 0, workload="gpt2/beams", cases=cases[:1] * 2),
+        {
+            "kind": "cannot",
+            "entry": "llama_cpp",
+            "workload": "gpt2/beams",
+            "bits": "int8",
+            "reason": "It has none.",
+        },
+    ]
+    text = markdown(summarize(lines))
+    assert "### GPT-2 by beams, int8: tokens/s after the first, tokens/s\n\n| | 1 | 4 |" in text
+    assert "| **edgeseq int8** | 20 | 10 |\n| CTranslate2 int8 | 20 |  |" in text
+    assert "| llama.cpp | It has none. | |" in text
+
+
+def test_figures_without_beams_are_of_an_older_version() -> None:
+    case = {"rows": 1, "prompt": 32, "new": 11, "first_token_s": [0.1], "total_s": [0.6]}
+    older = line("edgeseq/int8", 0, 0, 0, workload="gpt2/context", cases=[case, case])
+    [found] = summarize([RUN, older]).growth["gpt2/context", "int8"]["edgeseq/int8"][SPEED].items()
+    assert found == (Shape(1, 32, 11, 1), pytest.approx([20, 20]))
 
 
 def test_the_table_shows_figures_ratios_and_reasons() -> None:
