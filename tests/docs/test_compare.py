@@ -119,6 +119,13 @@ def all_of(peer: Peer) -> list[Environment]:
     return [peer.environment, *peer.tools.values()]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_process_that_a_signal_ends_is_an_error() -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert last_line(done) == {"error": "ended by SIGILL: "}
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_is_described_completely(name: str) -> None:
     peer = PEERS[name]
