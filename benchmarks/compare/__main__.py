@@ -8,6 +8,7 @@ python -m benchmarks.compare report benchmarks/results/compare.jsonl
 from __future__ import annotations
 
 import argparse
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def main() -> None:
     report = commands.add_parser("report", help="a table and a plot of what was measured")
     report.add_argument("results", type=Path, nargs="+")
     report.add_argument("--table", type=Path, help="Markdown to write; default: standard output")
-    report.add_argument("--plot", type=Path, help="PNG to write")
+    report.add_argument("--plot", type=Path, help="PNG to write; one a machine")
     arguments = parser.parse_args()
     if arguments.command == "report":
         make_report(arguments)
@@ -58,7 +59,8 @@ def add_choices(command: argparse.ArgumentParser) -> None:
 
 def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Set up and, if asked for, measure."""
-    from benchmarks.compare.running import prepare, run  # they need psutil
+    from benchmarks.compare.preparing import prepare  # it needs psutil
+    from benchmarks.compare.running import run
 
     everyone = read_peers()
     peers = chosen_peers(parser, arguments.peers, everyone)
@@ -72,9 +74,12 @@ def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> N
         chosen_checkpoints(parser, arguments.checkpoint),
     )
     if arguments.command == "setup":
-        prepare(peers, workloads, place, bits)
+        _, failures = prepare(peers, workloads, place, bits)
+        if failures:
+            names = ", ".join(failure.title for failure in failures)
+            sys.exit(f"Not set up: {names}. All else is.")
         return
-    run(
+    failures = run(
         peers,
         workloads,
         place,
@@ -83,6 +88,8 @@ def compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> N
         bits=bits,
         out=arguments.out,
     )
+    for failure in failures:
+        print(f"Not measured: {failure.title}. {failure.reason}")
 
 
 def chosen_peers(
@@ -118,11 +125,14 @@ def chosen_checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dic
 def make_report(arguments: argparse.Namespace) -> None:
     """Write the table and the plot."""
     from benchmarks.compare.overview import overview
-    from benchmarks.compare.summary import read_lines, summarize
+    from benchmarks.compare.summary import by_machine, read_lines, summarize
     from benchmarks.compare.table import markdown
 
-    summary = summarize(read_lines(arguments.results))
-    text = f"{overview(summary)}\n\n{markdown(summary)}"
+    summaries = [summarize(lines) for lines in by_machine(read_lines(arguments.results))]
+    reports = [f"{overview(summary)}\n\n{markdown(summary)}" for summary in summaries]
+    if len(reports) > 1:
+        reports = [f"## Machine {i}\n\n{report}" for i, report in enumerate(reports, 1)]
+    text = "\n".join(reports)
     if arguments.table:
         arguments.table.write_text(text, encoding="utf-8")
     else:
@@ -130,7 +140,9 @@ def make_report(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from benchmarks.compare.plot import draw  # it needs matplotlib
 
-        draw(summary, arguments.plot)
+        for i, summary in enumerate(summaries, 1):
+            plot = arguments.plot
+            draw(summary, plot if i == 1 else plot.with_stem(f"{plot.stem}_{i}"))
 
 
 if __name__ == "__main__":

@@ -2,57 +2,72 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import venv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.compare.peers import REPOSITORY, Environment
+from benchmarks.compare.commands import SetupError, run_command
+from benchmarks.compare.compiling import compile_package, compiled_folder, wheel_in
+from benchmarks.compare.peers import Environment
 
 DONE = "installed.json"  # in an environment: what was installed, written last
 INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack")
 
 
-def make_environment(folder: Path, wanted: Environment) -> None:
+def make_environment(folder: Path, wanted: Environment, wheels: Path) -> None:
     """Install ``wanted`` in ``folder`` unless it is there; what is there otherwise is replaced.
 
-    What comes from this repository is installed again whenever its sources changed.
+    ``wheels``: the folder of packages that are compiled here. If only such a package has changed,
+    as edgeseq does with its sources, only that package is installed again.
     """
-    record = {"wanted": json.loads(json.dumps(asdict(wanted), default=dict)), "sources": None}
-    ours = [package for package in wanted.packages if "{repository}" in package]
-    if ours:
-        record["sources"] = _sources_state()
+    compiled = compiled_folder(wanted.compiled, wheels) if wanted.compiled else None
+    record: dict[str, Any] = {
+        "packages": list(wanted.packages),
+        "npm": list(wanted.npm),
+        "variables": dict(wanted.variables),
+        "compiled": compiled and compiled.name,
+    }
     found = json.loads((folder / DONE).read_text()) if (folder / DONE).exists() else {}
     if found == record:
         return
+    is_update = {**found, "compiled": None} == {**record, "compiled": None}
+    if not is_update:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if wanted.packages:
+            venv.create(folder, with_pip=True)
+    if wanted.compiled and compiled and not compiled.exists():
+        compile_package(wanted.compiled, compiled, python_of(folder))
     print(f"installing {folder.name}", flush=True)
-    variables = {**os.environ, **wanted.variables}
-    failure = f"Could not install {folder.name}"
-    pip = [python_of(folder), "-m", "pip", "install", "--quiet"]
-    if found.get("wanted") == record["wanted"]:
-        again = [package.format(repository=REPOSITORY) for package in ours]
-        run_or_exit([*pip, "--force-reinstall", "--no-deps", *again], failure, variables, folder)
-        (folder / DONE).write_text(json.dumps(record))
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if wanted.packages:
-        venv.create(folder, with_pip=True)
-        packages = [package.format(repository=REPOSITORY) for package in wanted.packages]
-        run_or_exit([*pip, *packages], failure, variables, folder)
+    wheel = os.fspath(wheel_in(compiled)) if compiled else ""
+    if is_update:
+        install_packages(folder, ["--force-reinstall", "--no-deps", wheel], wanted)
+    elif wanted.packages:
+        packages = [package.format(compiled=wheel) for package in wanted.packages]
+        install_packages(folder, packages, wanted)
     if wanted.npm:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise FileNotFoundError("npm is needed for this program: install Node.js")
-        install = [npm, "install", "--silent", "--no-audit", *wanted.npm]
-        run_or_exit(install, failure, variables, folder)
+        install_npm(folder, wanted)
     (folder / DONE).write_text(json.dumps(record))
+
+
+def install_packages(folder: Path, arguments: list[str], wanted: Environment) -> None:
+    """Install with the pip of ``folder``."""
+    command = [python_of(folder), "-m", "pip", "install", "--quiet", *arguments]
+    failure = f"could not install {folder.name}"
+    run_command(command, failure, {**os.environ, **wanted.variables}, folder)
+
+
+def install_npm(folder: Path, wanted: Environment) -> None:
+    """Install with npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SetupError(f"could not install {folder.name}: it needs npm, so install Node.js")
+    command = [npm, "install", "--silent", "--no-audit", *wanted.npm]
+    failure = f"could not install {folder.name}"
+    run_command(command, failure, {**os.environ, **wanted.variables}, folder)
 
 
 def python_of(folder: Path) -> str:
@@ -74,26 +89,3 @@ def installed_mb(folder: Path) -> float:
             if not first.startswith(INSTALLERS) and path.is_file() and not path.is_symlink():
                 total += path.stat().st_size
     return total * 1e-6
-
-
-def _sources_state() -> str:
-    """What changes with every file of the package."""
-    digest = hashlib.sha256()
-    for name in ("pyproject.toml", "export", "quantize", "runtime"):
-        path = REPOSITORY / name
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and file.suffix != ".pyc":
-                digest.update(file.relative_to(REPOSITORY).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def run_or_exit(
-    command: Sequence[str], failure: str, variables: Mapping[str, str], folder: Path | None = None
-) -> None:
-    """Run ``command`` in ``folder``; where it fails, exit with ``failure`` and its last lines."""
-    done = subprocess.run(
-        command, check=False, cwd=folder, env=variables, capture_output=True, text=True
-    )
-    if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        sys.exit(f"{failure}:\n{tail}")

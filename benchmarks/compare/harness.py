@@ -58,7 +58,7 @@ def measure(adapter: Path, job: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"load_s": loaded - imported, "after_load": memory()}
     shapes = workload["shapes"]
     first = random_prompts(shapes[0], job["vocabulary"])
-    checked(peer, first, 1, workload["beams"])
+    checked(peer, first, 1, shapes[0]["beams"])
     result["cold_start_s"] = time.time() - job["started"]
     result["cases"] = [measure_shape(peer, shape, job) for shape in shapes]
     result["after_runs"] = memory()
@@ -80,7 +80,7 @@ def load_adapter(path: Path) -> Any:
 
 def measure_shape(peer: Peer, shape: dict[str, int], job: dict[str, Any]) -> dict[str, Any]:
     """Times of one shape of prompts: lists with one entry a repetition, seconds."""
-    beams, repeats = job["workload"]["beams"], job["workload"]["repeats"]
+    beams, repeats = shape["beams"], job["workload"]["repeats"]
     prompts, tokens = random_prompts(shape, job["vocabulary"]), shape["new"]
     firsts, totals = [], []
     for repeat in range(repeats + bool(repeats)):  # the first one warms up

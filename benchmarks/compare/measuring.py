@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -125,7 +126,11 @@ def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     if isinstance(found, dict):
         return found
     tail = " ".join(done.stderr.splitlines()[-3:])
-    return {"error": f"ended with status {done.returncode}: {tail}"}
+    try:
+        ended = f"ended by {signal.Signals(-done.returncode).name}"  # such as SIGILL
+    except ValueError:
+        ended = f"ended with status {done.returncode}"
+    return {"error": f"{ended}: {tail}"}
 
 
 def forget_files(folders: Iterable[Path]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from benchmarks.compare.workloads import Bits, Workload
 
@@ -16,12 +17,25 @@ OURS = "edgeseq"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A package that is compiled here: one wheel for all environments of a program."""
+
+    package: str  # for pip; "{repository}" stands for this repository
+    folder: Path  # the program's
+    # While it is compiled. "{cores}" stands for the number of logical cores, "{folder}" for the
+    # program's folder, and "{cpu_options}" for the options below as arguments of CMake.
+    variables: Mapping[str, str] = field(default_factory=dict)
+    cpu_options: Mapping[str, str] = field(default_factory=dict)  # to flags that x86 needs for it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """What is installed for a program, or for a tool that converts checkpoints."""
 
-    packages: Sequence[str] = ()  # for pip; "{repository}" stands for this repository
+    packages: Sequence[str] = ()  # for pip; "{compiled}" stands for the wheel of `compiled`
     npm: Sequence[str] = ()  # for npm
     variables: Mapping[str, str] = field(default_factory=dict)  # while it is installed
+    compiled: Compiled | None = None  # if one of the packages is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,7 @@ class Format:
     bits: Bits
     tools: str = ""  # the environment that the commands run in
     commands: Sequence[Sequence[str]] = ()  # from a checkpoint to a model
+    random_weights: Sequence[str] = ()  # options of the last command where a checkpoint has them
     model_of: str = ""  # a format whose models this one runs, with other settings
     workloads: Sequence[str] = ("*",)  # patterns: those that it takes part in
     keeps_files: bool = False  # its first run leaves files that later ones start from
@@ -83,12 +98,20 @@ def read_peer(folder: Path) -> Peer:
     """The program that ``folder`` describes."""
     data = tomllib.loads((folder / "peer.toml").read_text(encoding="utf-8"))
     formats = {name: Format(name=name, **value) for name, value in data.pop("formats").items()}
-    tools = {name: Environment(**value) for name, value in data.pop("tools", {}).items()}
+    compiled = Compiled(folder=folder, **found) if (found := data.pop("compiled", {})) else None
+    tools = {name: _environment(value, compiled) for name, value in data.pop("tools", {}).items()}
     return Peer(
         name=folder.name,
-        environment=Environment(**data.pop("environment")),
+        environment=_environment(data.pop("environment"), compiled),
         formats=formats,
         tools=tools,
         cannot=data.pop("cannot", {}),
         **data,
     )
+
+
+def _environment(data: Mapping[str, Any], compiled: Compiled | None) -> Environment:
+    environment = Environment(**data)
+    if any("{compiled}" in package for package in environment.packages):
+        return replace(environment, compiled=compiled)
+    return environment

@@ -40,6 +40,8 @@ PANELS: tuple[tuple[Task, Metric, str], ...] = (
     (("t5-small/greedy", "int8"), TOTAL, "t5-small int8, 64 → 64"),
     (("t5-small/beam-4", "int8"), TOTAL, "t5-small int8, 64 → 64, 4 beams"),
     (("t5-base/beam-4", "int8"), TOTAL, "t5-base int8, 256 → 64, 4 beams"),
+    (("bart-base/beam-4", "int8"), TOTAL, "BART base int8, 256 → 64, 4 beams"),
+    (("marian/beam-4", "int8"), TOTAL, "Marian int8, 32 → 64, 4 beams"),
     (("gpt2/start", "int8"), LOAD, "GPT-2 int8, import to ready"),
     (("gpt2/start", "int8"), COLD, "GPT-2 int8, process start to first token"),
     (("gpt2/decode", "int8"), PEAK, "GPT-2 int8, peak memory"),
@@ -49,7 +51,11 @@ PANELS: tuple[tuple[Task, Metric, str], ...] = (
 def draw(summary: Summary, path: Path) -> None:
     """Write the picture to ``path`` (PNG)."""
     panels = [panel for panel in PANELS if panel[0] in summary.values]
-    count = len(panels) + 1 + bool(summary.contexts)
+    contexts = {
+        entry: {shape.prompt: values for shape, values in found[SPEED].items()}
+        for entry, found in summary.growth.get(("gpt2/context", "int8"), {}).items()
+    }
+    count = len(panels) + 1 + bool(contexts)
     rows = math.ceil(count / COLUMNS)
     figure, axes = plt.subplots(
         rows, COLUMNS, figsize=(15, 0.4 + 2.6 * rows), layout="constrained", squeeze=False
@@ -61,8 +67,8 @@ def draw(summary: Summary, path: Path) -> None:
     installed = Metric("installed", "MB", False)
     sizes = {entry: [size] for entry, size in summary.installed_mb.items()}
     bars(next(places), sizes, installed, "Installed with all it needs")
-    if summary.contexts:
-        lines(next(places), summary.contexts)
+    if contexts:
+        lines(next(places), contexts)
     for place in places:
         place.set_visible(False)
     figure.savefig(path, dpi=110)

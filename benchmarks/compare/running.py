@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.compare.environments import installed_mb
+from benchmarks.compare.machine import describe_machine
 from benchmarks.compare.measuring import Entry, measure_once, measured
 from benchmarks.compare.models import Workplace
 from benchmarks.compare.peers import REPOSITORY, Peer
+from benchmarks.compare.preparing import Failure, Turn, entries, prepare
 from benchmarks.compare.workloads import Bits, Workload
 from edgeseq.runtime.bench.machine import read_bandwidth
-from edgeseq.runtime.ort.cpu import logical_cores, physical_cores, processor
-
-Turn = tuple[Workload, Bits, list[Entry]]
 
 
 def run(
@@ -31,37 +30,25 @@ def run(
     threads: int,
     bits: Sequence[Bits],
     out: Path,
-) -> None:
+) -> list[Failure]:
     """Install, convert, then measure ``rounds`` times, the entries of a workload taking turns.
 
     The first line of ``out`` says what the machine is; then one line an obstacle, an installed
     size, a measurement. What is there already is kept: a run that was cut off is given again with
-    the same file to append further rounds.
+    the same file to append further rounds. Returns what could not be set up.
     """
-    turns = prepare(peers, workloads, place, bits)
+    turns, failures = prepare(peers, workloads, place, bits)
     fill_caches(turns, place, threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8") as file:
         write(file, {"kind": "run", "at": now(), "threads": threads, **context()})
-        for line in fixed_lines(peers, turns, place):
+        for line in fixed_lines(peers, turns, failures, place):
             write(file, line)
         for number in range(rounds):
             for workload, b, them in turns:
                 print(f"round {number + 1} of {rounds}: {workload.name} {b}", flush=True)
                 measure_turn(file, number, workload, b, them, place, threads)
-
-
-def prepare(
-    peers: Sequence[Peer], workloads: Sequence[Workload], place: Workplace, bits: Sequence[Bits]
-) -> list[Turn]:
-    """Install the programs and convert the models; who takes part in what."""
-    for peer in peers:
-        place.install(peer)
-    turns = [(w, b, entries(peers, w, b)) for w in workloads for b in w.bits if b in bits]
-    for workload, _, them in turns:
-        for entry in them:
-            place.model(entry.peer, workload.model, entry.form)
-    return turns
+    return failures
 
 
 def fill_caches(turns: Sequence[Turn], place: Workplace, threads: int) -> None:
@@ -77,29 +64,26 @@ def fill_caches(turns: Sequence[Turn], place: Workplace, threads: int) -> None:
             print(f"{entry.name}, {workload.model}: {result['error']}", flush=True)
 
 
-def entries(peers: Sequence[Peer], workload: Workload, bits: Bits) -> list[Entry]:
-    """Who takes part in ``workload`` at ``bits``."""
-    return [
-        Entry(peer, form)
-        for peer in peers
-        if peer.obstacle(workload, bits) is None
-        for form in peer.formats_of(workload, bits)
-    ]
-
-
 def fixed_lines(
     peers: Sequence[Peer],
     turns: Sequence[Turn],
+    failures: Sequence[Failure],
     place: Workplace,
 ) -> Iterator[dict[str, Any]]:
     """What does not change from round to round."""
     for peer in peers:
-        size = installed_mb(place.environment(peer.name))
-        yield {"kind": "installed", "entry": peer.name, "mb": round(size, 1)}
+        if peer.name not in [failure.entry for failure in failures]:
+            size = installed_mb(place.environment(peer.name))
+            yield {"kind": "installed", "entry": peer.name, "mb": round(size, 1)}
         for workload, bits, _ in turns:
+            which = {"kind": "cannot", "workload": workload.name, "bits": bits}
             if reason := peer.obstacle(workload, bits):
-                found = {"entry": peer.name, "workload": workload.name, "bits": bits}
-                yield {"kind": "cannot", **found, "reason": reason}
+                yield {**which, "entry": peer.name, "reason": reason}
+                continue
+            names = [peer.name, *(entry.name for entry in entries([peer], workload, bits))]
+            for failure in failures:
+                if failure.entry in names and failure.model in ("", workload.model):
+                    yield {**which, "entry": failure.entry, "reason": failure.reason}
 
 
 def measure_turn(
@@ -132,10 +116,7 @@ def context() -> dict[str, Any]:
         [*git, "rev-parse", "HEAD"], check=False, capture_output=True, text=True
     )
     return {
-        "machine": {
-            "processor": processor(),
-            "cores": f"{physical_cores()} ({logical_cores()} logical)",
-        },
+        "machine": describe_machine(),
         "system": platform.platform(),
         "commit": commit.stdout.strip() or None,
     }

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.compare.peers import OURS
+from benchmarks.compare.workloads import Shape
 
 Line = dict[str, Any]
 Task = tuple[str, str]  # workload, bits
@@ -42,14 +43,15 @@ IDLE = Metric("CPU while idle", "% of a core", False, 2)
 class Summary:
     """What reports are made of.
 
-    ``values[task][entry][metric]`` are figures by round; ``contexts[entry][prompt tokens]`` are
-    tokens a second by round; ``runs`` are the lines that describe machines; ``bandwidths`` how fast
-    memory was read before each turn, GB/s.
+    ``values[task][entry][metric]`` are figures by round, of the last shape where a workload has
+    several; ``growth[task][entry][metric][shape]`` are the figures of each shape, in any order;
+    ``runs`` are the lines that describe the machine; ``bandwidths`` how fast memory was read before
+    each turn, GB/s.
     """
 
     runs: Sequence[Line]
     values: Mapping[Task, Mapping[str, Mapping[Metric, Mapping[int, float]]]]
-    contexts: Mapping[str, Mapping[int, Sequence[float]]]
+    growth: Mapping[Task, Mapping[str, Mapping[Metric, Mapping[Shape, Sequence[float]]]]]
     installed_mb: Mapping[str, float]
     cannot: Mapping[Task, Mapping[str, str]]
     versions: Mapping[str, Mapping[str, str]]
@@ -74,10 +76,26 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
     return lines
 
 
+def by_machine(lines: Iterable[Line]) -> list[list[Line]]:
+    """The lines of each machine and number of threads, in the order of their first runs.
+
+    A machine is all that its results say of it. Older ones do not name the instructions of a
+    processor, so they stay apart from newer ones.
+    """
+    machines: dict[str, list[Line]] = {}
+    current: list[Line] = []
+    for line in lines:
+        if line["kind"] == "run":
+            key = json.dumps([line["machine"], line["threads"]], sort_keys=True)
+            current = machines.setdefault(key, [])
+        current.append(line)
+    return list(machines.values())
+
+
 def summarize(lines: Iterable[Line]) -> Summary:
     """Sort what was measured; disturbed measurements are counted and left out."""
     values: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    contexts: Any = defaultdict(lambda: defaultdict(list))
+    growth: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
     cannot: Any = defaultdict(dict)
     runs, installed, versions, errors, disturbed = [], {}, {}, [], 0
     bandwidths: list[float] = []
@@ -101,22 +119,19 @@ def summarize(lines: Iterable[Line]) -> Summary:
                 values[task][line["entry"]][metric][line["round"]] = value
             if len(line["cases"]) > 1:
                 for case in line["cases"]:
-                    contexts[line["entry"]][case["prompt"]].append(speed(case))
-    return Summary(
-        runs, values, contexts, installed, cannot, versions, disturbed, errors, bandwidths
-    )
+                    shape = Shape(case["rows"], case["prompt"], case["new"], case.get("beams", 1))
+                    for metric, value in times(case).items():
+                        growth[task][line["entry"]][metric][shape].append(value)
+    for task, reasons in cannot.items():  # an earlier run may have lacked what a later one has
+        for name in [n for n in reasons if any(f"{e}/".startswith(f"{n}/") for e in values[task])]:
+            del reasons[name]
+    return Summary(runs, values, growth, installed, cannot, versions, disturbed, errors, bandwidths)
 
 
 def figures(line: Line) -> dict[Metric, float]:
     """The figures of one measurement; where it repeated something, the median."""
     found = {LOAD: line["load_s"], COLD: line["cold_start_s"]}
-    case = line["cases"][-1]
-    if case["total_s"]:
-        total = median(case["total_s"])
-        found[FIRST] = 1e3 * median(case["first_token_s"])
-        found[TOTAL] = case["rows"] * case["new"] / total
-        if case["new"] > 1:
-            found[SPEED] = speed(case)
+    found |= times(line["cases"][-1])
     if line["after_runs"]:
         found[PEAK] = line["after_runs"]["peak_mb"]
         found[STEADY] = line["after_runs"]["resident_mb"]
@@ -124,6 +139,19 @@ def figures(line: Line) -> dict[Metric, float]:
         found[AFTER_LOAD] = line["after_load"]["resident_mb"]
     if "idle_cpu_share" in line:
         found[IDLE] = 100 * line["idle_cpu_share"]
+    return found
+
+
+def times(case: Mapping[str, Any]) -> dict[Metric, float]:
+    """The figures of one shape; none where nothing but the start was measured."""
+    if not case["total_s"]:
+        return {}
+    found = {
+        FIRST: 1e3 * median(case["first_token_s"]),
+        TOTAL: case["rows"] * case["new"] / median(case["total_s"]),
+    }
+    if case["new"] > 1:
+        found[SPEED] = speed(case)
     return found
 
 
@@ -145,7 +173,7 @@ class Comparison:
 
     peer: str
     ratio: float  # of the same round, ours over theirs or the other way: above 1 we are better
-    rounds: int
+    rounds: int  # 0: no round has both, and the ratio is that of the medians
     low: float
     high: float
 
@@ -153,15 +181,17 @@ class Comparison:
 def comparison(
     entries: Mapping[str, Mapping[Metric, Mapping[int, float]]], ours: str, metric: Metric
 ) -> Comparison | None:
-    """``ours`` against the peer that comes off best against it; None without a pair."""
+    """``ours`` against the peer that comes off best against it; None without a peer."""
     found = []
     mine = entries.get(ours, {}).get(metric, {})
     for entry, metrics in entries.items():
         theirs = metrics.get(metric, {})
         common = sorted(mine.keys() & theirs.keys())
-        if is_ours(entry) or not common:
+        if is_ours(entry) or not mine or not theirs:
             continue
         ratios = [mine[r] / theirs[r] for r in common]
+        if not common:  # measured by runs of their own
+            ratios = [median(mine.values()) / median(theirs.values())]
         if not metric.more_is_better:
             ratios = [1 / ratio for ratio in ratios]
         found.append(Comparison(entry, median(ratios), len(common), min(ratios), max(ratios)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.compare.peers import read_peers
@@ -24,7 +25,7 @@ from benchmarks.compare.summary import (
     comparison,
     is_ours,
 )
-from benchmarks.compare.workloads import BITS
+from benchmarks.compare.workloads import BITS, Shape
 
 METRICS: dict[str, Sequence[Metric]] = {
     "gpt2/decode": (SPEED, FIRST, PEAK, STEADY, ANONYMOUS),
@@ -34,6 +35,10 @@ METRICS: dict[str, Sequence[Metric]] = {
     "t5-small/greedy": (TOTAL, SPEED, PEAK),
     "t5-small/beam-4": (TOTAL, SPEED, PEAK),
     "t5-base/beam-4": (TOTAL, SPEED, PEAK),
+    "bart-base/greedy": (TOTAL, SPEED, PEAK),
+    "bart-base/beam-4": (TOTAL, SPEED, PEAK),
+    "marian/greedy": (TOTAL, SPEED, PEAK),
+    "marian/beam-4": (TOTAL, SPEED, PEAK),
     "gpt2/start": (LOAD, COLD, AFTER_LOAD),
     "gpt2/start-cold": (LOAD, COLD),
     "gpt2/idle": (IDLE,),
@@ -53,9 +58,30 @@ DESCRIPTIONS = {
     "t5-small/greedy": "t5-small, 64 tokens of source, 64 new ones, greedy",
     "t5-small/beam-4": "t5-small, 64 tokens of source, 64 new ones, 4 beams",
     "t5-base/beam-4": "t5-base, 256 tokens of source, 64 new ones, 4 beams",
+    "bart-base/greedy": "BART base, 256 tokens of source, 64 new ones, greedy",
+    "bart-base/beam-4": "BART base, 256 tokens of source, 64 new ones, 4 beams",
+    "marian/greedy": "Marian, 32 tokens of source, 64 new ones, greedy",
+    "marian/beam-4": "Marian, 32 tokens of source, 64 new ones, 4 beams",
     "gpt2/start": "GPT-2, start of the process to the first token of a 16-token prompt",
     "gpt2/start-cold": "the same with the page cache emptied of the program and the model",
     "gpt2/idle": "GPT-2, loaded, has generated, waits",
+}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A workload of several shapes: a table for each metric, a column for each shape."""
+
+    description: str
+    column: Callable[[Shape], int]
+    metrics: Sequence[Metric]
+
+
+GROWTHS: dict[str, Growth] = {
+    "gpt2/context": Growth("GPT-2 by tokens of prompt", lambda s: s.prompt, (SPEED, FIRST)),
+    "gpt2/rows": Growth("GPT-2 by rows of a batch", lambda s: s.rows, (SPEED, FIRST)),
+    "gpt2/beams": Growth("GPT-2 by beams", lambda s: s.beams, (SPEED,)),
+    "t5-small/source": Growth("t5-small by tokens of source", lambda s: s.prompt, (SPEED, FIRST)),
 }
 
 
@@ -68,7 +94,13 @@ def markdown(summary: Summary) -> str:
         for bits in BITS
         if (name, bits) in summary.values
     ]
-    parts += [context_table(summary), installed_table(summary), remarks(summary)]
+    parts += [
+        growth_table(summary, (name, bits), metric)
+        for name, growth in GROWTHS.items()
+        for bits in BITS
+        for metric in growth.metrics
+    ]
+    parts += [installed_table(summary), remarks(summary)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -76,7 +108,8 @@ def machine(summary: Summary) -> str:
     """Where, when and with what versions."""
     last = summary.runs[-1]
     described = ", ".join(f"{name}: {value}" for name, value in last["machine"].items())
-    rows = [f"{described}; {last['system']}; {last['threads']} threads; {last['at']}."]
+    when = " to ".join(dict.fromkeys([summary.runs[0]["at"], last["at"]]))
+    rows = [f"{described}; {last['system']}; {last['threads']} threads; {when}."]
     if found := summary.bandwidths:
         rows.append(
             f"Memory was read at {median(found):.1f} GB/s ({min(found):.1f} to {max(found):.1f})."
@@ -105,8 +138,7 @@ def workload_table(summary: Summary, task: Task) -> str:
     for entry in order:
         found = entries[entry]
         cells = [spread(found[m], m) if m in found else "" for m in metrics]
-        label = f"**{title(entry)}**" if is_ours(entry) else title(entry)
-        rows.append(f"| {label} | {' | '.join(cells)} | {len(found[leading])} |")
+        rows.append(f"| {emphasized(entry)} | {' | '.join(cells)} | {len(found[leading])} |")
     for peer, reason in summary.cannot.get(task, {}).items():
         rows.append(f"| {title(peer)} | {reason} |" + " |" * len(metrics))
     return "\n".join([*rows, *ratios(entries, COMPARED.get(name, metrics[:1]))])
@@ -127,26 +159,40 @@ def ratios(
 
 def described(against: Comparison) -> str:
     """A comparison in words."""
+    if not against.rounds:
+        return (
+            f"{against.ratio:.2f} × {title(against.peer)}, the best of the others "
+            "(quotient of the medians: no round has both)"
+        )
     return (
         f"{against.ratio:.2f} × {title(against.peer)}, the best of the others "
         f"(median of {against.rounds} pairs, {against.low:.2f} to {against.high:.2f})"
     )
 
 
-def context_table(summary: Summary) -> str:
-    """Tokens a second by the length of what came before."""
-    if not summary.contexts:
+def growth_table(summary: Summary, task: Task, metric: Metric) -> str:
+    """Medians of ``metric`` by what differs between a workload's shapes."""
+    growth = GROWTHS[task[0]]
+    entries = summary.growth.get(task, {})
+    cells = {
+        entry: {growth.column(shape): median(v) for shape, v in found[metric].items()}
+        for entry, found in entries.items()
+        if metric in found
+    }
+    columns = sorted({column for found in cells.values() for column in found})
+    if not columns:
         return ""
-    lengths = sorted({length for found in summary.contexts.values() for length in found})
     rows = [
-        "### GPT-2 int8, tokens/s after a prompt of so many tokens",
+        f"### {growth.description}, {task[1]}: {metric.name}, {metric.unit}",
         "",
-        "| | " + " | ".join(map(str, lengths)) + " |",
-        "|---|" + "---|" * len(lengths),
+        "| | " + " | ".join(map(str, columns)) + " |",
+        "|---|" + "---|" * len(columns),
     ]
-    for entry, found in summary.contexts.items():
-        cells = [f"{median(found[n]):.0f}" if n in found else "" for n in lengths]
-        rows.append(f"| {title(entry)} | {' | '.join(cells)} |")
+    for entry in sorted(cells, key=lambda name: (not is_ours(name), name)):
+        found = [f"{cells[entry][c]:.0f}" if c in cells[entry] else "" for c in columns]
+        rows.append(f"| {emphasized(entry)} | {' | '.join(found)} |")
+    for peer, reason in summary.cannot.get(task, {}).items():
+        rows.append(f"| {title(peer)} | {reason} |" + " |" * (len(columns) - 1))
     return "\n".join(rows)
 
 
@@ -185,3 +231,8 @@ def title(entry: str) -> str:
     """How a program or an entry is called."""
     name, _, form = entry.partition("/")
     return f"{_TITLES.get(name, name)} {form}".strip()
+
+
+def emphasized(entry: str) -> str:
+    """The title of an entry, edgeseq's in bold."""
+    return f"**{title(entry)}**" if is_ours(entry) else title(entry)

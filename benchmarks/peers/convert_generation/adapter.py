@@ -15,14 +15,12 @@ class Peer:
     PACKAGES = ("onnxruntime", "numpy")
 
     def __init__(self, job: dict[str, Any]) -> None:
-        graphs = [Path(job["model"]) / name for name in ("greedy.onnx", "beam.onnx")]
-        if job["workload"]["beams"] > 1 or not graphs[0].exists():  # there is none for T5
-            graphs.reverse()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = job["threads"]
-        self._session = onnxruntime.InferenceSession(graphs[0], options)
-        self._inputs = {value.name for value in self._session.get_inputs()}
-        self._repeats_prompt = self._session.get_modelmeta().graph_name.startswith("gpt2")
+        self._folder = Path(job["model"])
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = job["threads"]
+        self._repeats_prompt = not job["workload"]["is_encoder_decoder"]
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._session(job["workload"]["shapes"][0]["beams"])
 
     def generate(self, prompts: list[list[int]], new_tokens: int, beams: int) -> list[list[int]]:
         """Ids of the best text after each prompt."""
@@ -36,6 +34,18 @@ class Peer:
             "length_penalty": np.ones(1, np.float32),
             "repetition_penalty": np.ones(1, np.float32),
         }
-        feeds = {name: value for name, value in feeds.items() if name in self._inputs}
-        texts = self._session.run(["sequences"], feeds)[0]
+        session = self._session(beams)
+        inputs = {value.name for value in session.get_inputs()}
+        feeds = {name: value for name, value in feeds.items() if name in inputs}
+        texts = session.run(["sequences"], feeds)[0]
         return texts.reshape(len(prompts), -1)[:, before:].tolist()
+
+    def _session(self, beams: int) -> onnxruntime.InferenceSession:
+        """The graph for that many beams, loaded with the first call that needs it."""
+        name = "beam.onnx" if beams > 1 else "greedy.onnx"
+        if not (self._folder / name).exists():  # T5 has no graph for greedy search
+            name = "beam.onnx"
+        if name not in self._sessions:
+            graph = self._folder / name
+            self._sessions[name] = onnxruntime.InferenceSession(graph, self._options)
+        return self._sessions[name]

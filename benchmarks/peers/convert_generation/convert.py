@@ -127,17 +127,13 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def main() -> None:
-    """Convert what the command line names; an interrupted conversion leaves no model."""
+    """Convert what the command line names."""
     checkpoint, model = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-    part = model.with_name(f"{model.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    work = part / "work"
-    work.mkdir(parents=True)
+    work = model.with_name("work")  # deleted with what lies beside the model
+    work.mkdir()
+    model.mkdir()
     os.chdir(work)  # where the tool leaves its files
-    convert(checkpoint, part, sys.argv[3])
-    os.chdir(model.parent)
-    shutil.rmtree(work)
-    part.rename(model)
+    convert(checkpoint, model, sys.argv[3])
 
 
 if __name__ == "__main__":

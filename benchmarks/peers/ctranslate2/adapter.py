@@ -1,4 +1,4 @@
-"""CTranslate2: GPT-2 through its ``Generator``, T5 through its ``Translator``."""
+"""CTranslate2: GPT-2 through its ``Generator``, encoder-decoders through its ``Translator``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Peer:
     PACKAGES = ("ctranslate2", "numpy")
 
     def __init__(self, job: dict[str, Any]) -> None:
-        t5 = job["workload"]["model"].startswith("t5")
-        self._run = self._translate if t5 else self._continue
-        self._model = (ctranslate2.Translator if t5 else ctranslate2.Generator)(
+        has_encoder = job["workload"]["is_encoder_decoder"]
+        self._run = self._translate if has_encoder else self._continue
+        self._model = (ctranslate2.Translator if has_encoder else ctranslate2.Generator)(
             job["model"],
             device="cpu",
             compute_type=COMPUTE_TYPES[job["format"]],

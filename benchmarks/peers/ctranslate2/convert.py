@@ -1,4 +1,4 @@
-"""Convert a GPT-2 or T5 checkpoint with CTranslate2's own converter.
+"""Convert a checkpoint with CTranslate2's own converter.
 
     python convert.py CHECKPOINT MODEL FORMAT
 
@@ -9,13 +9,17 @@ the converter makes it.
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 from ctranslate2.converters import TransformersConverter
-from ctranslate2.converters.transformers import GPT2Loader, T5Loader, register_loader
+from ctranslate2.converters.transformers import (
+    BartLoader,
+    GPT2Loader,
+    MarianMTLoader,
+    T5Loader,
+    register_loader,
+)
 
 QUANTIZATION = {"fp32": "float32", "int8": "int8"}
 
@@ -47,6 +51,25 @@ class T5(IdTokens, T5Loader):
     """T5."""
 
 
+@register_loader("BartConfig")
+class Bart(IdTokens, BartLoader):
+    """BART."""
+
+
+@register_loader("MarianConfig")
+class Marian(IdTokens, MarianMTLoader):
+    """Marian, whose loader drops the last token: it only starts texts, as a zero embedding."""
+
+    def get_vocabulary(self, model: Any, tokenizer: Any) -> list[str]:
+        """The names of all tokens but the last."""
+        return super().get_vocabulary(model, tokenizer)[:-1]
+
+    def set_config(self, config: Any, model: Any, tokenizer: Any) -> None:
+        """The names of the special tokens."""
+        super().set_config(config, model, tokenizer)
+        config.decoder_start_token = config.bos_token = config.eos_token
+
+
 class Converter(TransformersConverter):
     """The converter without a tokenizer."""
 
@@ -57,10 +80,7 @@ class Converter(TransformersConverter):
 def main() -> None:
     """Convert what the command line names."""
     checkpoint, model, name = sys.argv[1:]
-    part = Path(f"{model}.part")
-    Converter(checkpoint).convert(str(part), quantization=QUANTIZATION[name], force=True)
-    shutil.rmtree(model, ignore_errors=True)
-    part.rename(model)
+    Converter(checkpoint).convert(model, quantization=QUANTIZATION[name])
 
 
 if __name__ == "__main__":

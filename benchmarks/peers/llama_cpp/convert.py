@@ -1,9 +1,9 @@
 """Convert a GPT-2 or T5 checkpoint with llama.cpp's own converter and quantizer.
 
-    python convert.py CHECKPOINT MODEL FORMAT
+    python convert.py CHECKPOINT MODEL FORMAT COMPILED
 
-The converter is no package: it lies in the source distribution of llama-cpp-python, which is
-fetched once, at the version installed here, and kept in this Python's environment.
+The converter is no package: it lies in the source distribution of llama-cpp-python, which is in
+the folder ``COMPILED`` and is unpacked once, in this Python's environment.
 
 The converter knows a GPT-2 tokenizer by a hash and T5's by its SentencePiece file, and refuses
 others. Such a checkpoint gets a vocabulary of the size of its embeddings in which only the special
@@ -13,8 +13,6 @@ every weight, is as the converter and the quantizer make it.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -33,14 +31,11 @@ QUANTIZED = {
 }
 
 
-def fetch_converter() -> None:
+def unpack_converter(compiled: Path) -> None:
     """Unpack llama.cpp's sources into ``SOURCE``."""
-    what = ["--no-deps", "--no-binary", ":all:", f"llama-cpp-python=={VERSION}"]
     SOURCE.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SOURCE.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--dest", folder, *what]
-        subprocess.run(command, check=True)
-        (archive,) = Path(folder).glob("*.tar.gz")
+        (archive,) = compiled.glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         (sources,) = Path(folder).glob("*/vendor/llama.cpp")
@@ -108,19 +103,16 @@ def quantize(exact: Path, to: Path, name: str) -> None:
 
 def main() -> None:
     """Convert what the command line names."""
-    checkpoint, model, name = sys.argv[1:]
+    checkpoint, folder, name, compiled = sys.argv[1:]
     if not SOURCE.exists():
-        fetch_converter()
-    part = Path(f"{model}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    convert(checkpoint, part / "model.gguf")
+        unpack_converter(Path(compiled))
+    model = Path(folder)
+    model.mkdir()
+    convert(checkpoint, model / "model.gguf")
     if name != "f32":
-        exact = (part / "model.gguf").rename(part / "exact.gguf")
-        quantize(exact, part / "model.gguf", name)
+        exact = (model / "model.gguf").rename(model / "exact.gguf")
+        quantize(exact, model / "model.gguf", name)
         exact.unlink()
-    shutil.rmtree(model, ignore_errors=True)
-    part.rename(model)
 
 
 if __name__ == "__main__":

@@ -27,20 +27,17 @@ OPTIONS: dict[str, tuple[ir.DataType, dict[str, Any]]] = {
 
 
 def convert(checkpoint: Path, model: Path, name: str) -> None:
-    """Write the folder ``model``, which exists only once it is complete."""
+    """Write the folder ``model``."""
     dtype, options = OPTIONS[name]
-    part = model.with_name(model.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    model.mkdir()
     config = AutoConfig.from_pretrained(checkpoint)
     builder = Gpt2(config, dtype, dict(options))
     builder.make_model(str(checkpoint))
-    builder.save_model(str(part))
-    builder.make_genai_config(config, {}, str(part))
-    builder.save_processing(str(checkpoint), {}, str(part))
+    builder.save_model(str(model))
+    builder.make_genai_config(config, {}, str(model))
+    builder.save_processing(str(checkpoint), {}, str(model))
     if name == "int8-dynamic":
-        quantize(part)
-    part.rename(model)
+        quantize(model)
 
 
 def quantize(folder: Path) -> None:

@@ -32,14 +32,11 @@ COMPRESSIONS: dict[str, dict[str, Any] | None] = {
 
 
 def convert(checkpoint: Path, model: Path, name: str) -> None:
-    """Write the folder ``model``, which exists only once it is complete."""
+    """Write the folder ``model``."""
     compression = COMPRESSIONS[name]
-    part = model.with_name(model.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    main_export(str(checkpoint), part, task="text2text-generation-with-past", stateful=True)
+    main_export(str(checkpoint), model, task="text2text-generation-with-past", stateful=True)
     if compression is not None:
-        compress(part, compression)
-    part.rename(model)
+        compress(model, compression)
 
 
 def compress(folder: Path, compression: dict[str, Any]) -> None:

@@ -9,8 +9,6 @@ from onnxruntime import SessionOptions
 from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 from transformers import GenerationConfig
 
-MODELS = {"gpt2": ORTModelForCausalLM, "t5": ORTModelForSeq2SeqLM}
-
 
 class Peer:
     """A model with its cache, on ONNX Runtime's CPU provider.
@@ -25,11 +23,11 @@ class Peer:
         torch.set_num_threads(job["threads"])
         options = SessionOptions()
         options.intra_op_num_threads = job["threads"]
-        family = MODELS[job["workload"]["model"].split("-")[0]]
+        has_encoder = job["workload"]["is_encoder_decoder"]
+        family = ORTModelForSeq2SeqLM if has_encoder else ORTModelForCausalLM
         # On a CPU, binding buffers helps T5 and delays GPT-2's first token. The default is not to.
-        bind = family is ORTModelForSeq2SeqLM
         self._model = family.from_pretrained(
-            job["model"], session_options=options, use_io_binding=bind, local_files_only=True
+            job["model"], session_options=options, use_io_binding=has_encoder, local_files_only=True
         )
         start = self._model.config.decoder_start_token_id
         self._model.generation_config = GenerationConfig(

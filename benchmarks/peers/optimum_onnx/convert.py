@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import accelerate  # noqa: F401
@@ -48,12 +47,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("format", choices=["fp32", "int8"])
     arguments = parser.parse_args()
-    part = arguments.model.with_name(arguments.model.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    export(arguments.checkpoint, part)
+    export(arguments.checkpoint, arguments.model)
     if arguments.format == "int8":
-        quantize(part)
-    part.rename(arguments.model)
+        quantize(arguments.model)
 
 
 if __name__ == "__main__":

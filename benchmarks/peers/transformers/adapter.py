@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GPT2LMHeadModel, T5ForConditionalGeneration
+from transformers import (
+    BartForConditionalGeneration,
+    GenerationConfig,
+    GPT2LMHeadModel,
+    MarianMTModel,
+    T5ForConditionalGeneration,
+)
 
-MODELS = {"gpt2": GPT2LMHeadModel, "t5": T5ForConditionalGeneration}
+MODELS = {
+    "bart": BartForConditionalGeneration,
+    "gpt2": GPT2LMHeadModel,
+    "marian": MarianMTModel,
+    "t5": T5ForConditionalGeneration,
+}
 
 
 class Peer:

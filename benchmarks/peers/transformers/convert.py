@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("format", choices=["fp32", "int8"])
     arguments = parser.parse_args()
-    part = arguments.model.with_name(arguments.model.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    convert(arguments.checkpoint, part, arguments.format)
-    part.rename(arguments.model)
+    convert(arguments.checkpoint, arguments.model, arguments.format)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Peer {
   static async load(job) {
     const require = createRequire(join(MODULES, "adapter.cjs"));
     const library = require("@huggingface/transformers");
-    const seq2seq = job.workload.model.startsWith("t5");
+    const seq2seq = job.workload.is_encoder_decoder;
     const family = seq2seq ? library.AutoModelForSeq2SeqLM : library.AutoModelForCausalLM;
     const model = await family.from_pretrained(resolve(job.model), {
       device: "cpu",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import accelerate  # noqa: F401
@@ -85,13 +84,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("format", choices=list(SUFFIXES))
     arguments = parser.parse_args()
-    part = arguments.model.with_name(arguments.model.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    export(arguments.checkpoint, part)
+    export(arguments.checkpoint, arguments.model)
     if arguments.format != "fp32":
-        for graph in sorted((part / "onnx").glob("*.onnx")):
+        for graph in sorted((arguments.model / "onnx").glob("*.onnx")):
             quantize(graph, arguments.format)
-    part.rename(arguments.model)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ export async function main(load, versions) {
 }
 
 async function measure(load, versions, job) {
-  const { shapes, beams, idle } = job.workload;
+  const { shapes, idle } = job.workload;
   const imported = performance.now();
   const peer = await load(job);
   const result = { load_s: (performance.now() - imported) / 1e3, after_load: memory() };
-  await checked(peer, randomPrompts(shapes[0], job.vocabulary), 1, beams);
+  await checked(peer, randomPrompts(shapes[0], job.vocabulary), 1, shapes[0].beams);
   result.cold_start_s = Date.now() / 1e3 - job.started;
   result.cases = [];
   for (const shape of shapes) result.cases.push(await measureShape(peer, shape, job));
@@ -35,7 +35,7 @@ async function measure(load, versions, job) {
 }
 
 async function measureShape(peer, shape, job) {
-  const { beams, repeats } = job.workload;
+  const [beams, repeats] = [shape.beams, job.workload.repeats];
   const prompts = randomPrompts(shape, job.vocabulary);
   const [firsts, totals] = [[], []];
   for (let repeat = 0; repeat < repeats + (repeats > 0); repeat++) {
