@@ -85,6 +85,7 @@ def test_weights_are_rounded_for_their_inputs(name: str, source: Bundle, tmp_pat
             form = {
                 "bits": 7 if rows else storage.bits,
                 "group_size": len(weight) if rows else storage.block_size,
+                "half_scales": not rows,
             }
             expected = round_weight(weight, **form, curvature=curvature)
             alike.append((found.codes == expected.codes).mean())
@@ -106,7 +107,11 @@ def test_tables_are_rounded_plainly(name: str, source: Bundle) -> None:
         storage, codes = made.rounded[table]
         weight = np.array(made.networks["decoder"].weights[table]).T
         assert storage == recipe.table
-        form = {"bits": recipe.table.bits, "group_size": recipe.table.block_size}
+        form = {
+            "bits": recipe.table.bits,
+            "group_size": recipe.table.block_size,
+            "half_scales": True,
+        }
         assert (codes.codes == round_weight(weight, **form).codes).all()
 
 
