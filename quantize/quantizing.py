@@ -97,8 +97,9 @@ def quantize_bundle(
         >>> bundle.manifest.quantization.recipe
         'int8'
     """
-    automatic = recipe == AUTO and block_size is None
-    names = AUTOMATIC if automatic else (recipe,)
+    if recipe == AUTO and block_size is not None:
+        raise OptionError(f"A block size has no effect with the recipe {AUTO!r}: leave it out.")
+    names = AUTOMATIC if recipe == AUTO else (recipe,)
     candidates = [find_recipe(name, block_size) for name in names]
     if kv_cache is not None:
         if kv_cache not in CACHES:

@@ -23,8 +23,8 @@ WITH_BLOCKS = ("int4", "int8-weights")
 @pytest.mark.parametrize(
     ("command", "known"),
     [
-        ("quantize", "{int8,int4,int8-weights,fp16}"),
-        ("export", "{fp32,int8,int4,int8-weights,fp16}"),
+        ("quantize", "{int8,int4,int8-weights,fp16,auto}"),
+        ("export", "{fp32,int8,int4,int8-weights,fp16,auto}"),
     ],
 )
 def test_the_command_line_knows_the_recipes(command: str, known: str, capsys: Captured) -> None:
@@ -114,7 +114,10 @@ def test_rows_have_no_blocks() -> None:
 def test_unknown_recipe(name: Any) -> None:
     with pytest.raises(OptionError) as caught:
         find_recipe(name)
-    assert str(caught.value) == f"There is no recipe {name!r}: use int8, int4, int8-weights, fp16."
+    assert (
+        str(caught.value)
+        == f"There is no recipe {name!r}: use int8, int4, int8-weights, fp16, auto."
+    )
 
 
 @pytest.mark.parametrize("size", [0, -32, 16, 48, 512, "32", 32.0, True])
