@@ -162,7 +162,7 @@ def test_a_format_takes_part_in_the_workloads_it_names() -> None:
     by_name = {w.name: {form.name for form in ours.formats_of(w, "int8")} for w in WORKLOADS}
     assert by_name["t5-base/beam-4"] == by_name["gpt2/idle"] == {"int8"}
     assert by_name["gpt2/start"] == by_name["gpt2/start-cold"] == {"int8", "int8-prepacked"}
-    assert "int8-weights" in by_name["gpt2/batch-8"]
+    assert "int8-weights" in by_name["gpt2/decode"]
     known = {w.name for w in WORKLOADS}
     for peer in PEERS.values():
         for form in peer.formats.values():
