@@ -11,10 +11,6 @@ each by its body when it opens the graph; the results are the same for products 
 
 from __future__ import annotations
 
-import onnx
-import onnx.parser
-from onnx import helper
-
 DOMAIN = "edgeseq"
 MICROSOFT = "com.microsoft"
 ROW_LINEAR = "RowLinear"
@@ -88,10 +84,3 @@ FUNCTIONS = {
 }
 """The functions by name, in ONNX's text form. MatMulNBits' accuracy level 4 means that activations
 are rounded to 8-bit integers. The scales of blocks are 16-bit or 32-bit floats."""
-
-
-def add_function(model: onnx.ModelProto, name: str) -> None:
-    """Add one of ``FUNCTIONS`` to ``model``, and the domains that it needs."""
-    model.functions.append(onnx.parser.parse_function(FUNCTIONS[name]))
-    for domain in sorted({DOMAIN, MICROSOFT} - {entry.domain for entry in model.opset_import}):
-        model.opset_import.append(helper.make_opsetid(domain, 1))

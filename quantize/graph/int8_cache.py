@@ -14,7 +14,8 @@ import onnx
 from onnx import numpy_helper
 
 from .attentions import CACHE_PREFIX, PAST_KEY, PAST_VALUE
-from .functions import CACHED_ATTENTION, DOMAIN, add_function
+from .functions import CACHED_ATTENTION, DOMAIN
+from .writer import add_function
 
 LARGEST_CODE = 127
 MARGIN = 1.1  # factor on the largest magnitude in the calibration text

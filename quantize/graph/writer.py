@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ...runtime.bundle.initializers import external_tensor, shifts_others, weights_per_run_bytes
 from ...runtime.bundle.weights_file import WeightsFile
-from .functions import DOMAIN, add_function
+from .functions import DOMAIN, FUNCTIONS, MICROSOFT
 from .network import Network
+
+
+def add_function(model: onnx.ModelProto, name: str) -> None:
+    """Add one of ``FUNCTIONS`` to ``model``, and the domains that it needs."""
+    model.functions.append(onnx.parser.parse_function(FUNCTIONS[name]))
+    for domain in sorted({DOMAIN, MICROSOFT} - {entry.domain for entry in model.opset_import}):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
 
 
 class PooledWeights(WeightsFile):

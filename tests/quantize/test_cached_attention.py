@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseq.quantize.graph.functions import CACHED_ATTENTION, DOMAIN, add_function
+from edgeseq.quantize.graph.functions import CACHED_ATTENTION, DOMAIN
+from edgeseq.quantize.graph.writer import add_function
 from edgeseq.runtime.native.library import find_library, processor_kernels
 
 Array = NDArray[Any]
