@@ -193,6 +193,25 @@ T5_ROWS = (
     Question("t5-small `fp32`, 64 tokens to 64, 4 beams", "t5-small/beam-4", "fp32", TOTAL),
     Question("t5-base `int8`, 256 tokens to 64, 4 beams", "t5-base/beam-4", "int8", TOTAL),
 )
+PEAKS = (
+    Question("GPT-2 124M `int8`, peak memory", "gpt2/decode", "int8", PEAK),
+    Question("GPT-2 124M `int4`, peak memory", "gpt2/decode", "int4", PEAK),
+)
+AVX2_ROWS = (
+    DECODE_INT8,
+    DECODE_WEIGHTS,
+    DECODE_INT4,
+    replace(DECODE_INT4, text=f"{DECODE_INT4.text}, blocks of 128", form="int4-128"),
+    Question("GPT-2 124M `int8`, decode after 512 tokens", "gpt2/after-512", "int8", SPEED),
+    Question("GPT-2 124M `int4`, decode after 512 tokens", "gpt2/after-512", "int4", SPEED),
+    PROMPT,
+    replace(PROMPT, text=PROMPT.text.replace("int8", "int4"), bits="int4"),
+    Question("GPT-2 124M `int8`, decode of a batch of 8", "gpt2/batch-8", "int8", SPEED),
+    BEAMS,
+    Question("GPT-2 124M `int8`, import to ready", "gpt2/start", "int8", LOAD),
+    START,
+    *PEAKS,
+)
 START_ROWS = (
     Question("GPT-2 124M `int8`, import to ready", "gpt2/start", "int8", LOAD),
     Question(
@@ -202,8 +221,7 @@ START_ROWS = (
         LOAD,
     ),
     START,
-    Question("GPT-2 124M `int8`, peak memory", "gpt2/decode", "int8", PEAK),
-    Question("GPT-2 124M `int4`, peak memory", "gpt2/decode", "int4", PEAK),
+    *PEAKS,
     Question("GPT-2 124M `fp32`, peak memory", "gpt2/decode", "fp32", PEAK),
 )
 BLOCK_ROWS = (
@@ -278,7 +296,7 @@ def installed_table() -> str:
 def machine_table() -> str:
     """Return when and on what the main files of results were measured."""
     rows = []
-    for name in ("compare", "compare_all", "compare_blocks"):
+    for name in ("compare", "compare_all", "compare_blocks", "compare_avx2"):
         summary = compared(name)
         versions, rates = summary.versions[OURS], summary.bandwidths
         rows.append(_machine_row(f"{name}.jsonl", versions, median(rates), min(rates), max(rates)))
@@ -559,6 +577,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "start": partial(comparison_table, "compare", START_ROWS),
     "all-programs": others_table,
     "blocks": partial(comparison_table, "compare_blocks", BLOCK_ROWS),
+    "avx2": partial(comparison_table, "compare_avx2", AVX2_ROWS),
     "installed": installed_table,
     "machine": machine_table,
     "precisions": precision_table,
