@@ -20,9 +20,7 @@ PRODUCTS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in gr
 OPERATORS = (*PRODUCTS, b"CachedAttention")
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
-FASTER = frozenset(
-    {"avx512-vnni", "avx2"}
-)  # kernels that were measured to be faster than the operators
+FASTER = frozenset({"avx512-vnni", "avx2"})  # kernels measured to be faster than the operators
 GENERIC = "generic"  # the kernels for any processor, which only tests use
 MISSING = "edgeseq was installed without it, because it could not be compiled"
 

@@ -155,15 +155,6 @@ struct Avx2 {
     return {all, all};
   }
   static Ints zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static void store_ints(int32_t* to, Ints v) {
-    auto* at = reinterpret_cast<__m256i*>(to);
-    _mm256_storeu_si256(at, v.low);
-    _mm256_storeu_si256(at + 1, v.high);
-  }
-  static Ints negative(Ints v) {
-    const __m256i none = _mm256_setzero_si256();
-    return {_mm256_sub_epi32(none, v.low), _mm256_sub_epi32(none, v.high)};
-  }
   static Ints dot7(Ints sum, Bytes a, Bytes b) {
     return {Dot::dot7(sum.low, a.low, b.low), Dot::dot7(sum.high, a.high, b.high)};
   }
