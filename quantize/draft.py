@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..runtime.bundle.initializers import overlapping_weights
 from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantization
 from ..runtime.bundle.reading import Bundle
 from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
@@ -79,6 +80,7 @@ class Draft:
         """
         manifest = self.source.manifest
         graphs = {role: manifest.graphs[role] for role in self.networks}
+        written: list[onnx.ModelProto] = []
         weights = nullcontext(pool) if pool else WeightsFile(folder / WEIGHTS_FILE_NAME)
         with weights as weights_file:
             for role, network in self.networks.items():
@@ -87,6 +89,7 @@ class Draft:
                 if role == "encoder" and self._runs_on_cuda:
                     for_cuda(model)
                 onnx.save(model, folder / graphs[role])
+                written.append(model)
                 if role == "decoder":
                     per_token = graph.weights_per_run_bytes
                     cached = with_int8_cache(model, self.cache_peaks)
@@ -97,6 +100,7 @@ class Draft:
                         onnx.save(half, folder / FLOAT16_CACHE_DECODER)
                         graphs[DECODERS["float16"]] = FLOAT16_CACHE_DECODER
             weights_file.flush()
+        overlapping = overlapping_weights(written)
         if manifest.tokenizer.file is not None:
             shutil.copyfile(
                 self.source.file(manifest.tokenizer.file), folder / manifest.tokenizer.file
@@ -106,6 +110,7 @@ class Draft:
             graphs={**graphs, DECODERS["int8"]: INT8_CACHE_DECODER},
             kv_cache=CacheFormat(dtype=self.recipe.kv_cache),
             shared_weights={},
+            overlapping_weights=overlapping or None,
             weights_per_token_bytes=per_token,
             quantization=Quantization(
                 recipe=self.recipe.name,

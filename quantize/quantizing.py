@@ -227,4 +227,4 @@ def _with_quality(manifest: Manifest, texts: Texts, measured: Comparison, limit:
         kl_divergence=measured.kl_divergence,
         top1_agreement=measured.top1_agreement,
     )
-    return replace(manifest, quantization=replace(manifest.quantization, quality=quality))
+    return replace(manifest, quantization=manifest.quantization._replace(quality=quality))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph.functions import BIASED_ROW_LINEAR, BLOCK_LINEAR, MICROSOFT, ROW_LINEAR
+from .graph.functions import BIASED_ROW_LINEAR, BLOCK_LINEAR, BLOCK_LOOKUP, ROW_LINEAR
 from .rounding import Codes, Curvature, Run, round_weight
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ class DynamicInt8(Storage):
 class Blockwise(Storage):
     """Weights of ``bits`` bits in blocks along the input, one scale each (``MatMulNBits``).
 
-    Scales are 16-bit floats, unless the weight has larger numbers. Lookup tables have 32-bit scales
-    beside them: ``GatherBlockQuantized`` returns numbers of the scales' type.
+    Scales are 16-bit floats, unless the weight has larger numbers.
 
     On the CPU each block of activations is rounded to 8 bits, with a scale of its own.
     """
@@ -214,15 +213,12 @@ class Blockwise(Storage):
         rows, row_scales = f"{table}.rows", f"{table}.row_scales"
         data, data_at = graph.store_once(codes, "blocks", lambda: _packed(codes, self))
         graph.refer(rows, data.reshape(outputs, -1), data_at)
-        graph.refer(row_scales, *graph.store_once(codes, "row scales", lambda: _scales(codes)))
+        graph.refer(row_scales, *graph.store_once(codes, "scales", lambda: _half_scales(codes)))
         padded = len(codes.scales) * self.block_size != inputs
-        graph.node(
-            "GatherBlockQuantized",
+        graph.call(
+            BLOCK_LOOKUP,
             [rows, ids, row_scales],
             f"{output}.padded" if padded else output,
-            domain=MICROSOFT,
-            gather_axis=0,
-            quantize_axis=1,
             bits=self.bits,
             block_size=self.block_size,
         )

@@ -96,8 +96,10 @@ def load(
     # import lock taken, and this thread, which waits for the other, would wait forever.
     from .ort.engine import MAX_CONCURRENT, open_engine
 
-    if prepack:
-        import hashlib  # noqa: F401  # prepacking needs it
+    if prepack:  # what the other thread will need
+        import hashlib  # noqa: F401
+
+        from .ort import prepacked  # noqa: F401
 
     def open_sessions() -> Engine:
         return open_engine(

@@ -11,27 +11,22 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from .bundle.reading import Bundle
 from .decoder import NewDecoder
-from .decoding.choices import choose
 from .decoding.generation import Generation, Outputs, new_generation
 from .decoding.loop import Found
-from .decoding.scoring import window_logits
 from .errors import EdgeseqError, OptionError, PromptError
-from .logits.softmax import log_probabilities
-from .prefix_cache import CachePool, PrefixCache
 from .request.batching import BATCH_ROWS
 from .request.controls import Controls
-from .request.passages import scored
 from .request.prompts import encode_prompt, id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer
 from .results import GenerationResult, Score, Timings
-from .session import Session
 from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
 from .text.special_tokens import choose_languages
 from .text.stop_strings import StopFilter, cut
 
 if TYPE_CHECKING:
     from .ort.engine import Engine
+    from .session import Session
     from .tasks.runs import TaskResult
 
 CACHE_BYTES = 256 * 2**20  # default memory limit of a session's KV caches
@@ -519,6 +514,9 @@ class Model:
             >>> more
             ' the King had no children to be seen'
         """
+        from .prefix_cache import CachePool, PrefixCache  # late: many programs do not need it
+        from .session import Session
+
         self._engine.check_open()
         check_integer("max_cache_bytes", max_cache_bytes, at_least=0)
         manifest = self.bundle.manifest
@@ -563,6 +561,10 @@ class Model:
             >>> round(score.total)
             -3
         """
+        from .decoding.scoring import window_logits  # late: many programs do not need it
+        from .logits.softmax import log_probabilities
+        from .request.passages import scored
+
         for name, item in (("text", text), ("target", "" if target is None else target)):
             if not isinstance(item, str):
                 raise PromptError(
@@ -611,6 +613,8 @@ class Model:
             return []
         with self._engine.slots.one(request.controls.cancelled):
             if request.controls.choices is not None:
+                from .decoding.choices import choose  # late: few calls need it
+
                 return choose(self._outputs, self._new_decoder, request, began)
             search, steps = self._generation(request, began)
             times: dict[int, _Times] = {}

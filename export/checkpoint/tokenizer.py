@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,12 @@ def write_tokenizer(
     )
     if isinstance(tokenizer, ByT5Tokenizer):
         strip = _special_tokens_strip(tokenizer)
-        return replace(form, sentinels=_sentinels(tokenizer), special_tokens_strip=strip)
-    form = replace(
-        form, languages=_languages(tokenizer), fixed_languages=_fixed_languages(tokenizer)
+        return form._replace(sentinels=_sentinels(tokenizer), special_tokens_strip=strip)
+    form = form._replace(
+        languages=_languages(tokenizer), fixed_languages=_fixed_languages(tokenizer)
     )
     if isinstance(tokenizer, MarianTokenizer | M2M100Tokenizer):
-        return replace(form, file=write_sentencepiece(tokenizer, folder), is_sentencepiece=True)
+        return form._replace(file=write_sentencepiece(tokenizer, folder), is_sentencepiece=True)
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"The tokenizer {type(tokenizer).__name__} of {source} has no fast version in "
@@ -92,7 +91,7 @@ def write_tokenizer(
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(folder / TOKENIZER_FILE))
-    return replace(form, file=TOKENIZER_FILE)
+    return form._replace(file=TOKENIZER_FILE)
 
 
 def _load(source: Path, checkpoint: Path) -> Any:

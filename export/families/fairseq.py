@@ -75,7 +75,7 @@ class EncoderDecoder:
         )
         if vocabulary == config.vocab_size:
             return sizes
-        return replace(sizes, source_vocabulary=config.vocab_size)
+        return sizes._replace(source_vocabulary=config.vocab_size)
 
     def graphs(self, model: Any) -> list[Graph]:
         """Return encoder and decoder of ``model``."""

@@ -9,16 +9,17 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from ...runtime.ort.providers import OF_POSITIONS
+from .functions import BLOCK_LOOKUP
 
 INTEGERS = {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
-ZERO_POINTS = 3  # index of GatherBlockQuantized's input
+ZERO_POINTS = 3  # index of the input of a lookup
 ZEROS = {4: 0x88, 8: 0x80}  # byte whose codes all mean zero, by bits
 
 
 def for_cuda(model: onnx.ModelProto) -> None:
     """Change ``model`` in place, so that CUDA computes the same as the CPU.
 
-    - Tables get zero points. Without them, ONNX Runtime's CUDA kernel up to 1.28 takes the zero
+    - Lookups get zero points. Without them, ONNX Runtime's CUDA kernel up to 1.28 takes the zero
       point to be 0 and not the middle of the codes.
     - Nodes that compute shapes and positions get names with a prefix. These numbers lie in the
       CPU's memory, so CUDA may leave such nodes to the CPU.
@@ -30,7 +31,7 @@ def for_cuda(model: onnx.ModelProto) -> None:
 def _add_zero_points(graph: onnx.GraphProto) -> None:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type != "GatherBlockQuantized" or len(node.input) > ZERO_POINTS:
+        if node.op_type != BLOCK_LOOKUP or len(node.input) > ZERO_POINTS:
             continue
         scales = node.input[2]
         name = f"{scales}.zero_points"

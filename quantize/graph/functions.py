@@ -1,4 +1,4 @@
-"""Products with quantized weights and attention as ONNX functions of ONNX Runtime's own operators.
+"""Products, lookups and attention with quantized numbers as ONNX functions of stock operators.
 
 edgeseq's kernels (``runtime/native``) compute them in one node. Elsewhere ONNX Runtime replaces
 each by its body when it opens the graph; the results are the same for products by rows.
@@ -16,6 +16,7 @@ MICROSOFT = "com.microsoft"
 ROW_LINEAR = "RowLinear"
 BIASED_ROW_LINEAR = "BiasedRowLinear"
 BLOCK_LINEAR = {4: "BlockLinear4", 8: "BlockLinear8"}  # by the bits of a weight
+BLOCK_LOOKUP = "BlockLookup"
 CACHED_ATTENTION = "CachedAttention"
 
 # `codes` are (outputs, inputs), which lets kernels read each output's weights in one piece.
@@ -52,6 +53,19 @@ _BLOCKS = """
 }}
 """
 
+# Rows of a table. Without zero points, these are the middle of the codes.
+_LOOKUP = """
+<opset_import: ["" : 18, "com.microsoft" : 1], domain: "edgeseq">
+{name} <bits, block_size> (codes, ids, scales, zero_points) => (y)
+{{
+    wide = Cast<to = 1>(scales)
+    y = com.microsoft.GatherBlockQuantized<
+        gather_axis: int = 0, quantize_axis: int = 1,
+        bits: int = @bits, block_size: int = @block_size
+    >(codes, ids, wide, zero_points)
+}}
+"""
+
 # Causal self-attention over a KV cache of 8-bit integers.
 _ATTENTION = """
 <opset_import: ["com.microsoft" : 1], domain: "edgeseq">
@@ -80,6 +94,7 @@ FUNCTIONS = {
         end="scaled = Mul(by_token, scales)\n    y = Add(scaled, bias)",
     ),
     **{name: _BLOCKS.format(name=name) for name in BLOCK_LINEAR.values()},
+    BLOCK_LOOKUP: _LOOKUP.format(name=BLOCK_LOOKUP),
     CACHED_ATTENTION: _ATTENTION.format(name=CACHED_ATTENTION),
 }
 """The functions by name, in ONNX's text form. MatMulNBits' accuracy level 4 means that activations

@@ -7,16 +7,19 @@ does not need it, so no module that loads with the runtime imports this one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, get_args
 
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from .manifest import OverlappingWeight, WeightDtype
 from .weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WEIGHTS_FILE_NAME
 
-LOOKUPS = {"Gather", "GatherBlockQuantized"}  # operators that read few rows of a table
+LEAST_OVERLAP_BYTES = 1 << 16  # smaller weights may be mapped several times
+LOOKUPS = {"Gather", "BlockLookup"}  # operators that read few rows of a table
 
 
 def external_tensor(name: str, array: NDArray[Any], offset: int) -> onnx.TensorProto:
@@ -31,6 +34,45 @@ def external_tensor(name: str, array: NDArray[Any], offset: int) -> onnx.TensorP
     for key, value in place.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor
+
+
+def place_of(tensor: onnx.TensorProto) -> tuple[int, int] | None:
+    """Return where an initializer's data begins and ends in the weights file; None: elsewhere."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return None
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    begin = int(place["offset"])
+    return begin, begin + int(place["length"])
+
+
+def overlapping_weights(models: Sequence[onnx.ModelProto]) -> dict[str, OverlappingWeight]:
+    """Return the weights whose bytes other names, or several of the ``models``, use too."""
+    places: dict[str, set[tuple[int, int]]] = {}
+    tensors: dict[str, list[onnx.TensorProto]] = {}
+    for model in models:
+        for tensor in model.graph.initializer:
+            place = place_of(tensor)
+            if place is not None and size_bytes(tensor) >= LEAST_OVERLAP_BYTES:
+                places.setdefault(tensor.name, set()).add(place)
+                tensors.setdefault(tensor.name, []).append(tensor)
+    dtypes: dict[str, WeightDtype] = {dtype: dtype for dtype in get_args(WeightDtype)}
+    # A session gets weights by name, so a name has to mean the same in all graphs.
+    at = sorted((*found.pop(), name) for name, found in places.items() if len(found) == 1)
+    overlapping = {name for _, _, name in at if len(tensors[name]) > 1}
+    longest = (0, "")  # the end of the earlier weight that ends last, and its name
+    for (_, end, name), (begin, _, following) in pairwise(at):
+        longest = max(longest, (end, name))
+        if begin < longest[0]:
+            overlapping |= {longest[1], following}
+    return {
+        name: OverlappingWeight(
+            offset_bytes=begin,
+            dtype=dtypes[helper.tensor_dtype_to_np_dtype(tensors[name][0].data_type).name],
+            shape=tuple(tensors[name][0].dims),
+        )
+        for begin, _, name in at
+        if name in overlapping
+    }
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:

@@ -1,16 +1,18 @@
 """The manifest of a bundle, ``edgeseq.json``: its fields, and how they are read and checked.
 
-This module knows files only by name. ``reading.py`` compares the manifest with the folder.
+This module knows files only by name. ``reading.py`` compares the manifest with the folder. The
+parts of the manifest are named tuples: Python needs a tenth of the time to create such a class that
+it needs for a frozen dataclass, and every load waits for it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from ..errors import BundleError
 
@@ -18,6 +20,7 @@ MANIFEST_NAME = "edgeseq.json"
 SCHEMA = 1
 
 Side = Literal["left", "right"]
+WeightDtype = Literal["uint8", "int8", "float16", "float32"]
 Place = Literal["prefix", "suffix"]
 Kind = Literal["decoder-only", "encoder-decoder"]
 ROLES: dict[Kind, tuple[str, ...]] = {
@@ -33,8 +36,7 @@ DECODERS: dict[CacheDtype, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dimensions:
+class Dimensions(NamedTuple):
     """The sizes that the runtime needs to allocate memory."""
 
     layers: int  # decoder layers
@@ -51,15 +53,13 @@ class Dimensions:
         return self.source_vocabulary or self.vocabulary
 
 
-@dataclass(frozen=True, kw_only=True)
-class CacheFormat:
+class CacheFormat(NamedTuple):
     """The default dtype of the KV cache."""
 
     dtype: CacheDtype
 
 
-@dataclass(frozen=True, kw_only=True)
-class Languages:
+class Languages(NamedTuple):
     """The languages of a multilingual tokenizer, which adds a token for the language to a text."""
 
     ids: Mapping[str, int]  # language code -> token id
@@ -69,8 +69,7 @@ class Languages:
     target: str | None  # default language of targets
 
 
-@dataclass(frozen=True, kw_only=True)
-class FixedLanguages:
+class FixedLanguages(NamedTuple):
     """The languages of a tokenizer for one source or one target, such as Marian's."""
 
     source: str | None  # None: several, or the checkpoint does not name it
@@ -79,16 +78,14 @@ class FixedLanguages:
     end: int  # end-of-sequence token
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageNames:
+class LanguageNames(NamedTuple):
     """The names of a language that callers may use instead of its code."""
 
     name: str  # in English
     aliases: Sequence[str]  # other names and ISO 639 codes, as ``text/languages.py`` writes them
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerFormat:
+class TokenizerFormat(NamedTuple):
     """The tokenizer and its settings."""
 
     file: str | None  # None: ByT5's tokenizer, whose tokens are bytes
@@ -102,8 +99,7 @@ class TokenizerFormat:
     fixed_languages: FixedLanguages | None = None  # Marian's; None for other tokenizers
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedWeight:
+class SharedWeight(NamedTuple):
     """A float32 matrix in the weights file that several graphs read."""
 
     offset_bytes: int
@@ -111,8 +107,18 @@ class SharedWeight:
     columns: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quality:
+class OverlappingWeight(NamedTuple):
+    """A quantized weight whose bytes in the weights file belong to another weight too.
+
+    The rows of a table that is also the lm_head are such weights, and the parts of the lm_head.
+    """
+
+    offset_bytes: int
+    dtype: WeightDtype
+    shape: Sequence[int]
+
+
+class Quality(NamedTuple):
     """The loss of quality through quantization, measured on a text against the source bundle."""
 
     text: str  # name of the text's file
@@ -127,8 +133,7 @@ class Quality:
     top1_agreement: float  # share of positions with the same most probable token
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
+class Quantization(NamedTuple):
     """The form in which the weights are stored."""
 
     recipe: str
@@ -137,16 +142,14 @@ class Quantization:
     quality: Quality | None  # None if nothing was quantized
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """The checkpoint that the bundle was made from."""
 
     id: str  # folder name or Hub id
     revision: str | None  # commit on the Hub
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
+class Verification(NamedTuple):
     """The difference between the bundle's and the PyTorch model's logits on random prompts."""
 
     positions: int  # number of positions whose logits were compared
@@ -154,8 +157,7 @@ class Verification:
     max_logit: float  # largest absolute logit of the PyTorch model
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """The size and hash of a file of the bundle."""
 
     size_bytes: int
@@ -184,6 +186,7 @@ class Manifest:
     producers: Mapping[str, str]  # package -> version
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # all but the manifest itself
     languages: Mapping[str, LanguageNames] | None = None  # language code -> its names
+    overlapping_weights: Mapping[str, OverlappingWeight] | None = None  # name in the graphs -> it
     seal: str = ""  # sha256 of all other fields
 
     @property
@@ -246,12 +249,15 @@ def _plain(value: Any) -> Any:
 
     A field is optional if its default is None. Older bundles do not have it.
     """
-    if is_dataclass(value):
-        content = {item.name: (item, getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Manifest) or hasattr(value, "_fields"):
+        content = {
+            name: (default, getattr(value, name))
+            for name, default in _defaults(type(value)).items()
+        }
         return {
             name: _plain(of_field)
-            for name, (item, of_field) in content.items()
-            if of_field is not None or item.default is not None
+            for name, (default, of_field) in content.items()
+            if of_field is not None or default is not None
         }
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
@@ -307,8 +313,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
     Raises ``BundleError``, which names the field ``where``, for a value of another type.
     """
-    if hasattr(kind, "__dataclass_fields__"):
-        return _read_dataclass(kind, value, where)
+    if kind is Manifest or hasattr(kind, "_fields"):
+        return _read_object(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal and value in arguments:
         return value
@@ -335,15 +341,22 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     )
 
 
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Return the names of the fields of ``kind`` with their defaults; ``MISSING``: none."""
+    if kind is Manifest:
+        return {item.name: item.default for item in fields(kind)}
+    return {name: kind._field_defaults.get(name, MISSING) for name in kind._fields}
+
+
+def _read_object(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(
             f"{MANIFEST_NAME}: {where} is {value!r}, expected an object: export the bundle again."
         )
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
-    required = {item.name for item in fields(kind) if item.default is not None}
-    names = [item.name for item in fields(kind) if item.name in value or item.name in required]
+    defaults = _defaults(kind)
+    names = [name for name in defaults if name in value or defaults[name] is not None]
     for name in names:
         if name not in value:
             raise BundleError(f"{MANIFEST_NAME} lacks {prefix}{name}: export the bundle again.")

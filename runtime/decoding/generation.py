@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..bundle.manifest import Manifest
 from ..decoder import NewDecoder
 from ..errors import OptionError
-from ..logits.guidance import Guide
 from ..logits.processors import (
     Diversity,
     Processor,
@@ -25,12 +24,12 @@ from ..results import FinishReason
 from ..text.byte_tokenizer import AnyTokenizer
 from ..text.detokenizer import Detokenizer
 from ..text.stop_strings import StopMatcher
-from .beam_search import BeamSearch
 from .greedy_and_sampling import RowSearch
-from .group_beam_search import GroupBeamSearch
 from .loop import NewToken, Search, decode
-from .prompt_lookup import LookupSearch
 from .stopping import Stopping
+
+if TYPE_CHECKING:
+    from ..logits.guidance import Guide
 
 Ids = Sequence[int]
 TIES = 32  # additional logits, because top_k keeps all logits that equal its lowest one
@@ -138,12 +137,15 @@ def new_search(
 ) -> Search:
     """Return a search for the options' strategy.
 
-    Raises ``OptionError`` for several prompts if the strategy takes only one.
+    The searches that few calls need are imported when they are needed. Raises ``OptionError`` for
+    several prompts if the strategy takes only one.
     """
     match options.strategy:
         case "greedy" | "sampling":
             return RowSearch(prompts, options, processors, stopping)
         case "beam search":
+            from .beam_search import BeamSearch
+
             return BeamSearch(prompts, options, processors, stopping)
         case "prompt lookup":
             if len(prompts) != 1:
@@ -151,9 +153,13 @@ def new_search(
                     f"prompt_lookup_num_tokens takes one prompt at a time, not {len(prompts)}: "
                     "generate from each prompt by itself."
                 )
+            from .prompt_lookup import LookupSearch
+
             return LookupSearch(prompts[0], options, processors, stopping)
         case "group beam search":
             assert diversity is not None
+            from .group_beam_search import GroupBeamSearch
+
             return GroupBeamSearch(prompts, options, processors, stopping, diversity)
 
 
@@ -181,6 +187,8 @@ def _limit(start_length: int, options: GenerationOptions, manifest: Manifest) ->
 def _guide(outputs: Outputs, options: GenerationOptions, controls: Controls) -> Guide | None:
     if not controls.guides:
         return None
+    from ..logits.guidance import Guide  # late: few calls have a constraint
+
     return Guide(
         outputs.tokenizer,
         outputs.manifest.dimensions.vocabulary,

@@ -7,13 +7,16 @@ module handles token ids and logits, but not text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..decoder import Logits, NewDecoder, TokenIds, chunk_ends
 from ..logits.softmax import log_softmax
-from ..request.passages import Window
 from ..results import TopLogprobs
+
+if TYPE_CHECKING:
+    from ..request.passages import Window
 
 CHUNK = 128  # tokens that are read at once
 

@@ -17,7 +17,7 @@ from ..errors import OptionError, reason
 
 Kernels = Literal["auto", "native", "stock"]
 PRODUCTS = (b"RowLinear", b"BlockLinear")  # parts of the operators' names in graphs
-OPERATORS = (*PRODUCTS, b"CachedAttention")
+OPERATORS = (*PRODUCTS, b"BlockLookup", b"CachedAttention")
 STEM = "edgeseq_kernels"
 SUFFIXES = (".so", ".dylib", ".dll")
 FASTER = frozenset({"avx512-vnni", "avx2"})  # kernels measured to be faster than the operators

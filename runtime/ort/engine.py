@@ -24,13 +24,13 @@ from .graph_session import (
     WITHOUT_PACKING,
     GraphSession,
     map_shared_weights,
+    map_weights,
     open_session,
     shared_session,
 )
 from .memory import CpuMemory, DeviceLogits, DeviceMemory, Memory
 from .onnx_decoder import OnnxDecoder
 from .onnx_encoder import OnnxEncoder
-from .prepacked import prepacked_graph
 from .providers import check_build, device_tensor
 
 MAX_CONCURRENT = 16  # default limit of generations at once
@@ -192,17 +192,28 @@ def open_on(
         )
     weights_file = folder / WEIGHTS_FILE_NAME
     shared = map_shared_weights(weights_file, weights)
+    overlapping = map_weights(weights_file, manifest.overlapping_weights or {})
 
     entries = WITHOUT_PACKING if mapped else {}
 
     def open_checked(role: str) -> GraphSession:
         graph = folder / manifest.graphs[role]
         if prepack:
+            from .prepacked import prepacked_graph  # late: few loads need it
+
             graph = prepacked_graph(folder, manifest, role, shared, kernels, verify=verify)
         session = shared_session(
             (graph, weights_file),
             (device.key, thread_count(threads), mapped, kernels),
-            lambda: open_session(graph, device, threads, shared, entries=entries, kernels=kernels),
+            lambda: open_session(
+                graph,
+                device,
+                threads,
+                shared,
+                overlapping=overlapping,
+                entries=entries,
+                kernels=kernels,
+            ),
         )
         check_graph(session, role, manifest)
         return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap  # noqa: F401  # np.memmap imports it, but the thread of a load must not import
 import os
 import threading
@@ -14,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..bundle.manifest import SharedWeight
+from ..bundle.manifest import OverlappingWeight, SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, reason
@@ -58,11 +59,14 @@ MappedWeights = Mapping[str, onnxruntime.OrtValue]
 class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
     """A session over one graph, which keeps alive the weights that it shares with others.
 
-    ``graph``: its file, or its bytes if the weights lie in ``folder``. The graph runs as it is,
-    because bundles hold optimized graphs, unless ``optimize``, or if it has products whose kernels
-    are not used: ONNX Runtime then simplifies what it puts in their place. ``save_to``: path to
-    write the graph to as it is run. ``entries``: further settings of ONNX Runtime. ``kernels``: see
-    ``load``.
+    ``graph``: its file, or its bytes if the weights lie in ``folder``. ``shared``: weights that the
+    session uses in place of its own. ``overlapping``: the same, but only with the native kernels,
+    which read weights where they are mapped: ONNX Runtime would map these more than once.
+
+    The graph runs as it is, because bundles hold optimized graphs, unless ``optimize``, or if it
+    has products whose kernels are not used: ONNX Runtime then simplifies what it puts in their
+    place. ``save_to``: path to write the graph to as it is run. ``entries``: further settings of
+    ONNX Runtime. ``kernels``: see ``load``.
 
     ``has_native_kernels``: whether edgeseq's own kernels compute some of the graph's nodes.
     """
@@ -75,6 +79,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         shared: MappedWeights = MappingProxyType({}),
         folder: Path | None = None,
         *,
+        overlapping: MappedWeights = MappingProxyType({}),
         optimize: bool = False,
         save_to: Path | None = None,
         entries: Mapping[str, str] = MappingProxyType({}),
@@ -100,9 +105,10 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         if folder is not None:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, os.fspath(folder))
-        for name, value in shared.items():
+        given = {**shared, **overlapping} if self.has_native_kernels else shared
+        for name, value in given.items():
             options.add_initializer(name, value)
-        self._shared = shared
+        self._given = given
         self._turn = FairLock()
         self._process = os.getpid()
         self._device = device
@@ -288,17 +294,32 @@ def map_shared_weights(path: Path, weights: Mapping[str, SharedWeight]) -> Mappe
 
     Raises ``BundleError`` if the file ends before one of them.
     """
-    mapped = {}
+    places = {
+        name: OverlappingWeight(weight.offset_bytes, "float32", (weight.rows, weight.columns))
+        for name, weight in weights.items()
+    }
+    return map_weights(path, places)
+
+
+def map_weights(path: Path, weights: Mapping[str, OverlappingWeight]) -> MappedWeights:
+    """Map weights of the weights file ``path``; what overlaps shares its memory.
+
+    Raises ``BundleError`` if the file ends before one of them.
+    """
+    mapped: dict[str, onnxruntime.OrtValue] = {}
+    if not weights:
+        return mapped
+    size = path.stat().st_size if path.is_file() else 0
+    file = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     for name, weight in weights.items():
-        end = weight.offset_bytes + 4 * weight.rows * weight.columns
-        inside = path.is_file() and 0 <= weight.offset_bytes < end <= path.stat().st_size
-        if not inside or min(weight.rows, weight.columns) < 1 or weight.offset_bytes % 64:
+        begin, dtype = weight.offset_bytes, np.dtype(weight.dtype)
+        end = begin + math.prod(weight.shape) * dtype.itemsize
+        if not 0 <= begin < end <= size or min(weight.shape, default=1) < 1 or begin % 64:
             raise BundleError(
                 f"The weight {name!r} does not lie in {path} as the manifest describes: copy or "
                 "export the bundle again."
             )
-        shape = (weight.rows, weight.columns)
-        array = np.memmap(path, "<f4", "r", weight.offset_bytes, shape)
+        array = file[begin:end].view(dtype.newbyteorder("<")).reshape(weight.shape)
         mapped[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
     return mapped
 

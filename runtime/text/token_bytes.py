@@ -40,7 +40,7 @@ def token_bytes_of(tokenizer: AnyTokenizer) -> TokenBytes:
             return _words(join)
         case ByteFallback(old, new, stripped, 0 | 1 as count):
             return _byte_fallback(old, new, stripped * count)
-        case ByteFallback(count=count):
+        case ByteFallback(most_stripped=count):
             form = f"a Strip of {count} characters"
         case Unknown(config):
             form = json.dumps(config)[:100]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .byte_tokenizer import AnyTokenizer, ByteTokenizer
 from .tokenizer import Tokenizer
@@ -13,43 +12,37 @@ from .tokenizer import Tokenizer
 Join = Callable[[list[str]], str]
 
 
-@dataclass(frozen=True)
-class RawBytes:
+class RawBytes(NamedTuple):
     """ByT5: each token is the character whose code point is its byte."""
 
 
-@dataclass(frozen=True)
-class Pieces:
+class Pieces(NamedTuple):
     """Marian, M2M100: tokens are joined, "\u2581" is a space, and the text is stripped."""
 
 
-@dataclass(frozen=True)
-class ByteLevel:
+class ByteLevel(NamedTuple):
     """GPT-2: each token is some bytes, in the alphabet of byte-level BPE."""
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """T5, BERT, no decoder: ``join`` decodes each token alone, but the first one differently."""
 
     join: Join
 
 
-@dataclass(frozen=True)
-class ByteFallback:
+class ByteFallback(NamedTuple):
     """Gemma, Llama: ``old`` in a token is replaced by ``new``; ``<0xNN>`` is a byte.
 
-    Up to ``count`` characters ``stripped`` are removed from the start of the text.
+    Up to ``most_stripped`` characters ``stripped`` are removed from the start of the text.
     """
 
     old: str
     new: str
     stripped: str = ""
-    count: int = 0
+    most_stripped: int = 0
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """Any other decoder; only ``join`` is known."""
 
     config: dict[str, Any]

@@ -36,8 +36,9 @@ CUDA_OPERATORS = {
     *("Reshape", "ScatterElements", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze"),
     *("Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Div", "Equal", "Greater", "Less"),
     *("Clip", "Pad", "Sigmoid", "Tanh", "Gelu", "FastGelu", "GroupQueryAttention"),
-    *("MultiHeadAttention", "MatMulNBits", "GatherBlockQuantized", "QuickGelu", "BiasGelu"),
-    *("BlockLinear4", "BlockLinear8"),  # functions that call MatMulNBits
+    *("MultiHeadAttention", "MatMulNBits", "QuickGelu", "BiasGelu"),
+    # Functions that call MatMulNBits and GatherBlockQuantized.
+    *("BlockLinear4", "BlockLinear8", "BlockLookup"),
     *("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipLayerNormalization"),
 }
 QUERIES, PAST_KEY, BIAS = 0, 3, 10
@@ -157,7 +158,7 @@ def test_tables_have_their_zero_points(recipe: str, quantized: Callable[[str], B
     bundle = quantized(recipe)
     for role in {"decoder_float16_cache", "encoder"} & bundle.manifest.graphs.keys():
         found = graph(bundle, role)
-        tables = [node for node in found.node if node.op_type == "GatherBlockQuantized"]
+        tables = [node for node in found.node if node.op_type == "BlockLookup"]
         assert bool(tables) == (recipe != "fp16")
         weights = {tensor.name: tensor for tensor in found.initializer}
         for node in tables:

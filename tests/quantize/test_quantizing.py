@@ -212,7 +212,8 @@ def test_embeddings_are_rounded_plainly(
     codes = network.weights[f"{table}.rows"].astype(np.int16)
     if form.bits == 4:  # two a byte, the first in the lower half
         codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
-    scales = np.repeat(network.weights[f"{table}.row_scales"], form.block_size, axis=1)
+    row_scales = np.asarray(network.weights[f"{table}.row_scales"], np.float32)
+    scales = np.repeat(row_scales, form.block_size, axis=1)
     found = ((codes - (1 << (form.bits - 1))) * scales)[:, : weight.shape[1]]
     expected = round_weight(weight.T, bits=form.bits, group_size=form.block_size, half_scales=True)
     assert np.array_equal(found, expected.weight().T)

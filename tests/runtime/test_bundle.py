@@ -25,6 +25,7 @@ from edgeseq.runtime.bundle.manifest import (
     Dimensions,
     FileEntry,
     Manifest,
+    OverlappingWeight,
     Quality,
     Quantization,
     SharedWeight,
@@ -457,6 +458,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
         truncation_side=st.sampled_from(["left", "right"]),
     )
     shared = st.builds(SharedWeight, offset_bytes=integers, rows=integers, columns=integers)
+    overlapping = st.builds(
+        OverlappingWeight,
+        offset_bytes=integers,
+        dtype=st.sampled_from(["uint8", "float16"]),
+        shape=st.lists(integers, max_size=3).map(tuple),
+    )
     return Manifest(
         schema=SCHEMA,
         architecture=draw(names),
@@ -480,6 +487,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             "encoder": draw(listed),
             **draw(st.dictionaries(names, listed, max_size=2)),
         },
+        overlapping_weights=draw(st.none() | st.dictionaries(names, overlapping, max_size=2)),
         shared_weights=draw(st.dictionaries(names, shared, max_size=2)),
         tokenizer=draw(tokenizer),
         generation=draw(st.dictionaries(names, json_values, max_size=4)),

@@ -111,7 +111,7 @@ def test_other_sizes_than_the_manifests_are_refused(
     session = open_session(bundle / manifest.graphs["decoder"], threads=1)
     sizes = manifest.dimensions
     for change in (-1, 1):
-        other = replace(sizes, **{name: getattr(sizes, name) + change})
+        other = sizes._replace(**{name: getattr(sizes, name) + change})
         graph_error(session, "decoder", replace(manifest, dimensions=other))
 
 

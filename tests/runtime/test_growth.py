@@ -214,7 +214,7 @@ def test_rows_choose_the_same_ids_while_they_grow(
 @pytest.fixture
 def unbounded(graph: Graph, model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The model with unlimited positions in its manifest; the tests stay within the real ones."""
-    sizes = replace(graph.manifest.dimensions, max_positions=None)
+    sizes = graph.manifest.dimensions._replace(max_positions=None)
     manifest = replace(graph.manifest, dimensions=sizes)
     allocate = CpuMemory.allocate
 

@@ -79,7 +79,7 @@ def test_bad_sizes_of_windows_are_refused(
 def test_a_model_without_a_table_of_positions_reads_a_text_at_once(
     model: Model, tmp_path: Path
 ) -> None:
-    sizes = replace(model.bundle.manifest.dimensions, max_positions=None)
+    sizes = model.bundle.manifest.dimensions._replace(max_positions=None)
     manifest = replace(model.bundle.manifest, dimensions=sizes)
     (tmp_path / "t.txt").write_bytes(TEXT.encode())
     passages = read_passages(tmp_path / "t.txt", manifest, model.tokenizer)
@@ -110,7 +110,7 @@ def test_no_file(model: Model, tmp_path: Path, name: str) -> None:
 
 
 def test_ids_outside_the_models_vocabulary(model: Model, tmp_path: Path) -> None:
-    sizes = replace(model.bundle.manifest.dimensions, vocabulary=100)
+    sizes = model.bundle.manifest.dimensions._replace(vocabulary=100)
     manifest = replace(model.bundle.manifest, dimensions=sizes)
     (tmp_path / "t.txt").write_bytes(TEXT.encode())
     with pytest.raises(PromptError, match="from 0 to 99"):

@@ -90,7 +90,7 @@ def manifest(kind: Kind) -> Manifest:
 def scripted_model(rule: Hashed, kind: Kind, max_positions: int | None = None) -> Model:
     """Return a model of ``rule`` with the first tokens of ``TOKENS`` and no generation defaults."""
     of_kind = manifest(kind)
-    sizes = replace(of_kind.dimensions, vocabulary=rule.vocabulary, max_positions=max_positions)
+    sizes = of_kind.dimensions._replace(vocabulary=rule.vocabulary, max_positions=max_positions)
     generation = (
         {"bos_token_id": START} if kind == "decoder-only" else {"decoder_start_token_id": START}
     )

@@ -201,18 +201,17 @@ struct Generic {
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
-
- private:
-  static float to_float(uint16_t half) {
-    const uint32_t sign = (half & 0x8000u) << 16, fraction = half & 0x3ffu;
-    const int exponent = half >> 10 & 0x1f;
-    const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
-                                     : std::ldexp(static_cast<float>(fraction | 0x400u), exponent - 25);
-    return sign ? -size : size;  // no infinities: scales are finite
-  }
 };
 
 }  // namespace
+
+float to_float(uint16_t half) {
+  const uint32_t sign = half & 0x8000u, fraction = half & 0x3ffu;
+  const int exponent = half >> 10 & 0x1f;
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                   : std::ldexp(static_cast<float>(fraction | 0x400u), exponent - 25);
+  return sign ? -size : size;
+}
 
 char* allocate(size_t size) {
   return static_cast<char*>(std::aligned_alloc(64, (size + 63) & ~size_t{63}));

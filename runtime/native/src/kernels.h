@@ -46,6 +46,9 @@ struct BlockWeight {
   int64_t blocks() const { return (inputs + block_size - 1) / block_size; }
 };
 
+// The number that a 16-bit float has, which is no infinity or NaN.
+float to_float(uint16_t half);
+
 // Whether the kernels can compute with such blocks.
 inline bool has_blocks(int64_t bits, int64_t block_size) {
   const bool is_power = block_size <= 256 && !(block_size & (block_size - 1));

@@ -28,7 +28,7 @@ struct ApiBase {
 };
 
 enum ErrorCode { FAIL = 1, INVALID_ARGUMENT = 2 };
-enum ElementType { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, FLOAT16 = 10, ANY = 0 };
+enum ElementType { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10, ANY = 0 };
 enum Characteristic { REQUIRED = 0, OPTIONAL = 1 };
 
 struct CustomOp {

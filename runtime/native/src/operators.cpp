@@ -90,6 +90,21 @@ ort::Status* wrong(const char* message) {
   return ort::create_status(api, ort::INVALID_ARGUMENT, message);
 }
 
+// The input `index` of the operator: scales as 16-bit or 32-bit floats.
+ort::Status* constant_scales(const ort::KernelInfo* info, size_t index, std::vector<int64_t>& sizes,
+                             const float** scales, const uint16_t** half_scales) {
+  ort::ElementType type = ort::ANY;
+  const void* data = nullptr;
+  EDGESEQ_RETURN_IF_FAILED(constant(info, index, sizes, &data, &type));
+  if (type == ort::FLOAT16)
+    *half_scales = static_cast<const uint16_t*>(data);
+  else if (type == ort::FLOAT)
+    *scales = static_cast<const float*>(data);
+  else
+    return wrong("The scales of blocks are float or float16.");
+  return nullptr;
+}
+
 struct RowLinear {
   static constexpr const char* NAME = "RowLinear";
   static constexpr size_t INPUTS = 3;
@@ -128,16 +143,9 @@ struct BlockLinear {
     if (!has_blocks(weight.bits, weight.block_size))
       return wrong("BlockLinear has 4 or 8 bits in blocks of 16 to 256.");
     std::vector<int64_t> sizes, scales;
-    ort::ElementType type = ort::ANY;
-    const void* data = nullptr;
     EDGESEQ_RETURN_IF_FAILED(constant(info, 1, sizes, &weight.codes));
-    EDGESEQ_RETURN_IF_FAILED(constant(info, 2, scales, &data, &type));
-    if (type == ort::FLOAT16)
-      weight.half_scales = static_cast<const uint16_t*>(data);
-    else if (type == ort::FLOAT)
-      weight.scales = static_cast<const float*>(data);
-    else
-      return wrong("The scales of BlockLinear are float or float16.");
+    EDGESEQ_RETURN_IF_FAILED(
+        constant_scales(info, 2, scales, &weight.scales, &weight.half_scales));
     const int64_t blocks = weight.outputs * weight.blocks();
     if (product(sizes) != blocks * weight.block_size * weight.bits / 8 || product(scales) != blocks)
       return wrong("The codes and scales of BlockLinear do not fit its attributes.");
@@ -239,7 +247,7 @@ struct Tensor {
     ort::Value* value = nullptr;
     EDGESEQ_RETURN_IF_FAILED(
         ort::output(api, context, index, sizes.data(), sizes.size(), &value));
-    return value ? read(value) : wrong("CachedAttention needs all of its outputs.");
+    return value ? read(value) : wrong("An operator of edgeseq lacks an output.");
   }
 };
 
@@ -315,6 +323,69 @@ ort::Status* attend(void* kernel, ort::KernelContext* context) {
   return threads.failure();
 }
 
+// Rows of a table whose codes are stored as those of a BlockLinear. Inputs: codes, ids, scales and
+// perhaps zero points, which are always the middle of the codes. Output: the rows of the ids.
+struct BlockLookup {
+  static constexpr const char* NAME = "BlockLookup";
+  BlockWeight table{};  // its outputs are the rows
+  int64_t width = 0;    // of a row, padding included
+
+  ort::Status* read(const ort::KernelInfo* info) {
+    EDGESEQ_RETURN_IF_FAILED(ort::integer_attribute(api, info, "bits", &table.bits));
+    EDGESEQ_RETURN_IF_FAILED(ort::integer_attribute(api, info, "block_size", &table.block_size));
+    if (!has_blocks(table.bits, table.block_size))
+      return wrong("BlockLookup has 4 or 8 bits in blocks of 16 to 256.");
+    std::vector<int64_t> sizes, scales;
+    EDGESEQ_RETURN_IF_FAILED(constant(info, 0, sizes, &table.codes));
+    EDGESEQ_RETURN_IF_FAILED(constant_scales(info, 2, scales, &table.scales, &table.half_scales));
+    if (sizes.size() != 2) return wrong("The codes of BlockLookup are no matrix.");
+    table.outputs = sizes[0];
+    table.inputs = width = sizes[1] * 8 / table.bits;
+    if (width % table.block_size || product(scales) != table.outputs * table.blocks())
+      return wrong("The scales of BlockLookup do not fit its codes.");
+    return nullptr;
+  }
+  static ort::ElementType input_type(size_t index) {
+    constexpr ort::ElementType types[] = {ort::UINT8, ort::INT64, ort::ANY, ort::UINT8};
+    return types[index];
+  }
+  void row(int64_t id, float* y) const {
+    const int64_t blocks = table.blocks();
+    const uint8_t* codes = table.codes + id * width * table.bits / 8;
+    for (int64_t block = 0; block < blocks; block++, y += table.block_size) {
+      const int64_t at = id * blocks + block;
+      const float scale = table.scales ? table.scales[at] : to_float(table.half_scales[at]);
+      if (table.bits == 8) {
+        for (int64_t i = 0; i < table.block_size; i++)
+          y[i] = static_cast<float>(codes[i] - 128) * scale;
+        codes += table.block_size;
+      } else {
+        for (int64_t i = 0; i < table.block_size; i += 2, codes++) {
+          y[i] = static_cast<float>((*codes & 15) - 8) * scale;
+          y[i + 1] = static_cast<float>((*codes >> 4) - 8) * scale;
+        }
+      }
+    }
+  }
+};
+
+ort::Status* look_up(void* kernel, ort::KernelContext* context) {
+  const BlockLookup& op = *static_cast<BlockLookup*>(kernel);
+  Tensor<const int64_t> ids;
+  Tensor<float> y;
+  EDGESEQ_RETURN_IF_FAILED(ids.input(context, 1));
+  const int64_t count = product(ids.sizes);
+  for (int64_t i = 0; i < count; i++) {
+    if (ids.data[i] < 0 || ids.data[i] >= op.table.outputs)
+      return wrong("An id is not in the table of BlockLookup.");
+  }
+  y.sizes = ids.sizes;
+  y.sizes.push_back(op.width);
+  EDGESEQ_RETURN_IF_FAILED(y.output(context, 0));
+  for (int64_t i = 0; i < count; i++) op.row(ids.data[i], y.data + i * op.width);
+  return nullptr;
+}
+
 struct BlockLinear4 : BlockLinear {
   static constexpr const char* NAME = "BlockLinear4";
 };
@@ -370,6 +441,18 @@ ort::CustomOp make_attention() {
   return op;
 }
 
+ort::CustomOp make_lookup() {
+  ort::CustomOp op = make_any<BlockLookup>();
+  op.GetInputTypeCount = [](const ort::CustomOp*) -> size_t { return 4; };
+  op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) {
+    return index == 3 ? ort::OPTIONAL : ort::REQUIRED;
+  };
+  op.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::FLOAT; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.KernelComputeV2 = look_up;
+  return op;
+}
+
 // For tests, which call the kernels directly: a loop in place of threads.
 class Loop : public Threads {
  public:
@@ -389,6 +472,7 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   static const ort::CustomOp blocks4 = make_operator<BlockLinear4>();
   static const ort::CustomOp blocks8 = make_operator<BlockLinear8>();
   static const ort::CustomOp attention = make_attention();
+  static const ort::CustomOp lookup = make_lookup();
   api = base->GetApi(ort::API_VERSION);
   if (!api) {  // older than 1.17
     return ort::create_status(base->GetApi(1), ort::FAIL, "edgeseq's kernels need ONNX Runtime 1.17.");
@@ -402,6 +486,7 @@ EDGESEQ_EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options,
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks4));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &blocks8));
   EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &attention));
+  EDGESEQ_RETURN_IF_FAILED(ort::add_operator(api, domain, &lookup));
   return ort::add_domain(api, options, domain);
 }
 
