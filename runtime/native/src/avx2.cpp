@@ -38,6 +38,7 @@ struct Dot {
 
   static __m256i sums(const Weights<4> (&w)[4], const __m256i* values);
   static __m256i sums(const Weights<8> (&w)[4], const __m256i* values);
+  static __m256i sums_of_both(const Weights<8> (&w)[2][4], const __m256i* values);
 };
 
 template <>
@@ -64,12 +65,21 @@ inline __m256i Dot::sums(const Weights<4> (&w)[4], const __m256i* values) {
   return pairs_added(_mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd)));
 }
 
+inline __m256i products_of_four(Dot::Weights<8> w, const __m256i* values) {
+  const __m256i with_signs = _mm256_sign_epi8(_mm256_load_si256(values), w.codes);
+  return Dot::pairs_added(_mm256_maddubs_epi16(w.magnitudes, with_signs));
+}
+
 inline __m256i Dot::sums(const Weights<8> (&w)[4], const __m256i* values) {
   __m256i t[4];
-  for (int j = 0; j < 4; j++) {
-    const __m256i with_signs = _mm256_sign_epi8(_mm256_load_si256(values), w[j].codes);
-    t[j] = pairs_added(_mm256_maddubs_epi16(w[j].magnitudes, with_signs));
-  }
+  for (int j = 0; j < 4; j++) t[j] = products_of_four(w[j], values);
+  return four_sums(t);
+}
+
+inline __m256i Dot::sums_of_both(const Weights<8> (&w)[2][4], const __m256i* values) {
+  __m256i t[4];
+  for (int j = 0; j < 4; j++)
+    t[j] = _mm256_add_epi32(products_of_four(w[0][j], values), products_of_four(w[1][j], values + 1));
   return four_sums(t);
 }
 

@@ -187,6 +187,11 @@ EDGESEQ_UNROLL
       if constexpr (!Weights::HAS_ZEROS) return sum;
       return _mm256_add_epi32(sum, _mm256_load_si256(reinterpret_cast<const __m256i*>(zeros) + i));
     };
+    if constexpr (InStep == 1 && !Weights::HAS_ZEROS) {
+      const __m256i both = Dot::sums_of_both(weights.half, x);
+      return {_mm_cvtepi32_ps(
+          _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)))};
+    }
     // Each has (2, 4 outputs) sums, over 16 bytes of codes.
     const __m256i first = Dot::sums(weights.half[0], x), second = Dot::sums(weights.half[1], x + 1);
     if constexpr (InStep == 4) {

@@ -50,6 +50,11 @@ inline char* scratch(size_t size) {
   return memory.begin;
 }
 
+// How far ahead weights are fetched that lie in pieces of `size` bytes, one for each output. The first
+// rows of a tile read them from memory. The other rows read them again, and meanwhile the next piece,
+// which is the next tile's, is fetched.
+inline int64_t bytes_ahead(int64_t row, int64_t size) { return row == 0 ? AHEAD : size; }
+
 template <class Isa>
 inline typename Isa::Bytes load_some(const void* from, int64_t count) {
   alignas(64) unsigned char bytes[64] = {};
@@ -177,7 +182,7 @@ EDGESEQ_UNROLL
 
     template <int R>
     void run(int64_t row) const {
-      const int64_t inputs = weight.inputs;
+      const int64_t inputs = weight.inputs, ahead = bytes_ahead(row, inputs);
       const int8_t* codes[Outputs];
 EDGESEQ_UNROLL
       for (int j = 0; j < Outputs; j++) codes[j] = weight.codes + (n + j * apart) * inputs;
@@ -190,7 +195,7 @@ EDGESEQ_UNROLL
       int64_t k = 0;
       for (; k + STEP_BYTES <= inputs; k += STEP_BYTES) {
 EDGESEQ_UNROLL
-        for (int j = 0; j < Outputs; j++) Isa::prefetch(codes[j] + k + AHEAD);
+        for (int j = 0; j < Outputs; j++) Isa::prefetch(codes[j] + k + ahead);
         add(sums, codes, k, rows + k);
       }
       if (k < inputs) {
@@ -349,7 +354,7 @@ EDGESEQ_UNROLL
     void run(int64_t row) const {
       const int64_t blocks = weight.blocks();
       const int64_t row_bytes = blocks * weight.block_size * Bits / 8;
-      const int64_t whole = row_bytes / STEP_BYTES;  // steps
+      const int64_t whole = row_bytes / STEP_BYTES, ahead = bytes_ahead(row, row_bytes);
       const Record* rows = records + row * steps;
       const uint8_t* codes[4];
       const Scale* output_scales[4];
@@ -366,7 +371,7 @@ EDGESEQ_UNROLL
       for (int64_t s = 0; s < whole; s++) {
 EDGESEQ_UNROLL
         for (int j = 0; j < 4; j++) {
-          Isa::prefetch(codes[j] + AHEAD);
+          Isa::prefetch(codes[j] + ahead);
           from[j] = output_scales[j] + block_of(s);
         }
         add(sums, codes, from, rows + s);
