@@ -163,11 +163,17 @@ DECODE_WEIGHTS = replace(
     DECODE_INT8, text=DECODE_INT8.text.replace("int8", "int8-weights"), form="int8-weights"
 )
 DECODE_INT4 = Question("GPT-2 124M `int4`, decode after 32 tokens", "gpt2/decode", "int4", SPEED)
+DECODE_INT4_128 = replace(DECODE_INT4, text=f"{DECODE_INT4.text}, blocks of 128", form="int4-128")
+AFTER_512 = Question("GPT-2 124M `int8`, decode after 512 tokens", "gpt2/after-512", "int8", SPEED)
+AFTER_512_INT4 = replace(AFTER_512, text=AFTER_512.text.replace("int8", "int4"), bits="int4")
+BATCH = Question("GPT-2 124M `int8`, decode of a batch of 8", "gpt2/batch-8", "int8", SPEED)
 BEAMS = Question("GPT-2 124M `int8`, decode with 4 beams", "gpt2/beam-4", "int8", SPEED)
 T5_GREEDY = Question("t5-small `int8`, 64 tokens to 64, greedy", "t5-small/greedy", "int8", TOTAL)
 PROMPT = Question(
     "GPT-2 124M `int8`, time to first token of a 512-token prompt", "gpt2/after-512", "int8", FIRST
 )
+PROMPT_INT4 = replace(PROMPT, text=PROMPT.text.replace("int8", "int4"), bits="int4")
+LOADED = Question("GPT-2 124M `int8`, import to ready", "gpt2/start", "int8", LOAD)
 START = Question("GPT-2 124M `int8`, process start to first token", "gpt2/start", "int8", COLD)
 
 README_ROWS = (DECODE_INT8, DECODE_INT4, BEAMS, T5_GREEDY, PROMPT, START)
@@ -176,14 +182,14 @@ GPT2_ROWS = (
     DECODE_WEIGHTS,
     DECODE_INT4,
     Question("GPT-2 124M `fp32`, decode after 32 tokens", "gpt2/decode", "fp32", SPEED),
-    Question("GPT-2 124M `int8`, decode after 512 tokens", "gpt2/after-512", "int8", SPEED),
-    Question("GPT-2 124M `int4`, decode after 512 tokens", "gpt2/after-512", "int4", SPEED),
+    AFTER_512,
+    AFTER_512_INT4,
     Question("GPT-2 124M `fp32`, decode after 512 tokens", "gpt2/after-512", "fp32", SPEED),
     PROMPT,
     replace(PROMPT, text=f"{PROMPT.text}, float32 KV cache", form="int8-float32-cache"),
-    replace(PROMPT, text=PROMPT.text.replace("int8", "int4"), bits="int4"),
+    PROMPT_INT4,
     replace(PROMPT, text=PROMPT.text.replace("int8", "fp32"), bits="fp32"),
-    Question("GPT-2 124M `int8`, decode of a batch of 8", "gpt2/batch-8", "int8", SPEED),
+    BATCH,
     BEAMS,
 )
 T5_ROWS = (
@@ -201,19 +207,19 @@ AVX2_ROWS = (
     DECODE_INT8,
     DECODE_WEIGHTS,
     DECODE_INT4,
-    replace(DECODE_INT4, text=f"{DECODE_INT4.text}, blocks of 128", form="int4-128"),
-    Question("GPT-2 124M `int8`, decode after 512 tokens", "gpt2/after-512", "int8", SPEED),
-    Question("GPT-2 124M `int4`, decode after 512 tokens", "gpt2/after-512", "int4", SPEED),
+    DECODE_INT4_128,
+    AFTER_512,
+    AFTER_512_INT4,
     PROMPT,
-    replace(PROMPT, text=PROMPT.text.replace("int8", "int4"), bits="int4"),
-    Question("GPT-2 124M `int8`, decode of a batch of 8", "gpt2/batch-8", "int8", SPEED),
+    PROMPT_INT4,
+    BATCH,
     BEAMS,
-    Question("GPT-2 124M `int8`, import to ready", "gpt2/start", "int8", LOAD),
+    LOADED,
     START,
     *PEAKS,
 )
 START_ROWS = (
-    Question("GPT-2 124M `int8`, import to ready", "gpt2/start", "int8", LOAD),
+    LOADED,
     Question(
         "GPT-2 124M `int8`, import to ready, files not in the page cache",
         "gpt2/start-cold",
@@ -229,7 +235,7 @@ BLOCK_ROWS = (
     DECODE_WEIGHTS,
     replace(DECODE_WEIGHTS, text=f"{DECODE_WEIGHTS.text}, blocks of 128", form="int8-weights-128"),
     DECODE_INT4,
-    replace(DECODE_INT4, text=f"{DECODE_INT4.text}, blocks of 128", form="int4-128"),
+    DECODE_INT4_128,
 )
 
 

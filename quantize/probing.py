@@ -17,10 +17,10 @@ import numpy as np
 from ..runtime.bundle.reading import Bundle
 from ..runtime.decoder import NewDecoder
 from ..runtime.ort.engine import open_engine
-from .draft import Draft, table_names
+from .draft import Draft
 from .graph.attentions import attentions
 from .graph.network import Network
-from .recipes import Recipe
+from .recipes import Recipe, stored_weights
 from .rounding import Codes
 from .weight_storages import Rounded, Storage
 
@@ -47,7 +47,8 @@ def by_speed(
     """Return the speeds of ``recipes`` on this machine, the fastest first.
 
     The speed is that of one text: TOKENS tokens of a prompt (of a source, for an encoder-decoder
-    model) and as many new tokens. The recipes take turns; the median of the rounds counts.
+    model), or as many as the model has positions for, and TOKENS new tokens. The recipes take
+    turns; the median of the rounds counts.
     ``folder``: where temporary bundles are written.
     """
     seconds: dict[str, list[float]] = {recipe.name: [] for recipe in recipes}
@@ -88,25 +89,18 @@ def _timer(
         },
     )
     engine = open_engine(draft.write(folder), folder, threads=threads)
-    return lambda: _seconds(engine.decoder, source.manifest.has_encoder)
+    positions = source.manifest.dimensions.max_positions
+    tokens = TOKENS if positions is None else min(TOKENS, positions - STEPS)
+    return lambda: _seconds(engine.decoder, tokens, source.manifest.has_encoder)
 
 
 def _zeros(networks: Mapping[str, Network], recipe: Recipe) -> dict[str, Rounded]:
     """Return weights of zeros in the storages that a recipe chooses."""
-    tables, found = table_names(networks), dict[str, Rounded]()
-    for role, network in networks.items():
-        in_steps = role == "decoder" and "encoder" in networks
-        names = {layer.weight for layer in network.layers.values()} | set(network.tables.values())
-        for name in sorted(names - found.keys()):
-            is_table = name in tables
-            storage = recipe.storage(
-                name, is_table=is_table, in_steps=in_steps, is_large=name in network.large
-            )
-            if not storage.keeps_float32:
-                shape = network.weights.shape(name)
-                inputs, outputs = shape[::-1] if is_table else shape
-                found[name] = Rounded(storage, _zero_codes(storage, inputs, outputs))
-    return found
+    return {
+        name: Rounded(storage, _zero_codes(storage, inputs, outputs))
+        for name, (storage, inputs, outputs) in stored_weights(recipe, networks).items()
+        if not storage.keeps_float32
+    }
 
 
 def _zero_codes(storage: Storage, inputs: int, outputs: int) -> Codes | None:
@@ -117,11 +111,11 @@ def _zero_codes(storage: Storage, inputs: int, outputs: int) -> Codes | None:
     return Codes(np.zeros((inputs, outputs), np.int8), scales, size)
 
 
-def _seconds(new_decoder: NewDecoder, has_encoder: bool) -> float:
-    """Return the time of a text: reading TOKENS tokens, and as many decode steps."""
+def _seconds(new_decoder: NewDecoder, tokens: int, has_encoder: bool) -> float:
+    """Return the time of a text: reading ``tokens`` tokens, and TOKENS decode steps."""
     start = time.perf_counter()
-    decoder = new_decoder([[1] * TOKENS], TOKENS + STEPS + 1)
-    decoder.prefill([[1] * (1 if has_encoder else TOKENS)])
+    decoder = new_decoder([[1] * tokens], tokens + STEPS + 1)
+    decoder.prefill([[1] * (1 if has_encoder else tokens)])
     first = time.perf_counter() - start
     steps = []
     for _ in range(STEPS):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..runtime.bundle.manifest import CacheDtype
 from ..runtime.errors import OptionError
 from .weight_storages import BLOCK_SIZES, Blockwise, DynamicInt8, Float16, Float32, Storage
+
+if TYPE_CHECKING:
+    from .graph.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,37 @@ class Recipe:
                 f"A block size has no effect with the recipe {self.name!r}: leave it out."
             )
         return replace(self, layer=blocks, step_layer=blocks)
+
+
+class StoredWeight(NamedTuple):
+    """The storage that a recipe chooses for a weight, and the weight's size."""
+
+    storage: Storage
+    inputs: int
+    outputs: int
+
+
+def stored_weights(recipe: Recipe, networks: Mapping[str, Network]) -> dict[str, StoredWeight]:
+    """Return all layers and tables of the graphs ``networks``, by role, as ``recipe`` stores them.
+
+    A weight that two graphs use is stored as the first one needs it.
+    """
+    found: dict[str, StoredWeight] = {}
+    for role, network in networks.items():
+        in_steps = role == "decoder" and "encoder" in networks
+        layers = network.layers.values()
+        tables = {layer.weight for layer in layers if layer.is_table} | {*network.tables.values()}
+        for name in sorted({layer.weight for layer in layers} | tables):
+            storage = recipe.storage(
+                name,
+                is_table=name in tables,
+                in_steps=in_steps,
+                is_large=name in network.large,
+            )
+            rows, columns = network.weights.shape(name)
+            shape = (columns, rows) if name in tables else (rows, columns)
+            found.setdefault(name, StoredWeight(storage, *shape))
+    return found
 
 
 # With larger blocks (8 bits: above 64, 4 bits: above 32) the results of ONNX Runtime's AVX-512
