@@ -9,6 +9,7 @@ import numpy as np
 
 from ..decoder import Logits
 from ..logits.softmax import LogSums, exponentials
+from ..native.logits import scan_rows
 
 SET = 256  # tokens per set of ``Scan``
 # Candidates with this score or a lower one are impossible. It is Transformers' score of beams that
@@ -49,10 +50,15 @@ class Scan(NamedTuple):
 def scan(logits: Logits, scratch: Logits | None = None) -> Scan:
     """Return a scan of ``logits`` (rows, vocabulary).
 
-    ``scratch``: memory for one row, (1, vocabulary). Rows are scanned one by one, so that a row
-    stays in the processor's cache. The maxima are computed from the exponentials, which the sum
-    needs anyway and which have the order of the logits.
+    ``scratch``: memory for one row, (1, vocabulary). The compiled library does it, where there is
+    one, if all highest logits are finite. Otherwise rows are scanned one by one, so that a row
+    stays in the processor's cache. The maxima are then computed from the exponentials, which the
+    sum needs anyway and which have the order of the logits.
     """
+    found = scan_rows(logits, SET)
+    if found is not None and np.isfinite(found.sums).all():
+        sums = LogSums(found.peaks.tolist(), np.log(found.sums).tolist())
+        return Scan(found.maxima, found.rest.tolist(), sums)
     scratch = np.empty_like(logits[:1]) if scratch is None else scratch
     sets = _sets(scratch)[0]
     left = scratch[0, sets.size :]

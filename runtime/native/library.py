@@ -78,18 +78,31 @@ def add_kernels(options: Any, graph: bytes, kernels: Kernels) -> bool:
 
 
 @cache
+def processor_library() -> ctypes.CDLL | None:
+    """Return the loaded library.
+
+    None without it, if the system cannot load it, or if it has no kernels for this processor.
+    """
+    path = find_library()
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # built for another system; `kernels="native"` says why
+        return None
+    library.edgeseq_kernels.restype = ctypes.c_char_p
+    return None if _first_kernels(library) == GENERIC else library
+
+
 def processor_kernels() -> str | None:
     """Return the name of the kernels for this processor, such as "avx512-vnni".
 
-    None without the library, if the system cannot load it, and if it has none for this processor.
+    None where ``processor_library`` is None.
     """
-    library = find_library()
-    if library is None:
-        return None
-    try:
-        loaded = ctypes.CDLL(str(library))
-    except OSError:  # built for another system; `kernels="native"` says why
-        return None
-    loaded.edgeseq_kernels.restype = ctypes.c_char_p
-    name: str = loaded.edgeseq_kernels(ctypes.c_size_t(0)).decode()
-    return None if name == GENERIC else name
+    library = processor_library()
+    return None if library is None else _first_kernels(library)
+
+
+def _first_kernels(library: ctypes.CDLL) -> str:
+    name: str = library.edgeseq_kernels(ctypes.c_size_t(0)).decode()
+    return name

@@ -186,6 +186,22 @@ void attention_of(const Shape& shape, bool extreme) {
     }
 }
 
+// A scan of logits in sets of 16, with some impossible tokens.
+void scan_of(int64_t count) {
+  auto logits = filled<float>(static_cast<size_t>(count), normal);
+  for (size_t i = 2; i < logits.size(); i += 7) logits[i] = -1.0f / 0.0f;
+  const int64_t sets = count / 16;
+  const auto scan = [&](const Kernels& kernels) {
+    std::vector<float> found(static_cast<size_t>(sets), -1.0f);
+    const RowScan row = kernels.scan_row(logits.data(), count, sets, 16, found.data());
+    found.insert(found.end(), {row.peak, row.rest, static_cast<float>(row.sum)});
+    return found;
+  };
+  const auto expected = scan(*generic());
+  for (size_t index = 0; const Kernels* found = kernels(index); index++)
+    compare(scan(*found), expected, found->name, "a scan", count, sets, 1);
+}
+
 }  // namespace
 
 int main() {
@@ -209,6 +225,7 @@ int main() {
   };
   for (const auto& shape : attentions)
     for (const bool extreme : {false, true}) attention_of(shape, extreme);
+  for (const int64_t count : {1, 15, 16, 100, 256, 300, 4096, 5001, 9000}) scan_of(count);
   for (size_t index = 0; const Kernels* found = kernels(index); index++)
     std::printf("%s ", found->name);
   std::printf("%d comparisons, %d failures\n", comparisons, failures);

@@ -41,13 +41,13 @@ def quantized(
 def no_leftovers() -> Iterator[None]:
     """What a test found out about a library is forgotten after it."""
     yield
-    library.processor_kernels.cache_clear()
+    library.processor_library.cache_clear()
 
 
 @pytest.fixture
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "find_library", lambda: None)
-    library.processor_kernels.cache_clear()
+    library.processor_library.cache_clear()
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_library_that_cannot_be_loaded(
     broken = tmp_path / "edgeseq_kernels.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr(library, "find_library", lambda: broken)
-    library.processor_kernels.cache_clear()
+    library.processor_library.cache_clear()
     folder = quantized("gpt2", "int4")
     assert load(folder, threads=1, kernels="auto").kernels == "stock"
     message = refusal(OptionError, lambda: load(folder, threads=2, kernels="native"), ending=CODE)

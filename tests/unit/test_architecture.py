@@ -37,7 +37,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "text": {"bundle", "errors"},
     "request": {"bundle", "text", *TOP},
     "logits": {"request", "text", *TOP},
-    "decoding": {"bundle", "logits", "request", "text", *TOP},
+    "decoding": {"bundle", "logits", "native", "request", "text", *TOP},
     "native": {"errors"},
     "ort": {"bundle", "concurrency", "native", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},

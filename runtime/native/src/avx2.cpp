@@ -86,7 +86,7 @@ inline __m256i Dot::sums_of_both(const Weights<8> (&w)[2][4], const __m256i* val
 }  // namespace
 
 static const Kernels AVX2{"avx2", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>,
-                          Attention<Avx2<Dot>>::run};
+                          Attention<Avx2<Dot>>::run, scan_row<Avx2<Dot>>};
 
 }  // namespace edgeseq
 

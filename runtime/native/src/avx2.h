@@ -5,7 +5,7 @@
 // - sums(weights of four outputs, values): (2, 4 outputs) sums, each over 16 bytes of codes.
 #pragma once
 
-#include "attention.h"
+#include "logits.h"
 
 namespace edgeseq {
 namespace {  // of the kind of CPU that includes this

@@ -322,7 +322,7 @@ EDGESEQ_UNROLL
 }  // namespace
 
 static const Kernels AVX512_VNNI{"avx512-vnni", Rows<Avx512>::multiply, multiply_blocks<Avx512>,
-                                 Attention<Avx512>::run};
+                                 Attention<Avx512>::run, scan_row<Avx512>};
 
 }  // namespace edgeseq
 

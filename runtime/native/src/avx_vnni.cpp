@@ -46,7 +46,7 @@ struct Dot {
 }  // namespace
 
 static const Kernels AVX_VNNI{"avx-vnni", Rows<Avx2<Dot>>::multiply, multiply_blocks<Avx2<Dot>>,
-                              Attention<Avx2<Dot>>::run};
+                              Attention<Avx2<Dot>>::run, scan_row<Avx2<Dot>>};
 
 }  // namespace edgeseq
 

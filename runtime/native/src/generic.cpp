@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "attention.h"
+#include "logits.h"
 
 namespace edgeseq {
 namespace {
@@ -221,7 +221,7 @@ void release(char* memory) { std::free(memory); }
 
 const Kernels* generic() {
   static const Kernels kernels{"generic", Rows<Generic>::multiply, multiply_blocks<Generic>,
-                               Attention<Generic>::run};
+                               Attention<Generic>::run, scan_row<Generic>};
   return &kernels;
 }
 

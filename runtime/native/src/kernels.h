@@ -1,4 +1,4 @@
-// Products with quantized weights, and attention over a quantized KV cache. There is one set of
+// Products with quantized weights, attention over a quantized KV cache, and a scan of logits. There is one set of
 // kernels for each kind of CPU; all of them compute the same bits, however many rows are computed at
 // once and however many threads compute.
 #pragma once
@@ -73,6 +73,12 @@ struct CachedAttention {
   int64_t past(int64_t row) const { return length(row) > tokens ? length(row) - tokens : 0; }
 };
 
+// What a scan of a row of logits finds, beside the maxima of sets: see `scan_row`.
+struct RowScan {
+  float peak, rest;
+  double sum;
+};
+
 // y = x W + bias, with x of (rows, inputs) and y of (rows, outputs), and attention with y of (rows,
 // tokens, heads * size).
 struct Kernels {
@@ -81,6 +87,8 @@ struct Kernels {
   void (*multiply_blocks)(const BlockWeight&, const float* x, int64_t rows, float* y,
                           const Threads&);
   void (*attend)(const CachedAttention&, float* y, const Threads&);
+  RowScan (*scan_row)(const float* logits, int64_t count, int64_t sets, int64_t set_size,
+                      float* maxima);
 };
 
 // The kernels of one kind of CPU; null if this CPU or this build does not have them.

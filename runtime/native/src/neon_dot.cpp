@@ -18,7 +18,7 @@ EDGESEQ_BEGIN_TARGET("dotprod")
 EDGESEQ_BEGIN_TARGET("arch=armv8.2-a+dotprod")
 #endif
 
-#include "attention.h"
+#include "logits.h"
 
 namespace edgeseq {
 namespace {
@@ -241,7 +241,7 @@ EDGESEQ_UNROLL
 }  // namespace
 
 static const Kernels NEON_DOT{"neon-dot", Rows<Neon>::multiply, multiply_blocks<Neon>,
-                              Attention<Neon>::run};
+                              Attention<Neon>::run, scan_row<Neon>};
 
 }  // namespace edgeseq
 

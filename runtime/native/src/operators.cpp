@@ -515,3 +515,18 @@ EDGESEQ_EXPORT void edgeseq_multiply_blocks(size_t index, const uint8_t* codes, 
 EDGESEQ_EXPORT void edgeseq_attend(size_t index, const edgeseq::CachedAttention* call, float* y) {
   edgeseq::kernels(index)->attend(*call, y, edgeseq::Loop());
 }
+
+// For each of `rows` rows of `count` logits: `scan_row`. Arrays have a number for each row; maxima one
+// for each row and set.
+EDGESEQ_EXPORT void edgeseq_scan(size_t index, const float* logits, int64_t rows, int64_t count,
+                                 int64_t set_size, float* maxima, float* rest, float* peaks,
+                                 double* sums) {
+  const int64_t sets = count / set_size;
+  for (int64_t row = 0; row < rows; row++) {
+    const edgeseq::RowScan found = edgeseq::kernels(index)->scan_row(
+        logits + row * count, count, sets, set_size, maxima + row * sets);
+    rest[row] = found.rest;
+    peaks[row] = found.peak;
+    sums[row] = found.sum;
+  }
+}
