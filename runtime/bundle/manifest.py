@@ -88,6 +88,14 @@ class LanguageNames:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """The chat template of a checkpoint, in Jinja2's language."""
+
+    template: str
+    special_tokens: Mapping[str, str]  # name in the template, such as "eos_token" -> its text
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerFormat:
     """The tokenizer and its settings."""
 
@@ -100,6 +108,7 @@ class TokenizerFormat:
     is_sentencepiece: bool | None = None  # whether the file has edgeseq's format for SentencePiece
     languages: Languages | None = None  # None: the tokenizer adds no token for the language
     fixed_languages: FixedLanguages | None = None  # Marian's; None for other tokenizers
+    chat: ChatFormat | None = None  # None: the checkpoint has no chat template
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,8 @@ class GenerationOptions:
 
     Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed``,
     ``logprobs``, ``presence_penalty`` and ``frequency_penalty``, which Transformers does not have,
-    ``max_matching_ngram_size`` (4, not 2), and ``max_length``, whose default of 20 new tokens is the default of ``max_new_tokens`` here.
+    ``max_matching_ngram_size`` (4, not 2), and ``max_length``, whose default of 20 new tokens is
+    the default of ``max_new_tokens`` here.
     Options of sampling and beam search are checked only if they have an effect.
     """
 

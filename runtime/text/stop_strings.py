@@ -1,7 +1,7 @@
 """Stop strings: strings that end a text, also if they begin or end within a token.
 
-``StopMatcher`` decides when to stop. ``StopFilter``, ``PieceStream`` and ``cut`` remove the stop string
-and all text after it. A stop string is never empty: the options check that.
+``StopMatcher`` decides when to stop. ``StopFilter``, ``PieceStream`` and ``cut`` remove the stop
+string and all text after it. A stop string is never empty: the options check that.
 """
 
 from __future__ import annotations

@@ -66,13 +66,11 @@ def test_an_encoder_decoder_streams_too(demo_t5: Model) -> None:
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_cancelled_text_has_a_last_event(demo_gpt2: Model, steps: int) -> None:
-    count = 0
-    events = []
-    for event in demo_gpt2.stream_ids(
-        encoded(demo_gpt2)[:1], do_sample=False, cancel=lambda: count >= steps
-    ):
-        events.append(event)
-        count += 1
+    events: list[StreamEvent] = []
+    prompts = encoded(demo_gpt2)[:1]
+    found = demo_gpt2.stream_ids(prompts, do_sample=False, cancel=lambda: len(events) >= steps)
+    for event in found:
+        events.append(event)  # one by one, because `cancel` looks at the list
     assert len(events) == steps + 1
     assert events[-1].finish_reason == "cancelled"
 

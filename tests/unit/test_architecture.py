@@ -20,14 +20,15 @@ import pytest
 from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cli", "export", "quantize", "runtime")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
 
 # Which of the project's packages each may import, besides itself.
 MAY_IMPORT = {
     "runtime": set(),
     "export": {"runtime"},
     "quantize": {"runtime"},
-    "cli": {"runtime", "export", "quantize"},
+    "serving": {"runtime"},
+    "cli": {"runtime", "export", "quantize", "serving"},
 }
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders

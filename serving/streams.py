@@ -1,0 +1,81 @@
+"""Streams of server-sent events, and what happens when their client leaves or stalls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from .errors import encode_json
+from .work import Job
+
+DONE = b"data: [DONE]\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # proxies of nginx must not hold events back
+]
+
+
+def event(content: Any) -> bytes:
+    """Return one event, whose data is JSON."""
+    return b"data: " + encode_json(content) + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """Return a comment, which keeps the connection open and which clients ignore."""
+    return f": {text}\n\n".encode()
+
+
+@asynccontextmanager
+async def ends_with_client(receive: Receive, job: Job) -> AsyncIterator[None]:
+    """Cancel ``job`` when the client leaves while the block runs."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        job.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+class _StalledError(Exception):
+    """The client has taken no bytes for too long."""
+
+
+class EventStream:
+    """A response that sends ``chunks`` as they come.
+
+    If the client takes no bytes for ``stall_s`` seconds, the job is cancelled and the response is
+    left incomplete, so that the server drops the connection.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes], job: Job, stall_s: float) -> None:
+        self._chunks = chunks
+        self._job = job
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        async with ends_with_client(receive, self._job), aclosing(self._chunks):
+            try:
+                async for chunk in self._chunks:
+                    await self._send(send, chunk)
+                await self._send(send, b"", is_last=True)
+            except (_StalledError, OSError):  # OSError: the client has left
+                self._job.cancel()
+
+    async def _send(self, send: Send, chunk: bytes, *, is_last: bool = False) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+        except TimeoutError:
+            raise _StalledError from None
