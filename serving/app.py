@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -92,8 +93,8 @@ def _routes(server: Server) -> list[Route]:
 
         return Route(path, endpoint, methods=["POST"])
 
-    async def tasks(services: Services, served: ServedModel, fields: Fields, job: Job) -> Answer:
-        return await run_task(services, served, fields.text("task"), fields, job)
+    async def tasks(request: Request) -> Any:
+        return await _answer(server, request, partial(run_task, request.path_params["task"]))
 
     async def index(request: Request) -> Response:
         return _index(server)
@@ -121,7 +122,7 @@ def _routes(server: Server) -> list[Route]:
         Route("/v1/models/{model:path}", show_model, methods=["GET"]),
         post("/v1/completions", complete),
         post("/v1/chat/completions", chat),
-        post("/v1/tasks/{task}", tasks),
+        Route("/v1/tasks/{task}", tasks, methods=["POST"]),
         post("/tokenize", tokenize),
         post("/detokenize", detokenize),
     ]
@@ -143,10 +144,6 @@ async def _answer(server: Server, request: Request, work: Work) -> Any:
     body = await read_body(request, settings)
     job = Job(settings.request_s)
     data = await server.services.threads.check(lambda: read_object(body), settings.constraint_s)
-    if "task" in request.path_params:
-        if "task" in data:
-            raise ApiError(400, "task is in the path: remove it from the body.", param="task")
-        data["task"] = request.path_params["task"]
     if settings.log_prompts:
         LOG.info("%s", json.dumps(data))
     fields = Fields(data)

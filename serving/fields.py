@@ -157,14 +157,14 @@ class Fields:
 
     def number(self, name: str, at_least: float, at_most: float) -> float | None:
         """Take a number; None if it is left out."""
-        value = self._data.pop(name, None)
+        value: Any = self._data.pop(name, None)
         is_number = type(value) is int or type(value) is float
         if value is not None and (not is_number or not at_least <= value <= at_most):
             raise bad_field(
                 name,
                 f"{name} is {value!r:.60}; it must be a number from {at_least:g} to {at_most:g}.",
             )
-        return value
+        return None if value is None else float(value)
 
     def options(self, names: Iterable[str]) -> dict[str, Any]:
         """Take the fields in ``names``, whose values the runtime checks."""

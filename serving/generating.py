@@ -18,6 +18,8 @@ from .options import Call
 from .settings import Settings
 from .work import Job, Threads
 
+EARLY = ("cancelled", "time")  # finish reasons of texts that something else ended
+
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
@@ -64,7 +66,7 @@ class Generation:
             async with self.served.queue.slot(self.job, self.texts):
                 found = await self.services.threads.run(self.job, self._generate)
         metrics = self.services.metrics
-        if any(result.finish_reason in ("cancelled", "time") for result in found):
+        if any(result.finish_reason in EARLY for result in found):
             metrics.cancelled[name] += 1
         for result in found:
             metrics.first_token.observe(name, result.timings.first_token_s)
@@ -122,7 +124,7 @@ class Generation:
         job, metrics, name = self.job, self.services.metrics, self.served.name
         copies = self.call.n if self.call.is_deterministic else 1
         slot = self.served.queue.slot(job, self.texts)
-        tokens, is_cancelled = 0, True
+        tokens, is_cancelled, has_ended_early = 0, True, False
         silence_s = self.services.settings.comment_s
         try:
             async with aclosing(
@@ -135,9 +137,10 @@ class Generation:
                     if not tokens:
                         metrics.first_token.observe(name, time.monotonic() - job.began_s)
                     tokens += len(event.token_ids)
+                    has_ended_early |= event.finish_reason in EARLY
                     for copy in range(copies):
                         yield event.index * copies + copy, event
-            is_cancelled = job.is_late
+            is_cancelled = has_ended_early
         finally:
             metrics.cancelled[name] += is_cancelled
             self.count(tokens)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..runtime.errors import OptionError
 from ..runtime.results import TopLogprobs
 from ..runtime.text.byte_tokenizer import AnyTokenizer
 from ..runtime.text.detokenizer import Detokenizer
-from ..runtime.text.token_bytes import token_bytes_of
+from ..runtime.text.token_bytes import TokenBytes, token_bytes_of
 
 LOWEST = -9999.0  # in place of -inf, which JSON does not have; OpenAI uses the same
 
@@ -25,16 +26,15 @@ class Token(NamedTuple):
 
 def token_speller(tokenizer: AnyTokenizer) -> Callable[[int], bytes]:
     """Return a function that returns the bytes of a token, or the name of a special token."""
-    try:
+    spelling: TokenBytes | None = None
+    with suppress(OptionError):  # a decoder of an unknown form
         spelling = token_bytes_of(tokenizer)
-    except OptionError:  # a decoder of an unknown form
-        return lambda token_id: (tokenizer.token(token_id) or "").encode()
 
     def spell(token_id: int) -> bytes:
         token = tokenizer.token(token_id)
         if token is None:
-            return b""
-        return spelling(token)[1] or token.encode()
+            return (tokenizer.special_token(token_id) or "").encode()
+        return token.encode() if spelling is None else spelling(token)[1]
 
     return spell
 

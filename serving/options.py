@@ -201,7 +201,7 @@ def _biases(fields: Fields) -> list[tuple[tuple[int, ...], float]]:
     )
     if not isinstance(given, dict) or len(given) > MOST_ITEMS:
         raise wrong
-    found = []
+    found: list[tuple[tuple[int, ...], float]] = []
     for token, bias in given.items():
         is_id = token.isascii() and token.isdigit() and len(token) < 10
         is_number = type(bias) is int or type(bias) is float

@@ -99,6 +99,29 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host.lower()
 
 
+class _Timer:
+    """A limit of time that is started and stopped, again and again."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._action = action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start the time, unless it is running."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._action)
+
+    def stop(self) -> None:
+        """Stop the time."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
 class _Connection(H11Protocol):
     """A connection that is closed if its client stalls.
 
@@ -107,16 +130,16 @@ class _Connection(H11Protocol):
     """
 
     stall_s = 0.0  # set in a subclass
-    _reading: asyncio.TimerHandle | None = None
-    _writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._reading = _Timer(self.loop, self.stall_s, transport.abort)
+        self._writing = _Timer(self.loop, self.stall_s, transport.abort)
         super().connection_made(transport)
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading = _cancelled(self._reading)
-        self._writing = _cancelled(self._writing)
+        self._reading.stop()
+        self._writing.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -129,24 +152,19 @@ class _Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._writing is None:
-            self._writing = self.loop.call_later(self.stall_s, self.transport.abort)
+        self._writing.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._writing = _cancelled(self._writing)
+        self._writing.stop()
 
     def _watch_head(self) -> None:
-        """Begin or end the time limit for the head of a request."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._reading = _cancelled(self._reading)
-        elif self._reading is None:
-            self._reading = self.loop.call_later(self.stall_s, self.transport.abort)
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+        """Start or stop the time for the head of a request."""
+        cycle: Any = self.cycle  # None before the first request
+        if self.transport.is_closing() or (cycle is not None and not cycle.response_complete):
+            self._reading.stop()
+        else:
+            self._reading.start()
 
 
 class _UvicornServer(uvicorn.Server):

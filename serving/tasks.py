@@ -24,7 +24,7 @@ LENGTHS = ("max_new_tokens", "max_length")
 
 
 async def run_task(
-    services: Services, served: ServedModel, task: str, fields: Fields, job: Job
+    task: str, services: Services, served: ServedModel, fields: Fields, job: Job
 ) -> dict[str, Any]:
     """Run a task on one input or a list of inputs, as ``Model.run`` does; return the body.
 
