@@ -105,16 +105,20 @@ def errors_page() -> str:
 
 
 def stages_page() -> str:
-    """Return the page of export and quantize."""
+    """Return the page of export, quantize and serving."""
     return (
-        "# Export and quantize\n\n"
-        "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`.\n\n"
+        "# Export, quantize and serve\n\n"
+        "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`, "
+        "`edgeseq.serving` the extra `server`.\n\n"
         + documented(
             [
                 "edgeseq.export.export_checkpoint",
                 "edgeseq.quantize.quantize_bundle",
                 "edgeseq.quantize.Recipe",
                 "edgeseq.quantize.RECIPES",
+                "edgeseq.serving.create_app",
+                "edgeseq.serving.serve",
+                "edgeseq.serving.Settings",
             ]
         )
     )

@@ -7,7 +7,8 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..runtime.errors import MissingPackageError
@@ -115,22 +116,19 @@ def _serve(arguments: argparse.Namespace) -> int:
         max_concurrent=settings.max_concurrent,
         **machine_of(arguments),
     )
-    if not is_local(arguments.host) and key is None:
-        print(
-            f"edgeseq: everyone who reaches {arguments.host} can use the server: set a key with "
-            f"{KEY_VARIABLE} or --api-key.",
-            file=sys.stderr,
-        )
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
     def say(url: str) -> None:
-        names = ", ".join(models)
-        print(f"edgeseq serves {names} at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        print(f"edgeseq serves {', '.join(models)} at {url} (Ctrl-C ends it)", file=sys.stderr)
+        if key is None and not is_local(arguments.host):
+            print(
+                f"Everyone who reaches {arguments.host} can use the server: set a key with "
+                f"{KEY_VARIABLE}.",
+                file=sys.stderr,
+            )
+        sys.stderr.flush()
 
-    serve(models, settings, host=arguments.host, port=arguments.port, on_listening=say)
+    with _logging_to_standard_error(arguments.log_prompts):
+        serve(models, settings, host=arguments.host, port=arguments.port, on_listening=say)
     return 0
 
 
@@ -141,3 +139,24 @@ def _check_packages() -> None:
                 f"The server needs {name}: install the extra 'server' "
                 '(python -m pip install "edgeseq[cpu,server]").'
             )
+
+
+@contextmanager
+def _logging_to_standard_error(with_tracebacks: bool) -> Iterator[None]:
+    """Log requests while the block runs; uvicorn's own errors have tracebacks."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    levels = {
+        "edgeseq.serving": logging.INFO,
+        "uvicorn.error": logging.ERROR if with_tracebacks else logging.CRITICAL,
+    }
+    loggers = [logging.getLogger(name) for name in levels]
+    for logger in loggers:
+        logger.setLevel(levels[logger.name])
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
+            logger.removeHandler(handler)

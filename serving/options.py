@@ -64,7 +64,7 @@ def read_call(
     for name, other in INSTEAD.items():
         if name in fields:
             raise bad_field(name, f"{name} has another name here: use {other}.")
-    fields.take("user")  # OpenAI uses it against abuse; it has no effect on the output
+    fields.text("user")  # OpenAI uses it against abuse; it has no effect on the output
     given = fields.integer("max_tokens", 0, settings.max_tokens)
     most = settings.max_texts
     n = fields.integer("n", 1, most) or 1

@@ -169,7 +169,7 @@ def test_an_error_within_a_stream_is_raised(api: openai.OpenAI, demo_gpt2: Model
         stream=True,
         extra_body={"suppress_tokens": list(range(500)), "regex": "a b c d e f"},
     )
-    with pytest.raises(openai.APIError, match="cannot spell|No token|no token"):
+    with pytest.raises(openai.APIError, match=r"cannot spell|[Nn]o token"):
         for _ in stream:
             pass
 
