@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
@@ -88,17 +87,23 @@ def _add_limits(group: Any) -> None:
             type=kind,
             default=default,
             metavar=limit["metavar"],
-            help=f"{limit['help']} (default: {default:g})",
+            help=f"{limit['help']} (default: {str(default).removesuffix('.0')})",
         )
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     if not arguments.bundle and not arguments.demo:
         arguments.usage_error("give the folder of a bundle with --bundle, or --demo")
-    _check_packages()
-    from ..serving.models import model_sources
-    from ..serving.server import is_local, serve
     from ..serving.settings import LIMITS, LOCAL_HOSTS, Settings
+
+    try:
+        from ..serving.models import model_sources
+        from ..serving.server import is_local, serve
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"The server needs {error.name}: install the extra 'server' "
+            '(python -m pip install "edgeseq[cpu,server]").'
+        ) from error
 
     key = arguments.api_key
     if key is None:
@@ -130,15 +135,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     with _logging_to_standard_error(arguments.log_prompts):
         serve(models, settings, host=arguments.host, port=arguments.port, on_listening=say)
     return 0
-
-
-def _check_packages() -> None:
-    for name in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(name) is None:
-            raise MissingPackageError(
-                f"The server needs {name}: install the extra 'server' "
-                '(python -m pip install "edgeseq[cpu,server]").'
-            )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..runtime.errors import EdgeseqError, OptionError
 from .app import create_app
 from .models import Source
-from .settings import LOCAL_HOSTS, Settings
+from .settings import Settings
 from .state import Server
 
 LOG = logging.getLogger("edgeseq.serving")
@@ -42,7 +42,8 @@ def serve(
     Args:
         models: The models by their names, as for ``create_app``.
         settings: Who may call the server, and its limits; None for the defaults.
-        host: The address to listen at. The default is for programs of this machine alone.
+        host: The address to listen at, which ``allow_hosts`` then has, too. The default is for
+            programs of this machine alone.
         port: The port; 0 for any free one.
         on_listening: A function that is called with the URL once the server listens.
 
@@ -55,8 +56,8 @@ def serve(
         raise OptionError(f"port is {port}; it must be from 0 to 65535.")
     listener = _listen(host, port)
     with listener:
-        if settings.allow_hosts == LOCAL_HOSTS and not _is_any(host):
-            settings = replace(settings, allow_hosts=(*LOCAL_HOSTS, _in_url(host)))
+        if not _is_any(host):
+            settings = replace(settings, allow_hosts=(*settings.allow_hosts, _in_url(host)))
         app = create_app(models, settings)
         server = _UvicornServer(app, settings)
         on_listening(f"http://{_in_url(host)}:{listener.getsockname()[1]}")
