@@ -28,11 +28,12 @@ from .metrics import MEDIA_TYPE
 from .models import ServedModel, Source
 from .settings import Settings
 from .state import Server
-from .streams import EventStream, ends_with_client
+from .streams import ClientLeftError, EventStream, ends_with_client
 from .tasks import detokenize, run_task, tokenize
 from .work import Job
 
 LOG = logging.getLogger("edgeseq.serving")
+CLIENT_LEFT = 499  # status in logs and figures, as nginx has it
 Answer = dict[str, Any] | EventStream
 Work = Callable[[Services, ServedModel, Fields, Job], Awaitable[Answer]]
 
@@ -102,7 +103,8 @@ def _routes(server: Server) -> list[Route]:
     async def health(request: Request) -> Response:
         if server.models.is_ready:
             return json_response({"status": "ok"})
-        return json_response({"status": "loading"}, 503, {"Retry-After": "1"})
+        status = "loading" if server.models.error is None else "error"
+        return json_response({"status": status}, 503, {"Retry-After": "1"})
 
     async def metrics(request: Request) -> Response:
         return Response(server.metrics.text(server.models), media_type=MEDIA_TYPE)
@@ -148,8 +150,11 @@ async def _answer(server: Server, request: Request, work: Work) -> Any:
         LOG.info("%s", json.dumps(data))
     fields = Fields(data)
     served = server.models.find(fields.text("model"))
-    async with ends_with_client(request.receive, job):
-        answer = await work(server.services, served, fields, job)
+    try:
+        async with ends_with_client(request.receive, job):
+            answer = await work(server.services, served, fields, job)
+    except ClientLeftError:
+        raise ApiError(CLIENT_LEFT, "The client has left.") from None
     return answer if isinstance(answer, EventStream) else json_response(answer)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..runtime.model import Model
 from ..runtime.request.controls import GUIDES
 from ..runtime.results import GenerationResult, StreamEvent, Timings
+from .errors import ApiError
 from .metrics import Metrics
 from .models import ServedModel
 from .options import Call
@@ -51,30 +52,41 @@ class Generation:
 
     @property
     def texts(self) -> int:
-        """The number of texts that are generated."""
-        return len(self.prompts) * self.call.generated
+        """The number of texts or beams that are generated at the same time."""
+        return len(self.prompts) * max(self.call.generated, self.call.beams)
 
     async def results(self) -> list[GenerationResult]:
         """Return ``n`` results for each prompt, in the order of the prompts."""
-        call, name = self.call, self.served.name
-        if call.max_tokens == 0:
-            found = [_empty(index, prompt) for index, prompt in enumerate(self.prompts)]
-        else:
-            self.served.queue.check_room()
-            if any(name in call.options for name in GUIDES):
-                await self._checked_events()  # a constraint is compiled within its limit of time
-            async with self.served.queue.slot(self.job, self.texts):
-                found = await self.services.threads.run(self.job, self._generate)
-        metrics = self.services.metrics
-        if any(result.finish_reason in EARLY for result in found):
-            metrics.cancelled[name] += 1
+        call, metrics, name = self.call, self.services.metrics, self.served.name
+        found: list[GenerationResult] = []
+        is_cancelled = True
+        try:
+            found = await self._all_results()
+            is_cancelled = any(result.finish_reason in EARLY for result in found)
+        finally:
+            metrics.cancelled[name] += is_cancelled
+            self.count(sum(result.generated_tokens for result in found))
         for result in found:
             metrics.first_token.observe(name, result.timings.first_token_s)
-        self.count(sum(result.generated_tokens for result in found))
+        if "choices" in call.options and is_cancelled:
+            raise ApiError(
+                503,
+                "The choices took longer than the limit of time: send fewer or shorter ones.",
+                code="timeout",
+            )
         by_prompt: list[list[GenerationResult]] = [[] for _ in self.prompts]
         for result in found:
             by_prompt[result.prompt_index].append(result)
         return [result for texts in by_prompt for result in self._best(texts)]
+
+    async def _all_results(self) -> list[GenerationResult]:
+        if self.call.max_tokens == 0:
+            return [_empty(index, prompt) for index, prompt in enumerate(self.prompts)]
+        self.served.queue.check_room()
+        if any(name in self.call.options for name in GUIDES):
+            await self._checked_events()  # a constraint is compiled within its limit of time
+        async with self.served.queue.slot(self.job, self.texts):
+            return await self.services.threads.run(self.job, self._generate)
 
     def _generate(self) -> list[GenerationResult]:
         return self.model.generate_ids(self.prompts, **self._options())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,14 +10,13 @@ from typing import Any
 
 from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from ..runtime.bundle.reading import open_bundle
-from ..runtime.errors import EdgeseqError, OptionError
+from ..runtime.errors import OptionError
 from ..runtime.loading import load
 from ..runtime.model import Model
 from .errors import ApiError
 from .settings import Settings
 from .work import Queue
 
-LOG = logging.getLogger("edgeseq.serving")
 # OpenAI's fields have OpenAI's defaults. Of the bundle's defaults, only special tokens apply.
 SPECIAL_TOKENS = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
@@ -88,8 +86,7 @@ class Models:
             try:
                 model = source if isinstance(source, Model) else source()
                 self._served[name] = ServedModel(name, model, self._settings)
-            except (EdgeseqError, OSError) as error:
-                LOG.error("The model %s cannot be loaded: %s", name, error)
+            except Exception as error:  # whoever waits for the models looks at it
                 self.error = error
                 return
 
@@ -113,6 +110,8 @@ class Models:
                 param="model",
                 code="model_not_found",
             )
+        if name not in self._served and self.error is not None:
+            raise ApiError(503, "The server could not load all of its models.", code="not_loaded")
         if name not in self._served:
             raise ApiError(
                 503,

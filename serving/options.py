@@ -43,6 +43,7 @@ class Call:
     max_tokens: int
     n: int  # texts that are returned for each prompt
     best_of: int  # texts that are generated for each prompt, of which the best are returned
+    beams: int
     is_deterministic: bool  # whether the texts of a prompt are all equal: one is generated
     stream: bool
     include_usage: bool
@@ -99,6 +100,7 @@ def read_call(
         max_tokens=max_tokens if given is None else given,
         n=n,
         best_of=best_of,
+        beams=beams,
         is_deterministic=has_choices or not (is_sampled or beams > 1),
         stream=stream,
         include_usage=include_usage,

@@ -41,7 +41,10 @@ class Settings:
     max_prompt_tokens: int = _limit(4096, "N", "limit of tokens of a prompt")
     max_tokens: int = _limit(2048, "N", "limit of max_tokens")
     max_texts: int = _limit(
-        64, "N", "limit of texts of a request: prompts, times n, best_of or num_beams"
+        64,
+        "N",
+        "limit of texts of a request, and of all that a model generates at once: prompts, times n, "
+        "best_of or num_beams",
     )
     max_constraint_chars: int = _limit(
         16384, "N", "limit of characters of regex, grammar, json_schema and choices"

@@ -30,21 +30,35 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
+class ClientLeftError(Exception):
+    """The client has left before the end of its answer."""
+
+
 @asynccontextmanager
 async def ends_with_client(receive: Receive, job: Job) -> AsyncIterator[None]:
-    """Cancel ``job`` when the client leaves while the block runs."""
+    """Cancel ``job`` and the block when the client leaves while the block runs.
 
-    async def watch() -> None:
+    Raises ``ClientLeftError`` then.
+    """
+
+    async def watch(limit: asyncio.Timeout) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         job.cancel()
+        limit.reschedule(asyncio.get_running_loop().time())
 
-    watching = asyncio.create_task(watch())
     try:
-        yield
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        async with asyncio.timeout(None) as limit:
+            watching = asyncio.create_task(watch(limit))
+            try:
+                yield
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+    except TimeoutError:
+        if limit.expired():
+            raise ClientLeftError from None
+        raise
 
 
 class _StalledError(Exception):
@@ -64,14 +78,14 @@ class EventStream:
         self._stall_s = stall_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        async with ends_with_client(receive, self._job), aclosing(self._chunks):
-            try:
+        try:
+            async with ends_with_client(receive, self._job), aclosing(self._chunks):
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 async for chunk in self._chunks:
                     await self._send(send, chunk)
                 await self._send(send, b"", is_last=True)
-            except (_StalledError, OSError):  # OSError: the client has left
-                self._job.cancel()
+        except (ClientLeftError, _StalledError, OSError):  # OSError: it left while bytes were sent
+            self._job.cancel()
 
     async def _send(self, send: Send, chunk: bytes, *, is_last: bool = False) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -48,14 +49,18 @@ class Job:
 
 
 class Queue:
-    """The requests of one model: some generate, and the others wait in order of arrival."""
+    """The requests of one model: some generate, and the others wait in order of arrival.
+
+    Requests that generate have at most ``max_texts`` texts or beams together, because each has its
+    own KV cache.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._most = settings.max_concurrent + settings.max_queue
-        self._slots = asyncio.Semaphore(settings.max_concurrent)
+        self._settings = settings
         self._jobs: set[Job] = set()
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self.running = 0
-        self.texts = 0  # texts of the running requests
+        self.texts = 0  # texts or beams of the running requests
 
     @property
     def waiting(self) -> int:
@@ -69,7 +74,7 @@ class Queue:
 
     def check_room(self) -> None:
         """Raise ``ApiError`` (429) if the queue is full."""
-        if len(self._jobs) >= self._most:
+        if len(self._jobs) >= self._settings.max_concurrent + self._settings.max_queue:
             raise ApiError(
                 429,
                 f"{len(self._jobs)} requests are running or waiting, which is the limit: try again "
@@ -80,39 +85,58 @@ class Queue:
 
     @asynccontextmanager
     async def slot(self, job: Job, texts: int) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it while the block runs.
+        """Wait for a slot with room for ``texts``, and hold it while the block runs.
 
         Raises ``ApiError`` (503) if the limit of time is over first.
         """
         self._jobs.add(job)
         try:
-            async with self._acquired(job):
-                self.running += 1
-                self.texts += texts
-                try:
-                    yield
-                finally:
-                    self.running -= 1
-                    self.texts -= texts
+            await self._wait(job, texts)
+            try:
+                yield
+            finally:
+                self._give_back(texts)
         finally:
             self._jobs.remove(job)
 
-    @asynccontextmanager
-    async def _acquired(self, job: Job) -> AsyncIterator[None]:
+    async def _wait(self, job: Job, texts: int) -> None:
+        given = asyncio.get_running_loop().create_future()
+        self._waiting.append((given, texts))
+        self._hand_on()
         try:
             async with asyncio.timeout(job.left_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise ApiError(
-                503,
-                "The request waited for longer than the limit of time: try again later.",
-                code="timeout",
-                headers={"Retry-After": "1"},
-            ) from None
-        try:
-            yield
-        finally:
-            self._slots.release()
+                await given
+        except BaseException as error:
+            if given.cancelled():
+                self._hand_on()  # the next one may need less room
+            else:  # it was given at the same moment
+                self._give_back(texts)
+            if isinstance(error, TimeoutError):
+                raise ApiError(
+                    503,
+                    "The request waited for longer than the limit of time: try again later.",
+                    code="timeout",
+                    headers={"Retry-After": "1"},
+                ) from None
+            raise
+
+    def _give_back(self, texts: int) -> None:
+        self.running -= 1
+        self.texts -= texts
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give slots to the first requests that wait, as long as there is room."""
+        while self._waiting:
+            given, texts = self._waiting[0]
+            if not given.done():
+                room = self._settings.max_texts - self.texts
+                if self.running == self._settings.max_concurrent or texts > room:
+                    return
+                self.running += 1
+                self.texts += texts
+                given.set_result(None)
+            self._waiting.popleft()
 
 
 class Threads:

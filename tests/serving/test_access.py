@@ -168,6 +168,22 @@ def test_a_full_queue_refuses_requests(new_client: NewClient, gate: Gate) -> Non
     assert client.post("/v1/completions", json=BODY).status_code == 200
 
 
+def test_texts_at_once_are_limited_in_order_of_arrival(new_client: NewClient, gate: Gate) -> None:
+    client = new_client(gate.model, max_texts=4)
+    bodies = [{**BODY, "temperature": 1, "n": n} for n in (3, 2, 1)]
+    with ThreadPoolExecutor() as threads:
+        answers = []
+        for count, body in enumerate(bodies, 1):
+            answers.append(threads.submit(client.post, "/v1/completions", json=body))
+            poll(lambda count=count: running(client) == count)  # type: ignore[misc]
+        lines = client.get("/metrics").text.splitlines()
+        assert 'edgeseq_requests_running{model="demo"} 1' in lines
+        assert 'edgeseq_requests_waiting{model="demo"} 2' in lines
+        assert 'edgeseq_batch_size{model="demo"} 3' in lines
+        gate.open()
+        assert [len(answer.result().json()["choices"]) for answer in answers] == [3, 2, 1]
+
+
 def test_a_request_that_waits_too_long_is_refused(new_client: NewClient, gate: Gate) -> None:
     client = new_client(gate.model, max_concurrent=1, request_s=0.2)
     with ThreadPoolExecutor() as threads:

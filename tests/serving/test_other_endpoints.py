@@ -65,7 +65,9 @@ def test_a_model_that_cannot_be_loaded_is_an_error() -> None:
     app = create_app({"demo": load_never})
     with TestClient(app, base_url="http://localhost") as client:
         poll(lambda: app.state.server.models.error is not None)
-        assert client.get("/health").status_code == 503
+        assert client.get("/health").json() == {"status": "error"}
+        answer = client.post("/v1/completions", json={"prompt": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_loaded")
 
 
 def test_there_must_be_a_model() -> None:

@@ -140,6 +140,35 @@ def test_a_generation_ends_when_its_client_leaves(demo_gpt2: Model) -> None:
         assert figures['edgeseq_cancelled_total{model="demo"}'] == 1
 
 
+def test_a_request_whose_client_leaves_does_not_wait(gate: Gate) -> None:
+    async def send(message: dict[str, Any]) -> None: ...
+
+    async def use(app: Any) -> None:
+        [served] = app.state.server.models.served
+        first = asyncio.create_task(call(app, BODY, stay, send))
+        while served.queue.running == 0:
+            await asyncio.sleep(0.001)
+        for stream in (False, True):
+            leaves = asyncio.Event()
+
+            async def leave(leaves: asyncio.Event = leaves) -> dict[str, Any]:
+                await leaves.wait()
+                return {"type": "http.disconnect"}
+
+            second = asyncio.create_task(call(app, {**BODY, "stream": stream}, leave, send))
+            while served.queue.waiting == 0:
+                await asyncio.sleep(0.001)
+            leaves.set()
+            await second
+            assert (served.queue.running, served.queue.waiting) == (1, 0)
+        gate.open()
+        await first
+
+    figures = with_application(gate.model, use, max_concurrent=1)
+    assert figures['edgeseq_cancelled_total{model="demo"}'] == 2
+    assert figures['edgeseq_requests_total{route="/v1/completions",status="499"}'] == 1
+
+
 def test_a_generation_pauses_for_a_slow_reader_and_ends_for_a_stalled_one(
     demo_gpt2: Model,
 ) -> None:
