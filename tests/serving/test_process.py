@@ -112,6 +112,13 @@ def test_bad_arguments_are_one_sentence(
     assert message in failure(capsys, "serve", *arguments)
 
 
+def test_an_empty_key_does_not_open_the_server(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESEQ_API_KEY", "")
+    assert "The API key is empty" in failure(capsys, "serve", "--demo")
+
+
 def test_there_must_be_a_bundle(capsys: Captured) -> None:
     assert "with --bundle, or --demo" in wrong_usage(capsys, "serve")
 
