@@ -131,9 +131,7 @@ async def complete(
         count = asked.logprobs
         served.queue.check_room()
         async with served.queue.slot(job, len(prompts)):
-            scores = await services.threads.run(
-                job, lambda: [model.score_ids(ids, logprobs=count) for ids in prompts]
-            )
+            scores = await services.threads.run(job, lambda: _scores(model, prompts, count, job))
     answer = _Answer(served, generation, asked, texts, scores)
     if asked.call.stream:
         return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
@@ -151,6 +149,20 @@ def _prepare(
     return prompts, [
         text if isinstance(text, str) else model.tokenizer.decode(ids) for text, ids in pairs
     ]
+
+
+def _scores(model: Model, prompts: Sequence[Sequence[int]], count: int, job: Job) -> list[Score]:
+    """Return the scores of the prompts; raise ``ApiError`` if the job is over before the last."""
+    found = []
+    for ids in prompts:
+        if job.is_over():
+            raise ApiError(
+                503,
+                "The prompts took longer than the limit of time: send fewer or shorter ones.",
+                code="timeout",
+            )
+        found.append(model.score_ids(ids, logprobs=count))
+    return found
 
 
 class _Answer:
