@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,6 +78,34 @@ def test_connections_that_stall_are_closed() -> None:
                 connection.sendall(start)
                 assert connection.recv(1) == b""  # closed by the server
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_a_client_that_reads_nothing_is_disconnected() -> None:
+    with running_server("--demo", "--threads", "1", "--stall-time", "0.5") as (_, url):
+        wait_until_ready(url)
+        host, port = url.removeprefix("http://").split(":")
+        # The echoes and their log-probabilities fill the memory of both sockets.
+        prompt = "Once upon a time " * 100
+        fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
+        body = json.dumps({**fields, "max_tokens": 1, "stream": True}).encode()
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(head.encode() + body)
+            answered = 'edgeseq_requests_total{route="/v1/completions",status="200"} 1'
+            with httpx.Client(base_url=url) as other:
+                poll(lambda: answered in other.get("/metrics").text)
+            connection.settimeout(60)
+            found = bytearray()
+            with contextlib.suppress(ConnectionResetError):
+                while part := connection.recv(2**20):
+                    found += part
+        assert found.startswith(b"HTTP/1.1 200 OK")
+        assert b"[DONE]" not in found
 
 
 def test_the_key_comes_from_the_environment() -> None:
