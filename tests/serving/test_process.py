@@ -22,7 +22,7 @@ LONG = {"model": "demo-gpt2", "prompt": "Once upon", "max_tokens": 480, "n": 8, 
 
 
 def wait_until_ready(url: str) -> None:
-    poll(lambda: httpx.get(f"{url}/health").status_code == 200)
+    poll(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200)
 
 
 @posix_only
@@ -77,7 +77,7 @@ def test_connections_that_stall_are_closed() -> None:
             with socket.create_connection((host, int(port)), timeout=60) as connection:
                 connection.sendall(start)
                 assert connection.recv(1) == b""  # closed by the server
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 200
 
 
 def test_a_client_that_reads_nothing_is_disconnected() -> None:
@@ -97,7 +97,7 @@ def test_a_client_that_reads_nothing_is_disconnected() -> None:
             connection.connect((host, int(port)))
             connection.sendall(head.encode() + body)
             answered = 'edgeseq_requests_total{route="/v1/completions",status="200"} 1'
-            with httpx.Client(base_url=url) as other:
+            with httpx.Client(base_url=url, timeout=60) as other:
                 poll(lambda: answered in other.get("/metrics").text)
             connection.settimeout(60)
             found = bytearray()
@@ -110,16 +110,16 @@ def test_a_client_that_reads_nothing_is_disconnected() -> None:
 
 def test_the_key_comes_from_the_environment() -> None:
     with running_server("--demo", EDGESEQ_API_KEY="secret") as (_, url):
-        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 401
         header = {"Authorization": "Bearer secret"}
-        assert httpx.get(f"{url}/v1/models", headers=header).status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers=header, timeout=60).status_code == 200
 
 
 def test_bundles_are_named_by_folder_or_by_name() -> None:
     path = demo_bundle("gpt2")
     with running_server("--bundle", str(path), "-b", f"other={path}") as (_, url):
         wait_until_ready(url)
-        found = httpx.get(f"{url}/v1/models").json()["data"]
+        found = httpx.get(f"{url}/v1/models", timeout=60).json()["data"]
         assert [model["id"] for model in found] == ["gpt2", "other"]
 
 
