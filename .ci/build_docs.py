@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
 PACKAGE = BUILD / "package" / "edgeseq"  # the folders laid out as the installed package
-PACKAGES = ("cli", "export", "quantize", "runtime")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
 IMAGES = ("benchmarks/results/compare.png",)
 NETWORK = re.compile(r"""(?:src|href)=["']?https?://[^"'> ]+\.(?:js|css|woff2?|inv)\b""")
 ERRORS = ("EdgeseqError", "BundleError", "DeviceError", "MissingPackageError", "OptionError")
@@ -105,16 +105,20 @@ def errors_page() -> str:
 
 
 def stages_page() -> str:
-    """Return the page of export and quantize."""
+    """Return the page of export, quantize and serving."""
     return (
-        "# Export and quantize\n\n"
-        "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`.\n\n"
+        "# Export, quantize and serve\n\n"
+        "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`, "
+        "`edgeseq.serving` the extra `server`.\n\n"
         + documented(
             [
                 "edgeseq.export.export_checkpoint",
                 "edgeseq.quantize.quantize_bundle",
                 "edgeseq.quantize.Recipe",
                 "edgeseq.quantize.RECIPES",
+                "edgeseq.serving.create_app",
+                "edgeseq.serving.serve",
+                "edgeseq.serving.Settings",
             ]
         )
     )

@@ -44,7 +44,7 @@ def check_environment() -> None:
 
 def check_packages() -> None:
     """The wheel holds every sub-package and its py.typed."""
-    for name in ("cli", "export", "quantize", "runtime"):
+    for name in ("cli", "export", "quantize", "runtime", "serving"):
         marker = package_folder(name) / "py.typed"
         expect(marker.is_file(), f"missing: {marker}")
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "generate": Command("generate", "generate text from a prompt"),
     "run": Command("run", "run a task: summarize, translate, answer, classify"),
     "tasks": Command("tasks", "list the task templates, show one or copy it"),
+    "serve": Command("serve", "serve models to clients of OpenAI's API"),
     "export": Command("export", "turn a Hugging Face checkpoint into a bundle"),
     "quantize": Command("quantize", "quantize a bundle to fewer bits"),
     "info": Command("info", "show a bundle's manifest"),

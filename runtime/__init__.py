@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .pipelines.pipeline import pipeline
     from .request.options import GenerationOptions
-    from .results import ChoiceProbability, GenerationResult, Score, Timings
+    from .results import ChoiceProbability, GenerationResult, Score, StreamEvent, Timings
     from .session import Session
     from .tasks.runs import TaskResult
 
@@ -44,6 +44,7 @@ __all__ = [
     "PromptError",
     "Score",
     "Session",
+    "StreamEvent",
     "TaskResult",
     "Timings",
     "load",
@@ -57,6 +58,7 @@ _MODULES = {
     "Model": "model",
     "Score": "results",
     "Session": "session",
+    "StreamEvent": "results",
     "TaskResult": "tasks.runs",
     "Timings": "results",
     "load": "loading",

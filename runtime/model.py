@@ -19,10 +19,10 @@ from .request.controls import Controls
 from .request.prompts import encode_prompt, id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer
-from .results import GenerationResult, Score, Timings
+from .results import GenerationResult, Score, StreamEvent, Timings
 from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
 from .text.special_tokens import choose_languages
-from .text.stop_strings import StopFilter, cut
+from .text.stop_strings import PieceStream, cut
 
 if TYPE_CHECKING:
     from .ort.engine import Engine
@@ -294,6 +294,55 @@ class Model:
         single = replace(request.options, num_return_sequences=1, logprobs=None)
         request = request._replace(options=single)
         return self._pieces(request, self._generation(request, time.perf_counter()))
+
+    def stream_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[StreamEvent]:
+        """Generate text from prompts that are lists of token ids, and yield each new token.
+
+        This is for servers, which need the tokens, their log-probabilities and the reason for the
+        end of a text beside its pieces, for several texts at once. Bad options and prompts raise at
+        once, not at the first event. Tokens are generated only as the events are read. Close the
+        iterator to end the work early.
+
+        With beam search, the tokens of a prompt's best text are yielded once all beams agree on
+        them, and its further texts at the end, each in one event.
+
+        Args:
+            prompts: A sequence of prompts, each a sequence of token ids, as for ``generate_ids``.
+            **options: Generation options and controls, which the class ``Model`` describes, except
+                ``choices``, and except ``logprobs`` with beam search.
+
+        Yields:
+            StreamEvent: New tokens of one text, with their piece of text. Events of several texts
+                are interleaved.
+
+        Raises:
+            OptionError: An option or control is unknown, invalid or without effect, or no token may
+                come next.
+            PromptError: A prompt is not a list of token ids, is empty, is too long, or holds an id
+                outside the vocabulary.
+            MissingPackageError: A constraint needs llguidance, which is not installed.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> ids = model.tokenizer.encode("Once upon a time,")
+            >>> events = model.stream_ids([ids], max_new_tokens=2, do_sample=False)
+            >>> [(event.token_ids, event.text, event.finish_reason) for event in events]
+            [((355,), ' there', None), ((292,), ' was', 'length')]
+        """
+        began = time.perf_counter()
+        lists = id_lists(prompts, "stream_ids")
+        if options.get("choices") is not None:
+            raise OptionError("choices has no effect with stream_ids: use generate_ids.")
+        request = self._request(lists, options)
+        if request.options.logprobs is not None and request.options.num_beams > 1:
+            raise OptionError("logprobs has no effect with stream_ids and beams: use generate_ids.")
+        if not lists:
+            return iter(())
+        return self._events(request, self._generation(request, began))
 
     def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
         """Stream text as ``stream`` does, without blocking the event loop of asyncio.
@@ -583,6 +632,53 @@ class Model:
         unknown = (None,) * (len(ids) - len(known))
         return Score(token_ids=tuple(ids), log_probabilities=(*unknown, *known))
 
+    def score_ids(self, token_ids: Sequence[int], *, logprobs: int = 0) -> Score:
+        """Return the log-probability of each token of a decoder-only model's prompt.
+
+        Args:
+            token_ids: The token ids, at most as many as the model has positions. Special tokens are
+                not added.
+            logprobs: The number of most probable tokens to return for each position.
+
+        Returns:
+            The token ids, their natural log-probabilities, and ``top_logprobs``. The first token
+                has none, because nothing is before it.
+
+        Raises:
+            OptionError: The model is an encoder-decoder, or ``logprobs`` is invalid.
+            PromptError: The token ids are not valid, or there are too many.
+            BundleError: The weights are damaged, so that logits are not finite.
+            DeviceError: There is not enough memory for the KV cache.
+            EdgeseqError: The model is closed, or was loaded before the process was forked.
+
+        Examples:
+            >>> from edgeseq.runtime import load
+            >>> model = load()
+            >>> score = model.score_ids(model.tokenizer.encode("Once upon"), logprobs=1)
+            >>> score.top_logprobs[1][0][0] == score.token_ids[1]
+            True
+        """
+        from .decoding.scoring import Logprobs, window_logits  # late: few programs need it
+        from .request.passages import Window
+
+        if self.bundle.manifest.has_encoder:
+            raise OptionError(
+                "score_ids has no effect with an encoder-decoder model: use score with a target."
+            )
+        [ids] = id_lists([token_ids], "score_ids")
+        request = self._request([ids], {"logprobs": logprobs})
+        window = Window((), request.prompts[0], 1)
+        known = Logprobs(logprobs)
+        with self._engine.slots.one():
+            for targets, logits in window_logits(self._new_decoder, window):
+                for token, row in zip(targets.tolist(), logits, strict=True):
+                    known.record(row, token)
+        return Score(
+            token_ids=tuple(request.prompts[0]),
+            log_probabilities=(None, *known.of_tokens),
+            top_logprobs=(None, *known.of_others),
+        )
+
     def _check_stream(self, text: Any, options: Mapping[str, Any]) -> None:
         if not isinstance(text, str):
             raise PromptError(
@@ -593,16 +689,23 @@ class Model:
                 raise OptionError(f"{name} has no effect with stream: use generate.")
 
     def _pieces(self, request: Request, generation: Generation) -> Iterator[str]:
-        detokenizer = self._outputs.detokenizer(request.starts[0])
-        stops = StopFilter(request.options.stops)
+        text = PieceStream(self._outputs.detokenizer(request.starts[0]), request.options.stops)
         with self._engine.slots.one(request.controls.cancelled) as slot:
             for new_tokens in generation.steps:
                 slot.step()
                 for new in new_tokens:
-                    if piece := stops.push(detokenizer.push(new.token)):
+                    if piece := text.push(new.token):
                         yield piece
-        if piece := stops.push(detokenizer.finish()) + stops.finish():
+        if piece := text.finish():
             yield piece
+
+    def _events(self, request: Request, generation: Generation) -> Iterator[StreamEvent]:
+        from .decoding.streaming import stream_events  # late: few programs need it
+
+        with self._engine.slots.one(request.controls.cancelled) as slot:
+            for event in stream_events(self._outputs, request, generation):
+                slot.step()
+                yield event
 
     def _run(
         self, prompts: list[list[int]], options: Mapping[str, Any], began: float

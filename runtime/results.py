@@ -80,6 +80,32 @@ class GenerationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamEvent:
+    """New tokens of one text of a stream, and the text that they make certain.
+
+    Attributes:
+        index: The index of the text in the list that ``generate_ids`` would return.
+        text: The piece of text that has become certain, often "". The joined pieces of a text equal
+            the text of its ``GenerationResult``.
+        token_ids: The new tokens, including the end-of-sequence token and the tokens of a stop
+            string. With greedy search and sampling there is one event for each token.
+        finish_reason: In the last event of a text, the reason for its end, as in
+            ``GenerationResult``. Otherwise None.
+        logprobs: With the option ``logprobs``, the natural log-probability of each of the tokens.
+            Otherwise None.
+        top_logprobs: With the option ``logprobs``, for each of the tokens the most probable tokens
+            at its position, as in ``GenerationResult``. Otherwise None.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[TopLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """The log-probability of each token of a text.
 
@@ -87,10 +113,14 @@ class Score:
         token_ids: The tokens of the text.
         log_probabilities: The natural log-probability of each token, given the tokens before it;
             None for the first token of a decoder-only model, which is not predicted.
+        top_logprobs: From ``Model.score_ids``, for each token the most probable tokens at its
+            position as pairs of token id and natural log-probability, the most probable first; None
+            for the first token. Otherwise None.
     """
 
     token_ids: tuple[int, ...]
     log_probabilities: tuple[float | None, ...]
+    top_logprobs: tuple[TopLogprobs | None, ...] | None = None
 
     @property
     def total(self) -> float:

@@ -25,7 +25,7 @@ from transformers.models.auto.tokenization_auto import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ...runtime.bundle.manifest import FixedLanguages, Languages, Side, TokenizerFormat
+from ...runtime.bundle.manifest import ChatFormat, FixedLanguages, Languages, Side, TokenizerFormat
 from ...runtime.errors import CheckpointError, reason
 from ...runtime.text.byte_tokenizer import FIRST_SENTINEL, SPECIAL_TOKENS, sentinel
 from .languages import is_one_language
@@ -67,6 +67,7 @@ def write_tokenizer(
         clean_up_tokenization_spaces=bool(tokenizer.clean_up_tokenization_spaces),
         model_max_length=None if longest > LARGE_INTEGER else int(longest),
         truncation_side=side,
+        chat=_chat(tokenizer),
     )
     if isinstance(tokenizer, ByT5Tokenizer):
         strip = _special_tokens_strip(tokenizer)
@@ -149,6 +150,21 @@ def _missing_files(source: Path, name: str | None, config: dict[str, Any]) -> li
     known = None if name is None else tokenizer_class_from_name(name)
     files = set(getattr(known, "vocab_files_names", {}).values()) - OPTIONAL_FILES
     return sorted(file for file in files if not (source / file).is_file())
+
+
+def _chat(tokenizer: Any) -> ChatFormat | None:
+    """Return the chat template; of several, the default one. None if there is none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None:
+        return None
+    names = {
+        name: str(token)
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    return ChatFormat(template=template, special_tokens=names)
 
 
 def _languages(tokenizer: Any) -> Languages | None:

@@ -85,6 +85,13 @@ class LanguageNames(NamedTuple):
     aliases: Sequence[str]  # other names and ISO 639 codes, as ``text/languages.py`` writes them
 
 
+class ChatFormat(NamedTuple):
+    """The chat template of a checkpoint, in Jinja2's language."""
+
+    template: str
+    special_tokens: Mapping[str, str]  # name in the template, such as "eos_token" -> its text
+
+
 class TokenizerFormat(NamedTuple):
     """The tokenizer and its settings."""
 
@@ -97,6 +104,7 @@ class TokenizerFormat(NamedTuple):
     is_sentencepiece: bool | None = None  # whether the file has edgeseq's format for SentencePiece
     languages: Languages | None = None  # None: the tokenizer adds no token for the language
     fixed_languages: FixedLanguages | None = None  # Marian's; None for other tokenizers
+    chat: ChatFormat | None = None  # None: the checkpoint has no chat template
 
 
 class SharedWeight(NamedTuple):

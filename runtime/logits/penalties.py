@@ -3,8 +3,8 @@
 ``logits: (rows, vocab) float32`` are changed in place; the logit of a forbidden id becomes -inf.
 ``tokens`` holds all ids of each row so far, including the prompt. ``sources`` holds the source of
 each row, or in a decoder-only model the prompt. Results equal the results of the processors in
-``transformers.generation.logits_process`` (4.57.6). Parameters are not checked here: the options
-check them.
+``transformers.generation.logits_process`` (4.57.6), which has no presence penalty. Parameters are
+not checked here: the options check them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,20 @@ def penalize_repetition(logits: Logits, tokens: Sequence[TokenIds], penalty: flo
     for row, ids in zip(logits, tokens, strict=True):
         seen = row[ids]
         row[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
+
+
+def penalize_presence(
+    logits: Logits, new_tokens: Sequence[TokenIds], presence: float, frequency: float
+) -> None:
+    """Subtract ``presence`` from the logit of each id in ``new_tokens``, and ``frequency`` for each
+    of its occurrences.
+
+    ``new_tokens`` holds the new ids of each row, without the prompt. Negative penalties raise the
+    logits. Source: OpenAI's API, "Frequency and presence penalties".
+    """
+    for row, ids in zip(logits, new_tokens, strict=True):
+        seen, counts = np.unique(ids, return_counts=True)
+        row[seen] -= (presence + frequency * counts).astype(np.float32)
 
 
 def reward_sources(logits: Logits, sources: Sequence[TokenIds], penalty: float) -> None:

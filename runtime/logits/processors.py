@@ -132,6 +132,17 @@ def _penalties(options: GenerationOptions, prompts: Sequence[Prompt]) -> list[Pr
         found.append(
             lambda logits, rows: penalties.penalize_repetition(logits, rows.tokens, penalty)
         )
+    presence, frequency = options.presence_penalty, options.frequency_penalty
+    if presence or frequency:
+        begins = [len(prompt.start) for prompt in prompts]
+        found.append(
+            lambda logits, rows: penalties.penalize_presence(
+                logits,
+                [ids[begins[i] :] for ids, i in zip(rows.tokens, rows.prompts, strict=True)],
+                presence,
+                frequency,
+            )
+        )
     if (size := options.no_repeat_ngram_size) > 0:
         found.append(
             lambda logits, rows: penalties.block_repeated_ngrams(logits, rows.tokens, size)

@@ -20,6 +20,7 @@ from .value_checks import Check, several
 DEFAULT_NEW_TOKENS = 20  # Transformers' default `max_length`, which counts new tokens alone
 FACTORS = (1e-6, 1e6)  # range of factors and divisors of logits: float32 holds the result
 EXPONENTS = (-20.0, 20.0)  # range of length exponents
+OPENAI_PENALTIES = (-2.0, 2.0)  # range of presence_penalty and frequency_penalty
 MOST_ROWS = 10_000  # limit of rows per prompt
 LONGEST_NGRAM = 64  # limit of the n-gram size: all shorter n-grams are kept too
 DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses are wrong
@@ -136,9 +137,10 @@ def _biased_ids(value: Any) -> list[int]:
 class GenerationOptions:
     """The generation options of a call; a bad value raises ``OptionError`` on construction.
 
-    Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed`` and
-    ``logprobs``, which Transformers does not have, ``max_matching_ngram_size`` (4, not 2), and
-    ``max_length``, whose default of 20 new tokens is the default of ``max_new_tokens`` here.
+    Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed``,
+    ``logprobs``, ``presence_penalty`` and ``frequency_penalty``, which Transformers does not have,
+    ``max_matching_ngram_size`` (4, not 2), and ``max_length``, whose default of 20 new tokens is
+    the default of ``max_new_tokens`` here.
     Options of sampling and beam search are checked only if they have an effect.
     """
 
@@ -292,6 +294,20 @@ class GenerationOptions:
     """Lower the logits of tokens that the text already contains by this factor (above 1)."""
     encoder_repetition_penalty: float = _option(1.0, _number(*FACTORS))
     """Raise the logits of the prompt's (the source's) tokens by this factor (above 1)."""
+    presence_penalty: float = _option(
+        0.0,
+        _number(*OPENAI_PENALTIES),
+        flag=Flag("logits", float, "subtract this from the logits of tokens generated before"),
+    )
+    """Subtracted from the logits of tokens that the new text already contains, without the prompt,
+    as in OpenAI's API. Only in edgeseq."""
+    frequency_penalty: float = _option(
+        0.0,
+        _number(*OPENAI_PENALTIES),
+        flag=Flag("logits", float, "subtract this from a token's logit for each occurrence"),
+    )
+    """Subtracted from a token's logit once for each time that the new text contains it, without the
+    prompt, as in OpenAI's API. Only in edgeseq."""
     no_repeat_ngram_size: int = _option(
         0,
         _integer(0),

@@ -117,6 +117,10 @@ class ByteTokenizer:
         """
         return chr(token_id - FIRST_BYTE) if is_byte(token_id) else None
 
+    def special_token(self, token_id: int) -> str | None:
+        """Return the name of a special token, which ``decode`` ignores; None for other ids."""
+        return next((token for token, number in self._ids.items() if number == token_id), None)
+
 
 def is_byte(token: int) -> bool:
     """Return whether a token id is a byte."""

@@ -129,6 +129,13 @@ class SentencePieceTokenizer:
         """Return the piece of ``token_id``; None if ``decode`` ignores the id."""
         return self._tokens.get(token_id)
 
+    def special_token(self, token_id: int) -> str | None:
+        """Return the name of a special token, which ``decode`` ignores; None for other ids."""
+        if token_id in self._tokens:
+            return None
+        ids = {**self._target_ids, **{name: token["id"] for name, token in self._added.items()}}
+        return next((token for token, number in ids.items() if number == token_id), None)
+
     def _fragment(self, text: str, model: SentencePieceModel, ids: Mapping[str, int]) -> list[int]:
         """Return the token ids of ``text`` without special tokens."""
         if not isinstance(text, str):

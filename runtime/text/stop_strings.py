@@ -1,7 +1,7 @@
 """Stop strings: strings that end a text, also if they begin or end within a token.
 
-``StopMatcher`` decides when to stop. ``StopFilter`` and ``cut`` remove the stop string and all text
-after it. A stop string is never empty: the options check that.
+``StopMatcher`` decides when to stop. ``StopFilter``, ``PieceStream`` and ``cut`` remove the stop
+string and all text after it. A stop string is never empty: the options check that.
 """
 
 from __future__ import annotations
@@ -90,6 +90,27 @@ class StopFilter:
         first = max(len(text) - self._longest_start, 0)
         starts = range(first, len(text))
         return next((start for start in starts if text[start:] in self._starts), len(text))
+
+
+class PieceStream:
+    """The new text of one sequence of tokens, up to a stop string, in pieces that are certain.
+
+    The joined pieces equal ``cut`` of the text of all tokens after those that ``detokenizer`` has.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, stop_strings: Sequence[str]) -> None:
+        self.tokens = 0  # number of new tokens
+        self._detokenizer = detokenizer
+        self._stops = StopFilter(stop_strings)
+
+    def push(self, token: int) -> str:
+        """Append an id; return the text that has become certain, often ""."""
+        self.tokens += 1
+        return self._stops.push(self._detokenizer.push(token))
+
+    def finish(self) -> str:
+        """Return the text that is still held back; do not push ids after this."""
+        return self._stops.push(self._detokenizer.finish()) + self._stops.finish()
 
 
 def cut(text: str, stop_strings: Sequence[str]) -> str:

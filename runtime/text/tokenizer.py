@@ -149,3 +149,8 @@ class Tokenizer:
         """Return the vocabulary's string for ``token_id``; None if ``decode`` ignores the id."""
         token: str | None = self._backend.id_to_token(token_id)
         return None if token in self._special else token
+
+    def special_token(self, token_id: int) -> str | None:
+        """Return the name of a special token, which ``decode`` ignores; None for other ids."""
+        token: str | None = self._backend.id_to_token(token_id)
+        return token if token in self._special else None

@@ -651,6 +651,8 @@ def test_ctrl_c(long_bundle: Path) -> None:
         ("torch,transformers,optimum,onnx", ["export", "checkpoint", "out"], "export"),
         ("onnxruntime", ["generate", "a", "-b", "BUNDLE"], "cpu"),
         ("psutil", ["bench", "BUNDLE"], "bench"),
+        ("starlette", ["serve", "--demo"], "server"),
+        ("uvicorn", ["serve", "--demo"], "server"),
     ],
     ids=lambda item: item if isinstance(item, str) else "",
 )

@@ -20,6 +20,7 @@ from tests.support.pages import FOLDERS, PAGES, ROOT, lay_out, name_of
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 UNMARKED = re.compile(r"^```\n(?:edgeseq|python) ", re.MULTILINE)
 BEGIN = """set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 python() {
     case "$*" in
         "-m pip install "* | "-m pytest") ;;
@@ -67,6 +68,7 @@ def test_there_are_blocks() -> None:
         "docs/guides/compare.md",
         "docs/guides/files.md",
         "docs/guides/own-model.md",
+        "docs/guides/serve.md",
         "docs/how-it-works/quantization.md",
         "docs/how-to/devices.md",
         "docs/how-to/tasks.md",

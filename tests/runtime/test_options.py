@@ -24,7 +24,12 @@ from tests.support.option_cases import (
     resolve,
 )
 
-OURS = {"seed", "logprobs"}  # options that Transformers does not have
+OURS = {
+    "seed",
+    "logprobs",
+    "presence_penalty",
+    "frequency_penalty",
+}  # options that Transformers does not have
 NAN = float("nan")
 
 

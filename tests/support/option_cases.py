@@ -40,6 +40,8 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "pad_token_id": (5, 6),
     "repetition_penalty": (1.2, 1.0),
     "encoder_repetition_penalty": (1.2, 1.0),
+    "presence_penalty": (0.5, -2.0),
+    "frequency_penalty": (0.5, -2.0),
     "no_repeat_ngram_size": (3, 0),
     "encoder_no_repeat_ngram_size": (3, 0),
     "bad_words_ids": (((5, 6), (7,)), ((8,),)),

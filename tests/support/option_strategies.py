@@ -55,6 +55,8 @@ def of_ids(vocabulary: int) -> dict[str, Strategy]:
         "logprobs": st.integers(0, 3) | st.just(vocabulary + 5),
         "repetition_penalty": penalty,
         "encoder_repetition_penalty": penalty,
+        "presence_penalty": st.sampled_from([-0.5, 0.0, 1.5]),
+        "frequency_penalty": st.sampled_from([-0.5, 0.0, 1.5]),
         "no_repeat_ngram_size": st.integers(0, 3),
         "encoder_no_repeat_ngram_size": st.integers(0, 3),
         "bad_words_ids": st.lists(word, min_size=1, max_size=4),

@@ -140,6 +140,7 @@ def check_logprobs(call: Call, prompt: Ids, result: GenerationResult) -> None:
 
 CHANGE_LOGITS = {
     *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size"),
+    *("presence_penalty", "frequency_penalty"),
     *("encoder_no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "min_new_tokens"),
     *("min_length", "exponential_decay_length_penalty", "temperature", "top_k", "top_p", "min_p"),

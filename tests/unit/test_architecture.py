@@ -20,14 +20,15 @@ import pytest
 from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cli", "export", "quantize", "runtime")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
 
 # Which of the project's packages each may import, besides itself.
 MAY_IMPORT = {
     "runtime": set(),
     "export": {"runtime"},
     "quantize": {"runtime"},
-    "cli": {"runtime", "export", "quantize"},
+    "serving": {"runtime"},
+    "cli": {"runtime", "export", "quantize", "serving"},
 }
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders
@@ -221,10 +222,10 @@ def test_every_folder_is_in_the_wheel() -> None:
     assert settings["setuptools"]["package-dir"] == places
 
 
-@pytest.mark.parametrize("module", ["edgeseq.runtime", "edgeseq.cli"])
+@pytest.mark.parametrize("module", ["edgeseq.runtime", "edgeseq.cli", "edgeseq.serving"])
 def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
-    heavy |= {"matplotlib", "asyncio", "psutil", "numpy"}
+    heavy |= {"matplotlib", "asyncio", "psutil", "numpy", "starlette", "uvicorn"}
     assert loaded & heavy == set()

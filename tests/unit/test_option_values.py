@@ -42,6 +42,7 @@ BAD: dict[str, list[Any]] = {
     **{name: [-0.1, 1.0001, 2, *NO_NUMBERS] for name in PROBABILITIES},
     **{name: [[], (), {}, 1.5, *NO_IDS] for name in LISTS},
     **dict.fromkeys(("do_sample", "remove_invalid_values", "renormalize_logits"), NO_FLAGS),
+    **{name: [-2.1, 2.1, *NO_NUMBERS] for name in ("presence_penalty", "frequency_penalty")},
     "max_time": [-0.1, *NO_NUMBERS],
     "stop_strings": ["", [], ["a", ""], 5, ["a", 5], b"a", {"a"}, [["a"]], True],
     "eos_token_id": [*NO_IDS, {}],

@@ -13,6 +13,7 @@ from edgeseq.runtime.logits.penalties import (
     block_repeated_ngrams,
     block_source_ngrams,
     decay_length,
+    penalize_presence,
     penalize_repetition,
     reward_sources,
 )
@@ -38,6 +39,15 @@ def test_repetition_penalty() -> None:
         lambda logits: penalize_repetition(logits, tokens, 2.0), [4, -4, 4, -INF], [4, -4, 0, 1]
     )
     assert rows == [[2, -8, 4, -INF], [4, -4, 0, 1]]
+
+
+def test_presence_and_frequency_penalty() -> None:
+    """OpenAI's formula: mu[j] - c[j] * frequency - (c[j] > 0) * presence."""
+    new = ids([0, 1, 1, 3], [])
+    rows = changed(
+        lambda logits: penalize_presence(logits, new, 0.5, 0.25), [4, -4, 4, -INF], [4, -4, 0, 1]
+    )
+    assert rows == [[3.25, -5, 4, -INF], [4, -4, 0, 1]]
 
 
 def test_encoder_repetition_penalty() -> None:

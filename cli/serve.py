@@ -1,0 +1,158 @@
+"""The command ``edgeseq serve``: answers OpenAI's form of HTTP requests with models."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..runtime.errors import MissingPackageError
+from .flags import add_machine, integer, machine_of, number
+
+KEY_VARIABLE = "EDGESEQ_API_KEY"
+SERVE_EPILOG = """\
+Clients of OpenAI's API use the address with /v1, such as http://127.0.0.1:8000/v1, and the name of
+a model: the name of its bundle's folder, or NAME with --bundle NAME=PATH.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.usage = "edgeseq serve (--bundle [NAME=]PATH... | --demo) [options]"
+    parser.description = (
+        "Serve models to clients of OpenAI's API, to programs and to browsers (needs the extra "
+        "'server'). Only programs of this machine reach the server unless --host says otherwise."
+    )
+    parser.epilog = SERVE_EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--bundle",
+        "-b",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="folder of a bundle to serve, and its name; may be given several times",
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="serve the demo models demo-gpt2 and demo-t5"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    parser.add_argument(
+        "--port", type=integer, default=8000, metavar="N", help="port; 0: any free one (8000)"
+    )
+    access = parser.add_argument_group("access")
+    access.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"key that clients must send (default: the environment variable {KEY_VARIABLE}; "
+        "other users of the machine can see a key that is an argument)",
+    )
+    access.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may call the server, such as https://example.org; may be given "
+        "several times",
+    )
+    access.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name in the Host header that is answered beside localhost and --host; may be given "
+        "several times",
+    )
+    access.add_argument(
+        "--log-prompts", action="store_true", help="log requests and tracebacks of errors"
+    )
+    _add_limits(parser.add_argument_group("limits"))
+    add_machine(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _add_limits(group: Any) -> None:
+    from ..serving.settings import LIMITS
+
+    for name, limit in LIMITS.items():
+        default = limit["default"]
+        kind: Callable[[str], Any] = integer if type(default) is int else number
+        group.add_argument(
+            f"--{name.removesuffix('_s').replace('_', '-')}{'-time' * name.endswith('_s')}",
+            dest=name,
+            type=kind,
+            default=default,
+            metavar=limit["metavar"],
+            help=f"{limit['help']} (default: {str(default).removesuffix('.0')})",
+        )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    if not arguments.bundle and not arguments.demo:
+        arguments.usage_error("give the folder of a bundle with --bundle, or --demo")
+    from ..serving.settings import LIMITS, LOCAL_HOSTS, Settings
+
+    try:
+        from ..serving.models import model_sources
+        from ..serving.server import is_local, serve
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"The server needs {error.name}: install the extra 'server' "
+            '(python -m pip install "edgeseq[cpu,server]").'
+        ) from error
+
+    key = arguments.api_key
+    if key is None:
+        key = os.environ.get(KEY_VARIABLE)  # an empty one is an error, not a server without key
+    settings = Settings(
+        api_key=key,
+        allow_origins=tuple(arguments.allow_origin),
+        allow_hosts=(*LOCAL_HOSTS, *arguments.allow_host),
+        log_prompts=arguments.log_prompts,
+        **{name: getattr(arguments, name) for name in LIMITS},
+    )
+    models = model_sources(
+        arguments.bundle,
+        demo=arguments.demo,
+        max_concurrent=settings.max_concurrent,
+        **machine_of(arguments),
+    )
+
+    def say(url: str) -> None:
+        print(f"edgeseq serves {', '.join(models)} at {url} (Ctrl-C ends it)", file=sys.stderr)
+        if key is None and not is_local(arguments.host):
+            print(
+                f"Everyone who reaches {arguments.host} can use the server: set a key with "
+                f"{KEY_VARIABLE}.",
+                file=sys.stderr,
+            )
+        sys.stderr.flush()
+
+    with _logging_to_standard_error(arguments.log_prompts):
+        serve(models, settings, host=arguments.host, port=arguments.port, on_listening=say)
+    return 0
+
+
+@contextmanager
+def _logging_to_standard_error(with_tracebacks: bool) -> Iterator[None]:
+    """Log requests while the block runs; uvicorn's own errors have tracebacks."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    levels = {
+        "edgeseq.serving": logging.INFO,
+        "uvicorn.error": logging.ERROR if with_tracebacks else logging.CRITICAL,
+    }
+    loggers = [logging.getLogger(name) for name in levels]
+    for logger in loggers:
+        logger.setLevel(levels[logger.name])
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
+            logger.removeHandler(handler)

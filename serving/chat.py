@@ -1,0 +1,292 @@
+"""``POST /v1/chat/completions``: the chat template turns messages into a prompt.
+
+The template is the checkpoint's, in Jinja2's sandbox, with the functions that Transformers gives
+templates. Source: ``transformers.utils.chat_template_utils`` (4.57.6).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, NoReturn
+
+from ..runtime.bundle.manifest import ChatFormat
+from ..runtime.errors import EdgeseqError, MissingPackageError, reason
+from ..runtime.results import GenerationResult, StreamEvent
+from .completions import READING, check_length, finish_reason, usage
+from .errors import ApiError, api_error, bad_field, encode_json
+from .fields import Fields
+from .generating import Generation, Services
+from .logprobs import TokenLogprobs, chat_logprobs
+from .models import ServedModel
+from .options import OWN, Call, read_call
+from .streams import DONE, EventStream, comment, event
+from .work import Job
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MOST_LOGPROBS = 20
+FIELDS = (
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n"),
+    *("logprobs", "top_logprobs", "logit_bias", "stop", "presence_penalty", "frequency_penalty"),
+    *("seed", "stream", "stream_options", "user", "response_format"),
+)
+
+
+class TemplateError(Exception):
+    """The template has called ``raise_exception``."""
+
+
+def render(chat: ChatFormat, messages: Sequence[dict[str, Any]]) -> str:
+    """Return the prompt for the model's answer to ``messages``.
+
+    Raises ``ApiError`` if the template refuses them, ``MissingPackageError`` without Jinja2.
+    """
+    try:
+        import jinja2
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise MissingPackageError(
+            "Chat templates need Jinja2: install the extra 'server' "
+            '(python -m pip install "edgeseq[cpu,server]").'
+        ) from error
+
+    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        template = environment.from_string(chat.template)
+        return template.render(
+            messages=messages,
+            add_generation_prompt=True,
+            tools=None,
+            documents=None,
+            **chat.special_tokens,
+        )
+    except TemplateError as error:
+        raise bad_field("messages", f"The chat template refuses the messages: {error}.") from error
+    except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise bad_field(
+            "messages", f"The chat template cannot be filled with the messages: {reason(error)}."
+        ) from error
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(str(message).rstrip("."))
+
+
+async def chat(
+    services: Services, served: ServedModel, fields: Fields, job: Job
+) -> bytes | EventStream:
+    """Return the answer's JSON, or its stream."""
+    settings, model = services.settings, served.model
+    form = model.bundle.manifest.tokenizer.chat
+    if form is None:
+        raise ApiError(
+            400,
+            f"The model {served.name} has no chat template: use /v1/completions.",
+            param="model",
+            code="no_chat_template",
+        )
+    messages = _messages(fields)
+    if "max_completion_tokens" in fields:
+        if "max_tokens" in fields:
+            raise bad_field("max_tokens", "max_tokens has no effect with max_completion_tokens.")
+        limit = fields.integer("max_completion_tokens", 0, settings.max_tokens)
+    else:
+        limit = None
+    wants = fields.flag("logprobs")
+    top = fields.integer("top_logprobs", 0, MOST_LOGPROBS)
+    if top is not None and not wants:
+        raise bad_field("top_logprobs", "top_logprobs has no effect without logprobs: true.")
+    _read_response_format(fields)
+    default = settings.max_tokens if limit is None else limit
+    call = read_call(fields, settings, max_tokens=default, prompts=1, has_best_of=False)
+    fields.finish((*FIELDS, *OWN))
+
+    def encode() -> list[int]:
+        ids = model.tokenizer.encode(render(form, messages), add_special_tokens=False)
+        check_length(ids, settings)
+        return ids
+
+    prompt = await services.threads.check(encode, settings.constraint_s)
+    generation = Generation(
+        services=services,
+        served=served,
+        job=job,
+        prompts=[prompt],
+        call=call,
+        logprobs=(top or 0) if wants else None,
+    )
+    answer = _Answer(served, generation, call)
+    if call.stream:
+        return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
+    results = await generation.results()
+    return await services.threads.build(lambda: encode_json(answer.body(results)))
+
+
+def _messages(fields: Fields) -> list[dict[str, Any]]:
+    """Take the messages, with their parts of text joined."""
+    given = fields.take("messages")
+    if not isinstance(given, list) or not given:
+        raise bad_field("messages", f"messages is {given!r:.60}; it must be a list of messages.")
+    found = []
+    for number, message in enumerate(given):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise bad_field("messages", f"{where} is {message!r:.60}; it must be an object.")
+        role = message.get("role")
+        if role not in ROLES:
+            raise bad_field(
+                "messages", f"{where}.role is {role!r:.60}; it must be {' or '.join(ROLES)}."
+            )
+        if unknown := sorted(message.keys() - {"role", "content", "name"}):
+            raise bad_field(
+                "messages", f"{where} has the unknown field {unknown[0]!r:.60}: remove it."
+            )
+        content = message.get("content")
+        if isinstance(content, list):
+            content = "".join(_part(part, where) for part in content)
+        if not isinstance(content, str):
+            raise bad_field("messages", f"{where}.content is {content!r:.60}; it must be a text.")
+        found.append({**message, "content": content})
+    return found
+
+
+def _part(part: Any, where: str) -> str:
+    """Return the text of a part of a message's content."""
+    if isinstance(part, dict) and part.get("type") == "text" and part.keys() == {"type", "text"}:
+        text = part["text"]
+        if isinstance(text, str):
+            return text
+    raise bad_field(
+        "messages", f'{where}.content has the part {part!r:.60}; only {{"type": "text"}} is known.'
+    )
+
+
+def _read_response_format(fields: Fields) -> None:
+    """Turn ``response_format`` into the option ``json_schema``, if it has a schema."""
+    given = fields.take("response_format")
+    if given is None or given == {"type": "text"}:
+        return
+    schema: Any = None
+    if isinstance(given, dict) and given.get("type") == "json_object":
+        schema = {"type": "object"}
+    elif isinstance(given, dict) and given.get("type") == "json_schema":
+        inner = given.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, dict) else None
+    if not isinstance(schema, dict):
+        raise bad_field(
+            "response_format",
+            f"response_format is {given!r:.60}; its type must be text, json_object, or json_schema "
+            "with an object json_schema.schema.",
+        )
+    fields.put("json_schema", schema)
+
+
+class _Answer:
+    """The answer to a request: its body, or the chunks of its stream."""
+
+    def __init__(self, served: ServedModel, generation: Generation, call: Call) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._served = served
+        self._generation = generation
+        self._call = call
+
+    def body(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
+        """Return the body of the answer to ``results``."""
+        choices = []
+        for index, result in enumerate(results):
+            tokens = self._logprobs()
+            if tokens is not None and result.logprobs is not None:
+                tops = result.top_logprobs or ()
+                for token in zip(result.token_ids, result.logprobs, tops, strict=True):
+                    tokens.push(*token)
+            end = len(result.text) if result.finish_reason == "stop" else None
+            choices.append(
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": result.text, "refusal": None},
+                    "logprobs": self._taken(tokens, end),
+                    "finish_reason": finish_reason(result.finish_reason),
+                }
+            )
+        generated = sum(result.generated_tokens for result in results)
+        head = self._head("chat.completion", choices)
+        return {**head, "usage": self._usage(generated)}
+
+    async def chunks(
+        self, events: AsyncGenerator[tuple[int, StreamEvent] | None]
+    ) -> AsyncGenerator[bytes]:
+        """Yield the server-sent events of a stream."""
+        count, generated = self._call.n, 0
+        lengths, tokens = [0] * count, [self._logprobs() for _ in range(count)]
+        for index in range(count):
+            yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
+        yield comment(READING)
+        try:
+            async with aclosing(events):
+                async for found in events:
+                    if found is None:
+                        yield comment("generating" if generated else READING)
+                        continue
+                    index, new = found
+                    lengths[index] += len(new.text)
+                    generated += len(new.token_ids)
+                    if (kept := tokens[index]) is not None:
+                        known = zip(
+                            new.token_ids, new.logprobs or (), new.top_logprobs or (), strict=True
+                        )
+                        for token in known:
+                            kept.push(*token)
+                    if not new.text and new.finish_reason is None:
+                        continue
+                    is_cut = new.finish_reason in (None, "stop")
+                    taken = self._taken(kept, lengths[index] if is_cut else None)
+                    delta = {"content": new.text} if new.text else {}
+                    yield self._chunk(index, delta, taken, finish_reason(new.finish_reason))
+        except (ApiError, EdgeseqError) as error:
+            found_error = error if isinstance(error, ApiError) else api_error(error)
+            yield event(found_error.body)
+            return
+        if self._call.include_usage:
+            head = self._head("chat.completion.chunk", [])
+            yield event({**head, "usage": self._usage(generated)})
+        yield DONE
+
+    def _logprobs(self) -> TokenLogprobs | None:
+        if self._generation.logprobs is None or "choices" in self._call.options:
+            return None
+        return TokenLogprobs(self._served.model.tokenizer, self._served.spell, 0)
+
+    def _taken(self, tokens: TokenLogprobs | None, end: int | None) -> dict[str, Any] | None:
+        if tokens is None:
+            return None
+        return chat_logprobs(tokens.take(end), self._generation.logprobs or 0)
+
+    def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return event(self._head("chat.completion.chunk", [choice]))
+
+    def _head(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._served.name,
+            "choices": choices,
+        }
+
+    def _usage(self, generated: int) -> dict[str, int]:
+        return usage(len(self._generation.prompts[0]), generated)

@@ -1,0 +1,184 @@
+"""The body of a request: JSON, and checks of its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect, Request
+
+from ..runtime.errors import nearest, reason
+from .errors import ApiError, bad_field
+from .settings import Settings
+
+DEEPEST = 100  # limit of nested lists and objects
+MOST_ITEMS = 1024  # limit of items of a list or object that is an option
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """Return the body of a request; raise ``ApiError`` for one that is too large or too slow."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # Browsers send other types to other sites without asking them first.
+        raise ApiError(
+            415,
+            f"The Content-Type is {kind!r:.60}: send the header Content-Type: application/json.",
+        )
+    limit = settings.max_body_bytes
+    size = request.headers.get("content-length", "")
+    too_large = ApiError(413, f"The body has more than {limit} bytes: send a smaller one.")
+    if size.isascii() and size.isdigit() and (len(size) > 18 or int(size) > limit):
+        raise too_large
+    body = bytearray()
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(settings.stall_s):
+                body += await anext(chunks)
+        except StopAsyncIteration:
+            return bytes(body)
+        except TimeoutError:
+            raise ApiError(
+                408, f"No byte of the body came for {settings.stall_s:g} seconds: send it again."
+            ) from None
+        except ClientDisconnect:
+            raise ApiError(400, "The client left before the end of the body.") from None
+        if len(body) > limit:
+            raise too_large
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body; raise ``ApiError`` for anything else."""
+    try:
+        data = json.loads(
+            body.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_duplicates,
+        )
+        if b"\\ud" in body.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # raises for a lone surrogate
+    except RecursionError:
+        raise ApiError(
+            400, f"The body has more than {DEEPEST} levels: send less nesting."
+        ) from None
+    except UnicodeEncodeError:
+        raise ApiError(
+            400, "The body has a lone surrogate, which is not a character: remove it."
+        ) from None
+    except ValueError as error:
+        raise ApiError(400, f"The body is not valid JSON ({reason(error)}): correct it.") from None
+    if not isinstance(data, dict):
+        raise ApiError(400, 'The body must be a JSON object, such as {"prompt": "Hello"}.')
+    _check_depth(data)
+    return data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"the key {twice!r:.60} occurs twice")
+    return found
+
+
+def _check_depth(data: Any) -> None:
+    """Raise ``ApiError`` for more levels than ``DEEPEST``: later checks are recursive."""
+    level = [data]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for parent in level
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ApiError(400, f"The body has more than {DEEPEST} levels: send less nesting.")
+
+
+class Fields:
+    """The fields of a request, each taken once; a field that is null counts as left out."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = {name: value for name, value in data.items() if value is not None}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._data
+
+    def put(self, name: str, value: Any) -> None:
+        """Add a field that follows from another one; raise ``ApiError`` if it is there already."""
+        if name in self._data:
+            raise bad_field(name, f"{name} is given twice: leave one of the two fields out.")
+        self._data[name] = value
+
+    def take(self, name: str) -> Any:
+        """Take a field of any type; None if it is left out."""
+        return self._data.pop(name, None)
+
+    def text(self, name: str, default: str = "") -> str:
+        """Take a string."""
+        value = self._data.pop(name, default)
+        if not isinstance(value, str):
+            raise bad_field(name, f"{name} is {value!r:.60}; it must be a string.")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Take true or false."""
+        value = self._data.pop(name, default)
+        if type(value) is not bool:
+            raise bad_field(name, f"{name} is {value!r:.60}; it must be true or false.")
+        return value
+
+    def integer(self, name: str, at_least: int, at_most: int) -> int | None:
+        """Take an integer; None if it is left out."""
+        value = self._data.pop(name, None)
+        if value is not None and (type(value) is not int or not at_least <= value <= at_most):
+            raise bad_field(
+                name,
+                f"{name} is {value!r:.60}; it must be an integer from {at_least} to {at_most}.",
+            )
+        return value
+
+    def number(self, name: str, at_least: float, at_most: float) -> float | None:
+        """Take a number; None if it is left out."""
+        value: Any = self._data.pop(name, None)
+        is_number = type(value) is int or type(value) is float
+        if value is not None and (not is_number or not at_least <= value <= at_most):
+            raise bad_field(
+                name,
+                f"{name} is {value!r:.60}; it must be a number from {at_least:g} to {at_most:g}.",
+            )
+        return None if value is None else float(value)
+
+    def options(self, names: Iterable[str]) -> dict[str, Any]:
+        """Take the fields in ``names``, whose values the runtime checks."""
+        found = {name: self._data.pop(name) for name in names if name in self._data}
+        for name, value in found.items():
+            if name != "json_schema" and isinstance(value, list | dict) and len(value) > MOST_ITEMS:
+                raise bad_field(
+                    name, f"{name} has {len(value)} items; the limit is {MOST_ITEMS}: send fewer."
+                )
+        return found
+
+    def finish(self, known: Iterable[str]) -> None:
+        """Raise ``ApiError`` if a field is left that nobody took; ``known``: names to suggest."""
+        for name in self._data:
+            close = nearest(name, known)
+            hint = f"did you mean {close!r}?" if close else "remove it."
+            raise bad_field(name, f"There is no field {name!r:.60} here: {hint}")

@@ -1,0 +1,216 @@
+"""``serve``: run the application with uvicorn, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..runtime.errors import EdgeseqError, OptionError
+from .app import create_app
+from .models import Source
+from .settings import Settings
+from .state import Server
+
+LOG = logging.getLogger("edgeseq.serving")
+CLOSING_S = 5  # time that cancelled requests get to send their last bytes
+
+
+def serve(
+    models: Mapping[str, Source],
+    settings: Settings | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_listening: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve models until SIGTERM or Ctrl-C.
+
+    After the first signal, running requests end and new ones get status 503. After the second
+    signal, or ``shutdown_s`` seconds, running requests are cancelled.
+
+    Args:
+        models: The models by their names, as for ``create_app``.
+        settings: Who may call the server, and its limits; None for the defaults.
+        host: The address to listen at, which ``allow_hosts`` then has, too. The default is for
+            programs of this machine alone.
+        port: The port; 0 for any free one.
+        on_listening: A function that is called with the URL once the server listens.
+
+    Raises:
+        EdgeseqError: The address cannot be used, or a model cannot be loaded.
+        KeyboardInterrupt: After Ctrl-C.
+    """
+    settings = settings or Settings()
+    if not 0 <= port <= 65535:
+        raise OptionError(f"port is {port}; it must be from 0 to 65535.")
+    listener = _listen(host, port)
+    with listener:
+        if not _is_any(host):
+            settings = replace(settings, allow_hosts=(*settings.allow_hosts, _in_url(host)))
+        app = create_app(models, settings)
+        server = _UvicornServer(app, settings)
+        on_listening(f"http://{_in_url(host)}:{listener.getsockname()[1]}")
+        server.run(sockets=[listener])
+    if (error := server.state.models.error) is not None:
+        raise error
+    if server.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=2048)
+    except OSError as error:
+        raise EdgeseqError(
+            f"The address {host}:{port} cannot be used ({error.strerror or error}): give another "
+            "--host or --port."
+        ) from error
+
+
+def _is_any(host: str) -> bool:
+    """Return whether ``host`` stands for all addresses of the machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == ""
+
+
+def is_local(host: str) -> bool:
+    """Return whether only programs of this machine reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host.lower()
+
+
+class _Timer:
+    """A limit of time that is started and stopped, again and again."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._action = action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start the time, unless it is running."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._action)
+
+    def stop(self) -> None:
+        """Stop the time."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed if its client stalls.
+
+    A client stalls if it takes longer than ``stall_s`` to send the head of a request, or to read
+    what fills the memory for its answer.
+    """
+
+    stall_s = 0.0  # set in a subclass
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._reading = _Timer(self.loop, self.stall_s, transport.abort)
+        self._writing = _Timer(self.loop, self.stall_s, transport.abort)
+        super().connection_made(transport)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading.stop()
+        self._writing.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing.start()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._writing.stop()
+
+    def _watch_head(self) -> None:
+        """Start or stop the time for the head of a request."""
+        cycle: Any = self.cycle  # None before the first request
+        if self.transport.is_closing() or (cycle is not None and not cycle.response_complete):
+            self._reading.stop()
+        else:
+            self._reading.start()
+
+
+class _UvicornServer(uvicorn.Server):
+    """A uvicorn server that answers with status 503 while its last requests end."""
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http=type("Connection", (_Connection,), {"stall_s": settings.stall_s}),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=CLOSING_S,
+            )
+        )
+        self.state: Server = app.state.server
+        self.signal: int | None = None
+        self._settings = settings
+        self._deadline_s: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take SIGTERM or SIGINT; the second signal ends running requests."""
+        if self.signal is not None:
+            self._deadline_s = 0.0
+        self.signal = sig
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether the server must end; uvicorn asks ten times a second."""
+        if self.state.models.error is not None:
+            return True
+        if self.signal is None:
+            return await super().on_tick(counter)
+        if not self.state.is_stopping:
+            LOG.info("shutting down: %d requests are running", self.state.in_flight)
+            self.state.stop()
+            if self._deadline_s is None:
+                self._deadline_s = time.monotonic() + self._settings.shutdown_s
+        if not self.state.in_flight:
+            return True
+        if self._deadline_s is not None and time.monotonic() > self._deadline_s:
+            self.state.cancel()
+            return True
+        return await super().on_tick(counter)
