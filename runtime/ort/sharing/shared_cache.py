@@ -34,8 +34,8 @@ class Member:
 
     ``place``: its rows in a shared cache; None while they are in the private cache. ``request``:
     what its thread waits for. ``logits``: the array that its last logits lie in. ``is_expected``:
-    whether others wait a moment for its next step. ``missed``: steps of others since its last one.
-    ``ready_s``: when it got its last logits.
+    whether others wait a moment for its next step. ``thread``: the thread of its last step.
+    ``missed``: steps of others since its last one. ``ready_s``: when it got its last logits.
     """
 
     def __init__(self, private: OnnxDecoder) -> None:
@@ -46,6 +46,7 @@ class Member:
         self.is_registered = False
         self.is_closed = False
         self.is_expected = False
+        self.thread = 0
         self.missed = 0
         self.ready_s: float | None = None
 

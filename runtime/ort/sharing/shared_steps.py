@@ -56,7 +56,7 @@ class SharedSteps:
         self._note_arrival(member)
         if self._waiting or self._leader is not None:
             return True
-        return any(other.is_expected and other is not member for other in self._members)
+        return any(other.is_expected and other.thread != member.thread for other in self._members)
 
     def note_end(self, member: Member) -> None:
         """Note that a member has the logits of a step that it made alone."""
@@ -78,7 +78,7 @@ class SharedSteps:
 
     def pause(self, member: Member) -> None:
         """Move the rows of ``member`` back soon; others do not wait for it."""
-        member.is_expected = False
+        member.is_expected, member.ready_s = False, None
         self._end(member)
 
     def close(self, member: Member) -> None:
@@ -136,7 +136,13 @@ class SharedSteps:
         return request.tokens is None or self._all_are_here()
 
     def _all_are_here(self) -> bool:
-        return all(member.request is not None for member in self._members if member.is_expected)
+        """Return whether nobody else is expected, or could come: one thread may read streams."""
+        threads = {request.member.thread for request in self._waiting}
+        return all(
+            member.request is not None or member.thread in threads
+            for member in self._members
+            if member.is_expected
+        )
 
     def _wait_s(self, request: Request) -> float:
         if self._leader is None and self._waiting[:1] == [request]:
@@ -191,9 +197,10 @@ class SharedSteps:
                 self._waiting.remove(request)
 
     def _note_arrival(self, member: Member) -> None:
-        """Let others wait for a member from now on, unless it was slow itself."""
+        """Let others wait for a member from now on, unless its caller was slow."""
         since_s = 0.0 if member.ready_s is None else time.monotonic() - member.ready_s
-        member.is_expected = since_s <= self._patience_s
+        member.is_expected = since_s <= self._patience_s / 2
+        member.thread = threading.get_ident()
 
     def _register(self, member: Member) -> None:
         if not member.is_registered:
