@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import random
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -365,7 +367,9 @@ class Tracer:
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         if frame.f_code.co_filename not in SHARING:
             return None
-        if event == "line":
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        # Python looks for interrupts at no line `with lock`: it never leaves the lock taken.
+        if event == "line" and not source.strip().startswith("with "):
             self.seen += 1
             if self.seen == self._line:
                 self._action()
@@ -386,58 +390,52 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
-@pytest.mark.parametrize("joins", [True, False], ids=["joins", "is there"])
+@pytest.mark.parametrize("role", ["leads", "follows", "joins"])
 def test_an_interrupt_anywhere_stops_nobody_else(
-    leads: bool, joins: bool, monkeypatch: pytest.MonkeyPatch
+    role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_steps, "POLL_S", 0.02)
-    line, got_there = 0, True
-    while got_there:
+    line, beyond = 0, 0
+    while beyond < 3:  # who joins leads or follows, which differs in lines
         line += 1
         engine, _ = scripted_engine()
         others = [Text(engine, [[1, 2], [3]]), Text(engine, [[4]])]
         victim = Text(engine, [[5, 6]])
-        together(*others, *([] if joins else [victim]), steps=2)
-        others[0].select([1, 0, 1][: 1 + line % 3])
-        got_there = one_is_interrupted(line, victim, others, leads=leads)
-        victim.decoder.close()
+        together(*others, *([] if role == "joins" else [victim]), steps=2)
+        others[0].select([1, 0][: 1 + line % 2])
+        beyond += not interrupted(line, victim, others, leads=role == "leads")
         together(*others, Text(engine, [[8]]), steps=2)
-    assert line > 50
+    assert line > 30
 
 
-def one_is_interrupted(line: int, victim: Text, others: Sequence[Text], *, leads: bool) -> bool:
+def interrupted(line: int, victim: Text, others: Sequence[Text], *, leads: bool) -> bool:
     """Step all once, and interrupt the victim at a line; return whether it came there."""
     tracer = Tracer(line, interrupt)
     ready = threading.Event()
 
     def be_interrupted() -> None:
         ready.set()
-        try:
+        with suppress(KeyboardInterrupt):
             tracer.run(lambda: victim.decoder.decode([1]))
-        except KeyboardInterrupt:
-            victim.decoder.close()
-
-    def all_wait() -> bool:
-        waiting = len(victim.decoder._steps._waiting)  # type: ignore[attr-defined]
-        return bool(waiting == (len(others) if leads else 1))
-
-    def others_step() -> Iterator[Any]:
-        for other in others:
-            yield other.thread.submit(other.step)
+        victim.decoder.close()
 
     if leads:
-        done = list(others_step())
-        poll(all_wait)
+        done = [other.thread.submit(other.step) for other in others]
+        poll(lambda: all(was_handed_in(other) for other in others))
         done.append(victim.thread.submit(be_interrupted))
     else:
         done = [victim.thread.submit(be_interrupted)]
         assert ready.wait(60)
-        poll(lambda: all_wait() or done[0].done())
-        done += others_step()
+        done += [other.thread.submit(other.step) for other in others]
     for one in done:
         one.result(60)
     return tracer.seen >= line
+
+
+def was_handed_in(text: Text) -> bool:
+    """Return whether the thread of a text waits for others, or has made its step."""
+    member = text.decoder._member  # type: ignore[attr-defined]
+    return member.request is not None or member.place is not None and member.place.answered
 
 
 def test_a_stream_may_be_collected_anywhere() -> None:
@@ -501,18 +499,19 @@ def one_life(engine: Engine, has_encoder: bool, seed: int) -> None:
     if rng.random() < 0.3:
         beams = rng.randint(2, 4)
         text.select([row for row in range(count) for _ in range(beams)])
+    is_single = len(text.texts) == 1
     for _ in range(rng.randint(1, 40)):
         action = rng.random()
         if action < 0.15:
             kept = [rng.randrange(len(text.texts)) for _ in text.texts]
             text.select(sorted(kept[: rng.randint(1, len(kept))]))
-        elif action < 0.2 and len(text.texts) == 1:
+        elif action < 0.2 and is_single:
             more = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 4))]
             text.texts[0] += more
             text.check(text.decoder.prefill([more]))
         elif action < 0.23:
             text.decoder.pause()
-        elif action < 0.25 and len(text.texts) == 1:
+        elif action < 0.25 and is_single:
             fork = text.decoder.fork()
             text.decoder.close()
             text.decoder = fork

@@ -116,7 +116,6 @@ class SharedCache:
         self._members: list[Member] = []
         self._blocks = 0  # in use
         self._steps: dict[tuple[int, int], BoundStep] = {}  # by rows in use, and rows with logits
-        self._source_lengths: list[int] = []  # of the bound steps
         self._logits: list[Logits] = []
 
     @property
@@ -188,9 +187,9 @@ class SharedCache:
             for row, length in zip(place.rows[::group], place.source_lengths, strict=False):
                 source_lengths[row // group] = length
         cache.lengths = lengths
-        if self._sources is not None and source_lengths != self._source_lengths:
+        if self._sources is not None and source_lengths != self._sources.lengths:
             self._steps.clear()
-            self._sources.lengths = self._source_lengths = source_lengths
+            self._sources.lengths = source_lengths
         rows: list[int] = []
         tokens: list[int] = []
         for request in requests:

@@ -11,8 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from ...bundle.manifest import Manifest
@@ -32,6 +31,9 @@ class SharedSteps:
 
     # As in `Slots`, the garbage collector may end a stream anywhere, even in a thread that has the
     # lock: `close` only notes the member, and the thread that has the lock, or gets it next, acts.
+    #
+    # Every `with self._lock` is Python's own: an interrupt inside a context manager in Python could
+    # leave the lock taken.
 
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._session = session
@@ -51,8 +53,9 @@ class SharedSteps:
         if os.getpid() != self._process:
             return False
         if not member.is_registered:
-            with self._changing():
+            with self._lock:
                 self._register(member)
+            self._end_unless_busy()
         self._note_arrival(member)
         if self._waiting or self._leader is not None:
             return True
@@ -86,25 +89,19 @@ class SharedSteps:
         member.is_closed, member.is_expected = True, False
         self._end(member)
 
-    @property
-    def rows(self) -> int:
-        """The number of rows in shared caches."""
-        with self._changing():
-            return sum(
-                len(member.place.rows) for member in self._members if member.place is not None
-            )
-
     # Waiting
 
     def _serve(self, request: Request) -> None:
         check_process(self._process)
         try:
             self._submit(request)
+            self._end_unless_busy()
             while not request.is_done:
                 if self._leader is request:
                     self._lead()
-                    with self._changing():
+                    with self._lock:
                         self._hand_over()
+                    self._end_unless_busy()
                 else:
                     request.given.acquire(timeout=self._wait_s(request))
                     self._lead_if_late(request)
@@ -118,7 +115,7 @@ class SharedSteps:
     def _submit(self, request: Request) -> None:
         member = request.member
         self._note_arrival(member)
-        with self._changing():
+        with self._lock:
             self._register(member)
             if member.place is None and request.parents is not None:
                 member.private.select_rows(request.parents)
@@ -151,14 +148,14 @@ class SharedSteps:
 
     def _lead_if_late(self, request: Request) -> None:
         if self._leader is None and not request.is_done:
-            with self._changing():
+            with self._lock:
                 late = time.monotonic() >= self._deadline_s
                 if self._leader is None and not request.is_done and (late or self._all_are_here()):
                     self._leader = request
 
     def _withdraw(self, request: Request) -> None:
         """Take back a request whose thread was interrupted, and hand over what it led."""
-        with self._changing():
+        with self._lock:
             request.member.is_expected = False
             if request in self._waiting:
                 self._waiting.remove(request)
@@ -167,6 +164,7 @@ class SharedSteps:
                 self._hand_over()
             elif self._leader is None:
                 self._wake_first()
+        self._end_unless_busy()
 
     def _hand_over(self) -> None:
         """Wake those who were served, and let another thread lead or wait for the others."""
@@ -210,7 +208,7 @@ class SharedSteps:
     # Leading: the leader alone uses the shared caches
 
     def _lead(self) -> None:
-        with self._changing():
+        with self._lock:
             self._end_all()
             is_time = self._all_are_here() or time.monotonic() >= self._deadline_s
             waiting = list(self._waiting)
@@ -229,7 +227,7 @@ class SharedSteps:
         held = [member.logits for member in absent if member.logits is not None]
         for group, requests in groups.items():
             self._try(lambda some, group=group: self._step(group, some, held), requests)
-            with self._changing():
+            with self._lock:
                 self._wake_served()
 
     def _try(self, work: Any, requests: list[Request]) -> None:
@@ -295,14 +293,6 @@ class SharedSteps:
 
     # The end of members
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._end_unless_busy()
-
     def _end(self, member: Member) -> None:
         # In a forked child the lock may be taken by a thread that exists only in the parent.
         if member.is_registered and os.getpid() == self._process:
@@ -311,12 +301,16 @@ class SharedSteps:
 
     def _end_unless_busy(self) -> None:
         """End members, unless another thread has the lock or leads: it does so afterwards."""
-        while self._ending and self._leader is None and self._lock.acquire(blocking=False):
+        is_ours = True
+        while is_ours and self._ending and self._leader is None:
+            is_ours = False
             try:
-                if self._leader is None:
+                is_ours = self._lock.acquire(blocking=False)
+                if is_ours and self._leader is None:
                     self._end_all()
             finally:
-                self._lock.release()
+                if is_ours:
+                    self._lock.release()
 
     def _end_all(self) -> None:
         while self._ending:
