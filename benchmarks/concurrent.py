@@ -2,10 +2,10 @@
 
     python -m benchmarks.concurrent BUNDLE
 
-N threads each generate 64 tokens from their own random prompt of 16 tokens. Both sides run in turns
-in every round: the N calls at the same time, and one after the other. Their texts are compared. Then
-the time to first token of a prompt of 16 tokens, alone and while a prompt of 900 tokens is read (or
-as many as the model has positions for). Loading is not timed.
+N threads each generate 64 tokens from their own random prompt of 16 tokens. Every round runs the N
+calls at the same time, and then one after the other, and compares their texts. Then it measures the
+time to first token of a prompt of 16 tokens, alone and while a prompt of 900 tokens is read (or as
+many as the model has positions for). Loading is not timed.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def main() -> None:
 
 
 def random_ids(model: Model, length: int, rng: np.random.Generator) -> list[int]:
+    """Return random token ids."""
     vocabulary = model.bundle.manifest.dimensions.vocabulary
     ids: list[int] = rng.integers(0, vocabulary, length).tolist()
     return ids

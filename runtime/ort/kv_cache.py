@@ -136,9 +136,7 @@ class KVCache:
         new_rows = max(rows - self._shape[1], 0)
         if new_rows:
             tracked = list(range(self.rows)) if self._common else []
-            self._common = common_of(
-                tracked, self.lengths, self._common, self._shape[1] + new_rows
-            )
+            self._common = common_of(tracked, self.lengths, self._common, self._shape[1] + new_rows)
         found, copies = place_rows(sources, slots, self._common)
         ordered = in_order(copies)
         old = self.lengths

@@ -239,9 +239,7 @@ class SharedCache:
         sources = [place.texts[parent] for parent in parents]
         has_encoder = bool(place.source_lengths)
         slots = [
-            range(row // group * group, row // group * group + group)
-            if has_encoder
-            else range(own)
+            range(row // group * group, row // group * group + group) if has_encoder else range(own)
             for row in sources
         ]
         texts, copies = place_rows(sources, slots, place.common)
@@ -256,9 +254,7 @@ class SharedCache:
             kept = [block * group + i for block in live for i in range(group)]
         else:
             live, kept = [], sorted(texts)
-        common = common_of(
-            [came_from[row] for row in kept], place.lengths, place.common, len(kept)
-        )
+        common = common_of([came_from[row] for row in kept], place.lengths, place.common, len(kept))
         padding = [i for i, row in enumerate(kept) if row not in texts]
         for i in padding if common else ():  # padding shares no prefix
             common[i] = [0] * len(kept)

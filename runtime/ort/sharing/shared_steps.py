@@ -147,11 +147,10 @@ class SharedSteps:
         return POLL_S
 
     def _lead_if_late(self, request: Request) -> None:
-        if self._leader is None and not request.is_done:
-            with self._lock:
-                late = time.monotonic() >= self._deadline_s
-                if self._leader is None and not request.is_done and (late or self._all_are_here()):
-                    self._leader = request
+        with self._lock:
+            late = time.monotonic() >= self._deadline_s
+            if self._leader is None and not request.is_done and (late or self._all_are_here()):
+                self._leader = request
 
     def _withdraw(self, request: Request) -> None:
         """Take back a request whose thread was interrupted, and hand over what it led."""
