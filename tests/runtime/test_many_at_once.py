@@ -90,7 +90,9 @@ def calls_for(model: Model) -> list[Call]:
                 if not model.bundle.manifest.has_encoder:
                     text = [*text, *result.token_ids, 5, 6]
             with session.fork() as fork:
-                [result] = fork.generate_ids(text, max_new_tokens=5, **{**BEAMS, "num_beams": 3}, **few)
+                [result] = fork.generate_ids(
+                    text, max_new_tokens=5, **few | BEAMS | {"num_beams": 3}
+                )
                 found.append((result.token_ids, result.logprobs, fork.cached_tokens))
         return found
 
