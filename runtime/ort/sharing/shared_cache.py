@@ -114,8 +114,10 @@ class SharedCache:
         self._cache: KVCache | None = None
         self._sources: KVCache | None = None
         self._members: list[Member] = []
+        self._settled: list[Member] = []  # members without a gap between their rows
         self._blocks = 0  # in use
-        self._steps: dict[tuple[int, int], BoundStep] = {}  # by rows in use, and rows with logits
+        # Steps and the memory of their logits, by rows in use and rows with logits.
+        self._steps: dict[tuple[int, int], tuple[BoundStep, Logits]] = {}
         self._logits: list[Logits] = []
 
     @property
@@ -137,8 +139,12 @@ class SharedCache:
             if request.member.place is None:
                 joining.append(request.member)
             elif request.parents is not None and request.member.place.selected is not request:
+                self._settled = []
                 self._select(request.member.place, request, request.parents)
         self._members = self.members
+        if not joining and self._members == self._settled and self._has_room():
+            return
+        self._settled = []
         used = {
             block: member
             for member in self._members
@@ -171,6 +177,7 @@ class SharedCache:
         self._blocks = blocks
         if self._kv.allocated_rows >= FAR_TOO_LARGE * max(blocks * self.group, FIRST_ROWS):
             self._resize(2 * blocks, self._kv.capacity, self._source_capacity)
+        self._settled = self.members
 
     def run(self, requests: Sequence[Request], held: Sequence[Logits]) -> None:
         """Make one step for all requests; rows of other members stay as they are.
@@ -197,15 +204,10 @@ class SharedCache:
             rows += [place.rows[text] for text in place.texts]
             tokens += request.tokens or ()
         memory = self._free_logits(len(rows), held)
-        logits = memory[: len(rows)]
-        step = self._steps.get((len(lengths), len(rows)))
-        if step is None:
-            step = BoundStep(self._session, cache, self._sources, self._names, logits, 1)
-            self._steps[len(lengths), len(rows)] = step
-        step.set_logits(logits)
+        step = self._step(len(rows), memory)
         step.set_rows(rows)
         step.append(tokens)
-        step.run()
+        logits = step.run()
         begin = 0
         for request in requests:
             member, place = request.member, _place(request.member)
@@ -334,6 +336,10 @@ class SharedCache:
         if not fits:
             self._resize(-(-allocated // self.group), capacity, source_capacity)
 
+    def _has_room(self) -> bool:
+        longest = max(max(_place(member).lengths) for member in self._members)
+        return longest < self._kv.capacity
+
     def _resize(self, blocks: int, capacity: int, source_capacity: int) -> None:
         """Move all rows to new memory."""
         group, old, old_sources = self.group, self._kv, self._sources
@@ -352,6 +358,19 @@ class SharedCache:
                 for block in _blocks_of(_place(member), group):
                     sources.copy_from(old_sources, block, block, kept)
         self._cache, self._sources = new, sources
+
+    def _step(self, texts: int, memory: Logits) -> BoundStep:
+        """Return a bound step that writes the logits of ``texts`` to ``memory``."""
+        key = self._kv.rows, texts
+        if key not in self._steps:
+            logits = memory[:texts]
+            step = BoundStep(self._session, self._kv, self._sources, self._names, logits, 1)
+            self._steps[key] = step, memory
+        step, bound = self._steps[key]
+        if bound is not memory:
+            step.set_logits(memory[:texts])
+            self._steps[key] = step, memory
+        return step
 
     def _free_logits(self, rows: int, held: Sequence[Logits]) -> Logits:
         """Return memory for the logits of at least ``rows`` rows that no member still reads."""
