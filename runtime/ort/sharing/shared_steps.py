@@ -11,7 +11,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ...bundle.manifest import Manifest
@@ -225,11 +226,11 @@ class SharedSteps:
             self._note_absence(member)
         held = [member.logits for member in absent if member.logits is not None]
         for group, requests in groups.items():
-            self._try(lambda some, group=group: self._step(group, some, held), requests)
+            self._try(partial(self._step, group, held), requests)
             with self._lock:
                 self._wake_served()
 
-    def _try(self, work: Any, requests: list[Request]) -> None:
+    def _try(self, work: Callable[[list[Request]], None], requests: list[Request]) -> None:
         """Do ``work`` for the requests, or give them its error."""
         try:
             work(requests)
@@ -237,7 +238,7 @@ class SharedSteps:
             for request in requests:
                 request.error = request.error or error
 
-    def _step(self, group: int, requests: list[Request], held: list[Logits]) -> None:
+    def _step(self, group: int, held: list[Logits], requests: list[Request]) -> None:
         if group not in self._caches:
             self._caches[group] = SharedCache(self._session, self._manifest, group)
         cache = self._caches[group]
@@ -261,8 +262,10 @@ class SharedSteps:
 
     def _note_absence(self, member: Member) -> None:
         """Do not wait for a member again; move it back if it misses many steps, or has no room."""
-        member.is_expected = False
         place = member.place
+        if member.request is not None:  # it came just now
+            return
+        member.is_expected = False
         if place is None:
             return
         member.missed += 1
