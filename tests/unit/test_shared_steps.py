@@ -115,6 +115,13 @@ def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def hasty(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for others a moment only, in tests with many rounds."""
+    monkeypatch.setattr(shared_steps, "LEAST_PATIENCE_S", 0.03)
+    monkeypatch.setattr(shared_steps, "MOST_PATIENCE_S", 0.03)
+
+
+@pytest.fixture
 def memory() -> WatchedMemory:
     return WatchedMemory()
 
@@ -392,12 +399,12 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize("role", ["leads", "follows", "joins"])
 def test_an_interrupt_anywhere_stops_nobody_else(
-    role: str, monkeypatch: pytest.MonkeyPatch
+    role: str, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_steps, "POLL_S", 0.02)
     line, beyond = 0, 0
     while beyond < 3:  # the victim leads or follows, which differs in lines
-        line += 2
+        line += 3
         engine, _ = scripted_engine()
         others = [Text(engine, [[1, 2], [3]]), Text(engine, [[4]])]
         victim = Text(engine, [[5, 6]])
@@ -439,11 +446,11 @@ def was_handed_in(text: Text) -> bool:
     return member.request is not None
 
 
-def test_a_stream_may_be_collected_anywhere() -> None:
+def test_a_stream_may_be_collected_anywhere(hasty: None) -> None:
     """The garbage collector closes a decoder in a thread that may have the lock."""
     line, got_there = 0, True
     while got_there:
-        line += 1
+        line += 2
         engine, _ = scripted_engine()
         texts = [Text(engine, [[1]]), Text(engine, [[2], [3]])]
         lost = [Text(engine, [[4]])]
