@@ -71,6 +71,9 @@ class Decoder(Protocol):
     def close(self) -> None:
         """End the generation."""
 
+    def pause(self) -> None:
+        """End a call of a session, which keeps the decoder for the next one."""
+
     def fork(self) -> Decoder:
         """Return a copy of this decoder, which must have one row."""
 

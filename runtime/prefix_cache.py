@@ -55,11 +55,13 @@ class PrefixCache:
             self._call = call
         return call
 
-    def end(self, call: _CallDecoder) -> None:
-        """End a call."""
+    def end(self, call: _CallDecoder) -> bool:
+        """End a call; return whether it was still the current one."""
         with self._call_lock:
-            if call is self._call:
+            is_current = call is self._call
+            if is_current:
                 self._call = None
+        return is_current
 
     @property
     def is_in_use(self) -> bool:
@@ -222,8 +224,15 @@ class _CallDecoder:
         self._inner.select_rows(parent_rows)
 
     def close(self) -> None:
-        self._cache.end(self)
+        is_current = self._cache.end(self)
+        if self._decoder is not None and not self._is_kept:
+            self._decoder.close()
+        elif self._decoder is not None and is_current:
+            self._decoder.pause()
         self._decoder = None
+
+    def pause(self) -> None:
+        self._inner.pause()
 
     def fork(self) -> Decoder:
         return self._inner.fork()

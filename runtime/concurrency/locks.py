@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from ..errors import EdgeseqError
 
@@ -18,44 +19,74 @@ PATIENCE_S = 5.0  # seconds without a step after which a generation may count as
 class FairLock:
     """A lock that threads get in order of arrival; it is not reentrant.
 
-    ``threading.Lock`` is not fair: one stream could starve the others.
+    ``threading.Lock`` is not fair: one stream could starve the others. Threads that ask through
+    ``other_kind`` take turns with those that ask directly, while both wait: however many threads
+    of one kind there are, every second turn is for the other kind.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[threading.Lock, int]] = deque()
+        self._waiting: deque[_Ticket] = deque()
         self._owner: int | None = None  # identifier of a thread
+        self._is_other = False  # the kind of the owner, or of the last owner
+        self.other_kind = _OtherKind(self)
 
     def __enter__(self) -> None:
-        me = threading.get_ident()
-        with self._lock:
-            # A thread that asks again was interrupted (Ctrl-C) before it could release the lock.
-            if self._owner is None or self._owner == me:
-                self._owner = me
-                return
-            ticket = threading.Lock()
-            ticket.acquire()
-            self._waiting.append((ticket, me))
-        try:
-            ticket.acquire()
-        except BaseException:  # Ctrl-C
-            with self._lock:
-                if (ticket, me) in self._waiting:
-                    self._waiting.remove((ticket, me))
-                else:
-                    self._hand_over()
-            raise
+        self.take(is_other=False)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._hand_over()
 
+    def take(self, *, is_other: bool) -> None:
+        """Wait for the lock; ``is_other``: the kind of the caller."""
+        me = threading.get_ident()
+        with self._lock:
+            # A thread that asks again was interrupted (Ctrl-C) before it could release the lock.
+            if self._owner is None or self._owner == me:
+                self._owner, self._is_other = me, is_other
+                return
+            ticket = _Ticket(threading.Lock(), me, is_other)
+            ticket.given.acquire()
+            self._waiting.append(ticket)
+        try:
+            ticket.given.acquire()
+        except BaseException:  # Ctrl-C
+            with self._lock:
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+                else:
+                    self._hand_over()
+            raise
+
     def _hand_over(self) -> None:
         if self._waiting:
-            ticket, self._owner = self._waiting.popleft()
-            ticket.release()
+            others = (ticket for ticket in self._waiting if ticket.is_other != self._is_other)
+            ticket = next(others, self._waiting[0])
+            self._waiting.remove(ticket)
+            self._owner, self._is_other = ticket.thread, ticket.is_other
+            ticket.given.release()
         else:
             self._owner = None
+
+
+class _Ticket(NamedTuple):
+    given: threading.Lock  # released when the thread gets the fair lock
+    thread: int
+    is_other: bool
+
+
+class _OtherKind:
+    """Takes a fair lock as the other kind."""
+
+    def __init__(self, lock: FairLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.take(is_other=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.__exit__()
 
 
 class Slot:

@@ -32,6 +32,8 @@ from .memory import CpuMemory, DeviceLogits, DeviceMemory, Memory
 from .onnx_decoder import OnnxDecoder
 from .onnx_encoder import OnnxEncoder
 from .providers import check_build, device_tensor
+from .sharing.shared_decoder import SharedDecoder
+from .sharing.shared_steps import SharedSteps
 
 MAX_CONCURRENT = 16  # default limit of generations at once
 CLOSED = "The model is closed: load it again."
@@ -71,6 +73,12 @@ class Engine:
         if isinstance(self._memory, DeviceMemory):
             vocabulary = manifest.dimensions.vocabulary
             self._device_logits = partial(DeviceLogits, self._memory, vocabulary=vocabulary)
+        # Other devices keep a cache for each generation: their memory cannot be accessed here, or
+        # they copy all inputs at each run.
+        in_main_memory = not getattr(sessions.get("decoder"), "copies_inputs", False)
+        self._steps: SharedSteps | None = None
+        if self._device_logits is None and in_main_memory:
+            self._steps = SharedSteps(sessions["decoder"], manifest)
         self._is_closed = False
         self._process = os.getpid()
 
@@ -87,7 +95,7 @@ class Engine:
         if self.manifest.has_encoder:
             encoder = OnnxEncoder(sessions["encoder"], self.manifest, self._memory)
             sources = encoder.prepare(prompts)
-        return OnnxDecoder(
+        private = OnnxDecoder(
             sessions["decoder"],
             self.manifest,
             self._memory,
@@ -96,6 +104,7 @@ class Engine:
             sources=sources,
             device_logits=self._device_logits,
         )
+        return private if self._steps is None else SharedDecoder(private, self._steps)
 
     def check_open(self) -> None:
         """Raise ``EdgeseqError`` if no call may begin: after ``close``, or in a forked child."""
@@ -113,7 +122,7 @@ class Engine:
         self.slots.when_empty(self._free)
 
     def _free(self) -> None:
-        self._sessions = None
+        self._sessions = self._steps = None
         _return_freed_memory()
 
 

@@ -139,15 +139,13 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
     def run_with_iobinding(self, *arguments: Any) -> None:
         """Run the session; one thread at a time runs it, because a run uses all cores.
 
+        Decode steps (bindings with a true ``is_step``) and longer runs take turns while both wait.
         Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
         ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
         """
-        if os.getpid() != self._process:
-            raise EdgeseqError(
-                "A generation that started before this process was forked cannot continue in it: "
-                "load the model in this process."
-            )
-        with self._turn:
+        check_process(self._process)
+        is_step = getattr(arguments[0], "is_step", False)
+        with self._turn.other_kind if is_step else self._turn:
             if self._device.provider == CPU:
                 super().run_with_iobinding(*arguments)
             else:
@@ -162,6 +160,15 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         if self._device.provider == CPU:
             return super().io_binding()
         return _DeviceBinding(self, self._device)
+
+
+def check_process(process: int) -> None:
+    """Raise ``EdgeseqError`` in a forked child of ``process``, where its sessions cannot run."""
+    if os.getpid() != process:
+        raise EdgeseqError(
+            "A generation that started before this process was forked cannot continue in it: "
+            "load the model in this process."
+        )
 
 
 def _content(graph: Path) -> bytes:

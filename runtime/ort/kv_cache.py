@@ -44,12 +44,17 @@ class KVCache:
         self._dtype = np.dtype(dtype)
         self._allocate()
         self.lengths = [0] * rows  # filled positions of each row in use
-        self._common = _nothing_in_common(rows)
+        self._common = nothing_in_common(rows)
 
     @property
     def rows(self) -> int:
         """The number of rows in use."""
         return len(self.lengths)
+
+    @property
+    def allocated_rows(self) -> int:
+        """The number of rows that there is memory for."""
+        return self._shape[1]
 
     @property
     def capacity(self) -> int:
@@ -71,8 +76,48 @@ class KVCache:
         other = copy(self)
         other._move([0], 1, self.capacity)
         other.lengths = self.lengths[:1]
-        other._common = _nothing_in_common(1)
+        other._common = nothing_in_common(1)
         return other
+
+    def new(self, rows: int, capacity: int) -> KVCache:
+        """Return an empty cache of the same format, with its own memory."""
+        other = copy(self)
+        layers, _, heads, _, head_size = self._shape
+        other._shape = (layers, rows, heads, capacity, head_size)
+        other._allocate()
+        other.lengths = [0] * rows
+        other._common = nothing_in_common(rows)
+        return other
+
+    def released(self) -> KVCache:
+        """Return this cache without its memory: lengths and sizes stay known."""
+        other = copy(self)
+        other._block, other.buffers = Buffer(0, (0,), self._dtype, None), []
+        return other
+
+    def fill_with_zeros(self) -> None:
+        """Write zeros everywhere; main memory only."""
+        self._block.owner.fill(0)
+
+    def copy_from(self, other: KVCache, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of a row of ``other`` to row ``target``."""
+        self.memory.copy_out(other._block, source, self._block, target, length)
+
+    def copy_row(self, source: int, target: int, begin: int, end: int) -> None:
+        """Copy positions ``begin`` to ``end`` from row ``source`` to row ``target``."""
+        self.memory.copy_row(self._block, source, target, begin, end)
+
+    def shared_prefixes(self) -> list[list[int]]:
+        """Return the length of the prefix that each two rows in use share; empty if unknown."""
+        return [row[: self.rows] for row in self._common[: self.rows]]
+
+    def set_rows(self, lengths: Sequence[int], common: Sequence[Sequence[int]]) -> None:
+        """Declare what rows hold that were copied from elsewhere: see ``shared_prefixes``."""
+        self.lengths = list(lengths)
+        self._common = nothing_in_common(self.allocated_rows)
+        if self._common:
+            for row, shared in enumerate(common):
+                self._common[row][: len(shared)] = shared
 
     def forget(self, row: int, length: int) -> None:
         """Truncate ``row`` to its first ``length`` positions."""
@@ -91,7 +136,7 @@ class KVCache:
         new_rows = max(rows - self._shape[1], 0)
         if new_rows:
             tracked = list(range(self.rows)) if self._common else []
-            self._common = self._common_of(tracked, self._shape[1] + new_rows)
+            self._common = common_of(tracked, self.lengths, self._common, self._shape[1] + new_rows)
         found, copies = place_rows(sources, slots, self._common)
         ordered = in_order(copies)
         old = self.lengths
@@ -105,25 +150,13 @@ class KVCache:
             for source, target, begin in ordered:
                 self.memory.copy_row(self._block, source, target, begin, old[source])
             padding = set(range(rows)) - set(found)
-        self._common = self._common_of(parents, self._shape[1])
+        self._common = common_of(parents, self.lengths, self._common, self._shape[1])
         for row in padding if self._common else ():  # padding rows share no prefix
             self._common[row] = [0] * self._shape[1]
             for others in self._common:
                 others[row] = 0
         self.lengths = [old[parent] for parent in parents]
         return found
-
-    def _common_of(self, parents: Sequence[int], rows: int) -> list[list[int]]:
-        """Return the prefixes that ``rows`` rows share, with row ``i`` a copy of ``parents[i]``."""
-        common = _nothing_in_common(rows)
-        if not common:
-            return common
-        for row, parent in enumerate(parents):
-            for other, its_parent in enumerate(parents[:row]):
-                same = parent == its_parent
-                shared = self.lengths[parent] if same else self._common[parent][its_parent]
-                common[row][other] = common[other][row] = shared
-        return common
 
     def _move(self, parents: Sequence[int], rows: int, capacity: int) -> None:
         """Move to new memory, where row ``i`` is a copy of row ``parents[i]``."""
@@ -139,7 +172,7 @@ class KVCache:
         self.buffers: list[Buffer] = [self._block.part(i) for i in range(self._shape[0])]
 
 
-def _nothing_in_common(rows: int) -> list[list[int]]:
+def nothing_in_common(rows: int) -> list[list[int]]:
     """Return a (rows, rows) table of zeros.
 
     Entry [i][j] is the length of the prefix that rows i and j share. The table is empty for more
@@ -147,6 +180,23 @@ def _nothing_in_common(rows: int) -> list[list[int]]:
     rows, lists are faster than numpy.
     """
     return [[0] * rows for _ in range(rows)] if rows <= TRACKED_ROWS else []
+
+
+def common_of(
+    parents: Sequence[int], lengths: Sequence[int], before: Sequence[Sequence[int]], rows: int
+) -> list[list[int]]:
+    """Return the prefixes that ``rows`` rows share once row ``i`` is a copy of ``parents[i]``.
+
+    ``lengths``, ``before``: the lengths and the shared prefixes of the parents.
+    """
+    common = nothing_in_common(rows)
+    if not common or not before:
+        return common
+    for row, parent in enumerate(parents):
+        for other, its_parent in enumerate(parents[:row]):
+            shared = lengths[parent] if parent == its_parent else before[parent][its_parent]
+            common[row][other] = common[other][row] = shared
+    return common
 
 
 class RowCopy(NamedTuple):
@@ -163,7 +213,7 @@ def place_rows(
     """Return the new row of each text, and the copies that make it.
 
     ``sources``: the row that each text continues. ``slots``: the rows that each text may have;
-    there are enough for all. ``common``: the table of ``_nothing_in_common``; empty if prefixes are
+    there are enough for all. ``common``: the table of ``nothing_in_common``; empty if prefixes are
     not tracked.
     """
     rows = [-1] * len(sources)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -155,9 +155,7 @@ class OnnxDecoder:
 
     def select_rows(self, parent_rows: Sequence[int]) -> None:
         """Reorder the cache: row ``i`` becomes a copy of row ``parent_rows[i]``; drop others."""
-        if len(parent_rows) > len(self._logits):
-            self._logits = self._new_logits(len(parent_rows))
-            self._steps.clear()
+        self._logits = self._logits_for(len(parent_rows))
         cache, buffers = self._cache, self._cache.buffers
         slots, rows = self._slots(parent_rows)
         if rows != cache.rows or len(parent_rows) != len(self._rows):
@@ -171,6 +169,39 @@ class OnnxDecoder:
 
     def close(self) -> None:
         """End the generation; memory is freed with the decoder."""
+
+    def pause(self) -> None:
+        """End a call. Nothing needs to be done: the memory is the decoder's own."""
+
+    def content(self) -> Content:
+        """Return the caches, and what their rows hold."""
+        return Content(self._cache, self._rows, self._sources)
+
+    def release(self) -> None:
+        """Free the memory of the caches, whose content was copied; ``restore`` puts it back."""
+        self._steps.clear()
+        self._cache = self._cache.released()
+        if self._sources is not None:
+            self._sources = self._sources.released()
+        self._unread = None  # it was read, and holds the memory too
+
+    def restore(self, content: Content) -> None:
+        """Continue with caches that were copied from elsewhere."""
+        self._steps.clear()
+        self._cache, self._rows, self._sources = content
+        if self._sources is not None:
+            group = self._cache.rows // self._sources.rows
+            self._owners = [row // group for row in self._rows]
+        self._logits = self._logits_for(len(self._rows))
+
+    @property
+    def limit(self) -> int:
+        """The most positions that a row may have."""
+        return self._capacity
+
+    def room_for(self, length: int) -> int:
+        """Return a capacity with room for ``length`` positions and some more."""
+        return max(length, min(self._capacity, max(FIRST_CAPACITY, 2 * length)))
 
     def fork(self) -> OnnxDecoder:
         """Return another decoder whose only row is a copy of this decoder's only row."""
@@ -214,6 +245,13 @@ class OnnxDecoder:
             self._steps.clear()
             self._cache.grow(max(length, min(self._capacity, 2 * capacity)))
 
+    def _logits_for(self, rows: int) -> Logits:
+        """Return memory for the logits of at least ``rows`` rows."""
+        if rows <= len(self._logits):
+            return self._logits
+        self._steps.clear()
+        return self._new_logits(rows)
+
     def _new_logits(self, rows: int) -> Logits:
         return np.empty((rows, self._vocabulary), np.float32)
 
@@ -236,6 +274,19 @@ class OnnxDecoder:
         return self._on_device(len(logits)).fetch(len(logits), self._best)
 
 
+class Content(NamedTuple):
+    """The caches of a decoder.
+
+    ``cache``: with an encoder, the rows of source ``i`` are rows ``i * group`` to ``(i + 1) *
+    group``. ``rows``: the cache row of each text; other rows are padding. ``sources``: the encoder
+    output.
+    """
+
+    cache: KVCache
+    rows: list[int]
+    sources: KVCache | None
+
+
 class BoundStep(Binding):
     """A bound run of the session: ``n`` tokens for each of the cache's rows.
 
@@ -253,6 +304,7 @@ class BoundStep(Binding):
         on_device: DeviceLogits | None = None,
     ) -> None:
         super().__init__(session)
+        self.native.is_step = n == 1
         rows = cache.rows
         self.input_ids = np.empty((rows, n), np.int64)
         self.position_ids = np.empty((rows, n), np.int64)
@@ -286,8 +338,13 @@ class BoundStep(Binding):
     def set_rows(self, rows: Sequence[int]) -> None:
         """Set the cache row of each token of ``append``; other rows are padding."""
         self._rows = rows
-        self._padding = [row for row in range(self._cache.rows) if row not in rows]
+        self._padding = sorted(set(range(self._cache.rows)).difference(rows))
         self.logits_at[:] = rows
+
+    def set_logits(self, logits: Logits) -> None:
+        """Write the logits of later runs to other memory of the same shape."""
+        self._logits = logits
+        self.output_array("logits", logits)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Make ``tokens`` the next token of each row."""

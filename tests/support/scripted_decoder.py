@@ -69,6 +69,9 @@ class ScriptedDecoder:
     def close(self) -> None:
         self.is_closed = True
 
+    def pause(self) -> None:
+        """Do nothing, as a decoder that shares no memory."""
+
     def fork(self) -> ScriptedDecoder:
         [ids] = self.texts
         return ScriptedDecoder(self.rule, self.capacity, [list(ids)])

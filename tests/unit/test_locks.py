@@ -88,6 +88,23 @@ def test_a_thread_that_comes_back_stands_behind_those_that_wait() -> None:
     assert taken == ["other", "first again"]
 
 
+def test_the_two_kinds_take_turns_while_both_wait() -> None:
+    lock, order = FairLock(), []
+
+    def take(name: str) -> None:
+        with lock.other_kind if name.startswith("step") else lock:
+            order.append(name)
+
+    with lock:
+        threads = []
+        names = ["chunk 1", "chunk 2", "chunk 3", "step 1", "step 2", "chunk 4"]
+        for number, name in enumerate(names):
+            threads.append(start(take, name))
+            wait_for_waiting(lock, number + 1)
+    join(*threads)
+    assert order == ["step 1", "chunk 1", "step 2", "chunk 2", "chunk 3", "chunk 4"]
+
+
 def test_an_error_releases_the_lock() -> None:
     lock = FairLock()
     with pytest.raises(ValueError), lock:

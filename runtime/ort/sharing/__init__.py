@@ -1,0 +1,1 @@
+"""Continuous batching: generations that run at the same time share decode steps."""
