@@ -397,7 +397,8 @@ class Card {
     else this.text.append(text);
     if (typeof reason !== "string") return;
     this.card.classList.remove("busy");
-    this.end.textContent = { stop: "ended", length: "token limit" }[reason] ?? "";
+    const ends = { stop: "ended", length: "token limit" };
+    this.end.textContent = this.characters.length ? (ends[reason] ?? "") : "no text";
   }
 
   addTokens({ tokens, token_logprobs: values, top_logprobs: tops, text_offset: offsets }, reason) {
@@ -628,10 +629,13 @@ document.addEventListener("keydown", (event) => {
     moveToToken(event, token);
   }
 });
-document.addEventListener("pointerover", (event) => {
+// Not pointerover, which also comes when the table is hidden above a token.
+document.addEventListener("pointermove", (event) => {
   const token = event.target.closest(".token");
   if (token) showAlternatives(token);
-  else if (!event.target.closest("#alternatives")) hideAlternatives();
+  else if (!event.target.closest("#alternatives") && shown !== document.activeElement) {
+    hideAlternatives();
+  }
 });
 byId("cards").addEventListener("focusin", (event) => {
   const token = event.target.closest(".token");
