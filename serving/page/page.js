@@ -110,6 +110,7 @@ async function loadModels() {
     else if (models.length) modelChanged();
     const health = await (await reach("/health")).json();
     if (health.status === "ok") break;
+    if (health.error) throw new Problem(health.error.message); // the server is shutting down
     if (health.status === "error") {
       throw new Problem("The server could not load all of its models: look at its log.");
     }
@@ -255,7 +256,9 @@ function requestInForm() {
   const path = "/v1/completions";
   if (isShown("choices")) {
     body.choices = linesIn("choices");
-    if (!body.choices.length) throw badField("choices", "There are no choices: write one on each line.");
+    if (!body.choices.length) {
+      throw badField("choices", "There are no choices: write one on each line.");
+    }
     return { path, body, form: "choices" };
   }
   body.max_tokens = numberIn("max_tokens");
@@ -469,8 +472,9 @@ class Figures {
     const isStream = this.firstAt !== null;
     const after = isStream ? this.tokens - this.firstTokens : this.tokens;
     const seconds = (this.lastAt - (isStream ? this.firstAt : this.began)) / 1000;
+    const speed = after / seconds;
     writeFigure("first", isStream && `${Math.round(this.firstAt - this.began)} ms`);
-    writeFigure("speed", after > 0 && seconds > 0 && (after / seconds).toFixed(after / seconds < 10 ? 1 : 0));
+    writeFigure("speed", after > 0 && seconds > 0 && speed.toFixed(speed < 10 ? 1 : 0));
     writeFigure("count", this.tokens && String(this.tokens));
     writeFigure("prompt-count", this.promptTokens !== undefined && String(this.promptTokens));
   }
@@ -516,7 +520,8 @@ function setBusy(isBusy) {
 
 function show(error) {
   const isKnown = error instanceof Problem;
-  setText("error", isKnown ? error.message : `The page has an error of its own (${error}): reload it.`);
+  const own = `The page has an error of its own (${error}): reload it.`;
+  setText("error", isKnown ? error.message : own);
   if (!isKnown) console.error(error);
 }
 
@@ -535,7 +540,8 @@ function showAlternatives(element) {
   setText("alternatives-title", `${spelled(token)} has ${percent(Math.exp(logprob))}`);
   const rows = Object.entries(tops ?? {}).map(([other, value]) => {
     const row = newElement("tr", other === token ? "chosen" : "");
-    row.append(newElement("td", "", spelled(other)), newElement("td", "", percent(Math.exp(value))));
+    row.append(newElement("td", "", spelled(other)));
+    row.append(newElement("td", "", percent(Math.exp(value))));
     return row;
   });
   panel.querySelector("tbody").replaceChildren(...rows);
@@ -558,7 +564,8 @@ function sayAlternatives(element) {
   const { token, logprob, tops } = alternativesOf.get(element);
   const others = Object.entries(tops ?? {}).filter(([other]) => other !== token);
   const list = others.map(([other, value]) => `${spelled(other)} ${percent(Math.exp(value))}`);
-  setText("spoken", `${spelled(token)} ${percent(Math.exp(logprob))}. Alternatives: ${list.join(", ")}`);
+  const chosen = `${spelled(token)} ${percent(Math.exp(logprob))}`;
+  setText("spoken", `${chosen}. Alternatives: ${list.join(", ")}`);
 }
 
 // Return a token with its spaces and line breaks as visible characters.
@@ -579,7 +586,9 @@ function percent(probability) {
 function moveToToken(event, element) {
   const tokens = [...element.parentElement.querySelectorAll(".token:not(:empty)")];
   const index = tokens.indexOf(element);
-  const target = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: tokens.length - 1 }[event.key];
+  const last = tokens.length - 1;
+  const targets = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: last };
+  const target = targets[event.key];
   if (target === undefined) return;
   event.preventDefault();
   const next = tokens[target];
