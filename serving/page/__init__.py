@@ -1,4 +1,4 @@
-"""The page at ``/``: three static files, which call the API as any other client does."""
+"""The page at ``/``: static files, whose scripts call the API as any other client does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = Path(__file__).parent
+SCRIPTS = ("page", "form", "server", "answer", "alternatives", "figures", "elements")
 FILES = {  # path -> file and its type
     "/": ("index.html", "text/html"),
     "/page/style.css": ("style.css", "text/css"),
-    "/page/page.js": ("page.js", "text/javascript"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/page/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 HEADERS = {
     # No scripts or styles but the files above, no other origin, and no frame around the page.

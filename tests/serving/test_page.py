@@ -466,6 +466,11 @@ def test_a_narrow_window(open_page: Open) -> None:
     """A window of 1280 pixels at 400 % zoom has 320."""
     page = open_page(width=320)
     page.locator("#options summary").click()
+    page.fill("#n", "0")
+    page.locator("#options summary").click()
+    page.click("#generate")
+    page.locator("#error", has_text="Texts is 0").wait_for()
+    assert page.evaluate("document.activeElement.id") == "n"
     page.fill("#n", "2")
     page.fill("#max_tokens", "20")
     page.click("#generate")
