@@ -57,6 +57,7 @@ byId("cards").addEventListener("focusin", (event) => {
   sayAlternatives(token);
 });
 byId("cards").addEventListener("focusout", hideAlternatives);
+addEventListener("resize", hideAlternatives);
 
 // In a narrow window, options would stand between the prompt and the answer.
 byId("options").open = !matchMedia("(max-width: 56rem)").matches;
