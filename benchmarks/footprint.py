@@ -29,7 +29,16 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("cli", "export", "quantize", "runtime", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "cli",
+    "export",
+    "quantize",
+    "runtime",
+    "serving",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 INSTALLERS = {"pip", "setuptools", "wheel"}
 BASELINE = "onnxruntime"
 MEASURED = "edgeseq.runtime.ort.engine"  # all that generation imports, onnxruntime included

@@ -107,7 +107,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     key = arguments.api_key
     if key is None:
-        key = os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE)  # an empty one is an error, not a server without key
     settings = Settings(
         api_key=key,
         allow_origins=tuple(arguments.allow_origin),

@@ -35,7 +35,7 @@ from .work import Job
 
 LOG = logging.getLogger("edgeseq.serving")
 CLIENT_LEFT = 499  # status in logs and figures, as nginx has it
-Answer = dict[str, Any] | EventStream
+Answer = dict[str, Any] | bytes | EventStream
 Work = Callable[[Services, ServedModel, Fields, Job], Awaitable[Answer]]
 
 
@@ -149,7 +149,9 @@ async def _answer(server: Server, request: Request, work: Work) -> Any:
             answer = await work(server.services, served, fields, job)
     except ClientLeftError:
         raise ApiError(CLIENT_LEFT, "The client has left.") from None
-    return answer if isinstance(answer, EventStream) else json_response(answer)
+    if isinstance(answer, bytes):
+        return Response(answer, media_type="application/json")
+    return json_response(answer) if isinstance(answer, dict) else answer
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

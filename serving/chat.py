@@ -18,10 +18,10 @@ from ..runtime.bundle.manifest import ChatFormat
 from ..runtime.errors import EdgeseqError, MissingPackageError, reason
 from ..runtime.results import GenerationResult, StreamEvent
 from .completions import READING, check_length, finish_reason, usage
-from .errors import ApiError, api_error, bad_field
+from .errors import ApiError, api_error, bad_field, encode_json
 from .fields import Fields
 from .generating import Generation, Services
-from .logprobs import TokenLogprobs, chat_logprobs, token_speller
+from .logprobs import TokenLogprobs, chat_logprobs
 from .models import ServedModel
 from .options import OWN, Call, read_call
 from .streams import DONE, EventStream, comment, event
@@ -87,8 +87,8 @@ def _refuse(message: str) -> NoReturn:
 
 async def chat(
     services: Services, served: ServedModel, fields: Fields, job: Job
-) -> dict[str, Any] | EventStream:
-    """Return the body of the answer, or its stream."""
+) -> bytes | EventStream:
+    """Return the answer's JSON, or its stream."""
     settings, model = services.settings, served.model
     form = model.bundle.manifest.tokenizer.chat
     if form is None:
@@ -131,7 +131,8 @@ async def chat(
     answer = _Answer(served, generation, call)
     if call.stream:
         return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
-    return answer.body(await generation.results())
+    results = await generation.results()
+    return await services.threads.build(lambda: encode_json(answer.body(results)))
 
 
 def _messages(fields: Fields) -> list[dict[str, Any]]:
@@ -267,8 +268,7 @@ class _Answer:
     def _logprobs(self) -> TokenLogprobs | None:
         if self._generation.logprobs is None or "choices" in self._call.options:
             return None
-        tokenizer = self._served.model.tokenizer
-        return TokenLogprobs(tokenizer, token_speller(tokenizer), 0)
+        return TokenLogprobs(self._served.model.tokenizer, self._served.spell, 0)
 
     def _taken(self, tokens: TokenLogprobs | None, end: int | None) -> dict[str, Any] | None:
         if tokens is None:

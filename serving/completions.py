@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..runtime.errors import EdgeseqError
 from ..runtime.model import Model
 from ..runtime.request.prompts import check_ids, encode_prompt
 from ..runtime.results import FinishReason, GenerationResult, Score, StreamEvent
-from .errors import ApiError, api_error, bad_field
+from .errors import ApiError, api_error, bad_field, encode_json
 from .fields import Fields
 from .generating import Generation, Services
-from .logprobs import TokenLogprobs, completion_logprobs, token_speller
+from .logprobs import Token, TokenLogprobs, completion_logprobs
 from .models import ServedModel
 from .options import OWN, Call, read_call
 from .settings import Settings
 from .streams import DONE, EventStream, comment, event
-from .work import Job
+from .work import Job, Threads
 
 MAX_TOKENS = 16  # OpenAI's default
 MOST_LOGPROBS = 5
@@ -111,8 +112,8 @@ def check_length(ids: Sequence[int], settings: Settings) -> None:
 
 async def complete(
     services: Services, served: ServedModel, fields: Fields, job: Job
-) -> dict[str, Any] | EventStream:
-    """Return the body of the answer, or its stream."""
+) -> bytes | EventStream:
+    """Return the answer's JSON, or its stream."""
     settings, model = services.settings, served.model
     asked = read_completion(fields, served, settings)
     prompts, texts = await services.threads.check(
@@ -131,13 +132,13 @@ async def complete(
         count = asked.logprobs
         served.queue.check_room()
         async with served.queue.slot(job, len(prompts)):
-            scores = await services.threads.run(
-                job, lambda: [model.score_ids(ids, logprobs=count) for ids in prompts]
-            )
+            scores = await services.threads.run(job, lambda: _scores(model, prompts, count, job))
     answer = _Answer(served, generation, asked, texts, scores)
     if asked.call.stream:
-        return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
-    return answer.body(await generation.results())
+        chunks = answer.chunks(await generation.begin(), services.threads)
+        return EventStream(chunks, job, settings.stall_s)
+    results = await generation.results()
+    return await services.threads.build(lambda: encode_json(answer.body(results)))
 
 
 def _prepare(
@@ -151,6 +152,20 @@ def _prepare(
     return prompts, [
         text if isinstance(text, str) else model.tokenizer.decode(ids) for text, ids in pairs
     ]
+
+
+def _scores(model: Model, prompts: Sequence[Sequence[int]], count: int, job: Job) -> list[Score]:
+    """Return the scores of the prompts; raise ``ApiError`` if the job is over before the last."""
+    found = []
+    for ids in prompts:
+        if job.is_over():
+            raise ApiError(
+                503,
+                "The prompts took longer than the limit of time: send fewer or shorter ones.",
+                code="timeout",
+            )
+        found.append(model.score_ids(ids, logprobs=count))
+    return found
 
 
 class _Answer:
@@ -171,20 +186,23 @@ class _Answer:
         self._asked = asked
         self._texts = texts
         self._scores = scores
-        self._spell: Callable[[int], bytes] | None = None
 
     def body(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
         """Return the body of the answer to ``results``, ``n`` for each prompt."""
         choices = []
+        echoed_tokens = [self._prompt_tokens(prompt) for prompt in range(len(self._texts))]
         for index, result in enumerate(results):
             echoed = self._texts[result.prompt_index] if self._asked.echo else ""
-            tokens = self._logprobs(result.prompt_index)
+            tokens = self._new_tokens(result.prompt_index)
             if tokens is not None and result.logprobs is not None:
                 tops = result.top_logprobs or ()
                 for token in zip(result.token_ids, result.logprobs, tops, strict=True):
                     tokens.push(*token)
             end = self._end(result.prompt_index, len(result.text), result.finish_reason)
-            choice = self._choice(index, echoed + result.text, result.finish_reason, tokens, end)
+            known = None
+            if tokens is not None:
+                known = [*echoed_tokens[result.prompt_index], *tokens.take(end)]
+            choice = self._choice(index, echoed + result.text, result.finish_reason, known)
             if result.choices is not None:
                 choice["probabilities"] = [
                     {"text": each.text, "probability": each.probability, "logprob": each.logprob}
@@ -195,18 +213,15 @@ class _Answer:
         return {**self._head(choices), "usage": self._usage(generated)}
 
     async def chunks(
-        self, events: AsyncGenerator[tuple[int, StreamEvent] | None]
+        self, events: AsyncGenerator[tuple[int, StreamEvent] | None], threads: Threads
     ) -> AsyncGenerator[bytes]:
         """Yield the server-sent events of a stream."""
         count = len(self._texts) * self._asked.call.n
         lengths, generated, is_read = [0] * count, 0, False
-        tokens = [self._logprobs(index // self._asked.call.n) for index in range(count)]
+        tokens = [self._new_tokens(index // self._asked.call.n) for index in range(count)]
         if self._asked.echo:
             for index in range(count):
-                prompt = index // self._asked.call.n
-                end = self._end(prompt, 0, None)
-                text = self._texts[prompt]
-                yield event(self._head([self._choice(index, text, None, tokens[index], end)]))
+                yield await threads.build(partial(self._echo, index))
         yield comment(READING)
         try:
             async with aclosing(events):
@@ -228,7 +243,8 @@ class _Answer:
                     if not new.text and new.finish_reason is None:
                         continue
                     end = self._end(index // self._asked.call.n, lengths[index], new.finish_reason)
-                    choice = self._choice(index, new.text, new.finish_reason, kept, end)
+                    taken = None if kept is None else kept.take(end)
+                    choice = self._choice(index, new.text, new.finish_reason, taken)
                     yield event(self._head([choice]))
         except (ApiError, EdgeseqError) as error:
             found_error = error if isinstance(error, ApiError) else api_error(error)
@@ -238,23 +254,30 @@ class _Answer:
             yield event({**self._head([]), "usage": self._usage(generated)})
         yield DONE
 
-    def _logprobs(self, prompt: int) -> TokenLogprobs | None:
-        """Return the log-probabilities of a text, with those of the prompt if it is echoed."""
+    def _echo(self, index: int) -> bytes:
+        """Return the event that repeats the prompt in choice ``index``."""
+        prompt = index // self._asked.call.n
+        known = None if self._asked.logprobs is None else self._prompt_tokens(prompt)
+        return event(self._head([self._choice(index, self._texts[prompt], None, known)]))
+
+    def _prompt_tokens(self, prompt: int) -> list[Token]:
+        """Return the tokens of an echoed prompt; none if their log-probabilities are not asked."""
+        if not self._scores:
+            return []
+        found = TokenLogprobs(self._served.model.tokenizer, self._served.spell, 0)
+        score = self._scores[prompt]
+        tops = score.top_logprobs or ()
+        for token in zip(score.token_ids, score.log_probabilities, tops, strict=True):
+            found.push(*token)
+        return found.take()
+
+    def _new_tokens(self, prompt: int) -> TokenLogprobs | None:
+        """Return the log-probabilities of a text, still empty; None if they are not asked."""
         if self._asked.logprobs is None or "choices" in self._asked.call.options:
             return None
-        tokenizer = self._served.model.tokenizer
-        if self._spell is None:
-            self._spell = token_speller(tokenizer)
         has_encoder = self._served.model.bundle.manifest.has_encoder
         before = 0 if has_encoder else len(self._texts[prompt])
-        found = TokenLogprobs(tokenizer, self._spell, 0 if self._scores else before)
-        if self._scores:
-            score = self._scores[prompt]
-            tops = score.top_logprobs or ()
-            for token in zip(score.token_ids, score.log_probabilities, tops, strict=True):
-                found.push(*token)
-            found.begin_text(before)
-        return found
+        return TokenLogprobs(self._served.model.tokenizer, self._served.spell, before)
 
     def _end(self, prompt: int, length: int, reason: FinishReason | None) -> int | None:
         """Return the character before which tokens are shown; None for all of them.
@@ -271,11 +294,10 @@ class _Answer:
         index: int,
         text: str,
         reason: FinishReason | None,
-        tokens: TokenLogprobs | None,
-        end: int | None,
+        tokens: Sequence[Token] | None,
     ) -> dict[str, Any]:
         count = self._asked.logprobs or 0
-        known = None if tokens is None else completion_logprobs(tokens.take(end), count)
+        known = None if tokens is None else completion_logprobs(tokens, count)
         return {
             "index": index,
             "text": text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..runtime.errors import OptionError
@@ -30,6 +31,7 @@ def token_speller(tokenizer: AnyTokenizer) -> Callable[[int], bytes]:
     with suppress(OptionError):  # a decoder of an unknown form
         spelling = token_bytes_of(tokenizer)
 
+    @cache  # a vocabulary is small, and answers have the same tokens again and again
     def spell(token_id: int) -> bytes:
         token = tokenizer.token(token_id)
         if token is None:
@@ -54,7 +56,6 @@ class TokenLogprobs:
     """
 
     def __init__(self, tokenizer: AnyTokenizer, spell: Callable[[int], bytes], offset: int) -> None:
-        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._spell = spell
         self._offset = offset
@@ -65,11 +66,6 @@ class TokenLogprobs:
         others = [] if top is None else [(self._spell(other), value) for other, value in top]
         self._tokens.append(Token(self._spell(token_id), logprob, others, self._offset))
         self._offset += len(self._detokenizer.push(token_id))
-
-    def begin_text(self, offset: int) -> None:
-        """Begin the new text after the prompt's tokens, at the character ``offset``."""
-        self._detokenizer = Detokenizer(self._tokenizer)
-        self._offset = offset
 
     def take(self, before: int | None = None) -> list[Token]:
         """Take the tokens that begin before the character ``before``; None: all."""

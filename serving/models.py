@@ -14,6 +14,7 @@ from ..runtime.errors import OptionError
 from ..runtime.loading import load
 from ..runtime.model import Model
 from .errors import ApiError
+from .logprobs import token_speller
 from .settings import Settings
 from .work import Queue
 
@@ -35,6 +36,7 @@ class ServedModel:
         self.model = model.with_defaults({k: defaults[k] for k in SPECIAL_TOKENS if k in defaults})
         self.with_bundle_defaults = model
         self.queue = Queue(settings)
+        self.spell = token_speller(model.tokenizer)
         self.created = int(time.time())
 
     @property

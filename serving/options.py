@@ -92,7 +92,7 @@ def read_call(
     is_sampled = options.get("do_sample") is True
     has_choices = "choices" in options
     if not has_choices:
-        options |= _other_options(fields)
+        options |= _other_options(fields, options)
     if has_choices and n > 1:
         raise bad_field("n", "n has no effect with choices: use 1.")
     return Call(
@@ -166,7 +166,7 @@ def _sampling(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _other_options(fields: Fields) -> dict[str, Any]:
+def _other_options(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]:
     """Take the stop strings, biases and penalties; return them as options."""
     found: dict[str, Any] = {}
     stops = fields.take("stop")
@@ -187,6 +187,8 @@ def _other_options(fields: Fields) -> dict[str, Any]:
         if penalty := fields.number(name, *OPENAI_PENALTIES):
             found[name] = penalty
     if biases := _biases(fields):
+        if "sequence_bias" in options:
+            raise bad_field("logit_bias", "logit_bias has no effect with sequence_bias: use one.")
         found["sequence_bias"] = biases
     return found
 

@@ -140,7 +140,7 @@ class Queue:
 
 
 class Threads:
-    """The threads that check and generate, so that the event loop never waits for a model."""
+    """The threads that check, generate and build answers, so that the event loop never waits."""
 
     def __init__(self, generations: int) -> None:
         self._checks = ThreadPoolExecutor(2, "edgeseq-check")
@@ -168,6 +168,10 @@ class Threads:
             "constraint or a shorter prompt.",
             code="timeout",
         )
+
+    async def build(self, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, which builds an answer that may be large."""
+        return await asyncio.get_running_loop().run_in_executor(self._checks, work)
 
     async def run(self, job: Job, work: Callable[[], Result]) -> Result:
         """Return ``work()``, which ends soon after the job is over."""

@@ -14,7 +14,7 @@ from benchmarks.compare.commands import run_command
 from benchmarks.compare.peers import OURS, REPOSITORY, Compiled
 from edgeseq.runtime.ort.cpu import instructions
 
-SOURCES = ("pyproject.toml", "setup.py", "cli", "export", "quantize", "runtime")
+SOURCES = ("pyproject.toml", "setup.py", "cli", "export", "quantize", "runtime", "serving")
 LIBRARIES = (".pyc", ".so", ".dylib", ".dll")  # left by an earlier build: no sources
 
 

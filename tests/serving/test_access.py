@@ -206,6 +206,12 @@ def test_a_request_ends_after_its_time(new_client: NewClient) -> None:
     assert 'edgeseq_cancelled_total{model="demo"} 1' in client.get("/metrics").text
 
 
+def test_scoring_ends_after_its_time(new_client: NewClient) -> None:
+    body = {"prompt": ["a " * 400] * 64, "echo": True, "logprobs": 0, "max_tokens": 0}
+    answer = new_client(request_s=0.01).post("/v1/completions", json=body)
+    assert code(answer) == (503, "timeout")
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, float("nan"), None])
 def test_bad_limits_are_refused(value: Any) -> None:
     with pytest.raises(OptionError, match=r"max_tokens is .* must be an integer of at least 1"):

@@ -88,7 +88,7 @@ BODIES = st.builds(
     ),
 )
 FUZZED = settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

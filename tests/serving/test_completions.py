@@ -311,6 +311,7 @@ def test_beams_of_an_encoder_decoder(client: TestClient, demo_t5: Model) -> None
         ({"logit_bias": {"a": 1}}, "logit_bias", "an object of at most 1024 token ids"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "from -100 to 100"),
         ({"logit_bias": {"99999999": 1}}, "sequence_bias", "token ids are integers"),
+        ({"logit_bias": {"1": 1}, "sequence_bias": [[[1], 1]]}, "logit_bias", "use one"),
         ({"stop": ["a"] * 5}, "stop", "up to 4 strings"),
         ({"stop": [""]}, "stop", "none of them empty"),
         ({"presence_penalty": 3}, "presence_penalty", "from -2 to 2"),

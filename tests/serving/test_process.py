@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ LONG = {"model": "demo-gpt2", "prompt": "Once upon", "max_tokens": 480, "n": 8, 
 
 
 def wait_until_ready(url: str) -> None:
-    poll(lambda: httpx.get(f"{url}/health").status_code == 200)
+    poll(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200)
 
 
 @posix_only
@@ -76,21 +77,49 @@ def test_connections_that_stall_are_closed() -> None:
             with socket.create_connection((host, int(port)), timeout=60) as connection:
                 connection.sendall(start)
                 assert connection.recv(1) == b""  # closed by the server
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+
+
+def test_a_client_that_reads_nothing_is_disconnected() -> None:
+    with running_server("--demo", "--threads", "1", "--stall-time", "0.5") as (_, url):
+        wait_until_ready(url)
+        host, port = url.removeprefix("http://").split(":")
+        # The echoes and their log-probabilities fill the memory of both sockets.
+        prompt = "Once upon a time " * 100
+        fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
+        body = json.dumps({**fields, "max_tokens": 1, "stream": True}).encode()
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(head.encode() + body)
+            answered = 'edgeseq_requests_total{route="/v1/completions",status="200"} 1'
+            with httpx.Client(base_url=url, timeout=60) as other:
+                poll(lambda: answered in other.get("/metrics").text)
+            connection.settimeout(60)
+            found = bytearray()
+            with contextlib.suppress(ConnectionResetError):
+                while part := connection.recv(2**20):
+                    found += part
+        assert found.startswith(b"HTTP/1.1 200 OK")
+        assert b"[DONE]" not in found
 
 
 def test_the_key_comes_from_the_environment() -> None:
     with running_server("--demo", EDGESEQ_API_KEY="secret") as (_, url):
-        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 401
         header = {"Authorization": "Bearer secret"}
-        assert httpx.get(f"{url}/v1/models", headers=header).status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers=header, timeout=60).status_code == 200
 
 
 def test_bundles_are_named_by_folder_or_by_name() -> None:
     path = demo_bundle("gpt2")
     with running_server("--bundle", str(path), "-b", f"other={path}") as (_, url):
         wait_until_ready(url)
-        found = httpx.get(f"{url}/v1/models").json()["data"]
+        found = httpx.get(f"{url}/v1/models", timeout=60).json()["data"]
         assert [model["id"] for model in found] == ["gpt2", "other"]
 
 
@@ -110,6 +139,13 @@ def test_bad_arguments_are_one_sentence(
     capsys: Captured, arguments: list[str], message: str
 ) -> None:
     assert message in failure(capsys, "serve", *arguments)
+
+
+def test_an_empty_key_does_not_open_the_server(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESEQ_API_KEY", "")
+    assert "The API key is empty" in failure(capsys, "serve", "--demo")
 
 
 def test_there_must_be_a_bundle(capsys: Captured) -> None:
