@@ -43,10 +43,13 @@ def check_environment() -> None:
 
 
 def check_packages() -> None:
-    """The wheel holds every sub-package and its py.typed."""
+    """The wheel holds every sub-package, its py.typed, and the server's page."""
     for name in ("cli", "export", "quantize", "runtime", "serving"):
         marker = package_folder(name) / "py.typed"
         expect(marker.is_file(), f"missing: {marker}")
+    for name in ("index.html", "style.css", "page.js", "icon.svg"):
+        file = package_folder("serving") / "page" / name
+        expect(file.is_file(), f"missing: {file}")
 
 
 def check_import() -> None:

@@ -11,10 +11,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
+from .page import FILES
 from .state import Server
 
 LOG = logging.getLogger("edgeseq.serving")
-OPEN_PATHS = ("/", "/health")  # they need no key
+OPEN_PATHS = (*FILES, "/health")  # they need no key
 REQUEST_ID = b"x-request-id"
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ..runtime.errors import EdgeseqError
@@ -26,10 +26,11 @@ from .fields import Fields, read_body, read_object
 from .generating import Services
 from .metrics import MEDIA_TYPE
 from .models import ServedModel, Source
+from .page import page_routes
 from .settings import Settings
 from .state import Server
 from .streams import ClientLeftError, EventStream, ends_with_client
-from .tasks import detokenize, run_task, tokenize
+from .tasks import detokenize, list_tasks, run_task, tokenize
 from .work import Job
 
 LOG = logging.getLogger("edgeseq.serving")
@@ -88,6 +89,8 @@ def _middleware(server: Server) -> list[Middleware]:
 
 
 def _routes(server: Server) -> list[Route]:
+    known_tasks = list_tasks()
+
     def post(path: str, work: Work) -> Route:
         async def endpoint(request: Request) -> Any:
             return await _answer(server, request, work)
@@ -96,9 +99,6 @@ def _routes(server: Server) -> list[Route]:
 
     async def tasks(request: Request) -> Any:
         return await _answer(server, request, partial(run_task, request.path_params["task"]))
-
-    async def index(request: Request) -> Response:
-        return _index(server)
 
     async def health(request: Request) -> Response:
         if server.models.is_ready:
@@ -113,31 +113,25 @@ def _routes(server: Server) -> list[Route]:
         found = [served.body for served in server.models.served]
         return json_response({"object": "list", "data": found})
 
+    async def show_tasks(request: Request) -> Response:
+        return json_response(known_tasks)
+
     async def show_model(request: Request) -> Response:
         return json_response(server.models.find(request.path_params["model"]).body)
 
     return [
-        Route("/", index, methods=["GET"]),
+        *page_routes(),
         Route("/health", health, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", show_model, methods=["GET"]),
         post("/v1/completions", complete),
         post("/v1/chat/completions", chat),
+        Route("/v1/tasks", show_tasks, methods=["GET"]),
         Route("/v1/tasks/{task}", tasks, methods=["POST"]),
         post("/tokenize", tokenize),
         post("/detokenize", detokenize),
     ]
-
-
-def _index(server: Server) -> Response:
-    """Return the page at ``/``: a list of the models and endpoints."""
-    names = ", ".join(served.name for served in server.models.served) or "(loading)"
-    return PlainTextResponse(
-        f"edgeseq serves the models {names}.\n\n"
-        "POST /v1/completions, /v1/chat/completions, /v1/tasks/TASK, /tokenize, /detokenize\n"
-        "GET  /v1/models, /health, /metrics\n"
-    )
 
 
 async def _answer(server: Server, request: Request, work: Work) -> Any:

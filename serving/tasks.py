@@ -1,4 +1,4 @@
-"""``POST /v1/tasks/{task}``, ``/tokenize`` and ``/detokenize``."""
+"""``GET /v1/tasks``, ``POST /v1/tasks/{task}``, ``/tokenize`` and ``/detokenize``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,27 @@ from .work import Job
 
 OPTIONS = tuple(name for name in (*OPTION_TRAITS, *CONTROL_NAMES) if name not in FUNCTIONS)
 LENGTHS = ("max_new_tokens", "max_length")
+
+
+def list_tasks() -> dict[str, Any]:
+    """Return the tasks: their fields, defaults of fields, and labels for each kind of model."""
+    templates = map(read_template, template_names())
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": template.name,
+                "object": "task",
+                "title": template.title,
+                "fields": list(template.fields),
+                "defaults": dict(template.defaults),
+                "forms": {
+                    kind: {"labels": list(form.labels)} for kind, form in template.forms.items()
+                },
+            }
+            for template in templates
+        ],
+    }
 
 
 async def run_task(

@@ -1,4 +1,4 @@
-"""Models, health, figures, tasks, tokens and the list at ``/``."""
+"""Models, health, figures, tasks and tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from edgeseq.runtime import EdgeseqError, Model, OptionError
+from edgeseq.runtime.tasks.templates import template_names
 from edgeseq.serving import create_app
 from tests.support.processes import poll
 
@@ -23,12 +24,6 @@ def test_models_are_listed(client: TestClient) -> None:
     assert [model["kind"] for model in found["data"]] == ["decoder-only", "encoder-decoder"]
     answer = client.get("/v1/models/gpt-4")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-
-
-def test_the_root_lists_models_and_endpoints(client: TestClient) -> None:
-    text = client.get("/").text
-    assert "demo-gpt2, demo-t5" in text
-    assert "/v1/completions" in text
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 405), ("DELETE", 405)])
@@ -102,6 +97,18 @@ def test_figures_are_in_the_form_of_prometheus(client: TestClient) -> None:
 
 
 # Tasks
+
+
+def test_tasks_are_listed(client: TestClient) -> None:
+    found = client.get("/v1/tasks").json()
+    assert found["object"] == "list"
+    tasks = {task["id"]: task for task in found["data"]}
+    assert list(tasks) == template_names()
+    assert tasks["extraction"]["fields"] == ["text", "what"]
+    assert tasks["extraction"]["defaults"] == {"what": "name"}
+    assert tasks["completion"]["forms"] == {"decoder-only": {"labels": []}}
+    labels = tasks["classification"]["forms"]["encoder-decoder"]["labels"]
+    assert labels == ["positive", "negative"]
 
 
 def run(client: TestClient, task: str, **fields: Any) -> Any:
