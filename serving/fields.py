@@ -178,7 +178,10 @@ class Fields:
 
     def finish(self, known: Iterable[str]) -> None:
         """Raise ``ApiError`` if a field is left that nobody took; ``known``: names to suggest."""
+        names = [*known]
         for name in self._data:
-            close = nearest(name, known)
+            if name in names:
+                raise bad_field(name, f"{name} has no effect with the other fields: leave it out.")
+            close = nearest(name, names)
             hint = f"did you mean {close!r}?" if close else "remove it."
             raise bad_field(name, f"There is no field {name!r:.60} here: {hint}")

@@ -53,6 +53,15 @@ def test_a_surrogate_pair_is_a_character(client: TestClient) -> None:
     assert client.post("/v1/completions", content=body, headers=HEADERS).status_code == 200
 
 
+@pytest.mark.parametrize("field", ["stop", "presence_penalty", "logit_bias"])
+def test_a_field_without_effect_is_refused(client: TestClient, field: str) -> None:
+    body = {"model": "demo-gpt2", "prompt": "A", "choices": ["b", "c"], field: "x"}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 400
+    expected = f"{field} has no effect with the other fields: leave it out."
+    assert answer.json()["error"]["message"] == expected
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
