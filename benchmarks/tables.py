@@ -169,6 +169,10 @@ AFTER_512_INT4 = replace(AFTER_512, text=AFTER_512.text.replace("int8", "int4"),
 BATCH = Question("GPT-2 124M `int8`, decode of a batch of 8", "gpt2/batch-8", "int8", SPEED)
 BEAMS = Question("GPT-2 124M `int8`, decode with 4 beams", "gpt2/beam-4", "int8", SPEED)
 T5_GREEDY = Question("t5-small `int8`, 64 tokens to 64, greedy", "t5-small/greedy", "int8", TOTAL)
+T5_BEAMS = Question("t5-small `int8`, 64 tokens to 64, 4 beams", "t5-small/beam-4", "int8", TOTAL)
+T5_BASE_BEAMS = Question(
+    "t5-base `int8`, 256 tokens to 64, 4 beams", "t5-base/beam-4", "int8", TOTAL
+)
 PROMPT = Question(
     "GPT-2 124M `int8`, time to first token of a 512-token prompt", "gpt2/after-512", "int8", FIRST
 )
@@ -195,9 +199,9 @@ GPT2_ROWS = (
 T5_ROWS = (
     T5_GREEDY,
     Question("t5-small `fp32`, 64 tokens to 64, greedy", "t5-small/greedy", "fp32", TOTAL),
-    Question("t5-small `int8`, 64 tokens to 64, 4 beams", "t5-small/beam-4", "int8", TOTAL),
+    T5_BEAMS,
     Question("t5-small `fp32`, 64 tokens to 64, 4 beams", "t5-small/beam-4", "fp32", TOTAL),
-    Question("t5-base `int8`, 256 tokens to 64, 4 beams", "t5-base/beam-4", "int8", TOTAL),
+    T5_BASE_BEAMS,
 )
 PEAKS = (
     Question("GPT-2 124M `int8`, peak memory", "gpt2/decode", "int8", PEAK),
@@ -214,6 +218,13 @@ AVX2_ROWS = (
     PROMPT_INT4,
     BATCH,
     BEAMS,
+    T5_GREEDY,
+    T5_BEAMS,
+    T5_BASE_BEAMS,
+    Question("BART-base `int8`, 256 tokens to 64, greedy", "bart-base/greedy", "int8", TOTAL),
+    Question("BART-base `int8`, 256 tokens to 64, 4 beams", "bart-base/beam-4", "int8", TOTAL),
+    Question("Marian `int8`, 32 tokens to 64, greedy", "marian/greedy", "int8", TOTAL),
+    Question("Marian `int8`, 32 tokens to 64, 4 beams", "marian/beam-4", "int8", TOTAL),
     LOADED,
     START,
     *PEAKS,
