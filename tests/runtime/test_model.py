@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -530,3 +531,17 @@ def test_loading_and_generating_write_no_file_and_open_no_socket(
     assert json.loads(python(AUDITED, bundle, **environment)) == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert sorted(bundle.iterdir()) == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_loading_leaves_the_garbage_collector_as_it_was(enabled: bool, tmp_path: Path) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        load().close()
+        assert gc.isenabled() == enabled
+        with pytest.raises(BundleError):
+            load(tmp_path)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -18,7 +18,7 @@ from tests.support.output_rules import by_prompt, check_result, check_scores
 from tests.support.scripted_model import tokenizer
 
 UNTIMED = Timings(first_token_s=0.0, total_s=0.0)
-EXAMPLES = int(os.environ.get("EDGESEQ_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("EDGESEQ_EXAMPLES", "500"))
 
 
 def examples(share: float = 1.0) -> settings:

@@ -187,7 +187,7 @@ class Caches(RuleBasedStateMachine):
 
 TestCaches = Caches.TestCase
 TestCaches.settings = settings(
-    max_examples=150, stateful_step_count=20, derandomize=True, database=None, deadline=None
+    max_examples=100, stateful_step_count=20, derandomize=True, database=None, deadline=None
 )
 
 
