@@ -96,7 +96,8 @@ def load(
 
     with _without_collection():
         # The other thread must not import: Ctrl-C inside an import of this thread may leave
-        # Python's import lock taken, and this thread, which waits for the other, would wait forever.
+        # Python's import lock taken, and this thread, which waits for the other, would wait
+        # forever.
         from .ort.engine import MAX_CONCURRENT, open_engine
 
         if prepack:  # what the other thread will need
