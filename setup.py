@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -28,6 +31,18 @@ class BuildKernels(build_ext):
 
     def get_ext_filename(self, name: str) -> str:
         return str(Path(*name.split("."))) + SUFFIX
+
+    def build_extension(self, extension: Extension) -> None:
+        """Compile several sources at a time: each takes some ten seconds."""
+        compile_one = self.compiler.compile
+
+        def compile_all(sources: Sequence[str], **settings: Any) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = pool.map(lambda source: compile_one([source], **settings), sources)
+                return [path for paths in objects for path in paths]
+
+        self.compiler.compile = compile_all
+        super().build_extension(extension)
 
     def get_export_symbols(self, extension: Extension) -> list[str]:
         return extension.export_symbols
