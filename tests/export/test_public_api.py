@@ -26,6 +26,7 @@ RUNTIME_NAMES = [
     "PromptError",
     "Score",
     "Session",
+    "StreamEvent",
     "TaskResult",
     "Timings",
     "load",

@@ -488,7 +488,7 @@ def test_a_narrow_window(open_page: Open) -> None:
 
 def test_reduced_motion(open_page: Open) -> None:
     page = open_page(reduced_motion="reduce")
-    page.fill("#max_tokens", "20")
+    page.fill("#max_tokens", "400")  # enough to be seen at work
     assert page.evaluate("document.getAnimations().length") == 0
     page.click("#generate")
     page.locator(".busy").wait_for()

@@ -1,6 +1,6 @@
 """Compare calls that run at the same time with the same calls one after the other.
 
-    python -m benchmarks.concurrent BUNDLE
+    python -m benchmarks.many_streams BUNDLE
 
 N threads each generate 64 tokens from their own random prompt of 16 tokens. Every round runs the N
 calls at the same time, and then one after the other, and compares their texts. Then it measures the
