@@ -210,9 +210,7 @@ class _Answer:
         for index, result in enumerate(results):
             tokens = self._logprobs()
             if tokens is not None and result.logprobs is not None:
-                tops = result.top_logprobs or ()
-                for token in zip(result.token_ids, result.logprobs, tops, strict=True):
-                    tokens.push(*token)
+                tokens.extend(result.token_ids, result.logprobs, result.top_logprobs or ())
             end = len(result.text) if result.finish_reason == "stop" else None
             choices.append(
                 {
@@ -245,11 +243,7 @@ class _Answer:
                     lengths[index] += len(new.text)
                     generated += len(new.token_ids)
                     if (kept := tokens[index]) is not None:
-                        known = zip(
-                            new.token_ids, new.logprobs or (), new.top_logprobs or (), strict=True
-                        )
-                        for token in known:
-                            kept.push(*token)
+                        kept.extend(new.token_ids, new.logprobs or (), new.top_logprobs or ())
                     if not new.text and new.finish_reason is None:
                         continue
                     is_cut = new.finish_reason in (None, "stop")

@@ -195,9 +195,7 @@ class _Answer:
             echoed = self._texts[result.prompt_index] if self._asked.echo else ""
             tokens = self._new_tokens(result.prompt_index)
             if tokens is not None and result.logprobs is not None:
-                tops = result.top_logprobs or ()
-                for token in zip(result.token_ids, result.logprobs, tops, strict=True):
-                    tokens.push(*token)
+                tokens.extend(result.token_ids, result.logprobs, result.top_logprobs or ())
             end = self._end(result.prompt_index, len(result.text), result.finish_reason)
             known = None
             if tokens is not None:
@@ -235,11 +233,7 @@ class _Answer:
                     generated += len(new.token_ids)
                     kept = tokens[index]
                     if kept is not None:
-                        known = zip(
-                            new.token_ids, new.logprobs or (), new.top_logprobs or (), strict=True
-                        )
-                        for token in known:
-                            kept.push(*token)
+                        kept.extend(new.token_ids, new.logprobs or (), new.top_logprobs or ())
                     if not new.text and new.finish_reason is None:
                         continue
                     end = self._end(index // self._asked.call.n, lengths[index], new.finish_reason)
@@ -266,9 +260,7 @@ class _Answer:
             return []
         found = TokenLogprobs(self._served.model.tokenizer, self._served.spell, 0)
         score = self._scores[prompt]
-        tops = score.top_logprobs or ()
-        for token in zip(score.token_ids, score.log_probabilities, tops, strict=True):
-            found.push(*token)
+        found.extend(score.token_ids, score.log_probabilities, score.top_logprobs or ())
         return found.take()
 
     def _new_tokens(self, prompt: int) -> TokenLogprobs | None:

@@ -61,6 +61,16 @@ class TokenLogprobs:
         self._offset = offset
         self._tokens: list[Token] = []
 
+    def extend(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float | None],
+        top_logprobs: Sequence[TopLogprobs | None],
+    ) -> None:
+        """Append several tokens; the sequences have an entry for each."""
+        for token in zip(token_ids, logprobs, top_logprobs, strict=True):
+            self.push(*token)
+
     def push(self, token_id: int, logprob: float | None, top: TopLogprobs | None) -> None:
         """Add the next token."""
         others = [] if top is None else [(self._spell(other), value) for other, value in top]
