@@ -18,13 +18,13 @@ def needed_bytes(recipe: Recipe, networks: Mapping[str, Network], manifest: Mani
     also what it makes of the calibration text.
     """
     weights = stored_weights(recipe, networks)
-    others = {
-        (role, name): network.weights.shape(name)
-        for role, network in networks.items()
+    others = [
+        network.weights.shape(name)
+        for network in networks.values()
         for name in network.weights.keys() - weights.keys()
-    }
+    ]
     stored = sum(weight.storage.stored_bytes(*weight[1:]) for weight in weights.values())
-    stored += sum(4 * prod(shape) for shape in others.values())
+    stored += sum(4 * prod(shape) for shape in others)
     codes = sum(w.inputs * w.outputs for w in weights.values() if w.storage.has_codes)
     sizes = manifest.dimensions
     sources = 2 * 4 * sizes.layers * sizes.heads * sizes.head_size * TOKENS
