@@ -162,7 +162,7 @@ def test_blocks(
     packed = unsigned if bits == 8 else unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
     packed = np.ascontiguousarray(packed, np.uint8)
     scales = (rng.random((outputs, blocks)) / 100).astype(dtype)
-    for rows in (1, 2, 5, 9):
+    for rows in (1, 2, 5, 9, 14):
         x = activations(rng, rows, inputs)
         bias = rng.normal(size=outputs).astype(f32) if rows % 2 else None
         codes = unsigned.astype(np.int64) - zero

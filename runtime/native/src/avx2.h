@@ -319,6 +319,7 @@ EDGESEQ_UNROLL
     return {_mm256_and_ps(v.low, _mm256_cmp_ps(x.low, limit.low, _CMP_NLT_UQ)),
             _mm256_and_ps(v.high, _mm256_cmp_ps(x.high, limit.high, _CMP_NLT_UQ))};
   }
+  static constexpr bool HAS_BLOCK_PANELS = false;
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }

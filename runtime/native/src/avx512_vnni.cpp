@@ -36,17 +36,22 @@ struct Avx512Lanes {
 struct Avx512 {
   static constexpr int ROWS = 6, BLOCK_ROWS = 6;
   static constexpr bool KEEPS_WEIGHTS = true;  // in registers, for several rows
+  static constexpr bool HAS_BLOCK_PANELS = true;
   static constexpr int PARTS = 1;
   using Part = Avx512;
   template <int InStep>
   using Lanes = std::conditional_t<InStep == 4, Avx512Lanes, Avx2Lanes<InStep>>;
-  static constexpr int64_t PANEL = 32, GROUP = 12;  // outputs and rows that are computed at once
-  static constexpr int64_t MANY_ROWS = 13;          // rows from which reordering pays
+  static constexpr int64_t PANEL = 32, GROUP = 12;  // outputs and most rows that are computed at once
+  static constexpr int64_t MANY_ROWS = 9, MANY_BLOCK_ROWS = 5;  // rows from which reordering pays
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
 
   static void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+
+  static void prefetch_for_later(const void* at) {
+    _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
+  }
 
   static Bytes load(const void* from) { return _mm512_loadu_si512(from); }
   static Bytes fill(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
@@ -185,22 +190,23 @@ EDGESEQ_UNROLL
   }
 
   // Many rows: codes are reordered so that a lane is an output, and nothing has to be added across
-  // lanes. x becomes groups of (inputs / 4, GROUP, 4) codes, and the weight of 32 outputs at a time
-  // becomes a panel of (inputs / 4, PANEL, 4) codes.
+  // lanes. x becomes groups of (inputs / 4, group, 4) codes, all of the same number of rows, and the
+  // weight of 32 outputs at a time becomes a panel of (inputs / 4, PANEL, 4) codes.
   static bool multiply_many(const RowWeight& weight, const float* x, int64_t rows, float* y,
                             const Threads& threads) {
     if (rows < MANY_ROWS) return false;
     const int64_t stride = (weight.inputs + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
-    const int64_t groups = (rows + GROUP - 1) / GROUP, padded = groups * GROUP;
+    const int64_t groups = (rows + GROUP - 1) / GROUP;
+    const int64_t group = (rows + groups - 1) / groups, padded = groups * group;
     char* memory = scratch<Activations>(static_cast<size_t>(padded * (stride + 8)));
     auto* scales = reinterpret_cast<float*>(memory + padded * stride);
     auto* sums = reinterpret_cast<int32_t*>(scales + padded);
-    threads.for_each(static_cast<size_t>(groups), [&](size_t group) {
-      const int64_t first = static_cast<int64_t>(group) * GROUP;
+    threads.for_each(static_cast<size_t>(groups), [&](size_t number) {
+      const int64_t first = static_cast<int64_t>(number) * group;
       char* to = memory + first * stride;
       auto* codes = reinterpret_cast<int8_t*>(scratch<Row>(static_cast<size_t>(stride)));
       std::memset(codes, 0, static_cast<size_t>(stride));
-      for (int64_t row = first; row < first + GROUP; row++, to += 4) {
+      for (int64_t row = first; row < first + group; row++, to += 4) {
         if (row < rows) {
           Rows<Avx512>::quantize(x + row * weight.inputs, weight.inputs, codes, scales + row,
                                  sums + row);
@@ -208,19 +214,61 @@ EDGESEQ_UNROLL
           scales[row] = 0;
           sums[row] = 0;
         }
-        for (int64_t k = 0; k < stride; k += 4) std::memcpy(to + k * GROUP, codes + k, 4);
+        for (int64_t k = 0; k < stride; k += 4) std::memcpy(to + k * group, codes + k, 4);
       }
     });
-    const int64_t panels = (weight.outputs + PANEL - 1) / PANEL;
-    threads.for_each(static_cast<size_t>(panels), [&](size_t number) {
-      const int64_t n = static_cast<int64_t>(number) * PANEL;
+    for_each_panel<PANEL>(weight.outputs, threads, [&](int64_t n) {
       const int64_t outputs = weight.outputs - n < PANEL ? weight.outputs - n : PANEL;
       auto* panel = reinterpret_cast<uint8_t*>(scratch<Panel>(static_cast<size_t>(stride * PANEL)));
       for (int64_t half = 0; half < PANEL; half += 16)
         reorder(weight, n + half, outputs - half, stride, panel + half * 4);
-      for (int64_t row = 0; row < rows; row += GROUP)
-        panel_tile(weight, panel, memory + row * stride, stride, scales + row, sums + row, n,
-                   outputs, rows - row < GROUP ? rows - row : GROUP, y + row * weight.outputs);
+      for (int64_t row = 0; row < rows; row += group)
+        panel_rows<GROUP>(group, weight, panel, memory + row * stride, stride, scales + row,
+                          sums + row, n, outputs, rows - row < group ? rows - row : group,
+                          y + row * weight.outputs);
+    });
+    return true;
+  }
+
+  // The same for blocks of 8 bits, 16 outputs at a time. Each lane adds steps and blocks in the order
+  // in which `Blocks` does, so the bits are the same.
+  template <int InStep, class Scale, class Record>
+  static bool multiply_many_blocks(const BlockWeight& weight, const Scale* scales,
+                                   const Record* records, int64_t steps, int64_t rows, float* y,
+                                   const Threads& threads) {
+    constexpr int64_t MOST = InStep == 1 ? 12 : InStep == 2 ? 8 : 5;
+    if (rows < MANY_BLOCK_ROWS) return false;
+    const int64_t groups = (rows + MOST - 1) / MOST, group = (rows + groups - 1) / groups;
+    const int64_t blocks = weight.blocks(), row_bytes = blocks * weight.block_size;
+    const int64_t last = InStep > 1 ? steps * InStep : blocks;
+    const int64_t steps_in_block = InStep > 1 ? 1 : weight.block_size / STEP_BYTES;
+    for_each_panel<16>(weight.outputs, threads, [&](int64_t n) {
+      const int64_t outputs = weight.outputs - n < 16 ? weight.outputs - n : 16;
+      const auto codes_bytes = steps * 16 * STEP_BYTES;
+      char* memory = scratch<BlockPanel>(static_cast<size_t>(codes_bytes + last * 64));
+      auto* panel = reinterpret_cast<uint8_t*>(memory);
+      auto* factors = reinterpret_cast<float*>(memory + codes_bytes);
+      for (int64_t s = 0; s < steps; s++) {
+        const int64_t left = row_bytes - s * STEP_BYTES;
+        __m512i r[16];
+        for (int i = 0; i < 16; i++) {
+          const uint8_t* from = weight.codes + (n + i) * row_bytes + s * STEP_BYTES;
+          if (i >= outputs)
+            r[i] = zero();
+          else
+            r[i] = left < STEP_BYTES ? load_some<Avx512>(from, left) : load(from);
+          prefetch_for_later(from + 16 * row_bytes);  // the next panel
+        }
+        store_transposed(r, panel + s * 16 * STEP_BYTES, STEP_BYTES);
+      }
+      std::memset(factors, 0, static_cast<size_t>(last * 64));
+      for (int64_t i = 0; i < outputs; i++)
+        for (int64_t b = 0; b < blocks; b++)
+          factors[b * 16 + i] = scale_of(scales[(n + i) * blocks + b]);
+      for (int64_t row = 0; row < rows; row += group)
+        block_rows<MOST, InStep>(rows - row < group ? rows - row : group, weight, panel, factors,
+                                 records + row * steps, steps, steps_in_block, n, outputs,
+                                 y + row * weight.outputs);
     });
     return true;
   }
@@ -230,6 +278,73 @@ EDGESEQ_UNROLL
   struct Activations {};
   struct Row {};
   struct Panel {};
+  struct BlockPanel {};
+
+  // Calls work(first output) for each panel; a thread gets several that lie in a row.
+  template <int64_t Size, class Work>
+  static void for_each_panel(int64_t outputs, const Threads& threads, Work work) {
+    constexpr int64_t UNIT_SIZE = 128;
+    threads.for_each(static_cast<size_t>((outputs + UNIT_SIZE - 1) / UNIT_SIZE), [&](size_t unit) {
+      const int64_t first = static_cast<int64_t>(unit) * UNIT_SIZE;
+      for (int64_t n = first; n < outputs && n < first + UNIT_SIZE; n += Size) work(n);
+    });
+  }
+
+  static float scale_of(float scale) { return scale; }
+  static float scale_of(uint16_t scale) { return _cvtsh_ss(scale); }
+
+  // Calls block_tile for that many rows, at most `Most`.
+  template <int64_t Most, int InStep, class... Rest>
+  static void block_rows(int64_t rows, const Rest&... rest) {
+    if (rows == Most) return block_tile<Most, InStep>(rest...);
+    if constexpr (Most > 1) block_rows<Most - 1, InStep>(rows, rest...);
+  }
+
+  template <int64_t R, int InStep, class Record>
+  static void block_tile(const BlockWeight& weight, const uint8_t* panel, const float* factors,
+                         const Record* records, int64_t steps, int64_t steps_in_block, int64_t n,
+                         int64_t outputs, float* y) {
+    constexpr int FOURS = 16 / InStep;  // four codes of a block in a step
+    Floats sums[InStep][R];
+EDGESEQ_UNROLL
+    for (int r = 0; r < R; r++)
+      for (int b = 0; b < InStep; b++) sums[b][r] = zero_floats();
+    for (int64_t s = 0; s < steps; s++) {
+EDGESEQ_UNROLL
+      for (int b = 0; b < InStep; b++) {
+        Ints totals[R];
+EDGESEQ_UNROLL
+        for (int r = 0; r < R; r++) totals[r] = _mm512_set1_epi32(records[r * steps + s].zeros[4 * b]);
+        for (int k = b * FOURS; k < (b + 1) * FOURS; k++) {
+          const Bytes codes = load(panel);
+EDGESEQ_UNROLL
+          for (int r = 0; r < R; r++) {
+            int32_t four;
+            std::memcpy(&four, records[r * steps + s].codes + 4 * k, sizeof four);
+            totals[r] = dot7(totals[r], codes, _mm512_set1_epi32(four));
+          }
+          panel += STEP_BYTES;
+        }
+        const int64_t block = InStep > 1 ? s * InStep + b : s >> __builtin_ctzll(steps_in_block);
+        const Floats factor = load_floats(factors + block * 16);
+EDGESEQ_UNROLL
+        for (int r = 0; r < R; r++) {
+          const Floats scale = multiply(factor, broadcast(records[r * steps + s].scales[4 * b]));
+          sums[b][r] = multiply_add(to_floats(totals[r]), scale, sums[b][r]);
+        }
+      }
+    }
+    const __mmask16 mask = outputs < 16 ? (1u << outputs) - 1 : 0xffff;
+EDGESEQ_UNROLL
+    for (int r = 0; r < R; r++) {
+      Floats total = sums[0][r];
+      if constexpr (InStep == 2) total = add(total, sums[1][r]);
+      if constexpr (InStep == 4)
+        total = add(add(total, sums[2][r]), add(sums[1][r], sums[3][r]));
+      if (weight.bias) total = add(total, _mm512_maskz_loadu_ps(mask, weight.bias + n));
+      _mm512_mask_storeu_ps(y + r * weight.outputs + n, mask, total);
+    }
+  }
 
   // From four times (4, 4) integers to the sums of four: (4, 4 times).
   static Ints four_sums(const Ints* t) {
@@ -242,53 +357,67 @@ EDGESEQ_UNROLL
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
   }
 
+  // Writes 64 codes of each of 16 outputs as 16 times (16 outputs, 4), `apart` bytes apart.
+  static void store_transposed(__m512i (&r)[16], uint8_t* to, int64_t apart) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+      t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+      r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+      r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+      r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int c = 0; c < 4; c++, to += apart) {
+      const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
+      const __m512i b = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+      const __m512i d = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+      const __m512i e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+      _mm512_storeu_si512(to, _mm512_shuffle_i32x4(a, d, 0x88));
+      _mm512_storeu_si512(to + 4 * apart, _mm512_shuffle_i32x4(b, e, 0x88));
+      _mm512_storeu_si512(to + 8 * apart, _mm512_shuffle_i32x4(a, d, 0xdd));
+      _mm512_storeu_si512(to + 12 * apart, _mm512_shuffle_i32x4(b, e, 0xdd));
+    }
+  }
+
   // Writes the codes of 16 outputs as (inputs / 4, PANEL, 4), plus 64; zeros beyond `outputs`.
   static void reorder(const RowWeight& weight, int64_t n, int64_t outputs, int64_t stride,
                       uint8_t* panel) {
     const int64_t inputs = weight.inputs;
     for (int64_t k = 0; k < stride; k += STEP_BYTES) {
-      __m512i r[16], t[16];
+      __m512i r[16];
       for (int i = 0; i < 16; i++) {
         const int8_t* from = weight.codes + (n + i) * inputs + k;
+        prefetch_for_later(from + PANEL * inputs);  // the next panel
         if (i >= outputs)
           r[i] = zero();
         else
           r[i] = plus64(inputs - k < STEP_BYTES ? load_some<Avx512>(from, inputs - k) : load(from));
       }
-      for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-      }
-      for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-      }
-      for (int c = 0; c < 4; c++) {
-        const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
-        const __m512i b = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
-        const __m512i d = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-        const __m512i e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
-        uint8_t* to = panel + (k / 4 + c) * PANEL * 4;
-        _mm512_storeu_si512(to, _mm512_shuffle_i32x4(a, d, 0x88));
-        _mm512_storeu_si512(to + 4 * PANEL * 4, _mm512_shuffle_i32x4(b, e, 0x88));
-        _mm512_storeu_si512(to + 8 * PANEL * 4, _mm512_shuffle_i32x4(a, d, 0xdd));
-        _mm512_storeu_si512(to + 12 * PANEL * 4, _mm512_shuffle_i32x4(b, e, 0xdd));
-      }
+      store_transposed(r, panel + k / 4 * PANEL * 4, PANEL * 4);
     }
   }
 
+  // Calls panel_tile for a group of that many rows, at most `Most`.
+  template <int64_t Most, class... Rest>
+  static void panel_rows(int64_t group, const Rest&... rest) {
+    if (group == Most) return panel_tile<Most>(rest...);
+    if constexpr (Most > 1) panel_rows<Most - 1>(group, rest...);
+  }
+
+  template <int64_t Group>
   static void panel_tile(const RowWeight& weight, const uint8_t* panel, const char* codes,
                          int64_t stride, const float* x_scales, const int32_t* x_sums, int64_t n,
                          int64_t outputs, int64_t rows, float* y) {
-    __m512i sums[GROUP][2];
+    __m512i sums[Group][2];
 EDGESEQ_UNROLL
-    for (int r = 0; r < GROUP; r++) sums[r][0] = sums[r][1] = zero();
+    for (int r = 0; r < Group; r++) sums[r][0] = sums[r][1] = zero();
     for (int64_t k = 0; k < stride; k += 4) {
       const __m512i first = load(panel), second = load(panel + 64);
 EDGESEQ_UNROLL
-      for (int r = 0; r < GROUP; r++) {
+      for (int r = 0; r < Group; r++) {
         int32_t four;
         std::memcpy(&four, codes + r * 4, sizeof four);
         const __m512i values = _mm512_set1_epi32(four);
@@ -296,7 +425,7 @@ EDGESEQ_UNROLL
         sums[r][1] = dot7(sums[r][1], second, values);
       }
       panel += PANEL * 4;
-      codes += GROUP * 4;
+      codes += Group * 4;
     }
     __mmask16 masks[2];
     for (int half = 0; half < 2; half++) {
@@ -304,7 +433,7 @@ EDGESEQ_UNROLL
       masks[half] = lanes >= 16 ? 0xffff : lanes > 0 ? (1u << lanes) - 1 : 0;
     }
 EDGESEQ_UNROLL
-    for (int r = 0; r < GROUP; r++) {
+    for (int r = 0; r < Group; r++) {
       if (r >= rows) break;
       for (int half = 0; half < 2; half++) {
         const int64_t at = n + half * 16;

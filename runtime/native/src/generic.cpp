@@ -198,6 +198,7 @@ struct Generic {
   static Floats unless_below(Floats v, Floats x, Floats limit) {
     return floats([&](int i) { return x.at[i] < limit.at[i] ? 0.0f : v.at[i]; });
   }
+  static constexpr bool HAS_BLOCK_PANELS = false;
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }

@@ -420,6 +420,11 @@ EDGESEQ_UNROLL
       for (int64_t row = 0; row < rows; row++) quantize_row(static_cast<size_t>(row));
     else
       threads.for_each(static_cast<size_t>(rows), quantize_row);
+    if constexpr (Bits == 8 && Isa::HAS_BLOCK_PANELS) {
+      if (Isa::template multiply_many_blocks<InStep>(weight, scales, records, steps, rows, y,
+                                                     threads))
+        return;
+    }
     in_units(weight.outputs, rows, threads, [&](int64_t n, int64_t end) {
       const int64_t quarter = (end - n) / 4, last = n + 4 * quarter;
       const auto tile = [&](int64_t first, int64_t apart, int64_t outputs) {

@@ -233,6 +233,7 @@ EDGESEQ_UNROLL
       return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v.at[i]), below));
     });
   }
+  static constexpr bool HAS_BLOCK_PANELS = false;
   static bool multiply_many(const RowWeight&, const float*, int64_t, float*, const Threads&) {
     return false;
   }
