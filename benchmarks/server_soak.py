@@ -160,8 +160,10 @@ class Soak:
     async def _stream(self, body: dict[str, Any], lines: float, pause_s: float) -> None:
         body = {**body, "stream": True}
         body.pop("num_beams", None)
+        # The server may close a connection whose answer it has sent, though we still read it.
+        headers = {**HEADERS, "Connection": "close"} if pause_s else HEADERS
         async with self._client.stream(
-            "POST", "/v1/completions", json=body, headers=HEADERS
+            "POST", "/v1/completions", json=body, headers=headers
         ) as found:
             self.statuses[found.status_code] += 1
             async for line in found.aiter_lines():

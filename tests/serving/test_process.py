@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
+from edgeseq.serving.server import listen
 from tests.serving.conftest import running_server
 from tests.support.commands import Captured, failure, wrong_usage
 from tests.support.processes import poll
@@ -106,6 +107,12 @@ def test_a_client_that_reads_nothing_is_disconnected() -> None:
                     found += part
         assert found.startswith(b"HTTP/1.1 200 OK")
         assert b"[DONE]" not in found
+
+
+def test_parts_of_an_answer_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY on connections of a listener whose protocol is TCP by name."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_the_key_comes_from_the_environment() -> None:
