@@ -574,6 +574,73 @@ def streams_table() -> str:
     return table(["demo GPT-2", ""], rows)
 
 
+def many_streams_table() -> str:
+    """Return the throughput of calls at the same time and one after the other."""
+    found = results("many_streams_gpt2")
+    rows = [
+        [
+            name.removesuffix("_streams"),
+            f"{row['together_tokens_per_s']:,.0f}",
+            f"{row['one_by_one_tokens_per_s']:,.0f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for name, row in found.items()
+        if name.endswith("_streams")
+    ]
+    return table(["calls", "at the same time, tokens/s", "one by one, tokens/s", "ratio"], rows)
+
+
+def servers_table() -> str:
+    """Return the figures of servers beside each other."""
+    found = results("servers_gpt2")
+    servers = {name: row for name, row in found.items() if isinstance(row, dict)}
+    names = {
+        "1 at once": "one request, tokens/s",
+        "4 at once": "4 at the same time, tokens/s",
+        "16 at once": "16 at the same time, tokens/s",
+        "one by one": "16 one by one, tokens/s",
+        "first token, ms": "time to first token, ms",
+        "beside 900 tokens, ms": "the same beside a prompt of 900 tokens, ms",
+    }
+    rows = [
+        [title, *(_range(server[name], 0) for server in servers.values())]
+        for name, title in names.items()
+    ]
+    return table(["", *servers], rows)
+
+
+def _range(figure: Mapping[str, float], digits: int) -> str:
+    low, middle, high = (f"{figure[key]:,.{digits}f}" for key in ("min", "median", "max"))
+    return f"{middle} ({low}–{high})"
+
+
+def soak_table() -> str:
+    """Return what a server was like during and after many requests of all kinds."""
+    found = results("server_soak")
+    memory, statuses = found["resident_mb"], found["statuses"]
+    rows = [
+        ["requests, clients", f"{found['requests']:,}, {found['clients']}"],
+        ["time", f"{found['seconds'] / 60:.0f} minutes"],
+        ["generated tokens", f"{found['generated_tokens']:,}"],
+        ["requests that the server cancelled", f"{found['cancelled']:,}"],
+        ["answers by status", ", ".join(f"{n:,} of {code}" for code, n in statuses.items())],
+        ["greedy texts that differ from before", str(found["texts_that_differ"])],
+        [
+            "resident memory, MB: before, and after each tenth",
+            ", ".join(f"{m:.0f}" for m in memory),
+        ],
+        ["threads, the same", ", ".join(map(str, found["threads"]))],
+        [
+            "running, waiting and connected at the end",
+            ", ".join(
+                str(found[f"{key}_at_the_end"]) for key in ("running", "waiting", "connections")
+            ),
+        ],
+        ["tracebacks in the log", str(found["tracebacks_in_the_log"])],
+    ]
+    return table(["", ""], rows)
+
+
 def _speed(value: float) -> str:
     return f"{value:,.0f} tokens/s"
 
@@ -610,6 +677,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "idle": idle_table,
     "event-loop": event_loop_table,
     "streams": streams_table,
+    "many-streams": many_streams_table,
+    "servers": servers_table,
+    "soak": soak_table,
     "linear-forms": linear_forms_table,
 }
 

@@ -14,7 +14,21 @@ import pytest
 
 CLIENTS = 16
 REQUESTS = 5  # of each client
-WORDS = "once upon a time there was an old king who had three sons and a golden bird".split()
+WORDS = (
+    "once",
+    "upon",
+    "a",
+    "time",
+    "there",
+    "was",
+    "an",
+    "old",
+    "king",
+    "who",
+    "had",
+    "a",
+    "bird",
+)
 
 
 @pytest.fixture
