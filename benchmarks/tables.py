@@ -576,18 +576,16 @@ def streams_table() -> str:
 
 def many_streams_table() -> str:
     """Return the throughput of calls at the same time and one after the other."""
-    found = results("many_streams_gpt2")
-    rows = [
-        [
-            name.removesuffix("_streams"),
-            f"{row['together_tokens_per_s']:,.0f}",
-            f"{row['one_by_one_tokens_per_s']:,.0f}",
-            f"{row['ratio']:.2f}",
-        ]
-        for name, row in found.items()
-        if name.endswith("_streams")
-    ]
-    return table(["calls", "at the same time, tokens/s", "one by one, tokens/s", "ratio"], rows)
+    rows = []
+    for name, row in results("many_streams_gpt2").items():
+        if name.endswith("_streams"):
+            together, alone = (
+                round(row["together_tokens_per_s"]),
+                round(row["one_by_one_tokens_per_s"]),
+            )
+            speeds = [_speed(together), _speed(alone), f"{together / alone:.2f}"]
+            rows.append([name.removesuffix("_streams"), *speeds])
+    return table(["calls", "at the same time", "one by one", "ratio"], rows)
 
 
 def servers_table() -> str:

@@ -230,18 +230,18 @@ EDGESEQ_UNROLL
     return true;
   }
 
-  // The same for blocks of 8 bits, 16 outputs at a time. Each lane adds steps and blocks in the order
-  // in which `Blocks` does, so the bits are the same.
-  template <int InStep, class Scale, class Record>
+  // The same for blocks, 16 outputs at a time. Each lane adds steps and blocks in the order in which
+  // `Blocks` does, so the bits are the same.
+  template <int Bits, int InStep, class Scale, class Record>
   static bool multiply_many_blocks(const BlockWeight& weight, const Scale* scales,
                                    const Record* records, int64_t steps, int64_t rows, float* y,
                                    const Threads& threads) {
     constexpr int64_t MOST = InStep == 1 ? 12 : InStep == 2 ? 8 : 5;
     if (rows < MANY_BLOCK_ROWS) return false;
     const int64_t groups = (rows + MOST - 1) / MOST, group = (rows + groups - 1) / groups;
-    const int64_t blocks = weight.blocks(), row_bytes = blocks * weight.block_size;
+    const int64_t blocks = weight.blocks(), row_bytes = blocks * weight.block_size * Bits / 8;
     const int64_t last = InStep > 1 ? steps * InStep : blocks;
-    const int64_t steps_in_block = InStep > 1 ? 1 : weight.block_size / STEP_BYTES;
+    const int64_t steps_in_block = InStep > 1 ? 1 : weight.block_size / step_codes(Bits);
     for_each_panel<16>(weight.outputs, threads, [&](int64_t n) {
       const int64_t outputs = weight.outputs - n < 16 ? weight.outputs - n : 16;
       const auto codes_bytes = steps * 16 * STEP_BYTES;
@@ -266,7 +266,7 @@ EDGESEQ_UNROLL
         for (int64_t b = 0; b < blocks; b++)
           factors[b * 16 + i] = scale_of(scales[(n + i) * blocks + b]);
       for (int64_t row = 0; row < rows; row += group)
-        block_rows<MOST, InStep>(rows - row < group ? rows - row : group, weight, panel, factors,
+        block_rows<MOST, Bits, InStep>(rows - row < group ? rows - row : group, weight, panel, factors,
                                  records + row * steps, steps, steps_in_block, n, outputs,
                                  y + row * weight.outputs);
     });
@@ -294,13 +294,25 @@ EDGESEQ_UNROLL
   static float scale_of(uint16_t scale) { return _cvtsh_ss(scale); }
 
   // Calls block_tile for that many rows, at most `Most`.
-  template <int64_t Most, int InStep, class... Rest>
+  template <int64_t Most, int Bits, int InStep, class... Rest>
   static void block_rows(int64_t rows, const Rest&... rest) {
-    if (rows == Most) return block_tile<Most, InStep>(rest...);
-    if constexpr (Most > 1) block_rows<Most - 1, InStep>(rows, rest...);
+    if (rows == Most) return block_tile<Most, Bits, InStep>(rest...);
+    if constexpr (Most > 1) block_rows<Most - 1, Bits, InStep>(rows, rest...);
   }
 
-  template <int64_t R, int InStep, class Record>
+  // Adds the products of four codes of each row, from `at` on in its record.
+  template <size_t R, class Record>
+  static void add_fours(Ints (&totals)[R], Bytes weights, const Record* records, int64_t steps,
+                        int at) {
+EDGESEQ_UNROLL
+    for (size_t r = 0; r < R; r++) {
+      int32_t four;
+      std::memcpy(&four, records[static_cast<int64_t>(r) * steps].codes + at, sizeof four);
+      totals[r] = dot7(totals[r], weights, _mm512_set1_epi32(four));
+    }
+  }
+
+  template <int64_t R, int Bits, int InStep, class Record>
   static void block_tile(const BlockWeight& weight, const uint8_t* panel, const float* factors,
                          const Record* records, int64_t steps, int64_t steps_in_block, int64_t n,
                          int64_t outputs, float* y) {
@@ -316,12 +328,14 @@ EDGESEQ_UNROLL
 EDGESEQ_UNROLL
         for (int r = 0; r < R; r++) totals[r] = _mm512_set1_epi32(records[r * steps + s].zeros[4 * b]);
         for (int k = b * FOURS; k < (b + 1) * FOURS; k++) {
-          const Bytes codes = load(panel);
-EDGESEQ_UNROLL
-          for (int r = 0; r < R; r++) {
-            int32_t four;
-            std::memcpy(&four, records[r * steps + s].codes + 4 * k, sizeof four);
-            totals[r] = dot7(totals[r], codes, _mm512_set1_epi32(four));
+          const Bytes all = load(panel);
+          if constexpr (Bits == 8) {
+            add_fours(totals, all, records + s, steps, 4 * k);
+          } else {
+            const Bytes mask = _mm512_set1_epi8(15);
+            add_fours(totals, _mm512_and_si512(all, mask), records + s, steps, 4 * k);
+            add_fours(totals, _mm512_and_si512(_mm512_srli_epi16(all, 4), mask), records + s, steps,
+                      STEP_BYTES + 4 * k);
           }
           panel += STEP_BYTES;
         }

@@ -420,9 +420,9 @@ EDGESEQ_UNROLL
       for (int64_t row = 0; row < rows; row++) quantize_row(static_cast<size_t>(row));
     else
       threads.for_each(static_cast<size_t>(rows), quantize_row);
-    if constexpr (Bits == 8 && Isa::HAS_BLOCK_PANELS) {
-      if (Isa::template multiply_many_blocks<InStep>(weight, scales, records, steps, rows, y,
-                                                     threads))
+    if constexpr (Isa::HAS_BLOCK_PANELS) {
+      if (Isa::template multiply_many_blocks<Bits, InStep>(weight, scales, records, steps, rows, y,
+                                                           threads))
         return;
     }
     in_units(weight.outputs, rows, threads, [&](int64_t n, int64_t end) {
