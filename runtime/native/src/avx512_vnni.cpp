@@ -42,7 +42,7 @@ struct Avx512 {
   template <int InStep>
   using Lanes = std::conditional_t<InStep == 4, Avx512Lanes, Avx2Lanes<InStep>>;
   static constexpr int64_t PANEL = 32, GROUP = 12;  // outputs and most rows that are computed at once
-  static constexpr int64_t MANY_ROWS = 9, MANY_BLOCK_ROWS = 5;  // rows from which reordering pays
+  static constexpr int64_t MANY_ROWS = 9, MANY_BLOCK_ROWS = 5;  // from which reordering pays; the second: 8 bits
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
@@ -237,7 +237,7 @@ EDGESEQ_UNROLL
                                    const Record* records, int64_t steps, int64_t rows, float* y,
                                    const Threads& threads) {
     constexpr int64_t MOST = InStep == 1 ? 12 : InStep == 2 ? 8 : 5;
-    if (rows < MANY_BLOCK_ROWS) return false;
+    if (rows < (Bits == 8 ? MANY_BLOCK_ROWS : MANY_ROWS)) return false;
     const int64_t groups = (rows + MOST - 1) / MOST, group = (rows + groups - 1) / groups;
     const int64_t blocks = weight.blocks(), row_bytes = blocks * weight.block_size * Bits / 8;
     const int64_t last = InStep > 1 ? steps * InStep : blocks;
