@@ -26,6 +26,7 @@ class Access:
         self._app = app
         self._server = server
         self._settings = server.settings
+        self._hosts = {*map(host_name, server.settings.allow_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,13 +71,12 @@ class Access:
     def _check(self, scope: Scope) -> None:
         """Raise ``ApiError`` for a request that may not be answered."""
         headers = Headers(scope=scope)
-        hosts = self._settings.allow_hosts
         host = host_name(headers.get("host", ""))
-        if "*" not in hosts and host not in hosts:
+        if "*" not in self._hosts and host not in self._hosts:
             raise ApiError(
                 403,
-                f"The host {host!r:.60} is not allowed: use {' or '.join(hosts)}, or start the "
-                "server with --allow-host.",
+                f"The host {host!r:.60} is not allowed: use {' or '.join(sorted(self._hosts))}, or "
+                "start the server with --allow-host.",
                 code="host_not_allowed",
             )
         if self._server.is_stopping:
@@ -101,7 +101,12 @@ class Access:
 
 
 def host_name(header: str) -> str:
-    """Return the name in a ``Host`` header, without its port, in lower case."""
+    """Return the name in a ``Host`` header, without its port, in lower case.
+
+    An IPv6 address is in brackets.
+    """
+    if header.count(":") > 1 and not header.startswith("["):
+        return f"[{header.lower()}]"
     if header.startswith("["):
         return header.partition("]")[0].lower() + "]"
     return header.partition(":")[0].lower()

@@ -139,6 +139,22 @@ async def _answer(server: Server, request: Request, work: Work) -> Any:
     settings = server.settings
     body = await read_body(request, settings)
     job = Job(settings.request_s)
+    try:
+        answer = await _work(server, request, work, body, job)
+    except BaseException:
+        job.end()
+        raise
+    if isinstance(answer, EventStream):
+        return answer  # it ends the job
+    job.end()
+    if isinstance(answer, bytes):
+        return Response(answer, media_type="application/json")
+    return json_response(answer)
+
+
+async def _work(server: Server, request: Request, work: Work, body: bytes, job: Job) -> Answer:
+    """Read the body and do its work, until the client leaves."""
+    settings = server.settings
     data = await server.services.threads.check(lambda: read_object(body), settings.constraint_s)
     if settings.log_prompts:
         LOG.info("%s", json.dumps(data))
@@ -146,12 +162,9 @@ async def _answer(server: Server, request: Request, work: Work) -> Any:
     served = server.models.find(fields.text("model"))
     try:
         async with ends_with_client(request.receive, job):
-            answer = await work(server.services, served, fields, job)
+            return await work(server.services, served, fields, job)
     except ClientLeftError:
         raise ApiError(CLIENT_LEFT, "The client has left.") from None
-    if isinstance(answer, bytes):
-        return Response(answer, media_type="application/json")
-    return json_response(answer) if isinstance(answer, dict) else answer
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -23,7 +23,7 @@ from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import TokenLogprobs, chat_logprobs
 from .models import ServedModel
-from .options import OWN, Call, read_call
+from .options import OWN, Call, check_stream, read_call
 from .streams import DONE, EventStream, comment, event
 from .work import Job
 
@@ -113,6 +113,7 @@ async def chat(
     default = settings.max_tokens if limit is None else limit
     call = read_call(fields, settings, max_tokens=default, prompts=1, has_best_of=False)
     fields.finish((*FIELDS, *OWN))
+    check_stream(call, has_logprobs=wants)
 
     def encode() -> list[int]:
         ids = model.tokenizer.encode(render(form, messages), add_special_tokens=False)
@@ -274,13 +275,14 @@ class _Answer:
         return event(self._head("chat.completion.chunk", [choice]))
 
     def _head(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
+        head = {
             "id": self._id,
             "object": kind,
             "created": self._created,
             "model": self._served.name,
             "choices": choices,
         }
+        return {**head, "usage": None} if self._call.include_usage else head
 
     def _usage(self, generated: int) -> dict[str, int]:
         return usage(len(self._generation.prompts[0]), generated)

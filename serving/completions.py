@@ -19,7 +19,7 @@ from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import Token, TokenLogprobs, completion_logprobs
 from .models import ServedModel
-from .options import OWN, Call, read_call
+from .options import OWN, Call, check_stream, read_call
 from .settings import Settings
 from .streams import DONE, EventStream, comment, event
 from .work import Job, Threads
@@ -56,6 +56,7 @@ def read_completion(fields: Fields, served: ServedModel, settings: Settings) -> 
         fields, settings, max_tokens=MAX_TOKENS, prompts=len(prompts), has_best_of=True
     )
     fields.finish((*FIELDS, *OWN))
+    check_stream(call, has_logprobs=logprobs is not None)
     if echo and logprobs is not None and served.model.bundle.manifest.has_encoder:
         raise bad_field(
             "echo",
@@ -130,7 +131,7 @@ async def complete(
     scores: list[Score] = []
     if asked.echo and asked.logprobs is not None:
         count = asked.logprobs
-        served.queue.check_room()
+        served.queue.enter(job)
         async with served.queue.slot(job, len(prompts)):
             scores = await services.threads.run(job, lambda: _scores(model, prompts, count, job))
     answer = _Answer(served, generation, asked, texts, scores)
@@ -298,13 +299,14 @@ class _Answer:
         }
 
     def _head(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
+        head = {
             "id": self._id,
             "object": "text_completion",
             "created": self._created,
             "model": self._served.name,
             "choices": choices,
         }
+        return {**head, "usage": None} if self._asked.call.include_usage else head
 
     def _usage(self, generated: int) -> dict[str, int]:
         return usage(sum(map(len, self._generation.prompts)), generated)

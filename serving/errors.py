@@ -16,6 +16,12 @@ from ..runtime.errors import (
     PromptError,
 )
 
+OPENAI_NAMES = {  # edgeseq's name -> OpenAI's
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "num_return_sequences": "n",
+    "stop_strings": "stop",
+}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
@@ -66,7 +72,10 @@ def api_error(error: EdgeseqError) -> ApiError:
     """Return an error of the runtime as an ``ApiError``."""
     message = str(error)
     if isinstance(error, OptionError):
-        return ApiError(400, message, param=_option_in(message))
+        name = _option_in(message)
+        if name in OPENAI_NAMES:
+            return bad_field(OPENAI_NAMES[name], OPENAI_NAMES[name] + message.removeprefix(name))
+        return ApiError(400, message, param=name)
     if isinstance(error, PromptError):
         is_long = "reads at most" in message
         return ApiError(
@@ -96,5 +105,5 @@ def json_response(
 
 
 def encode_json(content: Any) -> bytes:
-    """Return compact JSON in UTF-8; -inf, which JSON does not have, becomes the lowest float."""
+    """Return compact JSON in UTF-8; raise ``ValueError`` for infinities and NaN."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -19,7 +21,10 @@ MOST_ITEMS = 1024  # limit of items of a list or object that is an option
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
-    """Return the body of a request; raise ``ApiError`` for one that is too large or too slow."""
+    """Return the body of a request; raise ``ApiError`` for one that is too large or too slow.
+
+    Each part of it must come within ``stall_s`` seconds, and all of it within ``request_s``.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Browsers send other types to other sites without asking them first.
@@ -34,16 +39,16 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         raise too_large
     body = bytearray()
     chunks = aiter(request.stream())
+    began_s = time.monotonic()
     while True:
+        left_s = began_s + settings.request_s - time.monotonic()
         try:
-            async with asyncio.timeout(settings.stall_s):
+            async with asyncio.timeout(min(settings.stall_s, left_s)):
                 body += await anext(chunks)
         except StopAsyncIteration:
             return bytes(body)
         except TimeoutError:
-            raise ApiError(
-                408, f"No byte of the body came for {settings.stall_s:g} seconds: send it again."
-            ) from None
+            raise ApiError(408, "The body came too slowly: send it again.") from None
         except ClientDisconnect:
             raise ApiError(400, "The client left before the end of the body.") from None
         if len(body) > limit:
@@ -91,9 +96,9 @@ def _finite(text: str) -> float:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"the key {twice!r:.60} occurs twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key {twice[:60]!r} occurs twice")
     return found
 
 
@@ -110,6 +115,16 @@ def _check_depth(data: Any) -> None:
         if not level:
             return
     raise ApiError(400, f"The body has more than {DEEPEST} levels: send less nesting.")
+
+
+def _most_items(value: Any) -> int:
+    """Return the number of items of the largest list or object in a JSON value."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return max(
+        [len(value), *(_most_items(item) for item in inner if isinstance(item, list | dict))]
+    )
 
 
 class Fields:
@@ -170,9 +185,10 @@ class Fields:
         """Take the fields in ``names``, whose values the runtime checks."""
         found = {name: self._data.pop(name) for name in names if name in self._data}
         for name, value in found.items():
-            if name != "json_schema" and isinstance(value, list | dict) and len(value) > MOST_ITEMS:
+            size = 0 if name == "json_schema" else _most_items(value)
+            if size > MOST_ITEMS:
                 raise bad_field(
-                    name, f"{name} has {len(value)} items; the limit is {MOST_ITEMS}: send fewer."
+                    name, f"{name} has {size} items; the limit is {MOST_ITEMS}: send fewer."
                 )
         return found
 
@@ -182,6 +198,6 @@ class Fields:
         for name in self._data:
             if name in names:
                 raise bad_field(name, f"{name} has no effect with the other fields: leave it out.")
-            close = nearest(name, names)
+            close = nearest(name[:60], names)
             hint = f"did you mean {close!r}?" if close else "remove it."
             raise bad_field(name, f"There is no field {name!r:.60} here: {hint}")

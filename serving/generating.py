@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -57,18 +58,9 @@ class Generation:
 
     async def results(self) -> list[GenerationResult]:
         """Return ``n`` results for each prompt, in the order of the prompts."""
-        call, metrics, name = self.call, self.services.metrics, self.served.name
-        found: list[GenerationResult] = []
-        is_cancelled = True
-        try:
-            found = await self._all_results()
-            is_cancelled = any(result.finish_reason in EARLY for result in found)
-        finally:
-            metrics.cancelled[name] += is_cancelled
-            self.count(sum(result.generated_tokens for result in found))
-        for result in found:
-            metrics.first_token.observe(name, result.timings.first_token_s)
-        if "choices" in call.options and is_cancelled:
+        found = await self._all_results()
+        is_cancelled = any(result.finish_reason in EARLY for result in found)
+        if "choices" in self.call.options and is_cancelled:
             raise ApiError(
                 503,
                 "The choices took longer than the limit of time: send fewer or shorter ones.",
@@ -80,13 +72,24 @@ class Generation:
         return [result for texts in by_prompt for result in self._best(texts)]
 
     async def _all_results(self) -> list[GenerationResult]:
+        job, metrics, name = self.job, self.services.metrics, self.served.name
         if self.call.max_tokens == 0:
-            return [_empty(index, prompt) for index, prompt in enumerate(self.prompts)]
-        self.served.queue.check_room()
+            copies = range(self.call.generated)
+            return [_empty(i, prompt) for i, prompt in enumerate(self.prompts) for _ in copies]
+        self.served.queue.enter(job)
         if any(name in self.call.options for name in GUIDES):
             await self._checked_events()  # a constraint is compiled within its limit of time
-        async with self.served.queue.slot(self.job, self.texts):
-            return await self.services.threads.run(self.job, self._generate)
+        try:
+            async with self.served.queue.slot(job, self.texts):
+                waited_s = time.monotonic() - job.began_s
+                found = await self.services.threads.run(job, self._generate)
+        except (asyncio.CancelledError, ApiError):  # the client has left, or the time is over
+            metrics.cancelled[name] += 1
+            raise
+        metrics.first_token.observe(name, waited_s + min(r.timings.first_token_s for r in found))
+        metrics.cancelled[name] += any(result.finish_reason in EARLY for result in found)
+        self.count(sum(result.generated_tokens for result in found))
+        return found
 
     def _generate(self) -> list[GenerationResult]:
         return self.model.generate_ids(self.prompts, **self._options())
@@ -118,9 +121,9 @@ class Generation:
         There is a None after each time without an event, so that the stream can send a comment.
         Raises ``ApiError`` for a full queue, and an error of the runtime for a bad option.
         """
-        self.served.queue.check_room()
+        self.served.queue.enter(self.job)
         if self.call.max_tokens == 0:
-            return self._events(_empty_events(len(self.prompts)))
+            return self._events(_empty_events(len(self.prompts) * self.call.generated))
         return self._events(await self._checked_events())
 
     async def _checked_events(self) -> Iterator[StreamEvent]:
@@ -180,6 +183,6 @@ def _empty(index: int, prompt: Sequence[int]) -> GenerationResult:
     )
 
 
-def _empty_events(prompts: int) -> Iterator[StreamEvent]:
-    for index in range(prompts):
+def _empty_events(texts: int) -> Iterator[StreamEvent]:
+    for index in range(texts):
         yield StreamEvent(index=index, text="", token_ids=(), finish_reason="length")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime.request.controls import CONTROL_NAMES, GUIDES
 from ..runtime.request.options import OPENAI_PENALTIES, OPTION_TRAITS
-from .errors import bad_field
+from .errors import OPENAI_NAMES, bad_field
 from .fields import MOST_ITEMS, Fields
 from .settings import Settings
 
@@ -16,19 +16,14 @@ from .settings import Settings
 OPENAI = {
     *("temperature", "top_p", "seed", "logprobs", "presence_penalty", "frequency_penalty"),
 }
-INSTEAD = {  # edgeseq's name -> OpenAI's
-    "max_new_tokens": "max_tokens",
-    "max_length": "max_tokens",
-    "num_return_sequences": "n",
-    "stop_strings": "stop",
-}
 FUNCTIONS = {"logits_processor", "prefix_allowed_tokens_fn", "cancel"}  # JSON cannot hold them
 OWN = tuple(
     name
     for name in (*OPTION_TRAITS, *CONTROL_NAMES)
-    if name not in OPENAI and name not in INSTEAD and name not in FUNCTIONS
+    if name not in OPENAI and name not in OPENAI_NAMES and name not in FUNCTIONS
 )
 MOST_STOPS = 4
+MOST_STOP_CHARS = 1024  # of all stop strings together
 BIASES = (-100.0, 100.0)  # range of logit_bias
 SEEDS = (-(2**63), 2**64 - 1)
 # With these, an omitted temperature does not mean sampling.
@@ -62,7 +57,7 @@ def read_call(
     ``max_tokens``: its default. ``prompts``: the number of prompts. ``has_best_of``: whether
     ``best_of`` is a field.
     """
-    for name, other in INSTEAD.items():
+    for name, other in OPENAI_NAMES.items():
         if name in fields:
             raise bad_field(name, f"{name} has another name here: use {other}.")
     fields.text("user")  # OpenAI uses it against abuse; it has no effect on the output
@@ -92,7 +87,9 @@ def read_call(
     is_sampled = options.get("do_sample") is True
     has_choices = "choices" in options
     if not has_choices:
-        options |= _other_options(fields, options)
+        options |= _other_options(fields, options, settings)
+    if has_choices and stream:
+        raise bad_field("stream", "stream has no effect with choices: leave it out.")
     if has_choices and n > 1:
         raise bad_field("n", "n has no effect with choices: use 1.")
     return Call(
@@ -105,6 +102,14 @@ def read_call(
         stream=stream,
         include_usage=include_usage,
     )
+
+
+def check_stream(call: Call, *, has_logprobs: bool) -> None:
+    """Raise ``ApiError`` for a stream of beams with log-probabilities, which come at the end."""
+    if call.stream and call.beams > 1 and has_logprobs:
+        raise bad_field(
+            "logprobs", "logprobs has no effect with num_beams and stream: leave one of them out."
+        )
 
 
 def _include_usage(fields: Fields, stream: bool) -> bool:
@@ -122,9 +127,9 @@ def _include_usage(fields: Fields, stream: bool) -> bool:
 
 
 def check_sizes(options: Mapping[str, Any], settings: Settings) -> None:
-    """Raise ``ApiError`` for a constraint that is too large."""
-    limit = settings.max_constraint_chars
-    for name in (*GUIDES, "choices"):
+    """Raise ``ApiError`` for a constraint, or stop strings, that are too large."""
+    limits = dict.fromkeys((*GUIDES, "choices"), settings.max_constraint_chars)
+    for name, limit in {**limits, "stop": MOST_STOP_CHARS, "stop_strings": MOST_STOP_CHARS}.items():
         size = _size(options.get(name))
         if size > limit:
             raise bad_field(
@@ -166,7 +171,9 @@ def _sampling(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _other_options(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]:
+def _other_options(
+    fields: Fields, options: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
     """Take the stop strings, biases and penalties; return them as options."""
     found: dict[str, Any] = {}
     stops = fields.take("stop")
@@ -182,6 +189,7 @@ def _other_options(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]
                 f"stop is {stops!r:.60}; it must be a string or a list of up to {MOST_STOPS} "
                 "strings, none of them empty.",
             )
+        check_sizes({"stop": several}, settings)
         found["stop_strings"] = several
     for name in ("presence_penalty", "frequency_penalty"):
         if penalty := fields.number(name, *OPENAI_PENALTIES):

@@ -23,6 +23,7 @@ from .settings import Settings
 from .state import Server
 
 LOG = logging.getLogger("edgeseq.serving")
+MOST_CONNECTIONS = 1024  # more are answered with 503
 CLOSING_S = 5  # time that cancelled requests get to send their last bytes
 
 
@@ -60,7 +61,8 @@ def serve(
             settings = replace(settings, allow_hosts=(*settings.allow_hosts, _in_url(host)))
         app = create_app(models, settings)
         server = _UvicornServer(app, settings)
-        on_listening(f"http://{_in_url(host)}:{listener.getsockname()[1]}")
+        shown = "localhost" if _is_any(host) else _in_url(host)
+        on_listening(f"http://{shown}:{listener.getsockname()[1]}")
         server.run(sockets=[listener])
     if (error := server.state.models.error) is not None:
         raise error
@@ -105,26 +107,39 @@ def _in_url(host: str) -> str:
 
 
 class _Timer:
-    """A limit of time that is started and stopped, again and again."""
+    """A limit of time for a client that takes no bytes, started and stopped again and again.
+
+    At its end the connection is closed, unless the client has taken bytes meanwhile: then the time
+    starts anew.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, action: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, seconds: float, transport: asyncio.Transport
     ) -> None:
         self._loop = loop
         self._seconds = seconds
-        self._action = action
+        self._transport = transport
+        self._buffered = 0
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start the time, unless it is running."""
         if self._handle is None:
-            self._handle = self._loop.call_later(self._seconds, self._action)
+            self._buffered = self._transport.get_write_buffer_size()
+            self._handle = self._loop.call_later(self._seconds, self._end)
 
     def stop(self) -> None:
         """Stop the time."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _end(self) -> None:
+        self._handle = None
+        if self._transport.get_write_buffer_size() < self._buffered:
+            self.start()
+        else:
+            self._transport.abort()
 
 
 class _Connection(H11Protocol):
@@ -137,8 +152,8 @@ class _Connection(H11Protocol):
     stall_s = 0.0  # set in a subclass
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._reading = _Timer(self.loop, self.stall_s, transport.abort)
-        self._writing = _Timer(self.loop, self.stall_s, transport.abort)
+        self._reading = _Timer(self.loop, self.stall_s, transport)
+        self._writing = _Timer(self.loop, self.stall_s, transport)
         super().connection_made(transport)
         self._watch_head()
 
@@ -187,6 +202,7 @@ class _UvicornServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                limit_concurrency=MOST_CONNECTIONS,
                 timeout_graceful_shutdown=CLOSING_S,
             )
         )

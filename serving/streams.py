@@ -85,7 +85,9 @@ class EventStream:
                     await self._send(send, chunk)
                 await self._send(send, b"", is_last=True)
         except (ClientLeftError, _StalledError, OSError):  # OSError: it left while bytes were sent
-            self._job.cancel()
+            pass  # the connection is gone, and so is whom to tell
+        finally:
+            self._job.end()
 
     async def _send(self, send: Send, chunk: bytes, *, is_last: bool = False) -> None:
         try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..runtime.model import Model
 from ..runtime.request.controls import CONTROL_NAMES
 from ..runtime.request.options import OPTION_TRAITS
 from ..runtime.request.prompts import check_ids
 from ..runtime.tasks.runs import TaskResult
-from ..runtime.tasks.templates import read_template, template_names
+from ..runtime.tasks.templates import Template, read_template, template_names
 from .completions import check_length, usage
-from .errors import ApiError, bad_field
+from .errors import ApiError, bad_field, encode_json
 from .fields import Fields
 from .generating import Services
 from .models import ServedModel
@@ -71,8 +72,8 @@ async def run_task(
     for name, value in given.items():
         if not isinstance(value, str):
             raise bad_field(name, f"{name} is {value!r:.60}; it must be a string.")
-    beams = options.get("num_beams", 1)
-    rows = len(several) * (beams if type(beams) is int else 1)
+    beams = _beams(options, template, model)
+    rows = len(several) * beams
     if rows > settings.max_texts:
         raise bad_field(
             first,
@@ -91,7 +92,7 @@ async def run_task(
             check_length(model.tokenizer.encode(text), settings)
 
     await services.threads.check(check, settings.constraint_s)
-    served.queue.check_room()
+    served.queue.enter(job)
     async with served.queue.slot(job, rows):
         found = await services.threads.run(
             job, lambda: model.run(task, several, **given, **options, cancel=job.is_over)
@@ -130,9 +131,15 @@ async def run_task(
     }
 
 
-async def tokenize(
-    services: Services, served: ServedModel, fields: Fields, job: Job
-) -> dict[str, Any]:
+def _beams(options: Mapping[str, Any], template: Template, model: Model) -> int:
+    """Return the beams of a task: those of the request, the template or the bundle."""
+    manifest = model.bundle.manifest
+    defaults = {**manifest.generation, **template.form(manifest.kind).options}
+    beams = options.get("num_beams", defaults.get("num_beams", 1))
+    return beams if type(beams) is int and beams > 0 else 1  # the runtime refuses others
+
+
+async def tokenize(services: Services, served: ServedModel, fields: Fields, job: Job) -> bytes:
     """Return the token ids of a text."""
     text = fields.take("prompt")
     if not isinstance(text, str):
@@ -144,7 +151,8 @@ async def tokenize(
         lambda: tokenizer.encode(text, add_special_tokens=special), services.settings.constraint_s
     )
     longest = served.model.bundle.manifest.dimensions.max_positions
-    return {"tokens": ids, "count": len(ids), "max_model_len": longest}
+    found = {"tokens": ids, "count": len(ids), "max_model_len": longest}
+    return await services.threads.build(lambda: encode_json(found))
 
 
 async def detokenize(

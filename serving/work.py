@@ -28,10 +28,21 @@ class Job:
         self.began_s = time.monotonic()
         self._deadline_s = self.began_s + limit_s
         self._is_cancelled = False
+        self._when_ended: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """End the work after the current decode step."""
         self._is_cancelled = True
+
+    def when_ended(self, action: Callable[[], None]) -> None:
+        """Call ``action`` at the end of the job."""
+        self._when_ended.append(action)
+
+    def end(self) -> None:
+        """Cancel what is left of the work, and do what was asked for at the end."""
+        self.cancel()
+        while self._when_ended:
+            self._when_ended.pop()()
 
     @property
     def is_late(self) -> bool:
@@ -72,8 +83,13 @@ class Queue:
         for job in self._jobs:
             job.cancel()
 
-    def check_room(self) -> None:
-        """Raise ``ApiError`` (429) if the queue is full."""
+    def enter(self, job: Job) -> None:
+        """Count ``job`` among those that run or wait until it ends.
+
+        Raises ``ApiError`` (429) if the queue is full.
+        """
+        if job in self._jobs:
+            return
         if len(self._jobs) >= self._settings.max_concurrent + self._settings.max_queue:
             raise ApiError(
                 429,
@@ -82,22 +98,20 @@ class Queue:
                 code="queue_full",
                 headers={"Retry-After": "1"},
             )
+        self._jobs.add(job)
+        job.when_ended(lambda: self._jobs.remove(job))
 
     @asynccontextmanager
     async def slot(self, job: Job, texts: int) -> AsyncIterator[None]:
         """Wait for a slot with room for ``texts``, and hold it while the block runs.
 
-        Raises ``ApiError`` (503) if the limit of time is over first.
+        The job has entered the queue. Raises ``ApiError`` (503) if the limit of time is over first.
         """
-        self._jobs.add(job)
+        await self._wait(job, texts)
         try:
-            await self._wait(job, texts)
-            try:
-                yield
-            finally:
-                self._give_back(texts)
+            yield
         finally:
-            self._jobs.remove(job)
+            self._give_back(texts)
 
     async def _wait(self, job: Job, texts: int) -> None:
         given = asyncio.get_running_loop().create_future()
@@ -152,16 +166,27 @@ class Threads:
         self._generations.shutdown(cancel_futures=True)
 
     async def check(self, work: Callable[[], Result], limit_s: float) -> Result:
-        """Return ``work()``, which encodes text or compiles a constraint.
+        """Return ``work()``, which reads JSON, encodes text or compiles a constraint.
 
-        Raises ``ApiError`` after ``limit_s`` seconds. The thread then continues: llguidance limits
-        the work of a constraint itself.
+        Raises ``ApiError`` after ``limit_s`` seconds: 503 if the threads were busy with the checks
+        of other requests. Work that has begun continues in its thread; limits of size bound it.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._checks, work)
-        done, _ = await asyncio.wait({future}, timeout=limit_s)
-        if done:
-            return future.result()
-        future.add_done_callback(lambda late: late.cancelled() or late.exception())
+        submitted = self._checks.submit(work)
+        future = asyncio.wrap_future(submitted)
+        try:
+            done, _ = await asyncio.wait({future}, timeout=limit_s)
+            if done:
+                return future.result()
+            has_begun = submitted.running()
+        finally:
+            future.cancel()  # work that has not begun is left out
+        if not has_begun:
+            raise ApiError(
+                503,
+                "The server is busy with the checks of other requests: try again later.",
+                code="busy",
+                headers={"Retry-After": "1"},
+            )
         raise ApiError(
             400,
             f"The checks of the request took longer than {limit_s:g} seconds: send a simpler "
@@ -201,9 +226,9 @@ class Threads:
 
         def read() -> None:
             for event in events:
-                while not room.acquire(timeout=POLL_S):
-                    if job.is_over():
-                        return
+                # Once the job is over, the last events come soon, and need no room.
+                while not room.acquire(timeout=POLL_S) and not job.is_over():
+                    pass
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 
         async def work() -> None:

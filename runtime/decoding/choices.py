@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoder import CancelledError, Decoder, Logits, NewDecoder
+from ..decoder import CancelledError, Decoder, Logits, NewDecoder, never
 from ..errors import OptionError, PromptError
 from ..logits.softmax import log_softmax
 from ..request.request import Request
@@ -25,6 +26,7 @@ from ..results import ChoiceProbability, GenerationResult, Timings
 from .generation import Outputs
 
 Logprobs = NDArray[np.float64]
+PIECE = 256  # most tokens of a choice that are read at once
 
 
 def choose(
@@ -58,7 +60,7 @@ def _choose(
     began: float,
     cancelled: Callable[[], bool],
 ) -> GenerationResult:
-    """Return the result of one prompt; ``cancelled`` is called before it and between its chunks."""
+    """Return the result of one prompt; ``cancelled`` is called before each read of tokens."""
     token_ids = _spelled(outputs, start, choices)
     if cancelled():
         return _result((), (), prompt, began, began)
@@ -66,7 +68,7 @@ def _choose(
     try:
         logits = decoder.prefill([start], cancelled)
         first = time.perf_counter()
-        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids)]
+        logprobs = [sum(known) for known in choice_logprobs(decoder, logits, token_ids, cancelled)]
     except CancelledError:
         return _result((), (), prompt, began, time.perf_counter())
     finally:
@@ -133,52 +135,76 @@ def _letters(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
+class _Branch(NamedTuple):
+    """Choices with the same next token, and the log-probabilities (vocabulary,) of that token."""
+
+    after: Logprobs
+    members: list[int]
+
+
 def choice_logprobs(
-    decoder: Decoder, logits: Logits, choices: Sequence[Sequence[int]]
+    decoder: Decoder,
+    logits: Logits,
+    choices: Sequence[Sequence[int]],
+    cancelled: Callable[[], bool] = never,
 ) -> list[list[float]]:
     """Return the natural log-probability of each token of each choice.
 
     The only row of ``decoder`` holds the prompt, and ``logits`` (1, vocabulary) predict the token
-    after it. Afterwards the row holds the same tokens as before.
+    after it. Afterwards the row holds the same tokens as before. Raises ``CancelledError`` once
+    ``cancelled`` returns True, which is called before each read.
     """
-    after: dict[tuple[int, ...], Logprobs] = {(): log_softmax(logits[0])}
-    _read_branches(decoder, (), choices, after)
-    return [[float(after[tuple(ids[:i])][token]) for i, token in enumerate(ids)] for ids in choices]
+    known: list[list[float]] = [[] for _ in choices]
 
+    def branches(after: Logprobs, members: Sequence[int]) -> list[_Branch]:
+        """Return the groups of choices that have the same next token; the first group is last."""
+        at = len(known[members[0]])
+        groups: dict[int, list[int]] = {}
+        for number in members:
+            groups.setdefault(choices[number][at], []).append(number)
+        return [_Branch(after, group) for group in groups.values()][::-1]
 
-def _read_branches(
-    decoder: Decoder,
-    prefix: tuple[int, ...],
-    choices: Sequence[Sequence[int]],
-    after: dict[tuple[int, ...], Logprobs],
-) -> None:
-    """Add to ``after`` the log-probabilities that follow each prefix of ``choices``.
-
-    All choices start with ``prefix``, which the decoder has read.
-    """
-    for group in _by_next_token(len(prefix), choices).values():
-        shared = _common_prefix(group)
+    # A branch to read, or a number of tokens to forget. A recursion could become too deep.
+    pending: list[_Branch | int] = [*branches(log_softmax(logits[0]), range(len(choices)))]
+    while pending:
+        branch = pending.pop()
+        if isinstance(branch, int):
+            decoder.forget(branch)
+            continue
+        after, members = branch
+        ids = choices[members[0]]
+        at, shared = len(known[members[0]]), _common_length([choices[n] for n in members])
+        for number in members:
+            known[number].append(float(after[ids[at]]))
+        rest = [number for number in members if len(choices[number]) > shared]
         # The last token of a choice need not be read, because no token follows it.
-        end = len(shared) if any(len(ids) > len(shared) for ids in group) else len(shared) - 1
-        read = shared[len(prefix) : end]
-        if read:
-            for i, row in enumerate(decoder.read(read), len(prefix) + 1):
-                after[shared[:i]] = log_softmax(row)
-        _read_branches(decoder, shared, [ids for ids in group if len(ids) > len(shared)], after)
-        if read:
-            decoder.forget(len(read))
+        end = shared if rest else shared - 1
+        for i, row in enumerate(_read(decoder, ids[at:end], cancelled), at + 1):
+            after = log_softmax(row)
+            if i < shared:
+                for number in members:
+                    known[number].append(float(after[ids[i]]))
+        if end > at:
+            pending.append(end - at)
+        if rest:
+            pending += branches(after, rest)
+    return known
 
 
-def _by_next_token(at: int, choices: Sequence[Sequence[int]]) -> Mapping[int, list[Sequence[int]]]:
-    groups: dict[int, list[Sequence[int]]] = {}
-    for ids in choices:
-        groups.setdefault(ids[at], []).append(ids)
-    return groups
+def _read(
+    decoder: Decoder, tokens: Sequence[int], cancelled: Callable[[], bool]
+) -> Iterator[NDArray[np.float32]]:
+    """Read tokens; yield the logits (vocabulary,) after each of them."""
+    for begin in range(0, len(tokens), PIECE):
+        if cancelled():
+            raise CancelledError(begin)
+        yield from decoder.read(tokens[begin : begin + PIECE])
 
 
-def _common_prefix(choices: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _common_length(choices: Sequence[Sequence[int]]) -> int:
+    """Return the number of tokens that all choices begin with."""
     shortest = min(choices, key=len)
     for i, token in enumerate(shortest):
         if any(ids[i] != token for ids in choices):
-            return tuple(shortest[:i])
-    return tuple(shortest)
+            return i
+    return len(shortest)

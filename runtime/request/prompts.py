@@ -12,6 +12,7 @@ from ..text.byte_tokenizer import AnyTokenizer
 from .options import GenerationOptions
 
 Ids = list[int]
+MOST_SPECIAL_TOKENS = 8  # that a tokenizer adds to a text
 
 
 def id_lists(prompts: Any, name: str) -> list[list[Any]]:
@@ -49,7 +50,8 @@ def encode_prompt(tokenizer: AnyTokenizer, text: str, max_length: int | None = N
     vocabulary of amino acids.
     """
     ids = tokenizer.encode(text, max_length=max_length)
-    if text.strip() and not tokenizer.encode(text, add_special_tokens=False):
+    is_short = len(ids) <= MOST_SPECIAL_TOKENS  # else there is a token of the text
+    if is_short and text.strip() and not tokenizer.encode(text, add_special_tokens=False):
         raise PromptError(
             f"The model's tokenizer has no tokens for the text {text!r:.60}: write it in the "
             "characters of the vocabulary."

@@ -57,7 +57,6 @@ class StopFilter:
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
         self._stop_strings = tuple(stop_strings)
-        self._starts = {stop[:size] for stop in stop_strings for size in range(1, len(stop))}
         self._longest_start = _longest(stop_strings) - 1
         self._held = ""
         self._has_stopped = False
@@ -88,8 +87,11 @@ class StopFilter:
         Return ``len(text)`` if no tail may.
         """
         first = max(len(text) - self._longest_start, 0)
-        starts = range(first, len(text))
-        return next((start for start in starts if text[start:] in self._starts), len(text))
+        for start in range(first, len(text)):
+            tail = text[start:]
+            if any(len(tail) < len(stop) and stop.startswith(tail) for stop in self._stop_strings):
+                return start
+        return len(text)
 
 
 class PieceStream:

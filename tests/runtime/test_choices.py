@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseq.runtime import Model, OptionError, PromptError
+from edgeseq.runtime.decoder import CancelledError
 from edgeseq.runtime.decoding.choices import choice_logprobs
 from edgeseq.runtime.logits.softmax import log_softmax
 
@@ -70,6 +71,16 @@ def test_shared_tokens_are_read_once_and_last_ones_not_at_all(
     decoder: Any = ScriptedDecoder()
     choice_logprobs(decoder, decoder.logits()[None], choices)
     assert decoder.reads == reads
+
+
+def test_choices_are_cancelled_between_branches() -> None:
+    decoder: Any = ScriptedDecoder()
+    answers = iter([False, True])
+    with pytest.raises(CancelledError):
+        choice_logprobs(
+            decoder, decoder.logits()[None], [[1, 2], [2, 3], [3, 4]], lambda: next(answers)
+        )
+    assert decoder.reads == 1
 
 
 def test_gpt2_gives_the_probabilities_of_score(model: Model) -> None:
@@ -142,7 +153,9 @@ def test_choices_that_are_refused(model: Model, options: dict[str, Any], said: s
 def test_cancelled_between_prompts(model: Model) -> None:
     asked = itertools.count()
     prompts, choices = ["Once", "Then", "So"], [" the king", " a fox"]
-    found = model.generate(prompts, choices=choices, cancel=lambda: next(asked) >= 1)
+    model.generate(prompts[:1], choices=choices, cancel=lambda: next(asked) < 0)
+    of_one = next(asked)
+    found = model.generate(prompts, choices=choices, cancel=lambda: next(asked) > 2 * of_one)
     [first, *_] = model.generate(prompts, choices=choices)
     assert found[0].choices == first.choices
     for result in found[1:]:

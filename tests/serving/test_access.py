@@ -48,6 +48,8 @@ def test_hosts_can_be_allowed(new_client: NewClient) -> None:
     header = {"Host": "models.example:80"}
     assert new_client(allow_hosts=("models.example",)).get("/", headers=header).status_code == 200
     assert new_client(allow_hosts=("*",)).get("/", headers=header).status_code == 200
+    assert new_client(allow_hosts=("Models.Example",)).get("/", headers=header).is_success
+    assert new_client(allow_hosts=("fe80::1",)).get("/", headers={"Host": "[FE80::1]"}).is_success
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,17 @@ def test_a_full_queue_refuses_requests(new_client: NewClient, gate: Gate) -> Non
         assert first.result().status_code == second.result().status_code == 200
     assert running(client) == 0
     assert client.post("/v1/completions", json=BODY).status_code == 200
+
+
+def test_streams_that_come_at_once_fill_the_queue(new_client: NewClient, gate: Gate) -> None:
+    client = new_client(gate.model, max_concurrent=1, max_queue=1)
+    body = {**BODY, "stream": True}
+    with ThreadPoolExecutor(20) as threads:
+        answers = [threads.submit(client.post, "/v1/completions", json=body) for _ in range(20)]
+        poll(lambda: sum(answer.done() for answer in answers) == 18)
+        gate.open()
+        statuses = [answer.result().status_code for answer in answers]
+    assert sorted(statuses) == [200] * 2 + [429] * 18
 
 
 def test_texts_at_once_are_limited_in_order_of_arrival(new_client: NewClient, gate: Gate) -> None:

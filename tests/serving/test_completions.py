@@ -245,7 +245,20 @@ def test_usage_of_a_stream(client: TestClient) -> None:
     )
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == ask(client, temperature=0, max_tokens=4, n=2)["usage"]
-    assert all("usage" not in chunk for chunk in chunks[:-1])
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+
+
+def test_no_new_tokens_for_several_texts(client: TestClient) -> None:
+    choices = ask(client, max_tokens=0, n=2)["choices"]
+    assert [(c["index"], c["text"], c["finish_reason"]) for c in choices] == [
+        (0, "", "length"),
+        (1, "", "length"),
+    ]
+    ends = [choice for chunk in stream(client, max_tokens=0, n=2) for choice in chunk["choices"]]
+    assert sorted((choice["index"], choice["finish_reason"]) for choice in ends) == [
+        (0, "length"),
+        (1, "length"),
+    ]
 
 
 def test_choices_have_probabilities(client: TestClient, demo_gpt2: Model) -> None:
@@ -330,7 +343,8 @@ def test_beams_of_an_encoder_decoder(client: TestClient, demo_t5: Model) -> None
         ({"regex": "a" * 20_000}, "regex", "the limit is 16384"),
         ({"regex": "("}, "regex", "regex must be a regular expression"),
         ({"stream": True, "regex": "("}, "regex", "regex must be a regular expression"),
-        ({"choices": ["a"], "stream": True}, "choices", "no effect with stream_ids"),
+        ({"choices": ["a"], "stream": True}, "stream", "no effect with choices"),
+        ({"num_beams": 2, "logprobs": 1, "stream": True}, "logprobs", "with num_beams and stream"),
         ({"suppress_tokens": [1] * 1025}, "suppress_tokens", "the limit is 1024"),
         ({"model": 1}, "model", "model is 1; it must be a string"),
         ({"model": None}, "model", "choose from demo-gpt2, demo-t5"),

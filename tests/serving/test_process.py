@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -174,3 +176,28 @@ def test_a_damaged_bundle_ends_the_server(capsys: Captured, tmp_path: Path) -> N
     (bundle / "tokenizer.json").write_text("{", encoding="utf-8")
     message = failure(capsys, "serve", "--bundle", str(bundle), "--port", "0")
     assert "tokenizer.json" in message
+
+
+def test_a_client_that_reads_steadily_gets_its_whole_answer() -> None:
+    """Also if it takes longer than the limit for clients that read nothing."""
+    with running_server("--demo", "--threads", "1", "--stall-time", "0.4") as (_, url):
+        wait_until_ready(url)
+        host, port = url.removeprefix("http://").split(":")
+        prompt = "Once upon a time " * 100
+        fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
+        body = json.dumps({**fields, "max_tokens": 1}).encode()
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.connect((host, int(port)))
+            connection.settimeout(60)
+            connection.sendall(head.encode() + body)
+            found, pause = bytearray(), threading.Event()
+            while part := connection.recv(2**18):
+                found += part
+                pause.wait(0.01)
+        length = int(re.search(rb"content-length: (\d+)", found)[1])  # type: ignore[index]
+        assert len(found.partition(b"\r\n\r\n")[2]) == length

@@ -159,6 +159,7 @@ class SharedSteps:
             request.member.is_expected = False
             if request in self._waiting:
                 self._waiting.remove(request)
+            if request.member.request is request:
                 request.member.request = None
             if self._leader is request:
                 self._hand_over()
@@ -263,14 +264,14 @@ class SharedSteps:
     def _note_absence(self, member: Member) -> None:
         """Do not wait for a member again; move it back if it misses many steps, or has no room."""
         place = member.place
-        if member.request is not None:  # it came just now
+        limit = self._manifest.dimensions.max_positions
+        full = place is not None and limit is not None and max(place.lengths) >= limit
+        if member.request is not None and not full:  # it came just now
             return
         member.is_expected = False
         if place is None:
             return
         member.missed += 1
-        limit = self._manifest.dimensions.max_positions
-        full = limit is not None and max(place.lengths) >= limit
         if member.missed > MISSED_STEPS or full:
             self._try_to_move_back(member)
 
