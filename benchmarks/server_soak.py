@@ -24,7 +24,7 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -115,7 +115,7 @@ class Soak:
 
     async def metrics(self) -> dict[str, float]:
         """The server's figures without labels, summed over the models."""
-        found: dict[str, float] = Counter()
+        found: dict[str, float] = defaultdict(float)
         for line in (await self._client.get("/metrics")).text.splitlines():
             if not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)

@@ -7,24 +7,22 @@ templates. Source: ``transformers.utils.chat_template_utils`` (4.57.6).
 from __future__ import annotations
 
 import json
-import secrets
-import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 from ..runtime.bundle.manifest import ChatFormat
-from ..runtime.errors import EdgeseqError, MissingPackageError, reason
-from ..runtime.results import GenerationResult, StreamEvent
-from .completions import READING, check_length, finish_reason, usage
-from .errors import ApiError, api_error, bad_field, encode_json
+from ..runtime.errors import MissingPackageError, reason
+from ..runtime.results import FinishReason, GenerationResult
+from .answers import Answer, finish_reason
+from .completions import check_length
+from .errors import ApiError, bad_field, encode_json
 from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import TokenLogprobs, chat_logprobs
 from .models import ServedModel
-from .options import OWN, Call, check_stream, read_call
-from .streams import DONE, EventStream, comment, event
+from .options import OWN, check_stream, read_call
+from .streams import EventStream
 from .work import Job
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -129,7 +127,7 @@ async def chat(
         call=call,
         logprobs=(top or 0) if wants else None,
     )
-    answer = _Answer(served, generation, call)
+    answer = _Answer(generation)
     if call.stream:
         return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
     results = await generation.results()
@@ -195,23 +193,19 @@ def _read_response_format(fields: Fields) -> None:
     fields.put("json_schema", schema)
 
 
-class _Answer:
-    """The answer to a request: its body, or the chunks of its stream."""
+class _Answer(Answer):
+    """The answer in the form of OpenAI's chats."""
 
-    def __init__(self, served: ServedModel, generation: Generation, call: Call) -> None:
-        self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._served = served
-        self._generation = generation
-        self._call = call
+    PREFIX = "chatcmpl"
+    OBJECT, CHUNK = "chat.completion", "chat.completion.chunk"
 
     def body(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
         """Return the body of the answer to ``results``."""
         choices = []
         for index, result in enumerate(results):
-            tokens = self._logprobs()
-            if tokens is not None and result.logprobs is not None:
-                tokens.extend(result.token_ids, result.logprobs, result.top_logprobs or ())
+            tokens = self._new_tokens(index)
+            if tokens is not None:
+                tokens.extend(result.token_ids, result.logprobs or (), result.top_logprobs or ())
             end = len(result.text) if result.finish_reason == "stop" else None
             choices.append(
                 {
@@ -222,46 +216,25 @@ class _Answer:
                 }
             )
         generated = sum(result.generated_tokens for result in results)
-        head = self._head("chat.completion", choices)
-        return {**head, "usage": self._usage(generated)}
+        return {**self._head(self.OBJECT, choices), "usage": self._usage(generated)}
 
-    async def chunks(
-        self, events: AsyncGenerator[tuple[int, StreamEvent] | None]
-    ) -> AsyncGenerator[bytes]:
-        """Yield the server-sent events of a stream."""
-        count, generated = self._call.n, 0
-        lengths, tokens = [0] * count, [self._logprobs() for _ in range(count)]
+    async def _opening(self, count: int) -> AsyncIterator[dict[str, Any]]:
         for index in range(count):
-            yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
-        yield comment(READING)
-        try:
-            async with aclosing(events):
-                async for found in events:
-                    if found is None:
-                        yield comment("generating" if generated else READING)
-                        continue
-                    index, new = found
-                    lengths[index] += len(new.text)
-                    generated += len(new.token_ids)
-                    if (kept := tokens[index]) is not None:
-                        kept.extend(new.token_ids, new.logprobs or (), new.top_logprobs or ())
-                    if not new.text and new.finish_reason is None:
-                        continue
-                    is_cut = new.finish_reason in (None, "stop")
-                    taken = self._taken(kept, lengths[index] if is_cut else None)
-                    delta = {"content": new.text} if new.text else {}
-                    yield self._chunk(index, delta, taken, finish_reason(new.finish_reason))
-        except (ApiError, EdgeseqError) as error:
-            found_error = error if isinstance(error, ApiError) else api_error(error)
-            yield event(found_error.body)
-            return
-        if self._call.include_usage:
-            head = self._head("chat.completion.chunk", [])
-            yield event({**head, "usage": self._usage(generated)})
-        yield DONE
+            yield _delta(index, {"role": "assistant", "content": ""}, None, None)
 
-    def _logprobs(self) -> TokenLogprobs | None:
-        if self._generation.logprobs is None or "choices" in self._call.options:
+    def _piece(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        tokens: TokenLogprobs | None,
+        length: int,
+    ) -> dict[str, Any]:
+        taken = self._taken(tokens, length if reason in (None, "stop") else None)
+        return _delta(index, {"content": text} if text else {}, taken, finish_reason(reason))
+
+    def _new_tokens(self, index: int) -> TokenLogprobs | None:
+        if self._generation.logprobs is None or "choices" in self._generation.call.options:
             return None
         return TokenLogprobs(self._served.model.tokenizer, self._served.spell, 0)
 
@@ -270,19 +243,6 @@ class _Answer:
             return None
         return chat_logprobs(tokens.take(end), self._generation.logprobs or 0)
 
-    def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return event(self._head("chat.completion.chunk", [choice]))
 
-    def _head(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        head = {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._served.name,
-            "choices": choices,
-        }
-        return {**head, "usage": None} if self._call.include_usage else head
-
-    def _usage(self, generated: int) -> dict[str, int]:
-        return usage(len(self._generation.prompts[0]), generated)
+def _delta(index: int, delta: dict[str, str], logprobs: Any, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

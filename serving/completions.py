@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..runtime.errors import EdgeseqError
 from ..runtime.model import Model
 from ..runtime.request.prompts import check_ids, encode_prompt
-from ..runtime.results import FinishReason, GenerationResult, Score, StreamEvent
-from .errors import ApiError, api_error, bad_field, encode_json
+from ..runtime.results import FinishReason, GenerationResult, Score
+from .answers import Answer, finish_reason
+from .errors import ApiError, bad_field, encode_json
 from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import Token, TokenLogprobs, completion_logprobs
 from .models import ServedModel
 from .options import OWN, Call, check_stream, read_call
 from .settings import Settings
-from .streams import DONE, EventStream, comment, event
-from .work import Job, Threads
+from .streams import EventStream
+from .work import Job
 
 MAX_TOKENS = 16  # OpenAI's default
 MOST_LOGPROBS = 5
@@ -31,7 +28,6 @@ FIELDS = (
     *("logit_bias", "stop", "presence_penalty", "frequency_penalty", "seed", "stream"),
     *("stream_options", "user"),
 )
-READING = "reading the prompt"
 Prompt = str | list[int]
 
 
@@ -134,10 +130,9 @@ async def complete(
         served.queue.enter(job)
         async with served.queue.slot(job, len(prompts)):
             scores = await services.threads.run(job, lambda: _scores(model, prompts, count, job))
-    answer = _Answer(served, generation, asked, texts, scores)
+    answer = _Answer(generation, asked, texts, scores)
     if asked.call.stream:
-        chunks = answer.chunks(await generation.begin(), services.threads)
-        return EventStream(chunks, job, settings.stall_s)
+        return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
     results = await generation.results()
     return await services.threads.build(lambda: encode_json(answer.body(results)))
 
@@ -169,21 +164,20 @@ def _scores(model: Model, prompts: Sequence[Sequence[int]], count: int, job: Job
     return found
 
 
-class _Answer:
-    """The answer to a request: its body, or the chunks of its stream."""
+class _Answer(Answer):
+    """The answer in the form of OpenAI's completions."""
+
+    PREFIX = "cmpl"
+    OBJECT = CHUNK = "text_completion"
 
     def __init__(
         self,
-        served: ServedModel,
         generation: Generation,
         asked: Completion,
         texts: Sequence[str],
         scores: Sequence[Score],
     ) -> None:
-        self._id = f"cmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._served = served
-        self._generation = generation
+        super().__init__(generation)
         self._asked = asked
         self._texts = texts
         self._scores = scores
@@ -194,12 +188,11 @@ class _Answer:
         echoed_tokens = [self._prompt_tokens(prompt) for prompt in range(len(self._texts))]
         for index, result in enumerate(results):
             echoed = self._texts[result.prompt_index] if self._asked.echo else ""
-            tokens = self._new_tokens(result.prompt_index)
-            if tokens is not None and result.logprobs is not None:
-                tokens.extend(result.token_ids, result.logprobs, result.top_logprobs or ())
-            end = self._end(result.prompt_index, len(result.text), result.finish_reason)
+            tokens = self._new_tokens(index)
             known = None
             if tokens is not None:
+                tokens.extend(result.token_ids, result.logprobs or (), result.top_logprobs or ())
+                end = self._end(result.prompt_index, len(result.text), result.finish_reason)
                 known = [*echoed_tokens[result.prompt_index], *tokens.take(end)]
             choice = self._choice(index, echoed + result.text, result.finish_reason, known)
             if result.choices is not None:
@@ -209,51 +202,33 @@ class _Answer:
                 ]
             choices.append(choice)
         generated = sum(result.generated_tokens for result in results)
-        return {**self._head(choices), "usage": self._usage(generated)}
+        return {**self._head(self.OBJECT, choices), "usage": self._usage(generated)}
 
-    async def chunks(
-        self, events: AsyncGenerator[tuple[int, StreamEvent] | None], threads: Threads
-    ) -> AsyncGenerator[bytes]:
-        """Yield the server-sent events of a stream."""
-        count = len(self._texts) * self._asked.call.n
-        lengths, generated, is_read = [0] * count, 0, False
-        tokens = [self._new_tokens(index // self._asked.call.n) for index in range(count)]
-        if self._asked.echo:
-            for index in range(count):
-                yield await threads.build(partial(self._echo, index))
-        yield comment(READING)
-        try:
-            async with aclosing(events):
-                async for found in events:
-                    if found is None:
-                        yield comment("generating" if is_read else READING)
-                        continue
-                    is_read = True
-                    index, new = found
-                    lengths[index] += len(new.text)
-                    generated += len(new.token_ids)
-                    kept = tokens[index]
-                    if kept is not None:
-                        kept.extend(new.token_ids, new.logprobs or (), new.top_logprobs or ())
-                    if not new.text and new.finish_reason is None:
-                        continue
-                    end = self._end(index // self._asked.call.n, lengths[index], new.finish_reason)
-                    taken = None if kept is None else kept.take(end)
-                    choice = self._choice(index, new.text, new.finish_reason, taken)
-                    yield event(self._head([choice]))
-        except (ApiError, EdgeseqError) as error:
-            found_error = error if isinstance(error, ApiError) else api_error(error)
-            yield event(found_error.body)
-            return
-        if self._asked.call.include_usage:
-            yield event({**self._head([]), "usage": self._usage(generated)})
-        yield DONE
+    async def _opening(self, count: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield the prompts, if they are to be repeated."""
+        threads = self._generation.services.threads
+        for index in range(count) if self._asked.echo else ():
+            yield await threads.build(partial(self._echo, index))
 
-    def _echo(self, index: int) -> bytes:
-        """Return the event that repeats the prompt in choice ``index``."""
-        prompt = index // self._asked.call.n
+    def _echo(self, index: int) -> dict[str, Any]:
+        prompt = self._prompt_of(index)
         known = None if self._asked.logprobs is None else self._prompt_tokens(prompt)
-        return event(self._head([self._choice(index, self._texts[prompt], None, known)]))
+        return self._choice(index, self._texts[prompt], None, known)
+
+    def _piece(
+        self,
+        index: int,
+        text: str,
+        reason: FinishReason | None,
+        tokens: TokenLogprobs | None,
+        length: int,
+    ) -> dict[str, Any]:
+        end = self._end(self._prompt_of(index), length, reason)
+        return self._choice(index, text, reason, None if tokens is None else tokens.take(end))
+
+    def _prompt_of(self, index: int) -> int:
+        """Return the index of the prompt of a choice."""
+        return index // self._asked.call.n
 
     def _prompt_tokens(self, prompt: int) -> list[Token]:
         """Return the tokens of an echoed prompt; none if their log-probabilities are not asked."""
@@ -264,13 +239,16 @@ class _Answer:
         found.extend(score.token_ids, score.log_probabilities, score.top_logprobs or ())
         return found.take()
 
-    def _new_tokens(self, prompt: int) -> TokenLogprobs | None:
-        """Return the log-probabilities of a text, still empty; None if they are not asked."""
+    def _new_tokens(self, index: int) -> TokenLogprobs | None:
         if self._asked.logprobs is None or "choices" in self._asked.call.options:
             return None
-        has_encoder = self._served.model.bundle.manifest.has_encoder
-        before = 0 if has_encoder else len(self._texts[prompt])
+        before = self._before(self._prompt_of(index))
         return TokenLogprobs(self._served.model.tokenizer, self._served.spell, before)
+
+    def _before(self, prompt: int) -> int:
+        """Return the number of characters before the new text, as OpenAI counts offsets."""
+        has_encoder = self._served.model.bundle.manifest.has_encoder
+        return 0 if has_encoder else len(self._texts[prompt])
 
     def _end(self, prompt: int, length: int, reason: FinishReason | None) -> int | None:
         """Return the character before which tokens are shown; None for all of them.
@@ -279,50 +257,15 @@ class _Answer:
         """
         if reason is not None and reason != "stop":
             return None
-        has_encoder = self._served.model.bundle.manifest.has_encoder
-        return length + (0 if has_encoder else len(self._texts[prompt]))
+        return length + self._before(prompt)
 
     def _choice(
-        self,
-        index: int,
-        text: str,
-        reason: FinishReason | None,
-        tokens: Sequence[Token] | None,
+        self, index: int, text: str, reason: FinishReason | None, tokens: Sequence[Token] | None
     ) -> dict[str, Any]:
         count = self._asked.logprobs or 0
-        known = None if tokens is None else completion_logprobs(tokens, count)
         return {
             "index": index,
             "text": text,
-            "logprobs": known,
+            "logprobs": None if tokens is None else completion_logprobs(tokens, count),
             "finish_reason": finish_reason(reason),
         }
-
-    def _head(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        head = {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._served.name,
-            "choices": choices,
-        }
-        return {**head, "usage": None} if self._asked.call.include_usage else head
-
-    def _usage(self, generated: int) -> dict[str, int]:
-        return usage(sum(map(len, self._generation.prompts)), generated)
-
-
-def finish_reason(reason: FinishReason | None) -> str | None:
-    """Return OpenAI's word for the end of a text: "stop" or "length"."""
-    if reason is None:
-        return None
-    return "stop" if reason in ("eos", "stop") else "length"
-
-
-def usage(prompt: int, generated: int) -> dict[str, int]:
-    """Return the numbers of tokens in OpenAI's form."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-    }

@@ -12,7 +12,8 @@ from ..runtime.request.options import OPTION_TRAITS
 from ..runtime.request.prompts import check_ids
 from ..runtime.tasks.runs import TaskResult
 from ..runtime.tasks.templates import Template, read_template, template_names
-from .completions import check_length, usage
+from .answers import usage
+from .completions import check_length
 from .errors import ApiError, bad_field, encode_json
 from .fields import Fields
 from .generating import Services
