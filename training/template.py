@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from ..runtime.errors import OptionError, nearest, reason
-from ..runtime.tables import FORMATS
+from ..runtime.tables.table import FORMATS
 
 TEMPLATES = Path(__file__).parent / "templates"
 SUFFIX = ".toml"

@@ -1,3 +1,1 @@
-"""Rows of files: plain text, JSON Lines, CSV, TSV and Parquet, read one after another."""
-
-FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
+"""Rows of files, read one after another: plain text, JSON Lines, CSV, TSV and Parquet."""
