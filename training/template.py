@@ -75,6 +75,10 @@ class DataSettings:
             )
         if self.document_separator == "":
             raise OptionError("data.document_separator is empty: give a string, or leave it out.")
+        if self.form == "pairs" and self.document_separator is not None:
+            raise OptionError("data.document_separator has no effect with pairs: leave it out.")
+        if self.form == "text" and self.labels:
+            raise OptionError("data.labels has no effect with text: leave it out.")
         if not 0 < self.held_out < 1:
             raise OptionError(
                 f"data.held_out is {self.held_out}; it must be a share above 0 and below 1."

@@ -70,14 +70,18 @@ def format_of(path: Path) -> str:
 
 
 def open_table(
-    path: Path, *, format: str | None = None, columns: Sequence[str] | None = None
+    path: Path,
+    *,
+    format: str | None = None,
+    columns: Sequence[str] | None = None,
+    advice: str = "rename a column, or choose another one",
 ) -> Table:
     """Return the rows of a file.
 
     ``format``: one of ``FORMATS``; None for that of the suffix. ``columns``: the columns that the
     caller uses. The file must have them; only in JSON Lines each row is looked at instead. In a
     plain text they are the names of what is between tabs. Without them a row of a plain text has
-    the whole line as ``text``.
+    the whole line as ``text``. ``advice``: the next step in the error for a missing column.
 
     Raises ``PromptError`` for a file that is missing or cannot be read, ``MissingPackageError`` if
     the format needs a package. A row that cannot be read has a ``fault``.
@@ -88,7 +92,7 @@ def open_table(
     with ExitStack() as stack:
         found, rows = _opened(path, kind, columns, stack)
         for name in columns or () if found is not None else ():
-            _check_column(path, name, found or ())
+            _check_column(path, name, found or (), advice)
         return Table(found, rows, stack.pop_all().close)
 
 
@@ -110,16 +114,13 @@ def _opened(
     return delimited.columns, delimited.rows()
 
 
-def _check_column(path: Path, name: str, found: Sequence[str]) -> None:
+def _check_column(path: Path, name: str, found: Sequence[str], advice: str) -> None:
     if found.count(name) == 1:
         return
     if name in found:
         raise PromptError(f"{path} has several columns {shortened(name)}: give each its own name.")
     names = ", ".join(map(shortened, found))
-    raise PromptError(
-        f"{path} has no column {shortened(name)}, but {names:.300}: rename a column, or name "
-        "another one."
-    )
+    raise PromptError(f"{path} has no column {shortened(name)} (it has {names:.300}): {advice}.")
 
 
 def _rows(lines: Lines, read: Callable[[str], Mapping[str, Any] | None]) -> Iterator[Row]:

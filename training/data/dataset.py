@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ...runtime.errors import OptionError, PromptError
 from ..template import DataSettings
+from .examples import Dataset, Pair, Unusable
+from .reading import Content, columns_advice, read_files
+from .splitting import key_of, split
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A source, and the target that the model is to answer."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What is known of a file of data; ``rows`` counts the usable rows or documents."""
-
-    name: str
-    bytes: int
-    sha256: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A row or line that cannot be used, and why."""
-
-    file: Path
-    line: int  # from 1; in a Parquet file the row's number
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """The examples of files: pairs, or documents (strings)."""
-
-    training: Sequence[Pair] | Sequence[str]
-    held_out: Sequence[Pair] | Sequence[str]
-    files: Sequence[FileFacts]
-    held_out_files: Sequence[FileFacts]
-    unusable: Sequence[Unusable]
-    left_out: int = 0  # training rows whose source is also in the held-out files
+SHOWN = 5  # unusable rows that are listed
 
 
 def read_dataset(
@@ -54,9 +22,92 @@ def read_dataset(
     """Return the examples of ``files``.
 
     ``held_out``: files of held-out examples; without them a seeded share of the examples is held
-    out. Raises ``PromptError`` for a file that cannot be used, or too few examples.
+    out. No source of a training pair, and no training document, is also held out: training examples
+    that the held-out files have as well are left out.
+
+    Raises ``PromptError`` for a file that cannot be used, too many unusable rows, or too few
+    examples.
     """
-    raise NotImplementedError
+    if not files:
+        raise OptionError("There are no files of data: give at least one.")
+    _check_different([*files, *held_out])
+    content = read_files(settings, files)
+    others = read_files(settings, held_out)
+    unusable = [*content.unusable, *others.unusable]
+    _check_share(unusable, content.rows + others.rows, settings)
+    given = len(content.examples)
+    if held_out:
+        _check_any(content, others)
+        kept = {key_of(example) for example in others.examples}
+        training = [example for example in content.examples if key_of(example) not in kept]
+        if not training:
+            raise PromptError(
+                f"All {given:,} training examples are in the held-out files as well: give others."
+            )
+        held = others.examples
+    else:
+        training, held = split(content.examples, settings)
+    found: Any = (training, held)  # all of one kind
+    _check_labels(settings, found)
+    return Dataset(
+        training=found[0],
+        held_out=found[1],
+        files=content.files,
+        held_out_files=others.files,
+        unusable=unusable,
+        left_out=given - len(training) if held_out else 0,
+    )
+
+
+def _check_different(files: Sequence[Path]) -> None:
+    seen = set()
+    for path in files:
+        if path.resolve() in seen:
+            raise OptionError(f"The file {path} is given twice: give it once.")
+        seen.add(path.resolve())
+
+
+def _check_share(unusable: Sequence[Unusable], rows: int, settings: DataSettings) -> None:
+    if len(unusable) <= settings.max_unusable * rows:
+        return
+    first = unusable[0]
+    raise PromptError(
+        f"{len(unusable):,} of {rows:,} rows cannot be used, more than the share of "
+        f"{settings.max_unusable:g} that data.max_unusable allows ({first}): correct the rows, or "
+        f"{columns_advice(settings)}."
+    )
+
+
+def _check_any(content: Content, others: Content) -> None:
+    for name, examples in (("training", content.examples), ("held-out", others.examples)):
+        if not examples:
+            raise PromptError(f"The {name} files have no examples: give files with some.")
+
+
+def _check_labels(settings: DataSettings, examples: tuple[Sequence[Any], Sequence[Any]]) -> None:
+    if settings.labels and len({pair.target for part in examples for pair in part}) < 2:
+        raise PromptError(
+            "All targets are the same label: give examples with at least two different labels."
+        )
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """Return lines that say how much was read, and which rows cannot be used."""
+    noun = "pairs" if isinstance(dataset.training[0], Pair) else "documents"
+    lines = [
+        f"data: {len(dataset.training):,} {noun} for training, {len(dataset.held_out):,} held out"
+    ]
+    if dataset.left_out:
+        lines.append(
+            f"{dataset.left_out:,} training {noun} are left out: the held-out files have them"
+        )
+    if dataset.unusable:
+        count = len(dataset.unusable)
+        lines.append(f"{count:,} row{'s' * (count != 1)} cannot be used:")
+        lines += [f"  {row}" for row in dataset.unusable[:SHOWN]]
+        if count > SHOWN:
+            lines.append(f"  and {count - SHOWN:,} more")
+    return lines
 
 
 def prompt_of(settings: DataSettings, source: str, *, is_decoder_only: bool) -> str:
@@ -69,4 +120,11 @@ def write_held_out(dataset: Dataset, path: Path, prompt: Callable[[str], str] = 
 
     ``prompt``: from a source to the source that is written, such as ``prompt_of``.
     """
-    raise NotImplementedError
+    lines = [
+        json.dumps({"source": prompt(one.source), "target": one.target}, ensure_ascii=False)
+        if isinstance(one, Pair)
+        else one
+        for one in dataset.held_out
+    ]
+    between = "\n" if isinstance(dataset.held_out[0], Pair) else "\n\n"
+    path.write_text(between.join(lines) + "\n", encoding="utf-8", newline="\n")
