@@ -25,7 +25,8 @@ SUFFIX = ".toml"
 GROUPS = ("model", "tokenizer", "data", "trainer", "peft")
 HEAD_KEYS = ("name", "title")
 ALGORITHMS = ("bpe", "unigram")
-TOKENIZER_KEYS = ("algorithm", "vocab_size", "path")
+TOKENIZER_FLAGS = ("split_digits", "lowercase")
+TOKENIZER_KEYS = ("algorithm", "vocab_size", *TOKENIZER_FLAGS, "path")
 NAME = re.compile(r"[A-Za-z_]\w*")
 Form = Literal["text", "pairs"]
 
@@ -352,6 +353,9 @@ def _check_tokenizer(template: Template) -> None:
     size = tokenizer.get("vocab_size")
     if type(size) is not int or size < 1:
         raise OptionError(f"tokenizer.vocab_size is {size!r:.60}; it must be a positive integer.")
+    for name in TOKENIZER_FLAGS:
+        if not isinstance(tokenizer.get(name, False), bool):
+            raise OptionError(f"tokenizer.{name} is {tokenizer[name]!r:.60}; it must be a bool.")
 
 
 def _check_choice(place: str, value: Any, allowed: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Train a tokenizer from the data: byte-level BPE as GPT-2 has, or Unigram as T5 has.
 
-Both decode to exactly the text that was encoded, unless ``lowercase`` is set.
+Both decode to exactly the text that was encoded, unless ``lowercase`` is set. The one exception is
+the character ``▁``, which Unigram decodes as a space, as T5 does.
 """
 
 from __future__ import annotations
@@ -126,5 +127,5 @@ def _unigram(
 
 
 def _spaces(first: list[Any]) -> list[Any]:
-    """Return normalizers that mark spaces; an own SPACE of the text is kept by its bytes."""
+    """Return normalizers that mark the spaces, and put one in front of the text."""
     return [*first, normalizers.Prepend(SPACE), normalizers.Replace(Regex(" "), SPACE)]

@@ -108,7 +108,7 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_matrices(model: Module) -> tuple[list[Parameter], list[Parameter]]:
-    """Return the trained matrices that are no embedding and no lm_head, and all other parameters."""
+    """Return the trained matrices without embeddings and lm_head, and all other parameters."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     tables = [module for module in model.modules() if isinstance(module, Embedding)]
     apart = {id(module.weight) for module in (*tables, head) if module is not None}
