@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import QuantizationError
 from edgeseq.runtime.tasks.templates import read_template as read_task
 from edgeseq.training.bundling import RunFacts, loss_table, make_bundle, write_task
+from edgeseq.training.bundling.card import model_card
 from edgeseq.training.bundling.loss_table import markdown_table
 from edgeseq.training.data import FileFacts
 from edgeseq.training.template import Template, read_template, with_overrides
@@ -155,6 +157,18 @@ def test_the_card(checkpoint: Path, held_out: Path, tmp_path: Path) -> None:
     for part in ("`pairs.csv`", "1,234", "ab" * 32, "steps: 40", "`gpt2-scratch`", "[trainer]"):
         assert part in body
     assert all(line in body for line in markdown_table(found["stages"]))
+
+
+def test_the_card_names_no_folder_of_this_machine(
+    checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    found = with_overrides(template("gpt2-lora"), {"model.base": str(checkpoint)})
+    facts = replace(FACTS, base=str(checkpoint))
+    stages = {"int8 bundle": {"perplexity": 2.0}}
+    card = model_card("mine", found, facts, open_bundle(bundle).manifest, stages, "2 pairs")
+    assert str(checkpoint) not in card
+    assert f"fine-tuned from `{checkpoint.name}`" in card
+    assert "base_model" not in card
 
 
 def test_an_owner_may_change_the_card(checkpoint: Path, held_out: Path, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +45,8 @@ def model_card(
     ``stages``: figures of the checkpoint and of each bundle, the last one of this bundle.
     ``measured_on``: what the figures are of, such as "200 held-out pairs".
     """
-    origin = f"fine-tuned from `{facts.base}`" if facts.base else "trained from scratch"
+    base = facts.base and _name_of(facts.base)
+    origin = f"fine-tuned from `{base}`" if base else "trained from scratch"
     recipe = manifest.quantization.recipe
     stored = "in float32" if recipe == "fp32" else f"quantized with the recipe `{recipe}`"
     lines = [
@@ -73,7 +75,7 @@ def model_card(
         "All settings:",
         "",
         "```toml",
-        *to_toml(template).splitlines(),
+        *to_toml(_without_paths(template)).splitlines(),
         "```",
         "",
     ]
@@ -83,7 +85,7 @@ def model_card(
 def _front_matter(name: str, facts: RunFacts, manifest: Manifest, figures: Figures) -> list[str]:
     pipeline = PIPELINES[manifest.kind]
     lines = ["---", "library_name: edgeseq", f"pipeline_tag: {pipeline}", "tags: [edgeseq, onnx]"]
-    if facts.base:
+    if facts.base and not Path(facts.base).is_dir():
         lines.append(f"base_model: {json.dumps(facts.base, ensure_ascii=False)}")
     held_out = ", ".join(f.name for f in facts.held_out_files or facts.files)
     lines += [
@@ -144,6 +146,19 @@ def _figures_of_run(figures: Mapping[str, Any]) -> list[str]:
         for name, value in figures.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
+
+
+def _name_of(place: str) -> str:
+    """Return the name of a folder, whose path says nothing to others; else a Hub id as it is."""
+    return Path(place).name if Path(place).is_dir() else place
+
+
+def _without_paths(template: Template) -> Template:
+    groups = ({**template.model}, {**template.tokenizer})
+    for group, key in zip(groups, ("base", "path"), strict=True):
+        if key in group:
+            group[key] = _name_of(group[key])
+    return replace(template, model=groups[0], tokenizer=groups[1])
 
 
 def _versions() -> list[str]:
