@@ -47,9 +47,9 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ending_t5(seeded_t5: Callable[..., Any], save_t5: Callable[..., Path]) -> Path:
-    """A T5 with random weights whose answers are a few tokens long."""
-    model = seeded_t5(eos_token_id=1)
+def tiny_t5(seeded_t5: Callable[..., Any], save_t5: Callable[..., Path]) -> Path:
+    """A T5 with random weights whose answers are nine tokens long."""
+    model = seeded_t5()
     model.generation_config.max_new_tokens = 9
     return save_t5(model)
 
@@ -81,9 +81,9 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_pairs_of_an_encoder_decoder(ending_t5: Path, held_out: Path, tmp_path: Path) -> None:
+def test_pairs_of_an_encoder_decoder(tiny_t5: Path, held_out: Path, tmp_path: Path) -> None:
     file = held_out / "held_out.jsonl"
-    found = make(ending_t5, tmp_path / "run", file, "int8", "t5-scratch")
+    found = make(tiny_t5, tmp_path / "run", file, "int8", "t5-scratch")
     assert found["precision"] == "int8"
     assert found["measured_on"] == "20 held-out pairs"
     stages = found["stages"]
@@ -98,18 +98,14 @@ def test_pairs_of_an_encoder_decoder(ending_t5: Path, held_out: Path, tmp_path: 
     assert names(tmp_path / "run") <= {"bundle", ".bundle.lock"}
 
 
-def test_answers_of_the_checkpoint_are_compared_with_targets(
-    ending_t5: Path, t5_model: Model, tmp_path: Path
-) -> None:
+def test_answers_of_the_checkpoint_are_compared_with_targets(tiny_t5: Path, tmp_path: Path) -> None:
     """The targets are the model's own answers, so all of them match."""
-    with load(make_only(ending_t5, tmp_path / "first")) as model:
+    with load(make_only(tiny_t5, tmp_path / "first")) as model:
         sources = [source for source, _ in PAIRS]
         pairs = [(s, r.text) for s, r in zip(sources, model.generate(sources), strict=True)]
     lines = [json.dumps({"source": s, "target": t}) for s, t in pairs if t.strip()]
     (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    stages = make(ending_t5, tmp_path / "run", tmp_path / "own.jsonl", "fp32", "t5-scratch")[
-        "stages"
-    ]
+    stages = make(tiny_t5, tmp_path / "run", tmp_path / "own.jsonl", "fp32", "t5-scratch")["stages"]
     assert {stage["exact_match"] for stage in stages.values()} == {1.0}
 
 
@@ -198,14 +194,12 @@ def test_a_bundle_that_loses_too_much(
     assert names(tmp_path / "run") == set()
 
 
-def test_too_few_pairs_for_the_gate(ending_t5: Path, tmp_path: Path) -> None:
+def test_too_few_pairs_for_the_gate(tiny_t5: Path, tmp_path: Path) -> None:
     line = json.dumps({"source": "a fox", "target": "he said"})
     (tmp_path / "held_out.jsonl").write_text(line + "\n", encoding="utf-8")
     message = refusal(
         QuantizationError,
-        lambda: make(
-            ending_t5, tmp_path / "run", tmp_path / "held_out.jsonl", "int8", "t5-scratch"
-        ),
+        lambda: make(tiny_t5, tmp_path / "run", tmp_path / "held_out.jsonl", "int8", "t5-scratch"),
     )
     assert "needs two pairs" in message
     assert names(tmp_path / "run") == set()
