@@ -58,7 +58,11 @@ def _check_packages() -> None:
     from ..runtime.errors import MissingPackageError
 
     for package in NEEDED:
-        if find_spec(package) is None:
+        try:
+            is_missing = find_spec(package) is None
+        except ImportError:
+            is_missing = True
+        if is_missing:
             raise MissingPackageError(
                 f"Training needs {package}: install the extra 'train' "
                 '(python -m pip install "edgeseq[cpu,train]").'

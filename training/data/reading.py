@@ -108,7 +108,7 @@ def _read_plain_text(settings: DataSettings, path: Path, content: Content) -> in
                 content.unusable.append(Unusable(path, row.line, str(error)))
     text, separator = "\n".join(texts), settings.document_separator
     documents = text.split(separator) if separator else [text]
-    content.examples += [trimmed for one in documents if (trimmed := trim(one))]
+    content.examples.extend(trimmed for one in documents if (trimmed := trim(one)))
     return sum(not line.isspace() for line in texts if line)
 
 
