@@ -48,8 +48,8 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_t5(seeded_t5: Callable[..., Any], save_t5: Callable[..., Path]) -> Path:
-    """A T5 with random weights whose answers are nine tokens long."""
-    model = seeded_t5()
+    """A T5 with random weights that writes bytes, nine of them in an answer."""
+    model = seeded_t5(vocab_size=384)
     model.generation_config.max_new_tokens = 9
     return save_t5(model)
 
