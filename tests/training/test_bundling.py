@@ -81,14 +81,15 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_pairs_of_an_encoder_decoder(tiny_t5: Path, held_out: Path, tmp_path: Path) -> None:
+def test_pairs_of_an_encoder_decoder(t5_checkpoint: Path, held_out: Path, tmp_path: Path) -> None:
     file = held_out / "held_out.jsonl"
-    found = make(tiny_t5, tmp_path / "run", file, "int8", "t5-scratch")
-    assert found["precision"] == "int8"
+    found = make(t5_checkpoint, tmp_path / "run", file, "int8-weights", "t5-scratch")
+    assert found["precision"] == "int8-weights"
     assert found["measured_on"] == "20 held-out pairs"
     stages = found["stages"]
-    assert [*stages] == ["trained checkpoint", "float32 bundle", "int8 bundle"]
-    assert {"perplexity", "exact_match", "character_error_rate"} <= stages["int8 bundle"].keys()
+    last = "int8-weights bundle"
+    assert [*stages] == ["trained checkpoint", "float32 bundle", last]
+    assert {"perplexity", "exact_match", "character_error_rate"} <= stages[last].keys()
     assert_same(stages)
     bundle = open_bundle(tmp_path / "run" / "bundle", verify=True)
     quality = bundle.manifest.quantization.quality
