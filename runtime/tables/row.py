@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..errors import PromptError
 
 LONGEST = 40  # characters of a value in an error
+MISSING = "the row has no"  # how the fault begins for a column that a row does not have
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
         value = self.values.get(column, NOTHING)
         if value is NOTHING:
             names = ", ".join(map(shortened, self.values)) or "nothing"
-            raise RowError(f"the row has no {shortened(column)} (it has {names:.200})")
+            raise RowError(f"{MISSING} {shortened(column)} (it has {names:.200})")
         if not isinstance(value, str):
             shown = "" if value is None else f" ({shortened(value)})"
             raise RowError(f"{column} is {kind_of(value)}{shown} and not a string")

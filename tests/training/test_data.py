@@ -94,6 +94,14 @@ def test_other_columns(write: Write) -> None:
     assert "has no column 'source' (it has 'id', 'question', 'answer'): give data.source" in message
 
 
+def test_other_columns_in_json_lines(write: Write) -> None:
+    path = write("a.jsonl", '{"question": "a", "answer": "b"}\n' * 20)
+    assert refused(PAIR_SETTINGS, path).endswith(
+        "line 1: the row has no 'source' (it has 'question', 'answer')): give data.source_column "
+        "and data.target_column the names of two columns."
+    )
+
+
 def test_files_are_read_together(write: Write) -> None:
     first, second = write("a.jsonl", jsonl(PAIRS[:60])), write("b.jsonl", jsonl(PAIRS[60:]))
     dataset = read(PAIR_SETTINGS, first, second)
@@ -278,8 +286,8 @@ def test_too_many_unusable_rows_stop_the_run(write: Write) -> None:
     path = write("a.jsonl", jsonl(PAIRS, {"source": "x", "target": 3}, {"source": "x"}))
     assert refused(PAIR_SETTINGS, path) == (
         "2 of 102 rows cannot be used, more than the share of 0.01 that data.max_unusable allows "
-        f"({path}, line 101: target is a number (3) and not a string): correct the rows, or give "
-        "data.source_column and data.target_column the names of two columns."
+        f"({path}, line 101: target is a number (3) and not a string): correct the rows, or raise "
+        "data.max_unusable."
     )
     assert len(read(DataSettings(form="pairs", max_unusable=0.02), path).unusable) == 2
 
@@ -289,7 +297,7 @@ def test_a_text_in_another_encoding(form: Any, write: Write) -> None:
     path = write("a.txt", ("Größe\tä\n" * 100).encode("latin-1"))
     message = refused(DataSettings(form=form), path)
     assert message.startswith("100 of 100 rows cannot be used, ")
-    assert f"({path}, line 1: the line is not valid UTF-8 at byte 3)" in message
+    assert f"({path}, line 1: the line is not valid UTF-8 at byte 3): save the file as " in message
 
 
 def test_lines_of_a_text_that_are_not_utf8_are_left_out(write: Write) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import OptionError, PromptError
+from ...runtime.tables.row import MISSING
 from ..template import DataSettings
 from .examples import Dataset, Pair, Unusable
 from .reading import Content, columns_advice, read_files
@@ -71,10 +72,14 @@ def _check_share(unusable: Sequence[Unusable], rows: int, settings: DataSettings
     if len(unusable) <= settings.max_unusable * rows:
         return
     first = unusable[0]
+    advice = "correct the rows, or raise data.max_unusable"
+    if "UTF-8" in first.reason:
+        advice = "save the file as UTF-8"
+    elif first.reason.startswith(MISSING):
+        advice = columns_advice(settings)
     raise PromptError(
         f"{len(unusable):,} of {rows:,} rows cannot be used, more than the share of "
-        f"{settings.max_unusable:g} that data.max_unusable allows ({first}): correct the rows, or "
-        f"{columns_advice(settings)}."
+        f"{settings.max_unusable:g} that data.max_unusable allows ({first}): {advice}."
     )
 
 

@@ -58,9 +58,10 @@ def _rank(seed: int, key: str) -> bytes:
 
 
 def _split_groups(examples: Sequence[Example], settings: DataSettings) -> Split:
+    keys = [key_of(example) for example in examples]
     groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[key_of(example)].append(example)
+    for key, example in zip(keys, examples, strict=True):
+        groups[key].append(example)
     if len(groups) == 1:
         raise PromptError(
             "All examples have the same source, so that none can be held out: give other data, or "
@@ -70,7 +71,7 @@ def _split_groups(examples: Sequence[Example], settings: DataSettings) -> Split:
     order = sorted(groups, key=lambda key: _rank(settings.seed, key))
     sizes = {key: len(groups[key]) for key in order}
     chosen = _chosen(sizes, wanted)
-    training = [example for example in examples if key_of(example) not in chosen]
+    training = [example for key, example in zip(keys, examples, strict=True) if key not in chosen]
     return training, [example for key in order if key in chosen for example in groups[key]]
 
 
