@@ -251,6 +251,11 @@ def test_files_are_documents(write: Write) -> None:
     assert (len(dataset.training), len(dataset.held_out)) == (27, 3)
 
 
+def test_documents_that_are_all_the_same(write: Write) -> None:
+    path = write("a.csv", "text\n" + "again and again\n" * 30)
+    assert refused(TEXT_SETTINGS, path).startswith("All examples are the same, so that none can ")
+
+
 def test_documents_of_held_out_files_are_left_out(write: Write) -> None:
     path = write("a.csv", "text\nfirst\nsecond\nthird\n")
     other = write("b.csv", "text\n second\n")
@@ -379,15 +384,15 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_describe(write: Write) -> None:
-    path = write("a.jsonl", jsonl(PAIRS, *[{"source": f"x{i}"} for i in range(7)]))
+    path = write("a.jsonl", jsonl(PAIRS, *[{"source": f"x{i}"} for i in range(22)]))
     other = write("b.jsonl", jsonl(PAIRS[:3]))
     dataset = read(DataSettings(form="pairs", max_unusable=1), path, held_out=[other])
     lines = describe(dataset)
     assert lines[0] == "data: 97 pairs for training, 3 held out"
     assert lines[1] == "3 training pairs are left out: the held-out files have them"
-    assert lines[2] == "7 rows cannot be used:"
+    assert lines[2] == "22 rows cannot be used:"
     assert lines[3] == f"  {path}, line 101: the row has no 'target' (it has 'source')"
-    assert lines[8:] == ["  and 2 more"]
+    assert lines[23:] == ["  and 2 more"]
 
 
 def test_held_out_pairs_are_written_as_the_model_reads_them(write: Write, tmp_path: Path) -> None:

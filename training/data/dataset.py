@@ -14,7 +14,7 @@ from .examples import Dataset, Pair, Unusable
 from .reading import Content, columns_advice, read_files
 from .splitting import key_of, split
 
-SHOWN = 5  # unusable rows that are listed
+SHOWN = 20  # unusable rows that are listed
 
 
 def read_dataset(

@@ -63,9 +63,9 @@ def _split_groups(examples: Sequence[Example], settings: DataSettings) -> Split:
     for key, example in zip(keys, examples, strict=True):
         groups[key].append(example)
     if len(groups) == 1:
+        same = "have the same source" if settings.form == "pairs" else "are the same"
         raise PromptError(
-            "All examples have the same source, so that none can be held out: give other data, or "
-            "held-out files."
+            f"All examples {same}, so that none can be held out: give other data, or held-out files."
         )
     wanted = min(max(round(settings.held_out * len(examples)), 1), settings.held_out_limit)
     order = sorted(groups, key=lambda key: _rank(settings.seed, key))
