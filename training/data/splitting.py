@@ -65,7 +65,7 @@ def _split_groups(examples: Sequence[Example], settings: DataSettings) -> Split:
     if len(groups) == 1:
         same = "have the same source" if settings.form == "pairs" else "are the same"
         raise PromptError(
-            f"All examples {same}, so that none can be held out: give other data, or held-out files."
+            f"All examples {same}, so that none can be held out: give others, or held-out files."
         )
     wanted = min(max(round(settings.held_out * len(examples)), 1), settings.held_out_limit)
     order = sorted(groups, key=lambda key: _rank(settings.seed, key))
