@@ -173,6 +173,11 @@ def test_added_rows_leave_most_of_the_split_as_it_was() -> None:
     assert len(before & after) > 75
 
 
+def test_a_large_share_leaves_an_example_for_training(write: Write) -> None:
+    settings = DataSettings(form="pairs", held_out=0.999)
+    assert len(read(settings, write("a.jsonl", jsonl(PAIRS))).training) == 1
+
+
 def test_the_limit_of_held_out_rows(write: Write) -> None:
     settings = DataSettings(form="pairs", held_out=0.5, held_out_limit=7)
     assert len(read(settings, write("a.jsonl", jsonl(PAIRS))).held_out) == 7

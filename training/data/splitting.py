@@ -67,7 +67,8 @@ def _split_groups(examples: Sequence[Example], settings: DataSettings) -> Split:
         raise PromptError(
             f"All examples {same}, so that none can be held out: give others, or held-out files."
         )
-    wanted = min(max(round(settings.held_out * len(examples)), 1), settings.held_out_limit)
+    share = max(round(settings.held_out * len(examples)), 1)
+    wanted = min(share, settings.held_out_limit, len(examples) - 1)  # one is left for training
     order = sorted(groups, key=lambda key: _rank(settings.seed, key))
     sizes = {key: len(groups[key]) for key in order}
     chosen = _chosen(sizes, wanted)
