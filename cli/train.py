@@ -24,6 +24,7 @@ from .flags import integer
 from .quantize import say
 
 if TYPE_CHECKING:
+    from ..training.run import TrainingResult
     from .command_line import Parser
 
 SETTING = re.compile(rf"--(?:{'|'.join(GROUPS)})\.[A-Za-z_]\w*")
@@ -132,7 +133,7 @@ def _train(arguments: argparse.Namespace) -> int:
         overrides["trainer.eval_samples"] = str(arguments.samples)
     from ..training import train
 
-    train(
+    result = train(
         arguments.template,
         arguments.data,
         arguments.out,
@@ -144,7 +145,22 @@ def _train(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         progress=say,
     )
+    _print(result, arguments.out)
     return 0
+
+
+def _print(result: TrainingResult, out: Path) -> None:
+    """Print what each step to the bundle lost, and how to use what was made."""
+    from ..training.bundling import TASK_FILE, loss_table
+
+    if result.bundle is None or result.bundle_figures is None:
+        print(f"to make a bundle: edgeseq export {out / 'checkpoint'} {out / 'bundle'}")
+        return
+    print(f"on {result.bundle_figures['measured_on']}:")
+    print(*loss_table(result.bundle_figures["stages"]), sep="\n")
+    task = out / TASK_FILE
+    command = f"run {task}" if task.is_file() else "generate"
+    print(f'to try it: edgeseq {command} --bundle {out / "bundle"} "TEXT"')
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
