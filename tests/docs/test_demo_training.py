@@ -18,6 +18,7 @@ from demos.t5.dictionary import (
 from demos.t5.evaluate import edit_distance, pronunciation_errors, spelling_errors
 from demos.t5.pairs import fixed_pairs, write_pairs
 from demos.t5.tokenizer import build_tokenizer, save_tokenizer
+from edgeseq.training import train
 from edgeseq.training.data import Pair, read_dataset
 from edgeseq.training.template import read_template
 
@@ -126,3 +127,33 @@ def test_the_template_names_the_tokenizer_that_the_script_makes(tmp_path: Path) 
         for folder in (tmp_path, DEMOS.parent / path)
     )
     assert made == kept
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_templates_train(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DEMOS.parent)  # the T5's template names its tokenizer from there
+    if name == "t5":
+        data = tmp_path / "pairs.jsonl"
+        words = {f"{first}{last}": [("K", "AE1", "T")] for first in "cfk" for last in ("at", "ox")}
+        write_pairs(fixed_pairs(words), data)
+    else:
+        data = tmp_path / "tales.txt"
+        tales = [f"The fox said {number} words.\n\nThe king laughed." for number in range(40)]
+        data.write_text("\n\n\n".join(tales), encoding="utf-8")
+    few = {
+        "trainer.max_steps": "2",
+        "trainer.warmup_steps": "1",
+        "trainer.lr_scheduler_kwargs": '{ num_decay_steps = 1, decay_type = "linear" }',
+        "trainer.per_device_train_batch_size": "2",
+        "data.held_out": "0.25",
+    }
+    template = DEMOS / name / "template.toml"
+    result = train(template, [data], tmp_path / "out", overrides=few, threads=1)
+    trained, kept = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for folder in (result.checkpoint, DEMOS / name / "checkpoint")
+    )
+    for config in (trained, kept):
+        for key in ("vocab_size", "dtype"):  # a few tales make fewer tokens
+            config.pop(key)
+    assert trained == kept

@@ -121,6 +121,14 @@ def test_answers_of_the_checkpoint_are_compared_with_targets(tiny_t5: Path, tmp_
     assert {stage["exact_match"] for stage in stages.values()} == {1.0}
 
 
+def test_a_decoder_with_more_layers_than_the_encoder(
+    seeded_t5: Callable[..., Any], save_t5: Callable[..., Path], held_out: Path, tmp_path: Path
+) -> None:
+    checkpoint = save_t5(seeded_t5(num_layers=1, num_decoder_layers=2))
+    file = held_out / "held_out.jsonl"
+    assert_same(make(checkpoint, tmp_path / "run", file, "fp32", "t5-scratch")["stages"])
+
+
 def make_only(checkpoint: Path, out: Path) -> Path:
     from edgeseq.export import export_checkpoint
 

@@ -78,6 +78,8 @@ def _answers(model: PreTrainedModel, exported: Model, passages: Passages) -> lis
         options["max_new_tokens"] = 2 * max(window.predicted for window in windows)
     if model.generation_config.pad_token_id is None:
         options["pad_token_id"] = 0  # masked before a prompt, and cut off after an answer
+    if not _caches(model):
+        options["use_cache"] = False
     is_decoder_only = not exported.bundle.manifest.has_encoder
     texts = [""] * len(windows)
     with Progress("answering with the checkpoint", len(windows), unit="texts") as progress:
@@ -98,6 +100,15 @@ def _answers(model: PreTrainedModel, exported: Model, passages: Passages) -> lis
                 texts[i] = exported.tokenizer.decode(_until_end(new, exported))
             progress(len(chosen))
     return texts
+
+
+def _caches(model: PreTrainedModel) -> bool:
+    """Return whether Transformers' KV cache works.
+
+    It fails for a T5 whose decoder has more layers than its encoder.
+    """
+    layers = getattr(model.config, "num_layers", None)
+    return layers is None or getattr(model.config, "num_decoder_layers", 0) <= layers
 
 
 def _until_end(ids: list[int], exported: Model) -> list[int]:
