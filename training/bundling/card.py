@@ -50,7 +50,7 @@ def model_card(
     recipe = manifest.quantization.recipe
     stored = "in float32" if recipe == "fp32" else f"quantized with the recipe `{recipe}`"
     lines = [
-        *_front_matter(name, facts, manifest, next(reversed(stages.values()))),
+        *_front_matter(name, facts, manifest, [*stages.values()][-1]),
         f"# {name}",
         "",
         f"A {manifest.architecture} model, {origin} with `edgeseq train`, template "

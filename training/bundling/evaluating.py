@@ -69,7 +69,7 @@ def _inputs(window: Window) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _answers(model: PreTrainedModel, exported: Model, passages: Passages) -> list[str]:
+def _answers(model: Any, exported: Model, passages: Passages) -> list[str]:
     """Return Transformers' greedy answers, with the limits of ``answers`` in the runtime."""
     windows = passages.windows
     defaults = exported.bundle.manifest.generation
@@ -102,7 +102,7 @@ def _answers(model: PreTrainedModel, exported: Model, passages: Passages) -> lis
     return texts
 
 
-def _caches(model: PreTrainedModel) -> bool:
+def _caches(model: Any) -> bool:
     """Return whether Transformers' KV cache works.
 
     It fails for a T5 whose decoder has more layers than its encoder.
