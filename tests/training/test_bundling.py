@@ -222,6 +222,7 @@ def test_too_few_pairs_for_the_gate(tiny_t5: Path, tmp_path: Path) -> None:
         lambda: make(tiny_t5, tmp_path / "run", tmp_path / "held_out.jsonl", "int8", "t5-scratch"),
     )
     assert "needs two pairs" in message
+    assert "--precision fp32" in message
     assert names(tmp_path / "run") == set()
 
 

@@ -172,10 +172,6 @@ def _quantized(
     progress: ReportProgress,
     threads: int | None,
 ) -> Bundle:
-    again = (
-        f"the checkpoint stays in {checkpoint}; run the same command with --resume and another "
-        "--precision, such as int8-weights or fp32"
-    )
     try:
         return quantize_bundle(
             bundle.folder,
@@ -187,12 +183,16 @@ def _quantized(
         )
     except QuantizationError as error:
         lost = str(error).partition(":")[0]
-        lost = lost[:1].lower() + lost[1:]
-        raise QuantizationError(f"There is no bundle, because {lost}: {again}.") from error
+        raise QuantizationError(
+            f"There is no bundle, because {lost[:1].lower()}{lost[1:]}: the checkpoint stays in "
+            f"{checkpoint}; run the same command with --resume and another --precision, such as "
+            "int8-weights or fp32."
+        ) from error
     except PromptError as error:
         raise QuantizationError(
-            f"The held-out part is too small for the quality gate of {precision}, which needs two "
-            f"pairs or some hundred tokens: {again}."
+            "There is no bundle, because the held-out part is too small for a quality gate, which "
+            f"needs two pairs or two windows of text: the checkpoint stays in {checkpoint}; run the "
+            "same command with --resume and --precision fp32, or hold out more in another run."
         ) from error
 
 
