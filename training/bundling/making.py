@@ -191,8 +191,8 @@ def _quantized(
     except PromptError as error:
         raise QuantizationError(
             "There is no bundle, because the held-out part is too small for a quality gate, which "
-            f"needs two pairs or two windows of text: the checkpoint stays in {checkpoint}; run the "
-            "same command with --resume and --precision fp32, or hold out more in another run."
+            f"needs two pairs or two windows of text: the checkpoint stays in {checkpoint}; run "
+            "the same command with --resume and --precision fp32, or hold out more in another run."
         ) from error
 
 
