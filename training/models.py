@@ -91,7 +91,7 @@ def new_model(settings: Mapping[str, Any], tokenizer: Any) -> Any:
     """Return a model with random weights, which ``torch.manual_seed`` determines.
 
     ``settings``: a template's group ``model``. Raises ``OptionError`` for settings that do not
-    make a model, ``CheckpointError`` for a model that could not be exported.
+    make a model that can be exported.
     """
     check_model(settings)
     family = family_of(settings["model_type"])
@@ -105,8 +105,8 @@ def new_model(settings: Mapping[str, Any], tokenizer: Any) -> Any:
         )
         family.check(config)
         model: Any = family.MODEL_CLASSES[settings["model_type"]](config)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise OptionError(str(error)) from error
     except Exception as error:  # Transformers and torch raise many types
         raise OptionError(
             f"The group model does not make a model ({reason(error)}): correct its values."

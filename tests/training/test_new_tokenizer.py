@@ -82,3 +82,10 @@ def test_lowercase_is_an_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 def test_the_vocabulary_is_no_larger_than_asked(tmp_path: Path, algorithm: str) -> None:
     assert len(saved(tmp_path, algorithm=algorithm)) <= 420
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+def test_the_same_texts_make_the_same_tokenizer(algorithm: str) -> None:
+    settings = {"algorithm": algorithm, "vocab_size": 420}
+    made = {train_tokenizer(settings, TEXTS).backend_tokenizer.to_str() for _ in range(4)}
+    assert len(made) == 1

@@ -26,6 +26,7 @@ END_OF_TEXT = "<|endoftext|>"
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 SPACE = "▁"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+RARE_STEP = 1e-4  # between the scores of two rare characters
 FALLBACK_SCORE = -30.0  # below the log-probability of any piece
 
 
@@ -96,7 +97,7 @@ def _unigram(
             show_progress=False,
         ),
     )
-    vocabulary = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    vocabulary = _settled(json.loads(learner.to_str())["model"]["vocab"], len(special))
     known = {piece for piece, _ in vocabulary}
     # The whole alphabet of bytes, and the space alone, which the trainer can leave out.
     missing = [piece for piece in (SPACE, *BYTES) if piece not in known]
@@ -124,6 +125,24 @@ def _unigram(
         extra_ids=0,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _settled(vocabulary: list[tuple[str, float]], special: int) -> list[tuple[str, float]]:
+    """Return a vocabulary that is the same for the same texts; ``special`` tokens begin it.
+
+    The trainer sums scores in a different order each time, which changes their last digits. It also
+    adds rare characters below the lowest score, each a bit lower, in any order.
+    """
+    pieces = vocabulary[special:]
+    lowest = min(score for _, score in pieces)
+    steps = RARE_STEP * sum(len(piece) == 1 for piece, _ in pieces)
+    settled = [
+        (piece, round(lowest, 4) if len(piece) == 1 and score <= lowest + steps else score)
+        for piece, score in pieces
+    ]
+    rounded = [(piece, round(score, 6)) for piece, score in settled]
+    rounded.sort(key=lambda item: (-item[1], item[0]))
+    return [*map(tuple, vocabulary[:special]), *rounded]
 
 
 def _spaces(first: list[Any]) -> list[Any]:

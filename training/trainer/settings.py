@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Seq2SeqTrainingArguments
 
 from ...runtime.errors import OptionError, nearest, reason
@@ -117,6 +118,8 @@ def training_arguments(template: Template, checkpoints: Path) -> Seq2SeqTraining
     given.setdefault("eval_steps", 0.1)
     given.setdefault("logging_steps", 10)
     given.setdefault("data_seed", given.get("seed", 42))
+    # Said explicitly, because Transformers otherwise refuses bfloat16 on processors.
+    given.setdefault("use_cpu", not torch.accelerator.is_available())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -137,9 +140,8 @@ def training_arguments(template: Template, checkpoints: Path) -> Seq2SeqTraining
                 **given,
             )
     except Exception as error:  # Transformers raises many types
-        raise OptionError(
-            f"The group trainer is not valid ({reason(error)}): correct its values."
-        ) from error
+        why = reason(error).partition(", please select")[0]  # long lists of names follow
+        raise OptionError(f"The group trainer is not valid ({why}): correct its values.") from error
 
 
 def _best_metric(template: Template) -> str:

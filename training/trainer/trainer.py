@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
-    EarlyStoppingCallback,
     GenerationConfig,
     PrinterCallback,
     Seq2SeqTrainer,
@@ -23,6 +22,7 @@ from .answers import HeldOut, answer_figures, answers, held_out_loss, token_loss
 from .checkpoints import Checkpoints, Mark, saving
 from .optimizer import MuonAdamW, hidden_matrices
 from .settings import OwnSettings
+from .stopping import EvaluateAtEnd, Patience, best_loss
 
 DECAY_SHARE = 0.4  # of the steps, at the end, in which warmup_stable_decay falls to 0
 
@@ -56,9 +56,7 @@ class Trainer(Seq2SeqTrainer):
         self.found_answers: list[str] = []
         stopping: list[TrainerCallback] = [EvaluateAtEnd()]
         if own.early_stopping_patience is not None:
-            stopping.append(
-                EarlyStoppingCallback(own.early_stopping_patience, own.early_stopping_threshold)
-            )
+            stopping.append(Patience(own.early_stopping_patience, own.early_stopping_threshold))
         super().__init__(
             model=model,
             args=arguments,
@@ -142,6 +140,17 @@ class Trainer(Seq2SeqTrainer):
         model.train()
         return found
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Return whether the figures are the best so far; of equal ones the lower loss is."""
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        before = best_loss(self.state.log_history, self.state.best_global_step)
+        if metrics[name] != self.state.best_metric or not metrics["eval_loss"] < before:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         path = self._checkpoints.path(self.state.global_step)
         with saving(path):
@@ -170,15 +179,6 @@ class Trainer(Seq2SeqTrainer):
         self.state.best_model_checkpoint = str(self._checkpoints.path(step))
         self.state.best_global_step = step
         super()._load_best_model()
-
-
-class EvaluateAtEnd(TrainerCallback):
-    """Evaluates after the last step too, so that its checkpoint can be the best one."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for an evaluation after the last step."""
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = True
 
 
 class _Rows(Dataset[tuple[Ids, Ids]]):

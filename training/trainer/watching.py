@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ...runtime.errors import TrainingError
 from ...runtime.progress import clock_time
 from ..tokens.examples import Pairs
+from .checkpoints import saving
 
 LINE_INTERVAL_S = 10.0  # seconds between two lines of progress
 PERCENT = ("exact_match", "word_error_rate", "character_error_rate")
@@ -40,7 +43,7 @@ class Figures:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append a record."""
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+        with saving(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
 
     def keep_until(self, step: int) -> None:
@@ -116,6 +119,11 @@ class Watcher(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
         """Record the held-out figures and show them."""
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"The held-out loss at step {state.global_step:,} is not a finite number: begin "
+                "again in another folder with a lower --trainer.learning_rate."
+            )
         own = {f"held_out_{name}": value for name, value in figures.items()}
         self._figures.add({"step": state.global_step, "epoch": round(state.epoch, 4), **own})
         self._shown_s = self._clock()
