@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ import yaml
 
 from edgeseq.quantize import quantizing
 from edgeseq.quantize.recipes import Recipe, find_recipe
-from edgeseq.runtime import EdgeseqError, Model, load
+from edgeseq.runtime import BundleError, EdgeseqError, Model, load
+from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import CARD_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import QuantizationError
@@ -211,6 +213,18 @@ def test_a_bundle_that_loses_too_much(
     assert message.startswith("There is no bundle, because perplexity rises by 9.00%, more than")
     assert str(checkpoint) in message
     assert "--resume" in message
+    assert names(tmp_path / "run") == set()
+
+
+def test_too_little_space(
+    checkpoint: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda place: SimpleNamespace(free=1 << 20))
+    text = held_out / "held_out.txt"
+    message = refusal(
+        BundleError, lambda: make(checkpoint, tmp_path / "run", text, "int8", "gpt2-scratch")
+    )
+    assert message.startswith(f"{tmp_path / 'run'} has 0.00105 GB of free space")
     assert names(tmp_path / "run") == set()
 
 

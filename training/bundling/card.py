@@ -13,7 +13,7 @@ from typing import Any
 from ...runtime.bundle.manifest import Manifest
 from ..data import FileFacts
 from ..template import Template, to_toml
-from .loss_table import Figures, markdown_table
+from .loss_table import COLUMNS, Figures, markdown_table
 
 PIPELINES = {"decoder-only": "text-generation", "encoder-decoder": "text2text-generation"}
 METRICS = ("perplexity", "exact_match", "word_error_rate", "character_error_rate")
@@ -68,8 +68,6 @@ def model_card(
         "",
         *_gate(manifest),
         "## Training",
-        "",
-        "The best checkpoint and its held-out figures:",
         "",
         *_figures_of_run(facts.figures),
         "",
@@ -145,7 +143,7 @@ def _figures_of_run(figures: Mapping[str, Any]) -> list[str]:
         if isinstance(value, float)
         else f"- {name.replace('_', ' ')}: {value}"
         for name, value in figures.items()
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        if isinstance(value, str | int | float) and name not in COLUMNS
     ]
 
 

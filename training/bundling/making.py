@@ -21,7 +21,7 @@ from ...quantize import quantize_bundle
 from ...runtime.bundle.manifest import CARD_NAME, MANIFEST_NAME
 from ...runtime.bundle.reading import PARTIAL, Bundle
 from ...runtime.bundle.writing import BundleWriter
-from ...runtime.errors import PromptError, QuantizationError
+from ...runtime.errors import EdgeseqError, PromptError, QuantizationError
 from ...runtime.evaluation.report import measure_report
 from ...runtime.loading import load
 from ...runtime.model import Model
@@ -116,6 +116,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
     work.mkdir(parents=True)
     try:
         yield work
+    except EdgeseqError as error:  # the folder of the work is gone when the message is read
+        if str(work) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(work), str(out))) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
