@@ -35,6 +35,7 @@ from .template import Template, to_toml
 RUN, TEMPLATE, TOKENIZER = "run.json", "template.toml", "tokenizer"
 PACKAGES = ("edgeseq", "torch", "transformers", "accelerate", "peft", "tokenizers")
 PARTIAL = ".partial-"
+NO_EFFECT = {("trainer", "eval_samples")}  # settings that change nothing but what is shown
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 Facts = Mapping[str, Any]
 
@@ -167,7 +168,7 @@ def _differences(kept: Facts, facts: Facts) -> Iterator[str]:
     for group, settings in facts["settings"].items():
         before = kept.get("settings", {}).get(group, {})
         for name in sorted({*before, *settings}):
-            if before.get(name) != settings.get(name):
+            if before.get(name) != settings.get(name) and (group, name) not in NO_EFFECT:
                 yield (
                     f"{group}.{name} was {before.get(name)!r:.60} and is {settings.get(name)!r:.60}"
                 )

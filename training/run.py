@@ -288,8 +288,8 @@ def _tokenizer_folder(plan: _Plan, temporary: Path) -> Path:
         tokenizer = train_tokenizer(settings, texts)
     except Exception as error:  # tokenizers raises plain exceptions
         raise TrainingError(
-            f"No tokenizer can be trained on so little data ({reason(error)}): give more data, or "
-            "an existing tokenizer with --tokenizer.path FOLDER."
+            f"No tokenizer can be trained on this data ({reason(error)}): give more data, a larger "
+            "--tokenizer.vocab_size, or an existing tokenizer with --tokenizer.path FOLDER."
         ) from error
     plan.report(f"the tokenizer has {len(tokenizer):,} tokens")
     tokenizer.save_pretrained(temporary)
@@ -406,6 +406,7 @@ def _finish(plan: _Plan, precision: str | None) -> TrainingResult:
         progress=plan.report,
         threads=plan.threads,
     )
+    Figures(folder.figures).add({"step": figures["steps"], "bundle": bundled})
     return replace(result, bundle=folder.bundle, bundle_figures=bundled)
 
 
@@ -426,12 +427,8 @@ def _best_figures(folder: RunFolder, mark: Mark | None) -> dict[str, Any]:
         )
     prefix = "held_out_"
     figures = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
-    return {
-        "best_step": mark.best_step,
-        "steps": mark.step,
-        "epochs": records[-1]["epoch"],
-        **figures,
-    }
+    epochs = next(record["epoch"] for record in reversed(records) if "epoch" in record)
+    return {"best_step": mark.best_step, "steps": mark.step, "epochs": epochs, **figures}
 
 
 def _shown(figures: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ class Examples(Protocol):
     def batch_count(self, size: int) -> int:
         """Return the number of batches of ``size`` rows in an epoch."""
 
-    def batches(self, size: int, seed: int, epoch: int) -> list[Sequence[int]]:
+    def batches(self, size: int, seed: int, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as the numbers of its rows."""
 
     def row(self, number: int) -> tuple[Ids, Ids]:
@@ -56,7 +56,7 @@ class Windows:
         """Return the number of batches of ``size`` windows in an epoch."""
         return -(-self._count // size)
 
-    def batches(self, size: int, seed: int, epoch: int) -> list[Sequence[int]]:
+    def batches(self, size: int, seed: int, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as the first tokens of its windows."""
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self._documents))
@@ -92,11 +92,11 @@ class Pairs:
         """Return the number of batches of ``size`` pairs in an epoch."""
         return -(-len(self) // size)
 
-    def batches(self, size: int, seed: int, epoch: int) -> list[Sequence[int]]:
+    def batches(self, size: int, seed: int, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each of pairs of similar length."""
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self)).tolist()
-        batches: list[Sequence[int]] = []
+        batches: list[list[int]] = []
         for start in range(0, len(order), size * POOL):
             pool = sorted(order[start : start + size * POOL], key=self._lengths)
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]

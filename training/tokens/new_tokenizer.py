@@ -97,7 +97,8 @@ def _unigram(
             show_progress=False,
         ),
     )
-    vocabulary = _settled(json.loads(learner.to_str())["model"]["vocab"], len(special))
+    found = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    vocabulary = _settled(found, len(special))
     known = {piece for piece, _ in vocabulary}
     # The whole alphabet of bytes, and the space alone, which the trainer can leave out.
     missing = [piece for piece in (SPACE, *BYTES) if piece not in known]
@@ -142,7 +143,7 @@ def _settled(vocabulary: list[tuple[str, float]], special: int) -> list[tuple[st
     ]
     rounded = [(piece, round(score, 6)) for piece, score in settled]
     rounded.sort(key=lambda item: (-item[1], item[0]))
-    return [*map(tuple, vocabulary[:special]), *rounded]
+    return [*vocabulary[:special], *rounded]
 
 
 def _spaces(first: list[Any]) -> list[Any]:

@@ -121,11 +121,22 @@ def _answer(
     mask = padded([np.ones_like(source) for source in sources], 0).to(device)
     settings = GenerationConfig(**{**settings.to_dict(), "pad_token_id": pad})
     out = model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=settings, do_sample=False, num_beams=1
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        do_sample=False,
+        num_beams=1,
+        use_cache=_has_cache(model.config),
     )
     new = out[:, ids.shape[1] :] if joined else out[:, 1:]
     texts: list[str] = tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts
+
+
+def _has_cache(config: Any) -> bool:
+    """Return whether Transformers' cache works: it fails for T5 with more decoder layers."""
+    deep = getattr(config, "num_decoder_layers", None)
+    return deep is None or deep <= config.num_layers
 
 
 def answer_figures(found: Sequence[str], expected: Sequence[str]) -> dict[str, float]:

@@ -72,7 +72,7 @@ def _row_bytes(model: Any, longest: tuple[int, int], collate: Collator) -> int:
         outputs = model(**batch, use_cache=False)
         loss = token_loss(outputs, targets)
     logits = outputs.logits
-    found = sum(kept.values()) + 2 * logits.numel() * FLOAT_BYTES
+    found = sum(kept.values()) + 2 * int(logits.numel()) * FLOAT_BYTES
     del loss, outputs, alive[:]
     model.train(was_training)
     torch.random.set_rng_state(state)

@@ -45,7 +45,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -104,7 +104,8 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = found @ found.mT
         found = a * found + (b * gram + c * (gram @ gram)) @ found
-    return found.mT if is_tall else found
+    result: torch.Tensor = found.mT if is_tall else found
+    return result
 
 
 def hidden_matrices(model: Module) -> tuple[list[Parameter], list[Parameter]]:

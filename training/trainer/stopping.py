@@ -32,7 +32,9 @@ class Patience(EarlyStoppingCallback):
         self.lowest_loss = math.inf
         self._loss = math.inf
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **other: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **other: Any
+    ) -> None:
         """Count this evaluation."""
         self._loss = metrics["eval_loss"]
         super().on_evaluate(args, state, control, metrics, **other)

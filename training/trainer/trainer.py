@@ -53,6 +53,7 @@ class Trainer(Seq2SeqTrainer):
         self._tokenizer, self._generation = tokenizer, generation
         self._checkpoints = checkpoints
         self.tokens_seen = 0
+        self._trained: Any = model
         self.found_answers: list[str] = []
         stopping: list[TrainerCallback] = [EvaluateAtEnd()]
         if own.early_stopping_patience is not None:
@@ -83,7 +84,7 @@ class Trainer(Seq2SeqTrainer):
         """Return the optimizer that ``optim`` names; ``muon`` is edgeseq's."""
         if self._muon and self.optimizer is None:
             arguments, own = self.args, self._own
-            matrices, others = hidden_matrices(self.model)
+            matrices, others = hidden_matrices(self._trained)
             self.optimizer = MuonAdamW(
                 matrices,
                 others,
@@ -105,8 +106,10 @@ class Trainer(Seq2SeqTrainer):
                 "num_decay_steps": int(DECAY_SHARE * num_training_steps),
                 "decay_type": "linear",
             }
-            self.args.lr_scheduler_kwargs = {**decay, **(self.args.lr_scheduler_kwargs or {})}
-        return super().create_scheduler(num_training_steps, optimizer)
+            given: Any = self.args.lr_scheduler_kwargs or {}
+            self.args.lr_scheduler_kwargs = {**decay, **given}
+        chosen: Any = optimizer
+        return super().create_scheduler(num_training_steps, chosen)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Any:
         """Train on one batch, and count its tokens."""
@@ -117,7 +120,11 @@ class Trainer(Seq2SeqTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+        **_: Any,
     ) -> dict[str, float]:
         """Return the figures on the held-out examples, and tell the callbacks."""
         found = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
@@ -127,7 +134,7 @@ class Trainer(Seq2SeqTrainer):
 
     def measure(self) -> dict[str, float]:
         """Return loss and perplexity on the held-out examples, and of pairs the error rates."""
-        model, device = self.model, self.args.device
+        model, device = self._trained, self.args.device
         model.eval()
         size = self.args.per_device_eval_batch_size
         autocast = self.compute_loss_context_manager()
@@ -194,7 +201,7 @@ class _Rows(Dataset[tuple[Ids, Ids]]):
         return self._examples.batch_count(1)
 
 
-class _EpochBatches(Sampler[Sequence[int]]):
+class _EpochBatches(Sampler[list[int]]):
     """The batches of an epoch, which ``set_epoch`` chooses."""
 
     def __init__(self, examples: Examples, size: int, seed: int) -> None:
@@ -204,7 +211,7 @@ class _EpochBatches(Sampler[Sequence[int]]):
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[Sequence[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         return iter(self._examples.batches(self._size, self._seed, self._epoch))
 
     def __len__(self) -> int:

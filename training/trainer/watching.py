@@ -116,9 +116,9 @@ class Watcher(TrainerCallback):
             f"{speed:,.0f} tokens/s, {clock_time(left)} left"
         )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **found: Any) -> None:
         """Record the held-out figures and show them."""
-        figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        figures = {name.removeprefix("eval_"): value for name, value in found["metrics"].items()}
         if not math.isfinite(figures["loss"]):
             raise TrainingError(
                 f"The held-out loss at step {state.global_step:,} is not a finite number: begin "
