@@ -20,7 +20,7 @@ TINY = {
         "trainer.per_device_train_batch_size": 16,
         "trainer.eval_steps": 4,
         "trainer.logging_steps": 2,
-        "trainer.warmup_steps": 2,
+        "trainer.warmup_ratio": 0.2,
         "trainer.eval_answers": 8,
     },
     "gpt2-scratch": {
@@ -34,7 +34,7 @@ TINY = {
         "trainer.per_device_train_batch_size": 4,
         "trainer.eval_steps": 4,
         "trainer.logging_steps": 2,
-        "trainer.warmup_steps": 2,
+        "trainer.warmup_ratio": 0.2,
         "trainer.eval_answers": 8,
     },
 }
