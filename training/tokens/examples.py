@@ -123,6 +123,19 @@ class Pairs:
         return total, total
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Held-out examples as rows of ids and labels, and the pairs to answer.
+
+    ``sizes``: the bytes of the text; None for pairs. ``targets``: the expected answers.
+    """
+
+    rows: Sequence[tuple[Ids, Ids]]
+    sizes: int | None
+    pairs: Pairs | None
+    targets: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Collator:
     """Pads rows to tensors that the model and the loss read.

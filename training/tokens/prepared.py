@@ -10,11 +10,11 @@ from typing import Any
 from ...runtime.errors import TrainingError
 from ..data import Dataset, Pair
 from ..template import DataSettings
-from ..trainer.answers import HeldOut
 from .examples import (
     Collator,
     Encoded,
     Examples,
+    HeldOut,
     Lengths,
     Pairs,
     Windows,

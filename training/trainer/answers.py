@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -15,22 +15,9 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from ...runtime.evaluation.error_rates import error_rates
-from ..tokens.examples import IGNORED, Collator, Ids, Pairs, padded
+from ..tokens.examples import IGNORED, Collator, HeldOut, Ids, Pairs, padded
 
 ANSWER_BATCH = 64  # pairs that are answered together
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Held-out examples as rows of ids and labels, and the pairs to answer.
-
-    ``sizes``: the bytes of the text; None for pairs. ``targets``: the expected answers.
-    """
-
-    rows: Sequence[tuple[Ids, Ids]]
-    sizes: int | None
-    pairs: Pairs | None
-    targets: Sequence[str]
 
 
 def token_loss(

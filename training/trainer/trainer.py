@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.trainer_utils import SchedulerType
 
-from ..tokens.examples import Batch, Collator, Examples, Ids
-from .answers import HeldOut, answer_figures, answers, held_out_loss, token_loss
+from ..tokens.examples import Batch, Collator, Examples, HeldOut, Ids
+from .answers import answer_figures, answers, held_out_loss, token_loss
 from .checkpoints import Checkpoints, Mark, saving
 from .optimizer import MuonAdamW, hidden_matrices
 from .settings import OwnSettings

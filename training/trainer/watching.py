@@ -14,7 +14,6 @@ from transformers import TrainerCallback
 
 from ...runtime.errors import TrainingError
 from ...runtime.progress import clock_time
-from ..tokens.examples import Pairs
 from .checkpoints import saving
 
 LINE_INTERVAL_S = 10.0  # seconds between two lines of progress
@@ -174,8 +173,3 @@ def sample_continuations(
         lines.append(f"  {begin!r:.{TOO_LONG}} -> {new!r:.{TOO_LONG}}")
     model.train()
     return lines
-
-
-def first_answers(pairs: Pairs, count: int) -> Pairs:
-    """Return the first ``count`` pairs."""
-    return Pairs(pairs.sources[:count], pairs.targets[:count], joined=pairs.joined)
