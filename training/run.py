@@ -116,6 +116,9 @@ def train(
         >>> result.figures["exact_match"]
         0.985
     """
+    from .bundling import check_precision
+
+    check_precision(precision)
     plan = _plan(template, data, out, base, held_out, overrides, resume, threads, progress)
     place = plan.folder.out
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -112,6 +112,24 @@ def test_arguments_reach_the_training(calls: list[Any], capsys: Captured) -> Non
     }
 
 
+def test_what_the_bundle_lost_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured
+) -> None:
+    figures = {"measured_on": "20 held-out pairs", "stages": {"int8 bundle": {"perplexity": 1.5}}}
+    done = SimpleNamespace(bundle=tmp_path / "bundle", bundle_figures=figures)
+    monkeypatch.setattr(training, "train", lambda *_, **__: done, raising=False)
+    run = ["train", "t5-scratch", "--data", "a.jsonl", "--out", tmp_path]
+    lines = succeed(capsys, *run).splitlines()
+    assert lines[:-1] == [
+        "on 20 held-out pairs:",
+        "             perplexity",
+        "int8 bundle         1.5",
+    ]
+    assert lines[-1] == f'to try it: edgeseq generate --bundle {tmp_path / "bundle"} "TEXT"'
+    (tmp_path / "task.toml").touch()
+    assert f"edgeseq run {tmp_path / 'task.toml'} --bundle" in succeed(capsys, *run)
+
+
 def test_arguments_that_are_not_given(calls: list[Any]) -> None:
     assert main(RUN) == 0
     [(_, named)] = calls

@@ -15,12 +15,13 @@ import yaml
 
 from edgeseq.quantize import quantizing
 from edgeseq.quantize.recipes import Recipe, find_recipe
-from edgeseq.runtime import BundleError, EdgeseqError, Model, load
+from edgeseq.runtime import BundleError, EdgeseqError, Model, OptionError, load
 from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import CARD_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
 from edgeseq.runtime.errors import QuantizationError
 from edgeseq.runtime.tasks.templates import read_template as read_task
+from edgeseq.training import train
 from edgeseq.training.bundling import RunFacts, loss_table, make_bundle, write_task
 from edgeseq.training.bundling.card import model_card
 from edgeseq.training.bundling.loss_table import markdown_table
@@ -264,6 +265,13 @@ def test_what_a_killed_run_left_is_deleted(
     assert ".fp32.partial-0123" not in names(out)
     again = make(checkpoint, out, held_out / "held_out.txt", "int8", "gpt2-scratch")
     assert open_bundle(out / "bundle").manifest.quantization.recipe == again["precision"]
+
+
+def test_an_unknown_precision_is_refused_before_the_training(tmp_path: Path) -> None:
+    message = refusal(
+        OptionError, lambda: train("t5-scratch", [], tmp_path / "run", precision="int9")
+    )
+    assert message.startswith("precision is 'int9'; it must be one of fp32, int8,")
 
 
 STAGES = {

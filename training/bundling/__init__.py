@@ -2,7 +2,7 @@
 
 from .card import RunFacts
 from .loss_table import loss_table
-from .making import make_bundle
+from .making import check_precision, make_bundle
 from .task_file import TASK_FILE, write_task
 
-__all__ = ["TASK_FILE", "RunFacts", "loss_table", "make_bundle", "write_task"]
+__all__ = ["TASK_FILE", "RunFacts", "check_precision", "loss_table", "make_bundle", "write_task"]

@@ -18,10 +18,11 @@ from typing import Any
 
 from ...export import export_checkpoint
 from ...quantize import quantize_bundle
+from ...quantize.recipes import AUTO, RECIPES
 from ...runtime.bundle.manifest import CARD_NAME, MANIFEST_NAME
 from ...runtime.bundle.reading import PARTIAL, Bundle
 from ...runtime.bundle.writing import BundleWriter
-from ...runtime.errors import EdgeseqError, PromptError, QuantizationError
+from ...runtime.errors import EdgeseqError, OptionError, PromptError, QuantizationError
 from ...runtime.evaluation.report import measure_report
 from ...runtime.loading import load
 from ...runtime.model import Model
@@ -40,6 +41,13 @@ WORK = f".{FLOAT32}{PARTIAL}"  # beginning of the name of the folder for the wor
 CHECKPOINT_STAGE, FLOAT32_STAGE = "trained checkpoint", "float32 bundle"
 
 ReportProgress = Callable[[str], None]
+
+
+def check_precision(precision: str | None) -> None:
+    """Raise ``OptionError`` unless ``make_bundle`` knows the precision; None: no bundle."""
+    known = (FLOAT32, *RECIPES, AUTO)
+    if precision is not None and precision not in known:
+        raise OptionError(f"precision is {precision!r:.60}; it must be one of {', '.join(known)}.")
 
 
 def make_bundle(
