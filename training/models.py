@@ -97,6 +97,11 @@ def new_model(settings: Mapping[str, Any], tokenizer: Any) -> Any:
     family = family_of(settings["model_type"])
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     if family.KIND == "encoder-decoder":
+        if tokenizer.pad_token_id is None:
+            raise OptionError(
+                "The tokenizer has no padding token (pad_token), which an encoder-decoder needs: "
+                "give another one."
+            )
         start = settings.get("decoder_start_token_id", tokenizer.pad_token_id)
         ids |= {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": start}
     try:
@@ -115,8 +120,23 @@ def new_model(settings: Mapping[str, Any], tokenizer: Any) -> Any:
 
 
 def base_model(base: Base, progress: Callable[[str], None]) -> Any:
-    """Return the model of a checkpoint in float32, with every weight loaded."""
-    return load_model(base.family, base.folder, progress)
+    """Return the model of a checkpoint in float32, with every weight loaded.
+
+    Raises ``CheckpointError`` if it is damaged, or an encoder-decoder without a first token.
+    """
+    model: Any = load_model(base.family, base.folder, progress)
+    config = model.config
+    if base.kind == "encoder-decoder" and config.decoder_start_token_id is None:
+        raise CheckpointError(
+            f"The configuration in {base.folder} has no decoder_start_token_id, the first token of "
+            "an answer: add it to config.json."
+        )
+    # `load_model` chose eager attention for these settings, which PyTorch's own ignores.
+    scaled = not getattr(config, "scale_attn_weights", True)
+    scaled = scaled or getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    if model._supports_sdpa and not scaled:  # faster, and keeps less for the backward pass
+        model.set_attn_implementation("sdpa")
+    return model
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -384,3 +384,23 @@ def test_too_little_space_on_the_disk_is_refused(
     monkeypatch.setattr("edgeseq.training.run.PLACES", 10**9)
     template = tiny_template("t5-scratch")
     refusal(TrainingError, lambda: run(template, pairs, tmp_path / "out"), match="free space")
+
+
+def test_a_long_prompt_leaves_room_for_its_answer(gpt2_base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"source": f"{i} " + "x" * (70 + i % 9), "target": "yes"} for i in range(30)]
+    rows.append({"source": "short", "target": "y" * 40})
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    template = tiny_template(
+        "gpt2-finetune",
+        model__base=gpt2_base,
+        data__form="pairs",
+        trainer__max_steps=1,
+        trainer__gradient_accumulation_steps=1,
+    )
+    assert run(template, data, tmp_path / "out").figures["steps"] == 1
+
+
+def test_a_decoder_can_be_deeper_than_its_encoder(pairs: Path, tmp_path: Path) -> None:
+    template = tiny_template("t5-scratch", model__num_decoder_layers=2, trainer__max_steps=1)
+    assert run(template, pairs, tmp_path / "out").figures["steps"] == 1

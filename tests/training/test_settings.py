@@ -66,3 +66,14 @@ def test_an_unknown_name_is_refused(changes: dict[str, Any], match: str) -> None
 def test_a_wrong_value_is_refused(changes: dict[str, Any], match: str, tmp_path: Path) -> None:
     template = tiny_template("t5-scratch", **changes)
     refusal(OptionError, lambda: training_arguments(template, tmp_path), match=match)
+
+
+def test_only_a_figure_can_choose_the_best_checkpoint(tmp_path: Path) -> None:
+    template = tiny_template("t5-scratch", trainer__metric_for_best_model="bleu")
+    match = "must be one of loss, perplexity, exact_match"
+    refusal(OptionError, lambda: training_arguments(template, tmp_path), match=match, ending=VALUE)
+
+
+def test_without_answers_the_loss_chooses(tmp_path: Path) -> None:
+    template = tiny_template("t5-scratch", trainer__eval_answers=0)
+    assert training_arguments(template, tmp_path).metric_for_best_model == "loss"

@@ -136,7 +136,7 @@ def prepare_pairs(
         ),
         collator=Collator(_pad(tokenizer), start),
         prompts=[prompt(held_out.kept[i].source) for i in chosen],
-        new_tokens=longest + spare,
+        new_tokens=min(longest + spare, limit),
         notes=notes,
     )
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from ...runtime.evaluation.error_rates import error_rates
+from ..models import longest_sequence
 from ..tokens.examples import IGNORED, Collator, HeldOut, Ids, Pairs, padded
 
 ANSWER_BATCH = 64  # pairs that are answered together
@@ -106,7 +107,11 @@ def _answer(
         pad = tokenizer.eos_token_id
     ids = padded(sources, pad).to(device)
     mask = padded([np.ones_like(source) for source in sources], 0).to(device)
-    settings = GenerationConfig(**{**settings.to_dict(), "pad_token_id": pad})
+    given = {**settings.to_dict(), "pad_token_id": pad}
+    if joined:  # a prompt and its answer share the model's positions
+        room = longest_sequence(model, tokenizer) - ids.shape[1]
+        given["max_new_tokens"] = max(1, min(given["max_new_tokens"], room))
+    settings = GenerationConfig(**given)
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,

@@ -39,6 +39,7 @@ SET_BY_EDGESEQ = {  # settings of Transformers that would change what a run's fo
     "run_name",
     "disable_tqdm",
     "push_to_hub",
+    "greater_is_better",
     "remove_unused_columns",
     "predict_with_generate",
     "group_by_length",
@@ -49,7 +50,8 @@ SET_BY_EDGESEQ = {  # settings of Transformers that would change what a run's fo
     "fsdp_config",
     "local_rank",
 }
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error_rate")
+LOSS_FIGURES, TEXT_FIGURES = ("loss", "perplexity"), ("bits_per_byte",)
+ANSWER_FIGURES = ("exact_match", "word_error_rate", "character_error_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +114,9 @@ def training_arguments(template: Template, checkpoints: Path) -> Seq2SeqTraining
         _check_type(name, value)
     if given.get("optim") == MUON:
         del given["optim"]
-    best = given.pop("metric_for_best_model", _best_metric(template))
-    lower = any(best.removeprefix("eval_").endswith(end) for end in LOWER_IS_BETTER)
-    given.setdefault("greater_is_better", not lower)
+    given.pop("metric_for_best_model", None)
+    best = _best_metric(template)
+    given["greater_is_better"] = best == "exact_match"
     given.setdefault("eval_steps", 0.1)
     given.setdefault("logging_steps", 10)
     given.setdefault("data_seed", given.get("seed", 42))
@@ -145,8 +147,22 @@ def training_arguments(template: Template, checkpoints: Path) -> Seq2SeqTraining
 
 
 def _best_metric(template: Template) -> str:
-    """Return the figure that chooses the best checkpoint."""
-    return "character_error_rate" if template.data.form == "pairs" else "loss"
+    """Return the figure that chooses the best checkpoint; raise ``OptionError`` for no figure."""
+    answered = template.data.form == "pairs" and own_settings(template).eval_answers > 0
+    of_form = (
+        ANSWER_FIGURES if answered else (() if template.data.form == "pairs" else TEXT_FIGURES)
+    )
+    known = (*LOSS_FIGURES, *of_form)
+    chosen = template.trainer.get("metric_for_best_model")
+    if chosen is None:
+        return "character_error_rate" if answered else "loss"
+    name = str(chosen).removeprefix("eval_")
+    if name not in known:
+        raise OptionError(
+            f"trainer.metric_for_best_model is {chosen!r:.60}; it must be one of "
+            f"{', '.join(known)}."
+        )
+    return name
 
 
 def _check_type(name: str, value: Any) -> None:
