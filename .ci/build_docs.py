@@ -37,11 +37,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
 PACKAGE = BUILD / "package" / "edgeseq"  # the folders laid out as the installed package
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
 IMAGES = ("benchmarks/results/compare.png",)
 NETWORK = re.compile(r"""(?:src|href)=["']?https?://[^"'> ]+\.(?:js|css|woff2?|inv)\b""")
 ERRORS = ("EdgeseqError", "BundleError", "DeviceError", "MissingPackageError", "OptionError")
-ERRORS += ("PromptError", "CheckpointError", "QuantizationError")
+ERRORS += ("PromptError", "CheckpointError", "QuantizationError", "TrainingError")
 
 
 def main() -> int:
