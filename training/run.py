@@ -260,6 +260,8 @@ def _train(plan: _Plan) -> None:
     )
     trainers.append(trainer)
     newest = checkpoints.newest() if folder.resumed else None
+    if newest is not None:
+        trainer.args.eval_on_start = False
     if folder.resumed:
         figures.keep_until(0 if newest is None else newest.step)
         report(f"continuing after step {0 if newest is None else newest.step:,}")
@@ -428,11 +430,20 @@ def _best_figures(folder: RunFolder, mark: Mark | None) -> dict[str, Any]:
         raise TrainingError(
             f"{folder.out} lacks the figures of its run: choose another folder and begin again."
         )
-    prefix = "held_out_"
-    figures = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
     epochs = next(record["epoch"] for record in reversed(records) if "epoch" in record)
-    return {"best_step": mark.best_step, "steps": mark.step, "epochs": epochs, **figures}
+    figures = {"best_step": mark.best_step, "steps": mark.step, "epochs": epochs}
+    before = next((record for record in records if record["step"] == 0), {})
+    return figures | _held_out(best, "") | _held_out(before, "base_")
+
+
+def _held_out(record: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the held-out figures of a record, with other names."""
+    start = "held_out_"
+    return {f"{prefix}{k.removeprefix(start)}": v for k, v in record.items() if k.startswith(start)}
 
 
 def _shown(figures: Mapping[str, Any]) -> str:
-    return spoken({k: v for k, v in figures.items() if k not in ("best_step", "steps", "epochs")})
+    others = ("best_step", "steps", "epochs")
+    named = {k: v for k, v in figures.items() if k not in others and not k.startswith("base_")}
+    before = {k: v for k, v in figures.items() if k in ("base_loss", "base_exact_match")}
+    return spoken(named) + (f" ({spoken(before)})" if before else "")

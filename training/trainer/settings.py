@@ -119,6 +119,7 @@ def training_arguments(template: Template, checkpoints: Path) -> Seq2SeqTraining
     given["greater_is_better"] = best == "exact_match"
     given.setdefault("eval_steps", 0.1)
     given.setdefault("logging_steps", 10)
+    given.setdefault("eval_on_start", not template.from_scratch)  # the figures of the base
     given.setdefault("data_seed", given.get("seed", 42))
     # Said explicitly, because Transformers otherwise refuses bfloat16 on processors.
     given.setdefault("use_cpu", not torch.accelerator.is_available())

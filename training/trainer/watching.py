@@ -135,7 +135,7 @@ def spoken(figures: Mapping[str, float]) -> str:
     """Return figures as a part of a sentence."""
     parts = []
     for name, value in figures.items():
-        digits = f"{value:.1%}" if name in PERCENT else f"{value:.4g}"
+        digits = f"{value:.1%}" if name.removeprefix("base_") in PERCENT else f"{value:.4g}"
         parts.append(f"{name.replace('_', ' ')} {digits}")
     return ", ".join(parts)
 
