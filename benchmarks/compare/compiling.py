@@ -15,6 +15,7 @@ from benchmarks.compare.peers import OURS, REPOSITORY, Compiled
 from edgeseq.runtime.ort.cpu import instructions
 
 SOURCES = ("pyproject.toml", "setup.py", "cli", "export", "quantize", "runtime", "serving")
+SOURCES += ("training",)
 LIBRARIES = (".pyc", ".so", ".dylib", ".dll")  # left by an earlier build: no sources
 
 
