@@ -138,12 +138,13 @@ def _gate(manifest: Manifest) -> list[str]:
 
 
 def _figures_of_run(figures: Mapping[str, Any]) -> list[str]:
+    """Return the figures that the table of stages does not have."""
     return [
         f"- {name.replace('_', ' ')}: {value:.6g}"
         if isinstance(value, float)
         else f"- {name.replace('_', ' ')}: {value}"
         for name, value in figures.items()
-        if isinstance(value, str | int | float) and name not in COLUMNS
+        if isinstance(value, str | int | float) and name not in {*COLUMNS, "loss"}
     ]
 
 
