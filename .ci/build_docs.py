@@ -37,11 +37,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
 PACKAGE = BUILD / "package" / "edgeseq"  # the folders laid out as the installed package
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
 IMAGES = ("benchmarks/results/compare.png",)
 NETWORK = re.compile(r"""(?:src|href)=["']?https?://[^"'> ]+\.(?:js|css|woff2?|inv)\b""")
 ERRORS = ("EdgeseqError", "BundleError", "DeviceError", "MissingPackageError", "OptionError")
-ERRORS += ("PromptError", "CheckpointError", "QuantizationError")
+ERRORS += ("PromptError", "CheckpointError", "QuantizationError", "TrainingError")
 
 
 def main() -> int:
@@ -107,15 +107,17 @@ def errors_page() -> str:
 def stages_page() -> str:
     """Return the page of export, quantize and serving."""
     return (
-        "# Export, quantize and serve\n\n"
+        "# Export, quantize, train and serve\n\n"
         "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`, "
-        "`edgeseq.serving` the extra `server`.\n\n"
+        "`edgeseq.training` the extra `train`, `edgeseq.serving` the extra `server`.\n\n"
         + documented(
             [
                 "edgeseq.export.export_checkpoint",
                 "edgeseq.quantize.quantize_bundle",
                 "edgeseq.quantize.Recipe",
                 "edgeseq.quantize.RECIPES",
+                "edgeseq.training.train",
+                "edgeseq.training.TrainingResult",
                 "edgeseq.serving.create_app",
                 "edgeseq.serving.serve",
                 "edgeseq.serving.Settings",

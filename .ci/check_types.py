@@ -1,9 +1,9 @@
 """Check the types of the project with mypy, whether or not it is installed.
 
-The folders `cli/`, `export/`, `quantize/` and `runtime/` are the package `edgeseq` only once
-installed, and mypy does not follow an editable install's import hook. So they are copied as
-`edgeseq/...` into a temporary folder, with the other files to check, and mypy runs there. Its
-messages name the files as they are in the repository.
+The folders of `PACKAGES` are the package `edgeseq` only once installed, and mypy does not follow an
+editable install's import hook. So they are copied as `edgeseq/...` into a temporary folder, with
+the other files to check, and mypy runs there. Its messages name the files as they are in the
+repository.
 
     python .ci/check_types.py
 """
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
 ALONGSIDE = ("benchmarks", "tests/usage_typing.py")
 
 

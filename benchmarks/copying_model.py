@@ -11,7 +11,7 @@ from texts of the form
     <the passage again>
 
 and the same with ``Correct:`` and a passage in which letters are missing or doubled. The folder of
-texts holds UTF-8 ``*.txt`` files, as for ``demos.gpt2.train``; the last tenth is not used for
+texts holds UTF-8 ``*.txt`` files, as for the demo GPT-2; the last tenth is not used for
 training. All random choices are seeded. 300 steps take about ten minutes on two cores.
 """
 

@@ -35,6 +35,7 @@ SOURCES = (
     "quantize",
     "runtime",
     "serving",
+    "training",
     "pyproject.toml",
     "README.md",
     "LICENSE",

@@ -3,7 +3,7 @@
 A command is a module of this folder with ``add_arguments(parser)`` and an entry in ``COMMANDS``.
 ``add_arguments`` sets ``run``, a function from the parsed arguments to the exit status; the parsed
 arguments also hold ``usage_error``, a function that ends the program with a message and status 2.
-Only the module of the chosen command is imported. Only the commands join the stages (export,
+Only the module of the chosen command is imported. Only the commands join the stages (train, export,
 quantize, runtime), and they import each stage when it is needed.
 
 Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 after Ctrl-C.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -38,6 +38,7 @@ COMMANDS = {
     "run": Command("run", "run a task: summarize, translate, answer, classify"),
     "tasks": Command("tasks", "list the task templates, show one or copy it"),
     "serve": Command("serve", "serve models to clients of OpenAI's API"),
+    "train": Command("train", "train or fine-tune a model on your data"),
     "export": Command("export", "turn a Hugging Face checkpoint into a bundle"),
     "quantize": Command("quantize", "quantize a bundle to fewer bits"),
     "info": Command("info", "show a bundle's manifest"),
@@ -90,12 +91,17 @@ def _sentence(error: OSError) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors begin with what is wrong, and name the nearest option."""
 
+    learn: Callable[[Sequence[str]], None] | None = None
+    """Called with the words to parse; adds the options that depend on them."""
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; end the program with status 2 for an unknown option or a superfluous argument."""
         given = sys.argv[1:] if args is None else list(args)
+        if self.learn is not None:
+            self.learn(given)
         self.check_options(given)
         parsed, rest = super().parse_known_args(given, namespace)
         if rest:

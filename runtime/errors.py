@@ -9,7 +9,8 @@ Each message names the bad value, the allowed values and the next step.
     ├── DeviceError          a device is not available or has no memory left
     ├── MissingPackageError  an optional package is not installed
     ├── CheckpointError      a checkpoint cannot be exported
-    └── QuantizationError    quantization loses more quality than is allowed
+    ├── QuantizationError    quantization loses more quality than is allowed
+    └── TrainingError        a model cannot be trained on the given data, or here
 """
 
 from __future__ import annotations
@@ -85,3 +86,7 @@ class CheckpointError(EdgeseqError):
 
 class QuantizationError(EdgeseqError):
     """Raised for a bundle that loses more quality by quantization than is allowed."""
+
+
+class TrainingError(EdgeseqError):
+    """Raised for a training run that cannot begin, continue or be saved."""

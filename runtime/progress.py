@@ -85,10 +85,10 @@ class Progress:
         line = f"{self._label} {done} {share:4.0%}  {rate:,.{digits}f} {self._unit}/s"
         if not 0 < share < 1:
             return line
-        return f"{line}  {_clock_time(elapsed_s / share - elapsed_s)} left"
+        return f"{line}  {clock_time(elapsed_s / share - elapsed_s)} left"
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """Return ``seconds`` as hours, minutes and seconds: 1:02:03, or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

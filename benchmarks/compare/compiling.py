@@ -14,7 +14,8 @@ from benchmarks.compare.commands import run_command
 from benchmarks.compare.peers import OURS, REPOSITORY, Compiled
 from edgeseq.runtime.ort.cpu import instructions
 
-SOURCES = ("pyproject.toml", "setup.py", "cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
+SOURCES = ("pyproject.toml", "setup.py", *PACKAGES)
 LIBRARIES = (".pyc", ".so", ".dylib", ".dll")  # left by an earlier build: no sources
 
 

@@ -2,9 +2,10 @@
 
     python -m demos.gpt2.evaluate --texts FOLDER/heldout --checkpoint demos/gpt2/checkpoint
 
-Every story is read alone, after the end-of-text token. Windows have the size of the model's
-context and overlap by half. Each token is predicted once, with at least half a context
-before it if the story has that much. The end of a story is predicted too, but counts as no byte.
+The folder holds UTF-8 ``*.txt`` files with two blank lines before each story. Every story is read
+alone, after the end-of-text token. Windows have the size of the model's context and overlap by
+half. Each token is predicted once, with at least half a context before it if the story has that
+much. The end of a story is predicted too, but counts as no byte.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
-from demos.gpt2.corpus import END_OF_TEXT, encode, read_stories
+END_OF_TEXT = "<|endoftext|>"
+
+
+def read_stories(folder: Path) -> list[str]:
+    """Return the stories of every ``*.txt`` directly in ``folder``, in order of the file names."""
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise SystemExit(f"{folder} contains no .txt files: pass the folder of the stories.")
+    texts = (file.read_text(encoding="utf-8").rstrip("\n") for file in files)
+    return [story for text in texts for story in text.split("\n\n\n") if story.strip()]
 
 
 @torch.no_grad()
@@ -47,7 +57,7 @@ def main() -> None:
     model = GPT2LMHeadModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
     stories = read_stories(arguments.texts)
     end = tokenizer.token_to_id(END_OF_TEXT)
-    encoded = [[end, *ids.tolist()] for ids in encode(stories, tokenizer)]
+    encoded = [[end, *found.ids, end] for found in tokenizer.encode_batch(stories)]
     nats = sum(story_nats(model, ids) for ids in encoded)
     tokens = sum(len(ids) - 1 for ids in encoded)
     size_bytes = sum(len(story.encode()) for story in stories)

@@ -1,7 +1,13 @@
-"""A Unigram tokenizer for the demo T5: one token per letter and one per phoneme."""
+"""A Unigram tokenizer for the demo T5: one token per letter and one per phoneme.
+
+    python -m demos.t5.tokenizer FOLDER
+
+The folder ``checkpoint`` has the same files, which the training reads.
+"""
 
 from __future__ import annotations
 
+import argparse
 import string
 from pathlib import Path
 
@@ -60,3 +66,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         extra_ids=0,
         clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the demo T5's tokenizer.")
+    parser.add_argument("out", type=Path, help="folder to write")
+    save_tokenizer(build_tokenizer(), parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()

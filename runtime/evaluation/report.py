@@ -27,7 +27,7 @@ def measure_report(model: Model, reference: Model | None, passages: Passages) ->
             comparison = compare(*decoders, passages.windows, progress, (others, own))
             loss = comparison.candidate
     tokens_per_second = total / (time.perf_counter() - started)
-    report = _figures(loss, passages)
+    report = loss_figures(loss, passages)
     if passages.pairs:
         report |= {"pairs": len(passages.pairs), **_errors(model, passages)}
     else:
@@ -40,7 +40,8 @@ def measure_report(model: Model, reference: Model | None, passages: Passages) ->
     return report
 
 
-def _figures(loss: Loss, passages: Passages) -> dict[str, Any]:
+def loss_figures(loss: Loss, passages: Passages) -> dict[str, Any]:
+    """Return the figures of a loss on all windows of ``passages``."""
     return {
         "tokens": loss.tokens,
         "bytes": passages.size_bytes,

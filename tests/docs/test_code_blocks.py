@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeseq.runtime.tasks.templates import read_template
-from tests.support.pages import PAGES, lay_out, name_of
+from tests.support.pages import PAGES, TUTORIAL, lay_out, name_of
 
 # A block of code, and the block without a language that follows it, if there is one.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
@@ -19,7 +19,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page) and page != TUTORIAL], ids=name_of
+)
 def test_python_blocks_print_what_is_shown(
     page: Path,
     tmp_path: Path,

@@ -1,10 +1,12 @@
-"""The training of the demo T5: the parts on which its figures depend."""
+"""The training of the demo models: data, templates, and what the figures depend on."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-import torch
 
 from demos.t5.dictionary import (
     pronounce_source,
@@ -14,10 +16,13 @@ from demos.t5.dictionary import (
     without_stress,
 )
 from demos.t5.evaluate import edit_distance, pronunciation_errors, spelling_errors
-from demos.t5.tokenizer import build_tokenizer
-from demos.t5.train import IGNORED, SHAPES, batches_of, encode
-from demos.trainer import Plan
+from demos.t5.pairs import fixed_pairs, write_pairs
+from demos.t5.tokenizer import build_tokenizer, save_tokenizer
+from edgeseq.training import train
+from edgeseq.training.data import Pair, read_dataset
+from edgeseq.training.template import read_template
 
+DEMOS = Path(__file__).resolve().parents[2] / "demos"
 WORDS = {f"w{number:04}": [("W", "AH0")] for number in range(1000)}
 
 
@@ -93,24 +98,62 @@ def test_the_tokenizer_cuts_letters_and_phonemes() -> None:
     assert tokenizer.decode(tokenizer.encode("CH AY1 L D").ids) == "CH AY1 L D"
 
 
-def test_batches_hold_texts_of_like_length() -> None:
-    tokenizer = build_tokenizer()
-    pairs = [("pronounce: cat", "K AE1 T")] * SHAPES[0][1]
-    batch = batches_of(encode(pairs, tokenizer), range(len(pairs)))[0]
-    source, labels = batch
-    assert source.shape == labels.shape == (SHAPES[0][1], SHAPES[0][0])
-    assert labels[0].tolist()[3:] == [1] + [IGNORED] * 6
-    assert torch.equal(source[0], source[-1])
+def test_pairs_are_written_as_training_reads_them(tmp_path: Path) -> None:
+    pairs = fixed_pairs({"read": [("R", "EH1", "D"), ("R", "IY1", "D")]})
+    assert pairs == [("pronounce: read", "R EH1 D"), ("spell: R EH1 D", "read")]
+    write_pairs(pairs, tmp_path / "pairs.jsonl")
+    write_pairs([("a", "b")], tmp_path / "others.jsonl")
+    settings = read_template(DEMOS / "t5" / "template.toml").data
+    found = read_dataset(settings, [tmp_path / "others.jsonl"], [tmp_path / "pairs.jsonl"])
+    assert [
+        (pair.source, pair.target) for pair in found.held_out if isinstance(pair, Pair)
+    ] == pairs
+    write_pairs(pairs, tmp_path / "pairs.tsv")
+    assert (tmp_path / "pairs.tsv").read_text(encoding="utf-8").startswith("pronounce: read\tR EH1")
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
-    plan = Plan(
-        steps=1000,
-        seed=0,
-        muon_learning_rate=1.0,
-        adam_learning_rate=1.0,
-        decay_share=0.5,
-        save_every=10,
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_templates_have_the_shapes_of_the_checkpoints(name: str) -> None:
+    template = read_template(DEMOS / name / "template.toml")
+    config = json.loads((DEMOS / name / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    assert {key: config[key] for key in template.model} == template.model
+
+
+def test_the_template_names_the_tokenizer_that_the_script_makes(tmp_path: Path) -> None:
+    save_tokenizer(build_tokenizer(), tmp_path)
+    path = Path(read_template(DEMOS / "t5" / "template.toml").tokenizer["path"])
+    made, kept = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        for folder in (tmp_path, DEMOS.parent / path)
     )
-    shares = [plan.learning_rate_share(step) for step in (0, 99, 500, 750, 1000)]
-    assert shares == [0.01, 1.0, 1.0, 0.5, 0.0]
+    assert made == kept
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_templates_train(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DEMOS.parent)  # the T5's template names its tokenizer from there
+    if name == "t5":
+        data = tmp_path / "pairs.jsonl"
+        words = {f"{first}{last}": [("K", "AE1", "T")] for first in "cfk" for last in ("at", "ox")}
+        write_pairs(fixed_pairs(words), data)
+    else:
+        data = tmp_path / "tales.txt"
+        tales = [f"The fox said {number} words.\n\nThe king laughed." for number in range(40)]
+        data.write_text("\n\n\n".join(tales), encoding="utf-8")
+    few = {
+        "trainer.max_steps": "2",
+        "trainer.warmup_steps": "1",
+        "trainer.lr_scheduler_kwargs": '{ num_decay_steps = 1, decay_type = "linear" }',
+        "trainer.per_device_train_batch_size": "2",
+        "data.held_out": "0.25",
+    }
+    template = DEMOS / name / "template.toml"
+    result = train(template, [data], tmp_path / "out", overrides=few, threads=1)
+    trained, kept = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for folder in (result.checkpoint, DEMOS / name / "checkpoint")
+    )
+    for config in (trained, kept):
+        for key in ("vocab_size", "dtype"):  # a few tales make fewer tokens
+            config.pop(key)
+    assert trained == kept

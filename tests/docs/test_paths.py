@@ -18,6 +18,7 @@ FOLDERS = (
     "quantize",
     "runtime",
     "tests",
+    "training",
 )
 NAMED = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
 SOURCES = sorted(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import FOLDERS, PAGES, ROOT, lay_out, name_of
+from tests.support.pages import FOLDERS, PAGES, ROOT, TUTORIAL, lay_out, name_of
 
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 UNMARKED = re.compile(r"^```\n(?:edgeseq|python) ", re.MULTILINE)
@@ -36,7 +36,9 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for a POSIX shell")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page) and page != TUTORIAL], ids=name_of
+)
 def test_commands_run_one_after_the_other(
     page: Path, tmp_path: Path, bundle: Path, nllb: Path
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
 
 # Which of the project's packages each may import, besides itself.
 MAY_IMPORT = {
@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "export": {"runtime"},
     "quantize": {"runtime"},
     "serving": {"runtime"},
-    "cli": {"runtime", "export", "quantize", "serving"},
+    "training": {"runtime", "export", "quantize"},
+    "cli": {"runtime", "export", "quantize", "serving", "training"},
 }
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders
@@ -44,6 +45,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
+    "tables": {"errors"},
     "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
     "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
@@ -58,6 +60,7 @@ RUNTIME_PACKAGES = {
     "huggingface_hub",
     "llguidance",
     "psutil",
+    "pyarrow",
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 
@@ -222,10 +225,12 @@ def test_every_folder_is_in_the_wheel() -> None:
     assert settings["setuptools"]["package-dir"] == places
 
 
-@pytest.mark.parametrize("module", ["edgeseq.runtime", "edgeseq.cli", "edgeseq.serving"])
+@pytest.mark.parametrize(
+    "module", ["edgeseq.runtime", "edgeseq.cli", "edgeseq.serving", "edgeseq.training.template"]
+)
 def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
-    heavy |= {"matplotlib", "asyncio", "psutil", "numpy", "starlette", "uvicorn"}
+    heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "numpy", "starlette", "uvicorn"}
     assert loaded & heavy == set()

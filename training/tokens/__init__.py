@@ -1,0 +1,1 @@
+"""From text to tokens: new tokenizers, and examples as token ids."""

@@ -1,0 +1,1 @@
+"""Training itself: Transformers' trainer with edgeseq's optimizer, checkpoints and figures."""
