@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -131,6 +132,9 @@ def _train(arguments: argparse.Namespace) -> int:
     overrides = dict(arguments.overrides)
     if arguments.samples is not None:
         overrides["trainer.eval_samples"] = str(arguments.samples)
+    # Threads that wait actively for each other make training on a busy machine many times slower.
+    # PyTorch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ..training import train
 
     result = train(
