@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from edgeseq.export import export_checkpoint
+from edgeseq.runtime import load
 from edgeseq.runtime.errors import CheckpointError, OptionError, TrainingError
 from edgeseq.training import TrainingResult
 from edgeseq.training.trainer.trainer import Trainer
@@ -298,13 +299,19 @@ def test_a_merged_gpt2_generates_what_its_adapter_does(
     ids = AutoTokenizer.from_pretrained(gpt2_base)("Once upon", return_tensors="pt").input_ids
     options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     options |= {"max_new_tokens": 20, "pad_token_id": 0}
-    assert merged.generate(ids, **options).tolist() == adapted.generate(ids, **options).tolist()
+    wanted = adapted.generate(ids, **options).tolist()
+    assert merged.generate(ids, **options).tolist() == wanted
     assert not torch.equal(merged.transformer.h[0].attn.c_attn.weight, before)
+    prompt = ids[0].tolist()
+    bundle = export_checkpoint(result.checkpoint, tmp_path / "bundle").folder
+    assert new_tokens(bundle, prompt) == wanted[0][len(prompt) :]
 
 
 def test_a_lora_of_t5_resumes_and_merges(
     t5_base: Path, pairs: Path, tmp_path: Path, interrupts: Interrupts
 ) -> None:
+    from peft import PeftModel
+
     template = tiny_template("t5-lora", model__base=t5_base, **LORA)
     straight = run(template, pairs, tmp_path / "straight")
     interrupts.at = 4
@@ -315,7 +322,22 @@ def test_a_lora_of_t5_resumes_and_merges(
     assert resumed.figures == straight.figures
     assert straight.figures["loss"] < straight.figures["base_loss"]
     assert not (resumed.checkpoint / "adapter_config.json").exists()
-    assert export_checkpoint(resumed.checkpoint, tmp_path / "bundle").manifest.architecture == "t5"
+    base = AutoModelForSeq2SeqLM.from_pretrained(t5_base)
+    adapted = PeftModel.from_pretrained(base, str(resumed.checkpoint.parent / "adapter")).eval()
+    ids = AutoTokenizer.from_pretrained(t5_base)("Once upon", return_tensors="pt").input_ids
+    found = adapted.generate(input_ids=ids, do_sample=False, num_beams=1, max_new_tokens=20)
+    bundle = export_checkpoint(resumed.checkpoint, tmp_path / "bundle").folder
+    assert new_tokens(bundle, ids[0].tolist()) == found[0].tolist()[1:]
+
+
+def new_tokens(bundle: Path, prompt: list[int]) -> list[int]:
+    """Return the ids that a bundle generates greedily."""
+    with load(bundle) as model:
+        options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        [result] = model.generate_ids(
+            [prompt], max_new_tokens=20, repetition_penalty=1.0, **options
+        )
+    return list(result.token_ids)
 
 
 @pytest.mark.parametrize(
