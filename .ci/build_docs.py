@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
 PACKAGE = BUILD / "package" / "edgeseq"  # the folders laid out as the installed package
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving")
+PACKAGES = ("batch", "cli", "export", "quantize", "runtime", "serving")
 IMAGES = ("benchmarks/results/compare.png",)
 NETWORK = re.compile(r"""(?:src|href)=["']?https?://[^"'> ]+\.(?:js|css|woff2?|inv)\b""")
 ERRORS = ("EdgeseqError", "BundleError", "DeviceError", "MissingPackageError", "OptionError")

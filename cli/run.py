@@ -1,14 +1,15 @@
-"""The command ``edgeseq run``: runs a task on a text, or on the lines of a file."""
+"""The command ``edgeseq run``: runs a task on a text, or on the rows of a file."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import OptionError
+from ..runtime.errors import OptionError, PromptError
 from .flags import (
     FLAGS,
     add_model,
@@ -21,15 +22,22 @@ from .flags import (
 )
 
 if TYPE_CHECKING:
+    from ..batch.forms import Form
+    from ..batch.source import Source
     from ..runtime.model import Model
     from ..runtime.tasks.runs import TaskResult
     from ..runtime.tasks.templates import Template
 
+STANDARD = Path("-")  # standard input or output instead of a file
+INPUT_FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
+OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "parquet")
+OF_FILES = ("overwrite", "retry_errors", "text_column", "input_format", "output_format")
 OPTIONS = [name for name in FLAGS if name != "num_return_sequences"]  # a task has one answer
 RUN_EPILOG = """\
-TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
-text on each line, or in a .jsonl file an object with the task's fields on each line. After an
-interruption, run the same command again: it continues where the output ends.
+TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs is a
+table (.jsonl, .csv, .tsv or .parquet, also .gz) with a column for each field of the task, or has a
+text on each line. Other columns are kept in the output. After an interruption, run the same command
+again: it continues where the output ends.
 
 The task translation takes --field source_language=NAME and --field target_language=NAME, with names
 such as French, or codes. `edgeseq info` lists a bundle's languages.
@@ -38,10 +46,8 @@ such as French, or codes. `edgeseq info` lists a bundle's languages.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.usage = "edgeseq run TASK [TEXT | --input FILE --output FILE] [options]"
-    parser.description = (
-        "Do a task with the model of a bundle, on a text or on the lines of a file."
-    )
+    parser.usage = "edgeseq run TASK [TEXT | --input FILE [--output FILE]] [options]"
+    parser.description = "Do a task with the model of a bundle, on a text or on the rows of a file."
     parser.epilog = RUN_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
@@ -59,21 +65,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=TEXT",
         help="another field of the task, such as context=...; may be given several times",
     )
-    parser.add_argument(
-        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="file for the answers (JSON Lines); - is standard output",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    _add_files(parser.add_argument_group("files"))
     options = parser.add_argument_group("options that override the template's")
     add_options(options, OPTIONS)
     add_sampling(options)
     parser.set_defaults(run=_run)
+
+
+def _add_files(files: Any) -> None:
+    files.add_argument(
+        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input"
+    )
+    files.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file for the answers (default: standard output, as JSON Lines)",
+    )
+    files.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column of the task's first field (default: the column of the field's name)",
+    )
+    files.add_argument(
+        "--output-column", default="output", metavar="NAME", help="column for the answers"
+    )
+    files.add_argument(
+        "--input-format",
+        choices=INPUT_FORMATS,
+        help="format of the input (default: that of its suffix, and otherwise text)",
+    )
+    files.add_argument(
+        "--output-format",
+        choices=OUTPUT_FORMATS,
+        help="format of the output (default: that of its suffix, and otherwise jsonl)",
+    )
+    files.add_argument("--overwrite", action="store_true", help="replace the output file")
+    files.add_argument(
+        "--retry-errors",
+        action="store_true",
+        help="compute the rows of the output again that have an error",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,12 +141,22 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
-    if (arguments.input is None) != (arguments.output is None):
-        arguments.usage_error("--input needs --output, and --output needs --input")
-    if arguments.input is None and arguments.overwrite:
-        arguments.usage_error("--overwrite has no effect without --output")
-    if arguments.input is not None and (arguments.text is not None or arguments.json):
+    if arguments.input is None:
+        if arguments.output is not None:
+            arguments.usage_error("--output needs --input")
+        for name in OF_FILES:
+            if getattr(arguments, name):
+                arguments.usage_error(f"--{name.replace('_', '-')} has no effect without --input")
+        return
+    if arguments.text is not None or arguments.json:
         arguments.usage_error("--input cannot be combined with a text or --json")
+    if arguments.output in (None, STANDARD):
+        if arguments.overwrite or arguments.retry_errors:
+            arguments.usage_error("--overwrite and --retry-errors need an --output file")
+        if arguments.output_format not in (None, "jsonl"):
+            arguments.usage_error(f"--output-format {arguments.output_format} needs --output FILE")
+    if arguments.overwrite and arguments.retry_errors:
+        arguments.usage_error("--retry-errors has no effect with --overwrite")
 
 
 def _answer_file(
@@ -121,39 +164,86 @@ def _answer_file(
     template: Template,
     fields: dict[str, str],
     options: dict[str, Any],
-    loaded: Any,
+    loaded: Callable[[], Model],
 ) -> int:
-    from ..runtime.tasks.files import (
-        STANDARD,
-        Job,
-        answer_file,
-        check_files,
-        read_inputs,
-        write_answers,
-    )
+    from ..batch.answering import Answering
+    from ..batch.files import answer_file, in_this_process, write_answers
+    from ..batch.job import Job
 
-    first, out = template.fields[0], arguments.output
-    if first in fields:
-        raise OptionError(f"--field {first} has no effect with --input: the file holds this field.")
-    if str(arguments.input) == STANDARD:
-        say_reading(sys.stdin)
-    inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
-    check_files(arguments.input, out)
+    source, out, form = _files(arguments, template, fields)
+    found = [*template.fields]  # unknown in a stream, which is read only once
+    if source.format == "text":
+        found = found[:1]
+    if source.stream is None:
+        with source.open() as rows:  # errors before the model is loaded
+            found = [*rows.found]
     model = loaded()
+    answering = Answering(model, template, options)
+    answering.check(fields, found)
     kernels = "stock" if model.kernels == "stock" else "native"
     loading = {"kv_cache": arguments.kv_cache, "device": model.device, "kernels": kernels}
     others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
-    job = Job(model, template, inputs, options, dict(loading.items() - others.items()))
-    if str(out) == STANDARD:
-        done = write_answers(job, sys.stdout.buffer)
+    manifest = model.bundle.manifest
+    job = Job(manifest, template, source.columns, options, dict(loading.items() - others.items()))
+    answers = in_this_process(answering)
+    if out is None:
+        done = write_answers(job, source, answers, sys.stdout.buffer)
     else:
-        done = answer_file(job, out, overwrite=arguments.overwrite)
-    count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
+        done = answer_file(
+            job,
+            source,
+            answers,
+            out,
+            form,
+            overwrite=arguments.overwrite,
+            retry_errors=arguments.retry_errors,
+        )
+    count = f"{done.rows} answer{'s' * (done.rows != 1)}"
     there = f", {done.before} of them from an earlier run" if done.before else ""
     failed = f", {done.failed} with an error" if done.failed else ""
-    where = "standard output" if str(out) == STANDARD else out
-    print(f"{where} has {count}{there}{failed}", file=sys.stderr)
+    print(f"{out or 'standard output'} has {count}{there}{failed}", file=sys.stderr)
     return 1 if done.failed else 0
+
+
+def _files(
+    arguments: argparse.Namespace, template: Template, fields: dict[str, str]
+) -> tuple[Source, Path | None, Form]:
+    """Return the input, the output (None: standard output) and its form; raise for wrong ones."""
+    from ..batch.columns import Columns
+    from ..batch.files import check_files
+    from ..batch.forms import Form, form_of
+    from ..batch.source import source_of
+
+    first = template.fields[0]
+    if first in fields:
+        raise OptionError(f"--field {first} has no effect with --input: the file holds this field.")
+    columns = Columns(
+        template,
+        text_column=arguments.text_column,
+        output_column=arguments.output_column,
+        constants=fields,
+    )
+    if arguments.input == STANDARD:
+        say_reading(sys.stdin)
+        if sys.stdin is None:
+            raise PromptError("There is no standard input: give --input FILE.")
+        name, stream = Path("standard input"), sys.stdin.buffer
+        format = arguments.input_format or "text"
+        source = source_of(name, columns, format=format, stream=stream)
+    else:
+        source = source_of(arguments.input, columns, format=arguments.input_format)
+    if source.format == "text" and arguments.text_column is not None:
+        raise OptionError("--text-column has no effect with an input of plain text.")
+    if arguments.output in (None, STANDARD):
+        return source, None, Form("jsonl")
+    out: Path = arguments.output
+    form = form_of(out, arguments.output_format)
+    if form.format == "parquet":
+        from ..batch.parquet import check_pyarrow
+
+        check_pyarrow(out)
+    check_files(source.path, out)
+    return source, out, form
 
 
 def _fields(given: list[str], template: Template) -> dict[str, str]:

@@ -38,7 +38,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise PromptError(f"There is no file {path}: give the path of an existing file.")
     if path.is_dir():
-        raise PromptError(f"{path} is a folder: give the path of a file.")
+        raise PromptError(f"{path} is a folder: give a file.")
 
 
 class Lines:

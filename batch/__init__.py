@@ -1,0 +1,1 @@
+"""Tasks on many rows: files of any size."""
