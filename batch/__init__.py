@@ -1,1 +1,1 @@
-"""Tasks on many rows: files of any size."""
+"""Tasks on many rows: files of any size, in one process or several."""

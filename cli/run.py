@@ -15,6 +15,7 @@ from .flags import (
     add_model,
     add_options,
     add_sampling,
+    integer,
     machine_of,
     read_prompt,
     say_device,
@@ -22,8 +23,12 @@ from .flags import (
 )
 
 if TYPE_CHECKING:
+    from ..batch.files import Answered, Answers
     from ..batch.forms import Form
+    from ..batch.job import Job
     from ..batch.source import Source
+    from ..batch.workers import Ready
+    from ..runtime.bundle.manifest import Manifest
     from ..runtime.model import Model
     from ..runtime.tasks.runs import TaskResult
     from ..runtime.tasks.templates import Template
@@ -101,6 +106,13 @@ def _add_files(files: Any) -> None:
         choices=OUTPUT_FORMATS,
         help="format of the output (default: that of its suffix, and otherwise jsonl)",
     )
+    files.add_argument(
+        "--workers",
+        type=integer,
+        default=1,
+        metavar="N",
+        help="number of processes, which share the threads (default: 1)",
+    )
     files.add_argument("--overwrite", action="store_true", help="replace the output file")
     files.add_argument(
         "--retry-errors",
@@ -141,7 +153,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 1:
+        arguments.usage_error(f"--workers is {arguments.workers}; it must be at least 1")
     if arguments.input is None:
+        if arguments.workers > 1:
+            arguments.usage_error("--workers has no effect without --input")
         if arguments.output is not None:
             arguments.usage_error("--output needs --input")
         for name in OF_FILES:
@@ -166,10 +182,6 @@ def _answer_file(
     options: dict[str, Any],
     loaded: Callable[[], Model],
 ) -> int:
-    from ..batch.answering import Answering
-    from ..batch.files import answer_file, in_this_process, write_answers
-    from ..batch.job import Job
-
     source, out, form = _files(arguments, template, fields)
     found = [*template.fields]  # unknown in a stream, which is read only once
     if source.format == "text":
@@ -177,32 +189,72 @@ def _answer_file(
     if source.stream is None:
         with source.open() as rows:  # errors before the model is loaded
             found = [*rows.found]
-    model = loaded()
-    answering = Answering(model, template, options)
-    answering.check(fields, found)
-    kernels = "stock" if model.kernels == "stock" else "native"
-    loading = {"kv_cache": arguments.kv_cache, "device": model.device, "kernels": kernels}
-    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
-    manifest = model.bundle.manifest
-    job = Job(manifest, template, source.columns, options, dict(loading.items() - others.items()))
-    answers = in_this_process(answering)
-    if out is None:
-        done = write_answers(job, source, answers, sys.stdout.buffer)
-    else:
-        done = answer_file(
-            job,
-            source,
-            answers,
-            out,
-            form,
-            overwrite=arguments.overwrite,
-            retry_errors=arguments.retry_errors,
+
+    def done(job: Job, answers: Answers) -> Answered:
+        from ..batch.files import answer_file, write_answers
+
+        if out is None:
+            return write_answers(job, source, answers, sys.stdout.buffer)
+        again = {"overwrite": arguments.overwrite, "retry_errors": arguments.retry_errors}
+        return answer_file(job, source, answers, out, form, **again)
+
+    if arguments.workers > 1:
+        from ..batch.workers import Setup, Workers
+        from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
+        from ..runtime.bundle.reading import open_bundle
+
+        loading = machine_of(arguments)
+        threads = loading.pop("threads")
+        bundle = open_bundle(arguments.bundle or demo_bundle(arguments.demo or DEMOS[0]))
+        setup = Setup(
+            bundle=bundle.folder,
+            loading=loading,
+            template=template,
+            options=options,
+            constants=fields,
+            columns=found,
         )
-    count = f"{done.rows} answer{'s' * (done.rows != 1)}"
-    there = f", {done.before} of them from an earlier run" if done.before else ""
-    failed = f", {done.failed} with an error" if done.failed else ""
-    print(f"{out or 'standard output'} has {count}{there}{failed}", file=sys.stderr)
-    return 1 if done.failed else 0
+        with Workers(setup, arguments.workers, threads, _say) as workers:
+            say_device(workers.ready, arguments.device)
+            job = _job(arguments, bundle.manifest, template, source, options, workers.ready)
+            answered = done(job, workers)
+            for number, usage in enumerate(workers.usage(), 1):
+                _say(f"worker {number}: {usage}")
+    else:
+        from ..batch.answering import Answering
+        from ..batch.files import in_this_process
+
+        model = loaded()
+        answering = Answering(model, template, options)
+        answering.check(fields, found)
+        job = _job(arguments, model.bundle.manifest, template, source, options, model)
+        answered = done(job, in_this_process(answering))
+    count = f"{answered.rows} answer{'s' * (answered.rows != 1)}"
+    there = f", {answered.before} of them from an earlier run" if answered.before else ""
+    failed = f", {answered.failed} with an error" if answered.failed else ""
+    _say(f"{out or 'standard output'} has {count}{there}{failed}")
+    return 1 if answered.failed else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _job(
+    arguments: argparse.Namespace,
+    manifest: Manifest,
+    template: Template,
+    source: Source,
+    options: dict[str, Any],
+    computing: Model | Ready,
+) -> Job:
+    """Return the job; its hash has the arguments of ``load`` that change answers."""
+    from ..batch.job import Job
+
+    kernels = "stock" if computing.kernels == "stock" else "native"
+    loading = {"kv_cache": arguments.kv_cache, "device": computing.device, "kernels": kernels}
+    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
+    return Job(manifest, template, source.columns, options, dict(loading.items() - others.items()))
 
 
 def _files(
