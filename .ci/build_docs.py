@@ -105,9 +105,9 @@ def errors_page() -> str:
 
 
 def stages_page() -> str:
-    """Return the page of export, quantize and serving."""
+    """Return the page of export, quantize, serving and batch."""
     return (
-        "# Export, quantize and serve\n\n"
+        "# Export, quantize, serve and batches\n\n"
         "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`, "
         "`edgeseq.serving` the extra `server`.\n\n"
         + documented(
@@ -119,6 +119,7 @@ def stages_page() -> str:
                 "edgeseq.serving.create_app",
                 "edgeseq.serving.serve",
                 "edgeseq.serving.Settings",
+                "edgeseq.batch.Predictor",
             ]
         )
     )

@@ -13,6 +13,7 @@ from ..runtime.tasks.templates import Template
 LINE, TASK, RUN, INPUT = "line", "task", "run", "input"  # columns that precede the answer
 OUTPUT, PROBABILITIES, ERROR = "output", "probabilities", "error"
 ALWAYS = (LINE, TASK, RUN, INPUT, PROBABILITIES, ERROR)  # names that an input column cannot keep
+WITH_FLAGS = ("name the column with --text-column", "add it, or give --field FIELD=TEXT")
 PREFIX = "input_"  # is put before the name of such a column
 
 
@@ -21,8 +22,9 @@ class Columns:
 
     The first field is the column ``text_column``, by default the column of its name. The other
     fields are the columns of their names. ``constants``: fields that are the same in all rows; a
-    column overrides them. ``output_column``: the name of the column for answers. Raises
-    ``OptionError`` if that is the name of another column of the output.
+    column overrides them. ``output_column``: the name of the column for answers. ``reserved``: the
+    names of all other columns that the output adds. Raises ``OptionError`` if ``output_column`` is
+    one of them.
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class Columns:
         text_column: str | None = None,
         output_column: str = OUTPUT,
         constants: Mapping[str, str] = MappingProxyType({}),
+        reserved: Sequence[str] = ALWAYS,
     ) -> None:
-        if output_column in ALWAYS or not output_column:
+        if output_column in reserved or not output_column:
             raise OptionError(
-                f"The output column is {output_column!r}; it must be a name other than "
-                f"{', '.join(ALWAYS)}."
+                f"The output column is {output_column!r:.60}; it must be a name other than "
+                f"{', '.join(reserved)}."
             )
         first = template.fields[0]
         self.first = first
@@ -45,7 +48,7 @@ class Columns:
         self.field_of = {name: name for name in template.fields[1:]}  # by column
         self.field_of[text_column or first] = first
         self._template = template
-        self._reserved = {*ALWAYS, output_column}
+        self._reserved = {*reserved, output_column}
 
     def split(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the fields of the task, and the other columns by their names in the output."""
@@ -83,10 +86,11 @@ class Columns:
             flat[column] = value
         return flat
 
-    def check(self, found: Sequence[str], name: str) -> None:
+    def check(self, found: Sequence[str], name: str, advice: tuple[str, str] = WITH_FLAGS) -> None:
         """Raise ``PromptError`` if a field is missing in ``found``, the columns of the input.
 
-        ``name``: the input's name in the error.
+        ``name``: the input's name in the error. ``advice``: the next step for the first field, and
+        for any other.
         """
         given = {*self.constants, *self._template.defaults}
         for column, field in self.field_of.items():
@@ -97,11 +101,7 @@ class Columns:
             if column in found or field in given:
                 continue
             names = ", ".join(map(shortened, found)) or "nothing"
-            advice = (
-                "name the column with --text-column"
-                if field == self.first
-                else f"add it, or give --field {field}=TEXT"
-            )
+            step = advice[field != self.first].replace("FIELD", field)
             raise PromptError(
-                f"{name} has no column {shortened(column)} (it has {names:.200}): {advice}."
+                f"{name} has no column {shortened(column)} (it has {names:.200}): {step}."
             )
