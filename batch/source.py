@@ -14,7 +14,8 @@ from ..runtime.tables.row import Row
 from ..runtime.tables.table import TEXT_COLUMN, format_of, open_table
 from .columns import Columns
 
-LOOKED_AT = 64  # rows of JSON Lines of which at least one must have the task's columns
+LOOKED_AT = 64  # rows of JSON Lines of which at least one must have the task's columns, or
+LOOKED_AT_CHARACTERS = 1 << 20  # as many rows as have so many characters
 
 
 class Rows(NamedTuple):
@@ -61,12 +62,23 @@ class Source:
                 self.columns.check(columns, str(self.path))
             found = columns
             if found is None:
-                beginning = list(islice(rows, LOOKED_AT))
+                beginning = _beginning(rows)
                 found = list(dict.fromkeys(name for row in beginning for name in row.values))
                 if any(not row.fault for row in beginning):
                     self.columns.check(found, str(self.path))
                 rows = chain(beginning, rows)
             yield Rows(rows, columns, found, table.share)
+
+
+def _beginning(rows: Iterator[Row]) -> list[Row]:
+    found: list[Row] = []
+    size = 0
+    for row in islice(rows, LOOKED_AT):
+        found.append(row)
+        size += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if size >= LOOKED_AT_CHARACTERS:
+            break
+    return found
 
 
 def source_of(

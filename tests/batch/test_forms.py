@@ -144,6 +144,24 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         assert not Path(f"{out}.part").exists()
 
 
+@pytest.mark.parametrize("out", OUTPUTS[1:])
+def test_a_run_killed_at_its_end_is_continued(out: str, run: Run) -> None:
+    write("in.csv", ROWS)
+    assert run("in.csv", "answers.jsonl") == 0
+    assert run("in.csv", out) == 0
+    whole = Path(out).read_bytes()
+    for is_there in (True, False):  # killed after the output was replaced, or before
+        if not is_there:
+            Path(out).unlink()
+        Path(f"{out}.part").write_bytes(Path("answers.jsonl").read_bytes())
+        Path(f"{out}.new").write_bytes(whole[:100])
+        Path(f".{out}.lock").touch()
+        assert run("in.csv", out) == 0
+        assert Path(out).read_bytes() == whole
+    names = {path.name for path in Path().iterdir()}
+    assert names == {"say.toml", "in.csv", "answers.jsonl", out}
+
+
 @pytest.mark.parametrize("out", OUTPUTS)
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet", "in.jsonl"])
 def test_a_finished_output_is_continued(source: str, out: str, run: Run, capsys: Captured) -> None:
@@ -454,7 +472,7 @@ def test_an_interrupted_overwrite_is_continued(run: Run, monkeypatch: pytest.Mon
 
 
 def test_huge_texts_have_an_error(run: Run) -> None:
-    write("in.jsonl", [{"id": 1, "text": "word " * 400_000}, {"id": 2, "text": "fox"}])
+    write("in.jsonl", [{"id": 1, "text": "word " * 100_000}, {"id": 2, "text": "fox"}])
     assert run("in.jsonl", "out.csv", demo="gpt2") == 1
     first, second = read("out.csv")
     assert "tokens" in first["error"]
