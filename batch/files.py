@@ -199,7 +199,7 @@ class _Run:
     def append(self, pairs: Iterator[tuple[Item, bytes | None]]) -> None:
         """Write the answers to further rows."""
         job = self._job
-        with Progress(job.name, None, unit="rows", share=self._source.share) as progress:
+        with Progress(job.name, None, unit="rows", share=self._share()) as progress:
             for window, answers in self._answers(_windows(job, pairs)):
                 lines, answer = [], iter(answers)
                 for item, line in window.entries:
@@ -212,6 +212,12 @@ class _Run:
                 self.before += window.kept
                 progress(len(lines))
         self._cut_once()
+
+    def _share(self) -> Callable[[], float]:
+        """Return a function for the share of the rows from here on that is read."""
+        share = self._source.share
+        start = share()
+        return lambda: (share() - start) / (1 - start) if start < 1 else 1.0
 
     def _cut_once(self) -> None:
         if not self.was_cut:

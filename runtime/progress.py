@@ -89,10 +89,12 @@ class Progress:
             share = self._share() if self._share is not None else 0.0
             count = f"{self._done:,} {self._unit}"
         bar = f"[{'#' * int(BAR * share):-<{BAR}}]"
-        done = bar if self._is_terminal else count
+        is_known = self._total is not None or share > 0
+        done = bar if self._is_terminal and is_known else count
         rate = self._done / elapsed_s if elapsed_s > 0 else 0.0
         digits = 0 if rate >= 10 else 1
-        line = f"{self._label} {done} {share:4.0%}  {rate:,.{digits}f} {self._unit}/s"
+        percent = f" {share:4.0%}" if is_known else ""
+        line = f"{self._label} {done}{percent}  {rate:,.{digits}f} {self._unit}/s"
         if not 0 < share < 1:
             return line
         return f"{line}  {clock_time(elapsed_s / share - elapsed_s)} left"

@@ -56,6 +56,16 @@ def test_a_share_stands_for_an_unknown_total(terminal: Terminal) -> None:
         )
 
 
+def test_a_count_stands_for_an_unknown_share(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress(
+        "running", None, unit="rows", share=lambda: 0.0, stream=terminal, clock=clock
+    ) as progress:
+        clock.now_s += 1
+        progress(30)
+        assert terminal.getvalue() == "\rrunning 30 rows  30 rows/s"
+
+
 def test_the_bar_is_drawn_ten_times_a_second_at_most(terminal: Terminal) -> None:
     clock = Clock()
     with Progress("reading", 1000, unit="tokens", stream=terminal, clock=clock) as progress:
