@@ -33,25 +33,30 @@ class Finished:
         ``corrected``: the row of an error may have changed since. Raises ``OptionError`` for
         anything but the answer to this row.
         """
-        try:
-            found = next(self._lines, None)
-        except DAMAGED as error:
-            raise self._other() from error
+        found = self._next()
         if found is None:
             return None
-        self._taken += 1
         line = found if isinstance(found, bytes) else self._line(found, item, corrected)
         if line is not None and self._job.is_answer(line, item):
             return line if line.endswith(b"\n") else None
+        if corrected and line is not None and self._job.is_beginning(line, item):
+            return None  # cut off by an interruption, and the row has changed since
         if corrected and line is not None and self._job.was_error(line, item):
             return self._job.written(item, Answer("", None, "corrected"))
         raise self._other()
 
     def end(self) -> None:
         """Raise ``OptionError`` if there are more answers."""
-        if next(self._lines, None) is not None:
-            self._taken += 1
+        if self._next() is not None:
             raise self._other()
+
+    def _next(self) -> Any:
+        try:
+            found = next(self._lines, None)
+        except DAMAGED as error:
+            raise self._other() from error
+        self._taken += found is not None
+        return found
 
     def _other(self) -> OptionError:
         return other_output(self._out, max(self._taken, 1))
@@ -69,10 +74,12 @@ class Finished:
         expected = flat_row(self._job, json.loads(item.begin + b"}"))
         if _texts(values) != _texts(expected):
             return None
-        if isinstance(probabilities, str):
-            probabilities = json.loads(probabilities)
-        elif probabilities is not None:
-            probabilities = dict(probabilities)
+        try:
+            if isinstance(probabilities, str):
+                probabilities = json.loads(probabilities)
+            probabilities = None if probabilities is None else dict(probabilities)
+        except (TypeError, ValueError):
+            return None
         answer = Answer(as_text(output), probabilities, as_text(error) if error else None)
         return self._job.written(item, answer)
 

@@ -95,6 +95,11 @@ class Job:
         """Return whether ``line``, an answer to ``item``, is an error."""
         return line.startswith(item.begin + self._error)
 
+    def is_beginning(self, line: bytes, item: Item) -> bool:
+        """Return whether ``line`` is cut off, and may be of this line of the input."""
+        head = self.head(item)
+        return not line.endswith(b"\n") and (line.startswith(head) or head.startswith(line))
+
     def was_error(self, line: bytes, item: Item) -> bool:
         """Return whether ``line`` is an error for this line of the input, whose row may differ."""
         if not line.startswith(self.head(item) + b", ") or not line.endswith(b"}\n"):

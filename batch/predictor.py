@@ -133,7 +133,8 @@ class Predictor:
                 f"The columns of the batch have {min(lengths)} to {max(lengths)} values: give each "
                 "the same number."
             )
-        answers = self._answers(list(batch), {name: _listed(v) for name, v in batch.items()})
+        used = {n: _listed(v) for n, v in batch.items() if n in self._columns.field_of}
+        answers = self._answers(list(batch), used, max(lengths, default=0))
         if any(type(values).__module__ == "numpy" for values in batch.values()):
             import numpy
 
@@ -148,8 +149,9 @@ class Predictor:
         import pyarrow
 
         found = batch.schema.names
-        used = [name for name in found if name in self._columns.field_of]
-        answers = self._answers(found, {name: batch.column(name).to_pylist() for name in used})
+        names = [name for name in self._columns.field_of if found.count(name) == 1]
+        used = {name: batch.column(name).to_pylist() for name in names}
+        answers = self._answers(found, used, batch.num_rows)
         texts = pyarrow.string()
         types = dict.fromkeys(answers, texts)
         if PROBABILITIES in answers:
@@ -166,8 +168,8 @@ class Predictor:
 
     def _frame(self, batch: Any) -> Any:
         found = list(batch.columns)
-        used = [name for name in found if name in self._columns.field_of]
-        answers = self._answers(found, {name: batch[name].tolist() for name in dict.fromkeys(used)})
+        names = [name for name in self._columns.field_of if found.count(name) == 1]
+        answers = self._answers(found, {name: batch[name].tolist() for name in names}, len(batch))
         import pandas
 
         frame = batch.copy(deep=False)
@@ -176,15 +178,15 @@ class Predictor:
         return frame.assign(**made)
 
     def _answers(
-        self, found: Sequence[str], columns: Mapping[str, Sequence[Any]]
+        self, found: Sequence[str], columns: Mapping[str, Sequence[Any]], count: int
     ) -> dict[str, Any]:
-        """Return the new columns; ``columns`` are at least those of the task."""
+        """Return the new columns for ``count`` rows with the columns ``found``.
+
+        ``columns``: those that are fields of the task.
+        """
         self._columns.check(found, "The batch", ADVICE)
         loaded = self._load(found)
-        used = {
-            self._columns.field_of[n]: v for n, v in columns.items() if n in self._columns.field_of
-        }
-        count = max(map(len, columns.values()), default=0)
+        used = {self._columns.field_of[name]: values for name, values in columns.items()}
         rows = [
             {**self._columns.constants, **{name: values[i] for name, values in used.items()}}
             for i in range(count)

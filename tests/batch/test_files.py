@@ -157,7 +157,10 @@ def test_other_files_are_left_alone(
     out.write_bytes(content)
     with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
         answer(demo_t5, source, out)
+    with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
+        answer(demo_t5, source, out, retry_errors=True)
     assert out.read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "out.jsonl"}
     answer(demo_t5, source, out, overwrite=True)
     assert len(answers(out)) == len(LINES)
 

@@ -280,6 +280,17 @@ def test_an_interrupted_retry_is_continued(
     assert len({row["output"] for row in read(out)}) == 1
 
 
+@pytest.mark.parametrize("size", [1, 60, 150, 190])
+def test_an_error_that_was_cut_off_is_retried(size: int, run: Run) -> None:
+    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": null}\n')
+    assert run("in.jsonl", "out.jsonl") == 1
+    first, second = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out.jsonl").write_bytes(first + second[:size])
+    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": "king"}\n')
+    assert run("in.jsonl", "out.jsonl", "--retry-errors") == 0
+    assert [row["output"] for row in lines("out.jsonl")] == ["F AA1 K S", "K IH1 NG"]
+
+
 def test_columns_of_the_output_are_never_lost(run: Run, capsys: Captured) -> None:
     row = {"text": "fox", "output": "a", "input_output": "b", "task": "c", "line": "d"}
     write("in.csv", [row])

@@ -139,6 +139,12 @@ def test_fields(tmp_path: Path) -> None:
     template.unlink()  # it is read once
     assert predict({"word": ["fox"]})["output"] == ["F AA1 K S"]
     assert predict({"word": ["K AE1 T"], "what": ["spell"]})["output"] == ["cat"]
+    same = Predictor(None, TASK, 1, fields={"question": "pronounce: fox"}, loading={"demo": "t5"})
+    assert same({"id": [1, 2]})["output"] == ["F AA1 K S"] * 2
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([["a", "b"]], columns=["question", "question"])
+    message = refusal(PromptError, lambda: same(frame))
+    assert message == "The batch has several columns 'question': give each its own name."
     with pytest.raises(OptionError, match="fields has 'other'"):
         Predictor(None, TASK, fields={"other": "x"})
 
