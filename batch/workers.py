@@ -168,6 +168,8 @@ class Workers:
         try:
             for i, threads in enumerate(self._threads, 1):
                 self._workers.append(_Worker(i, threads, *self._started(i, threads)))
+                while i == 1 and self._setup.loading.get("prepack") and not self.ready.device:
+                    self._receive()  # it packs the weights, which the others then map
             while not all(worker.is_ready for worker in self._workers):
                 self._receive()
         except BaseException:

@@ -25,6 +25,7 @@ INPUT_FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 OUTPUT_FORMATS = ("jsonl", "csv", "tsv", "parquet")
 NEED_INPUT = (
     "output",
+    "prepack",
     "overwrite",
     "retry_errors",
     "text_column",
@@ -69,6 +70,11 @@ def add_files(files: Any) -> None:
         default=1,
         metavar="N",
         help="number of processes, which share the threads (default: 1)",
+    )
+    files.add_argument(
+        "--prepack",
+        action="store_true",
+        help="keep packed weights in the user's cache folder, so that processes share their memory",
     )
     files.add_argument("--overwrite", action="store_true", help="replace the output file")
     files.add_argument(
@@ -128,7 +134,7 @@ def answer_rows(
         from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
         from ..runtime.bundle.reading import open_bundle
 
-        loading = machine_of(arguments)
+        loading = {**machine_of(arguments), "prepack": arguments.prepack}
         threads = loading.pop("threads")
         bundle = open_bundle(arguments.bundle or demo_bundle(arguments.demo or DEMOS[0]))
         setup = Setup(
@@ -150,7 +156,12 @@ def answer_rows(
         from ..batch.files import in_this_process
         from ..runtime.loading import load
 
-        model = load(arguments.bundle, demo=arguments.demo, **machine_of(arguments))
+        model = load(
+            arguments.bundle,
+            demo=arguments.demo,
+            prepack=arguments.prepack,
+            **machine_of(arguments),
+        )
         say_device(model, arguments.device)
         answering = Answering(model, template, options)
         answering.check(fields, found)

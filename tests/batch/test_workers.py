@@ -158,6 +158,16 @@ def test_the_output_is_that_of_one_process(source: Path, tmp_path: Path, capsys:
     assert last == f"{two} has 300 answers, 1 with an error"
 
 
+def test_processes_share_packed_weights(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source.write_text("text\npronounce: fox\n")
+    more = ("--workers", "2", "--prepack", "--kernels", "stock")
+    assert main(command(source, tmp_path / "out.csv", *more)) == 0
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_wrong_options_write_nothing(source: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "out.jsonl"
     message = failure(capsys, *command(source, out, "--workers", "2", "--num-beams", "0"))
