@@ -93,6 +93,8 @@ def answer_file(
     """
     if out.exists() and not out.is_file():
         raise OptionError(f"{out} is not a file: give a file, or - for standard output.")
+    if out.is_symlink():
+        out = out.resolve()  # to replace the file, and not the link
     with lock_file(out.with_name(f".{out.name}.lock"), out):
         return _answer_locked(job, source, answers, out, form, overwrite, retry_errors)
 

@@ -225,6 +225,8 @@ def _files(
     if source.format == "text" and arguments.text_column is not None:
         raise OptionError("--text-column has no effect with an input of plain text.")
     if arguments.output in (None, STANDARD):
+        if sys.stdout is None:
+            raise OptionError("There is no standard output: give --output FILE.")
         return source, None, Form("jsonl")
     out: Path = arguments.output
     form = form_of(out, arguments.output_format)

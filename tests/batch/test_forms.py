@@ -280,6 +280,34 @@ def test_an_interrupted_retry_is_continued(
     assert len({row["output"] for row in read(out)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "errors"),
+    [
+        ("in.txt", b"fox\n\xff\nking", {2: "Line 2: the line is not valid UTF-8 at byte 1."}),
+        (
+            "in.csv",
+            b'id,text\n1,fox\n2\n3,"x\n4,a\xff\n5,king\n',
+            {
+                3: "Line 3: the row has 1 value for 2 columns.",
+                4: "Line 4: line 5 of the row: the line is not valid UTF-8 at byte 4.",
+                5: "Line 5: the line is not valid UTF-8 at byte 4.",
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_lines_that_cannot_be_read_have_an_error(
+    out: str, name: str, content: bytes, errors: dict[int, str], run: Run
+) -> None:
+    Path(name).write_bytes(content)
+    for _ in range(2):
+        assert run(name, out) == 1
+    found = read(out)
+    assert {int(row["line"]): row["error"] for row in found if row.get("error")} == errors
+    good = [row["output"] for row in found if not row.get("error")]
+    assert good == ["F AA1 K S", "K IH1 NG"]
+
+
 @pytest.mark.parametrize("size", [1, 60, 150, 190])
 def test_an_error_that_was_cut_off_is_retried(size: int, run: Run) -> None:
     Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": null}\n')
@@ -444,6 +472,26 @@ def test_a_missing_standard_input(
     monkeypatch.setattr(sys, "stdin", None)
     assert run("-", "out.csv") == 1
     assert "There is no standard input" in capsys.readouterr().err
+
+
+def test_a_missing_standard_output(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    write("in.csv", ROWS)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("in.csv", "-") == 1
+    assert "There is no standard output" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_is_followed(run: Run, tmp_path: Path) -> None:
+    write("in.csv", ROWS)
+    Path("folder").mkdir()
+    Path("out.csv").symlink_to(tmp_path / "folder" / "real.csv")
+    for _ in range(2):
+        assert run("in.csv", "out.csv", "--overwrite") == 0
+        assert Path("out.csv").is_symlink()
+    assert len(read("folder/real.csv")) == len(ROWS)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8bnothing", b"line,task,run\n1,2,3\n", b"PAR1"])
