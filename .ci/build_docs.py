@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
 PACKAGE = BUILD / "package" / "edgeseq"  # the folders laid out as the installed package
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
+PACKAGES = ("batch", "cli", "export", "quantize", "runtime", "serving", "training")
 IMAGES = ("benchmarks/results/compare.png",)
 NETWORK = re.compile(r"""(?:src|href)=["']?https?://[^"'> ]+\.(?:js|css|woff2?|inv)\b""")
 ERRORS = ("EdgeseqError", "BundleError", "DeviceError", "MissingPackageError", "OptionError")
@@ -105,9 +105,9 @@ def errors_page() -> str:
 
 
 def stages_page() -> str:
-    """Return the page of export, quantize and serving."""
+    """Return the page of export, quantize, serving and batch."""
     return (
-        "# Export, quantize, train and serve\n\n"
+        "# Export, quantize, train, serve and batches\n\n"
         "`edgeseq.export` needs the extra `export`, `edgeseq.quantize` the extra `quantize`, "
         "`edgeseq.training` the extra `train`, `edgeseq.serving` the extra `server`.\n\n"
         + documented(
@@ -121,6 +121,7 @@ def stages_page() -> str:
                 "edgeseq.serving.create_app",
                 "edgeseq.serving.serve",
                 "edgeseq.serving.Settings",
+                "edgeseq.batch.Predictor",
             ]
         )
     )

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
+PACKAGES = ("batch", "cli", "export", "quantize", "runtime", "serving", "training")
 ALONGSIDE = ("benchmarks", "tests/usage_typing.py")
 
 

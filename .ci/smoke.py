@@ -44,7 +44,7 @@ def check_environment() -> None:
 
 def check_packages() -> None:
     """The wheel holds every sub-package, its py.typed, and the server's page."""
-    for name in ("cli", "export", "quantize", "runtime", "serving", "training"):
+    for name in ("batch", "cli", "export", "quantize", "runtime", "serving", "training"):
         marker = package_folder(name) / "py.typed"
         expect(marker.is_file(), f"missing: {marker}")
     for name in ("index.html", "style.css", "page.js", "icon.svg"):

@@ -39,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Interrupt file runs at random moments.")
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--lines", type=int, default=400, help="inputs of a run")
+    parser.add_argument("--workers", type=int, default=1, help="processes of a run")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     # A shell may start this script with SIGINT ignored, which its processes would inherit.
@@ -51,9 +52,9 @@ def main() -> int:
         (folder / "pronounce.toml").write_text(TEMPLATE, encoding="utf-8")
         words = "\n".join(WORDS[i % len(WORDS)] for i in range(given.lines))
         (folder / "words.txt").write_text(words + "\n", encoding="utf-8")
-        _, _, whole_s = run(folder, None)
+        _, _, whole_s = run(folder, given.workers, None)
         for number in range(given.runs):
-            status, err, _ = run(folder, generator.uniform(0.0, whole_s))
+            status, err, _ = run(folder, given.workers, generator.uniform(0.0, whole_s))
             ends[status] += 1
             if status not in ENDS and not (status == 1 and PYTHON_START in err):
                 failed += 1
@@ -64,13 +65,14 @@ def main() -> int:
     return 1 if failed or ends[0] > given.runs / 2 else 0
 
 
-def run(folder: Path, interrupt_after_s: float | None) -> tuple[int, bytes, float]:
+def run(folder: Path, workers: int, interrupt_after_s: float | None) -> tuple[int, bytes, float]:
     """Run the command; return its exit status (negative: a signal), its errors and its seconds."""
     out = folder / "out.jsonl"
     out.unlink(missing_ok=True)
     command = [sys.executable, "-X", "faulthandler", "-m", "edgeseq.cli"]
     command += ["run", str(folder / "pronounce.toml")]
     command += ["--demo", "t5", "--input", str(folder / "words.txt"), "--output", str(out)]
+    command += ["--workers", str(workers)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:

@@ -14,6 +14,7 @@ from ..runtime.ort.devices import AUTO
 from ..runtime.request.options import OPTION_TRAITS
 
 if TYPE_CHECKING:
+    from ..batch.workers import Ready
     from ..runtime.model import Model
 
 NEW_TOKENS = 128  # default limit of new tokens for `edgeseq generate`, unless the bundle has one
@@ -145,7 +146,7 @@ def provider_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"provider_options": options or None, "provider_library": arguments.provider_library}
 
 
-def say_device(model: Model, asked: str) -> None:
+def say_device(model: Model | Ready, asked: str) -> None:
     """Print to standard error which device ``auto`` chose, and why."""
     if asked == AUTO:
         print(f"computing on {model.device}: {model.device_reason}", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""The command ``edgeseq run``: runs a task on a text, or on the lines of a file."""
+"""The command ``edgeseq run``: runs a task on a text, or on the rows of a file."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..runtime.errors import OptionError
+from .file_run import add_files, answer_rows, check_usage
 from .flags import (
     FLAGS,
     add_model,
@@ -17,19 +17,18 @@ from .flags import (
     machine_of,
     read_prompt,
     say_device,
-    say_reading,
 )
 
 if TYPE_CHECKING:
-    from ..runtime.model import Model
     from ..runtime.tasks.runs import TaskResult
     from ..runtime.tasks.templates import Template
 
 OPTIONS = [name for name in FLAGS if name != "num_return_sequences"]  # a task has one answer
 RUN_EPILOG = """\
-TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs has a
-text on each line, or in a .jsonl file an object with the task's fields on each line. After an
-interruption, run the same command again: it continues where the output ends.
+TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs is a
+table (.jsonl, .csv, .tsv or .parquet, also .gz) with a column for each field of the task, or has a
+text on each line. Other columns are kept in the output. After an interruption, run the same command
+again: it continues where the output ends.
 
 The task translation takes --field source_language=NAME and --field target_language=NAME, with names
 such as French, or codes. `edgeseq info` lists a bundle's languages.
@@ -38,10 +37,8 @@ such as French, or codes. `edgeseq info` lists a bundle's languages.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.usage = "edgeseq run TASK [TEXT | --input FILE --output FILE] [options]"
-    parser.description = (
-        "Do a task with the model of a bundle, on a text or on the lines of a file."
-    )
+    parser.usage = "edgeseq run TASK [TEXT | --input FILE [--output FILE]] [options]"
+    parser.description = "Do a task with the model of a bundle, on a text or on the rows of a file."
     parser.epilog = RUN_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
@@ -59,17 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=TEXT",
         help="another field of the task, such as context=...; may be given several times",
     )
-    parser.add_argument(
-        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="file for the answers (JSON Lines); - is standard output",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    add_files(parser.add_argument_group("files"))
     options = parser.add_argument_group("options that override the template's")
     add_options(options, OPTIONS)
     add_sampling(options)
@@ -85,19 +73,14 @@ def _run(arguments: argparse.Namespace) -> int:
     fields = _fields(arguments.field, template)
     options = {name: getattr(arguments, name) for name in (*OPTIONS, "do_sample")}
     options = {name: value for name, value in options.items() if value is not None}
-    _check_usage(arguments)
-
-    def loaded() -> Model:
-        model = load(arguments.bundle, demo=arguments.demo, **machine_of(arguments))
-        say_device(model, arguments.device)
-        return model
-
+    check_usage(arguments)
     if arguments.input is not None:
-        return _answer_file(arguments, template, fields, options, loaded)
+        return answer_rows(arguments, template, fields, options)
     first = template.fields[0]
     if first in fields and arguments.text is not None:
         raise OptionError(f"--field {first} has no effect with a text: give one of them.")
-    model = loaded()
+    model = load(arguments.bundle, demo=arguments.demo, **machine_of(arguments))
+    say_device(model, arguments.device)
     run_all(model, template, [], options)  # a bad value is an error before the text is read
     check_languages(model, template, fields)
     if first not in fields and (arguments.text is not None or first not in template.defaults):
@@ -105,55 +88,6 @@ def _run(arguments: argparse.Namespace) -> int:
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
     _print(run_all(model, template, [fields], options)[0], arguments.json)
     return 0
-
-
-def _check_usage(arguments: argparse.Namespace) -> None:
-    if (arguments.input is None) != (arguments.output is None):
-        arguments.usage_error("--input needs --output, and --output needs --input")
-    if arguments.input is None and arguments.overwrite:
-        arguments.usage_error("--overwrite has no effect without --output")
-    if arguments.input is not None and (arguments.text is not None or arguments.json):
-        arguments.usage_error("--input cannot be combined with a text or --json")
-
-
-def _answer_file(
-    arguments: argparse.Namespace,
-    template: Template,
-    fields: dict[str, str],
-    options: dict[str, Any],
-    loaded: Any,
-) -> int:
-    from ..runtime.tasks.files import (
-        STANDARD,
-        Job,
-        answer_file,
-        check_files,
-        read_inputs,
-        write_answers,
-    )
-
-    first, out = template.fields[0], arguments.output
-    if first in fields:
-        raise OptionError(f"--field {first} has no effect with --input: the file holds this field.")
-    if str(arguments.input) == STANDARD:
-        say_reading(sys.stdin)
-    inputs = [{**fields, **values} for values in read_inputs(arguments.input, template)]
-    check_files(arguments.input, out)
-    model = loaded()
-    kernels = "stock" if model.kernels == "stock" else "native"
-    loading = {"kv_cache": arguments.kv_cache, "device": model.device, "kernels": kernels}
-    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
-    job = Job(model, template, inputs, options, dict(loading.items() - others.items()))
-    if str(out) == STANDARD:
-        done = write_answers(job, sys.stdout.buffer)
-    else:
-        done = answer_file(job, out, overwrite=arguments.overwrite)
-    count = f"{len(inputs)} answer{'s' * (len(inputs) != 1)}"
-    there = f", {done.before} of them from an earlier run" if done.before else ""
-    failed = f", {done.failed} with an error" if done.failed else ""
-    where = "standard output" if str(out) == STANDARD else out
-    print(f"{where} has {count}{there}{failed}", file=sys.stderr)
-    return 1 if done.failed else 0
 
 
 def _fields(given: list[str], template: Template) -> dict[str, str]:

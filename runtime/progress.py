@@ -21,20 +21,25 @@ class Progress:
 
     On a terminal it is a bar, which stays when the block ends and disappears when it raises. In a
     file or a pipe it is a line every 10 seconds, and none if the block takes less.
+
+    ``share``: where ``total`` is unknown (None), returns the share that is done, from 0 to 1, or 0
+    if that is unknown, too.
     """
 
     def __init__(
         self,
         label: str,
-        total: int,
+        total: int | None,
         *,
         unit: str,
+        share: Callable[[], float] | None = None,
         stream: TextIO | None = None,  # None: standard error
         clock: Callable[[], float] = time.perf_counter,  # seconds
     ) -> None:
         self._label = label
         self._total = total
         self._unit = unit
+        self._share = share
         stream = sys.stderr if stream is None else stream
         self._stream = stream
         self._is_terminal = stream is not None and stream.isatty()
@@ -77,12 +82,19 @@ class Progress:
         self._width = len(line)
 
     def _line(self, elapsed_s: float) -> str:
-        share = min(self._done / self._total, 1.0) if self._total else 1.0
+        if self._total is not None:
+            share = min(self._done / self._total, 1.0) if self._total else 1.0
+            count = f"{self._done:,} of {self._total:,} {self._unit}"
+        else:
+            share = self._share() if self._share is not None else 0.0
+            count = f"{self._done:,} {self._unit}"
         bar = f"[{'#' * int(BAR * share):-<{BAR}}]"
-        done = bar if self._is_terminal else f"{self._done:,} of {self._total:,} {self._unit}"
+        is_known = self._total is not None or share > 0
+        done = bar if self._is_terminal and is_known else count
         rate = self._done / elapsed_s if elapsed_s > 0 else 0.0
         digits = 0 if rate >= 10 else 1
-        line = f"{self._label} {done} {share:4.0%}  {rate:,.{digits}f} {self._unit}/s"
+        percent = f" {share:4.0%}" if is_known else ""
+        line = f"{self._label} {done}{percent}  {rate:,.{digits}f} {self._unit}/s"
         if not 0 < share < 1:
             return line
         return f"{line}  {clock_time(elapsed_s / share - elapsed_s)} left"

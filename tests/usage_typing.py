@@ -12,6 +12,7 @@ from typing import assert_type
 
 import numpy as np
 
+from edgeseq.batch import Predictor
 from edgeseq.runtime import (
     EdgeseqError,
     GenerationResult,
@@ -122,6 +123,13 @@ def process(tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 def steer(model: Model) -> list[GenerationResult]:
     return model.generate("Once", logits_processor=[process], regex="[a-z ]{1,20}")
+
+
+def predict_columns() -> list[str]:
+    predict = Predictor("my-bundle", "summarization", threads=1, max_new_tokens=20)
+    columns = predict({"text": ["A long text."]})
+    assert_type(columns, dict[str, list[str]])
+    return columns["output"]
 
 
 def catch(model: Model) -> list[GenerationResult]:

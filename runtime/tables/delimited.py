@@ -100,7 +100,7 @@ class Delimited:
         while True:
             end = line.find('"', start)
             if end < 0:
-                parts += [line[start:], "\n"]
+                parts += [line[start:], taken[-1].ending]
                 size += len(line) + 1
                 following = next(self._lines, None) if size < LONGEST_ROW else None
                 if following is None:

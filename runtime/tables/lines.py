@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from ..errors import PromptError
 
@@ -30,6 +30,7 @@ class Line(NamedTuple):
     number: int  # from 1
     text: str
     fault: str = ""
+    ending: str = "\n"  # its line break
 
 
 def check_file(path: Path) -> None:
@@ -37,21 +38,25 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise PromptError(f"There is no file {path}: give the path of an existing file.")
     if path.is_dir():
-        raise PromptError(f"{path} is a folder: give the path of a file.")
+        raise PromptError(f"{path} is a folder: give a file.")
 
 
 class Lines:
     """An iterator over the lines of a UTF-8 file, which end with LF or CR LF.
 
     A byte order mark is skipped. Raises ``PromptError`` for a file that is not text, and for a gzip
-    file that is damaged; a line that is not UTF-8 has a fault instead.
+    file that is damaged; a line that is not UTF-8 has a fault instead. ``stream``: is read instead
+    of the file, and stays open; ``path`` is its name in errors.
     """
 
-    def __init__(self, path: Path) -> None:
-        check_file(path)
+    def __init__(self, path: Path, stream: BinaryIO | None = None) -> None:
+        if stream is None:
+            check_file(path)
         self._path, self._number = path, 0
         self._back: deque[Line] = deque()
-        raw = path.open("rb")
+        self._size = 0 if stream is not None else path.stat().st_size
+        self._stream = stream
+        raw = path.open("rb") if stream is None else _buffered(stream)
         is_gzip = raw.peek(2)[:2] == GZIP
         self._file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if is_gzip else raw
         self._raw = raw
@@ -100,7 +105,7 @@ class Lines:
         except UnicodeDecodeError as error:
             fault = f"the line is not valid UTF-8 at byte {error.start + 1}"
             return Line(self._number, "", fault)
-        return Line(self._number, text)
+        return Line(self._number, text, ending="\r\n" if content.endswith(b"\r\n") else "\n")
 
     def _read(self) -> bytes:
         try:
@@ -112,10 +117,24 @@ class Lines:
         """Yield ``lines``, which were read before, once more."""
         self._back.extendleft(reversed(list(lines)))
 
+    def share(self) -> float:
+        """Return how much of the file is read, from 0 to 1; 0 if its size is unknown."""
+        return min(self._raw.tell() / self._size, 1.0) if self._size else 0.0
+
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        self._raw.close()
+        """Close the file, but not a stream that was given."""
+        if self._file is not self._raw:
+            self._file.close()
+        if self._stream is None:
+            self._raw.close()
+        elif self._stream is not self._raw:
+            self._raw.detach()
+
+
+def _buffered(stream: BinaryIO) -> io.BufferedReader:
+    if isinstance(stream, io.BufferedReader):
+        return stream
+    return io.BufferedReader(cast(io.RawIOBase, stream))
 
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)

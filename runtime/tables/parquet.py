@@ -35,6 +35,7 @@ class Parquet:
         except self._errors as error:
             raise self._unreadable(error) from error
         self.columns: Sequence[str] = self._file.schema_arrow.names
+        self._read = 0
 
     def _unreadable(self, error: Exception) -> PromptError:
         return PromptError(
@@ -48,10 +49,16 @@ class Parquet:
             for batch in self._file.iter_batches(BATCH, columns=columns):
                 for values in _objects(batch):
                     number += 1
+                    self._read = number
                     fault = "a value is not valid UTF-8" if values is None else ""
                     yield Row(number, NOTHING if values is None else values, fault)
         except self._errors as error:
             raise self._unreadable(error) from error
+
+    def share(self) -> float:
+        """Return how much of the file is read, from 0 to 1."""
+        count = self._file.metadata.num_rows
+        return self._read / count if count else 1.0
 
     def close(self) -> None:
         """Close the file."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import OptionError, PromptError, reason
 from .delimited import Delimited
@@ -41,9 +41,14 @@ class Table:
     """The rows of a file: an iterator, and a context manager that closes the file."""
 
     def __init__(
-        self, columns: Sequence[str] | None, rows: Iterator[Row], close: Callable[[], None]
+        self,
+        columns: Sequence[str] | None,
+        rows: Iterator[Row],
+        share: Callable[[], float],
+        close: Callable[[], None],
     ) -> None:
         self.columns = columns  # None: each row has columns of its own
+        self.share = share  # how much of the file is read, from 0 to 1; 0 if that is unknown
         self._rows, self._close = rows, close
 
     def __iter__(self) -> Iterator[Row]:
@@ -75,6 +80,7 @@ def open_table(
     format: str | None = None,
     columns: Sequence[str] | None = None,
     advice: str = "rename a column, or choose another one",
+    stream: BinaryIO | None = None,
 ) -> Table:
     """Return the rows of a file.
 
@@ -82,6 +88,8 @@ def open_table(
     caller uses. The file must have them; only in JSON Lines each row is looked at instead. In a
     plain text they are the names of what is between tabs. Without them a row of a plain text has
     the whole line as ``text``. ``advice``: the next step in the error for a missing column.
+    ``stream``: is read instead of the file, and stays open; ``path`` is its name in errors. Parquet
+    is not read from a stream.
 
     Raises ``PromptError`` for a file that is missing or cannot be read, ``MissingPackageError`` if
     the format needs a package. A row that cannot be read has a ``fault``.
@@ -90,28 +98,34 @@ def open_table(
         raise OptionError(f"format is {format!r:.60}; it must be one of {', '.join(FORMATS)}.")
     kind = format or format_of(path)
     with ExitStack() as stack:
-        found, rows = _opened(path, kind, columns, stack)
+        found, rows, share = _opened(path, kind, columns, stack, stream)
         for name in columns or () if found is not None else ():
             _check_column(path, name, found or (), advice)
-        return Table(found, rows, stack.pop_all().close)
+        return Table(found, rows, share, stack.pop_all().close)
 
 
 def _opened(
-    path: Path, kind: str, columns: Sequence[str] | None, stack: ExitStack
-) -> tuple[Sequence[str] | None, Iterator[Row]]:
-    """Return the columns and the rows of a file that ``stack`` closes."""
+    path: Path,
+    kind: str,
+    columns: Sequence[str] | None,
+    stack: ExitStack,
+    stream: BinaryIO | None,
+) -> tuple[Sequence[str] | None, Iterator[Row], Callable[[], float]]:
+    """Return the columns and the rows of a file that ``stack`` closes, and its ``share``."""
     if kind == "parquet":
+        if stream is not None:
+            raise PromptError(f"Parquet cannot be read from {path}: give a file.")
         parquet = stack.enter_context(closing(Parquet(path)))
         known = [name for name in columns or () if name in parquet.columns]
-        return parquet.columns, parquet.rows(known or None)
-    lines = stack.enter_context(closing(Lines(path)))
+        return parquet.columns, parquet.rows(known or None), parquet.share
+    lines = stack.enter_context(closing(Lines(path, stream)))
     if kind == "text":
         names = list(columns or [TEXT_COLUMN])
-        return names, _rows(lines, lambda line: _parts(line, names))
+        return names, _rows(lines, lambda line: _parts(line, names)), lines.share
     if kind == "jsonl":
-        return None, _rows(lines, _object)
+        return None, _rows(lines, _object), lines.share
     delimited = Delimited(path, lines, "," if kind == "csv" else "\t")
-    return delimited.columns, delimited.rows()
+    return delimited.columns, delimited.rows(), lines.share
 
 
 def _check_column(path: Path, name: str, found: Sequence[str], advice: str) -> None:
@@ -125,7 +139,7 @@ def _check_column(path: Path, name: str, found: Sequence[str], advice: str) -> N
 
 def _rows(lines: Lines, read: Callable[[str], Mapping[str, Any] | None]) -> Iterator[Row]:
     """Yield a row for each line of which ``read`` makes values and not None."""
-    for number, text, fault in lines:
+    for number, text, fault, _ in lines:
         if fault:
             yield Row(number, NOTHING, fault)
             continue

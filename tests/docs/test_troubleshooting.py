@@ -22,7 +22,7 @@ QUOTED = [
 def messages() -> list[str]:
     """Return all texts in the sources; the values in them are "…"."""
     found = []
-    for folder in ("cli", "export", "quantize", "runtime", "serving", "training"):
+    for folder in ("batch", "cli", "export", "quantize", "runtime", "serving", "training"):
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

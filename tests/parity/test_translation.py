@@ -241,8 +241,11 @@ def test_files_have_a_language_for_each_line(
     assert main(command) == 0
     assert "3 of them from an earlier run" in capsys.readouterr().err
     source.write_text(source.read_text("utf-8").replace("English", "Frensh"), encoding="utf-8")
-    assert main(command) == 1
-    assert "line 2: The model has no language 'Frensh': did you mean" in capsys.readouterr().err
+    assert "line 2, is not the answer" in failure(capsys, *command)
+    assert main([*command[:-1], str(tmp_path / "other.jsonl")]) == 1
+    [_, wrong, _] = (tmp_path / "other.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(wrong)["error"].startswith("The model has no language 'Frensh': did you mean")
+    capsys.readouterr()
     source.write_text(source.read_text("utf-8").replace("Frensh", "French"), encoding="utf-8")
     assert "line 2, is not the answer" in failure(capsys, *command)
 

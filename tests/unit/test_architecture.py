@@ -20,7 +20,7 @@ import pytest
 from tests.support.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("cli", "export", "quantize", "runtime", "serving", "training")
+PACKAGES = ("batch", "cli", "export", "quantize", "runtime", "serving", "training")
 
 # Which of the project's packages each may import, besides itself.
 MAY_IMPORT = {
@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "export": {"runtime"},
     "quantize": {"runtime"},
     "serving": {"runtime"},
+    "batch": {"runtime"},
     "training": {"runtime", "export", "quantize"},
-    "cli": {"runtime", "export", "quantize", "serving", "training"},
+    "cli": {"runtime", "batch", "export", "quantize", "serving", "training"},
 }
 # Which folders of `runtime` each may import, besides itself; its other modules are at the top.
 TOP = {"decoder", "errors", "results"}  # modules that know nothing of the folders
@@ -46,7 +47,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tables": {"errors"},
-    "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
+    "tasks": {"bundle", "request", "text", "translation", *TOP},
     "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
 SEARCH_SIDE = ("request", "logits", "decoding", "decoder", "prefix_cache", "results")
@@ -226,7 +227,14 @@ def test_every_folder_is_in_the_wheel() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["edgeseq.runtime", "edgeseq.cli", "edgeseq.serving", "edgeseq.training.template"]
+    "module",
+    [
+        "edgeseq.batch",
+        "edgeseq.runtime",
+        "edgeseq.cli",
+        "edgeseq.serving",
+        "edgeseq.training.template",
+    ],
 )
 def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"

@@ -44,6 +44,28 @@ def test_the_bar_shows_share_speed_and_time_left(terminal: Terminal) -> None:
     assert last.endswith("\n")
 
 
+def test_a_share_stands_for_an_unknown_total(terminal: Terminal) -> None:
+    clock, shares = Clock(), iter([0.5, 1.0])
+    with Progress(
+        "running", None, unit="rows", share=lambda: next(shares), stream=terminal, clock=clock
+    ) as progress:
+        clock.now_s += 1
+        progress(30)
+        assert terminal.getvalue() == (
+            "\rrunning [############------------]  50%  30 rows/s  0:01 left"
+        )
+
+
+def test_a_count_stands_for_an_unknown_share(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress(
+        "running", None, unit="rows", share=lambda: 0.0, stream=terminal, clock=clock
+    ) as progress:
+        clock.now_s += 1
+        progress(30)
+        assert terminal.getvalue() == "\rrunning 30 rows  30 rows/s"
+
+
 def test_the_bar_is_drawn_ten_times_a_second_at_most(terminal: Terminal) -> None:
     clock = Clock()
     with Progress("reading", 1000, unit="tokens", stream=terminal, clock=clock) as progress:

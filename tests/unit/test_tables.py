@@ -139,6 +139,35 @@ def test_lines_of_a_plain_text(write: Write) -> None:
 # Delimited values
 
 
+def test_line_breaks_in_quotes_are_kept(write: Write) -> None:
+    path = write("a.csv", 'a,b\r\n"x\r\ny\nz\rw",1\r\n')
+    assert values(path) == [{"a": "x\r\ny\nz\rw", "b": "1"}]
+
+
+def test_a_stream_is_read_instead_of_a_file(write: Write) -> None:
+    path = write("a.csv.gz", gzip.compress(b"a,b\n1,2\n"))
+    for stream in (path.open("rb"), io.BytesIO(path.read_bytes())):
+        with stream:
+            assert values(Path("standard input"), stream=stream, format="csv") == [
+                {"a": "1", "b": "2"}
+            ]
+            assert not stream.closed
+    with pytest.raises(PromptError, match="Parquet cannot be read from standard input"):
+        open_table(Path("standard input"), format="parquet", stream=io.BytesIO())
+
+
+def test_a_table_knows_how_much_is_read(tmp_path: Path, write: Write) -> None:
+    text = write("a.txt", "line\n" * 100_000)
+    columns = parquet(tmp_path / "a.parquet", {"a": list(range(4096))})
+    for path in (text, columns):
+        with open_table(path) as table:
+            shares = [table.share() for _ in table]
+            assert 0 < shares[0] < 0.3 < shares[len(shares) // 2] < 0.7
+            assert shares[-1] == 1
+    with open_table(Path("-"), stream=io.BytesIO(b"a\nb\n")) as table:
+        assert [table.share() for _ in table] == [0, 0]
+
+
 def test_values_in_quotes(write: Write) -> None:
     path = write("a.csv", 'a,b\n"x ""y"", z","1\n\n2"\n5" disk,""\n,\n"",""\n')
     assert [(row.line, *row.values.values()) for row in rows(path)] == [

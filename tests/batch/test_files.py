@@ -1,4 +1,4 @@
-"""Tasks on the lines of a file: after an interruption, no answer is lost or made twice."""
+"""Tasks on the rows of a file: after an interruption, no answer is lost or made twice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from edgeseq.batch import answering, files
+from edgeseq.batch.answering import Answering
+from edgeseq.batch.columns import Columns
+from edgeseq.batch.files import answer_file, in_this_process
+from edgeseq.batch.forms import form_of
+from edgeseq.batch.job import Job
+from edgeseq.batch.source import source_of
 from edgeseq.cli.command_line import main
-from edgeseq.runtime import EdgeseqError, Model, OptionError, PromptError
-from edgeseq.runtime.concurrency.file_lock import lock
-from edgeseq.runtime.tasks import files
-from edgeseq.runtime.tasks.files import Job, answer_file, read_inputs
-from edgeseq.runtime.tasks.templates import read_template
+from edgeseq.runtime import EdgeseqError, Model, OptionError
+from edgeseq.runtime.concurrency.file_lock import lock_file
+from edgeseq.runtime.tasks.templates import Template, read_template
 from tests.support.commands import Captured, failure, process, succeed, wrong_usage
 
 TASK = "closed-book-question-answering"
@@ -35,12 +40,20 @@ def answers(path: Path) -> list[dict[str, Any]]:
 
 
 def answer(
-    model: Model, source: Path, out: Path, options: dict[str, Any] | None = None, **more: Any
+    model: Model,
+    source: Path,
+    out: Path,
+    options: dict[str, Any] | None = None,
+    template: Template | None = None,
+    **more: Any,
 ) -> int:
-    template = read_template(TASK)
+    template = template or read_template(TASK)
     loading = {} if model.kernels == "stock" else {"kernels": "native"}
-    job = Job(model, template, read_inputs(source, template), options or {}, loading)
-    return answer_file(job, out, **more).before
+    columns = Columns(template)
+    job = Job(model.bundle.manifest, template, columns, options or {}, loading)
+    answers = in_this_process(Answering(model, template, options or {}))
+    read = source_of(source, columns)
+    return answer_file(job, read, answers, out, form_of(out), **more).before
 
 
 @pytest.fixture
@@ -70,18 +83,18 @@ def test_a_run_cut_off_anywhere_is_continued(
 def test_an_interruption_in_the_middle(
     demo_t5: Model, source: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_all, calls = files.run_all, []
+    run_all, calls = answering.run_all, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments[2])
-        if len(calls) == 3:
+        if len(calls) == 4:  # the first call has no inputs
             raise KeyboardInterrupt
         return run_all(*arguments)
 
     monkeypatch.setattr(files, "WINDOW", 3)
-    monkeypatch.setattr(files, "run_all", interrupted)
+    monkeypatch.setattr(answering, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
-    with pytest.raises(KeyboardInterrupt, match=r"out.jsonl has 6 of 10 answers: .* to continue\."):
+    with pytest.raises(KeyboardInterrupt, match=r"out.jsonl has 6 answers: .* to continue\."):
         answer(demo_t5, source, out)
     assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:6])
     assert answer(demo_t5, source, out) == 6
@@ -99,16 +112,16 @@ def test_ctrl_c_says_what_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:
-    run_all, calls = files.run_all, []
+    run_all, calls = answering.run_all, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) > kept:
+        if len(calls) > kept + 1:  # the first call has no inputs
             raise KeyboardInterrupt
         return run_all(*arguments)
 
     monkeypatch.setattr(files, "WINDOW", 1)
-    monkeypatch.setattr(files, "run_all", interrupted)
+    monkeypatch.setattr(answering, "run_all", interrupted)
     out = tmp_path / "out.jsonl"
     before = whole if old is None else old
     out.write_bytes(before)
@@ -117,8 +130,8 @@ def test_ctrl_c_says_what_is_kept(
     *_, message = capsys.readouterr().err.splitlines()
     if kept:
         assert message == (
-            f"edgeseq: {out} has {kept} of 10 answers: run the same command again without "
-            "--overwrite to continue."
+            f"edgeseq: {out} has {kept} answer{'s' * (kept != 1)}: run the same command again "
+            "without --overwrite to continue."
         )
         assert len(answers(out)) == kept
     else:
@@ -144,7 +157,10 @@ def test_other_files_are_left_alone(
     out.write_bytes(content)
     with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
         answer(demo_t5, source, out)
+    with pytest.raises(OptionError, match="line 1, is not the answer to line 1"):
+        answer(demo_t5, source, out, retry_errors=True)
     assert out.read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "out.jsonl"}
     answer(demo_t5, source, out, overwrite=True)
     assert len(answers(out)) == len(LINES)
 
@@ -190,13 +206,13 @@ def test_answers_of_another_model_or_by_other_options_are_left_alone(
     forms = {kind: replace(form, prompt=form.prompt + "?") for kind, form in template.forms.items()}
     changed = replace(template, forms=forms)
     with pytest.raises(OptionError, match="by this model, template and options"):
-        answer_file(Job(demo_t5, changed, read_inputs(source, changed), {}), out)
+        answer(demo_t5, source, out, template=changed)
     for other, form in (
         (demo_t5, replace(template, defaults={"question": "?"})),
         (demo_t5.with_defaults({**demo_t5.bundle.manifest.generation, "num_beams": 2}), template),
     ):
         with pytest.raises(OptionError, match="by this model, template and options"):
-            answer_file(Job(other, form, read_inputs(source, form), {}), out)
+            answer(other, source, out, template=form)
     assert out.read_bytes() == there
     assert answer(demo_t5, source, out) == 3
     assert out.read_bytes() == whole
@@ -204,11 +220,12 @@ def test_answers_of_another_model_or_by_other_options_are_left_alone(
 
 def test_one_writer_at_a_time(demo_t5: Model, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    with out.open("ab") as file:
-        lock(file, out)
-        with pytest.raises(EdgeseqError, match="Another run is writing"):
-            answer(demo_t5, source, out)
-    assert out.read_bytes() == b""
+    with (
+        lock_file(tmp_path / ".out.jsonl.lock", out),
+        pytest.raises(EdgeseqError, match="Another run is writing"),
+    ):
+        answer(demo_t5, source, out)
+    assert not out.exists()
     assert answer(demo_t5, source, out) == 0
 
 
@@ -248,31 +265,6 @@ def test_an_input_that_cannot_be_served_has_an_error(tmp_path: Path, capsys: Cap
         assert [one["line"] for one in found] == [1, 2, 3, 4]
         assert ["output" in one for one in found] == [True, True, False, True]
         assert found[2]["error"].startswith("The prompt has 1026 tokens")
-
-
-def test_inputs_may_be_one_json_object_a_line(tmp_path: Path) -> None:
-    template = read_template("open-book-question-answering")
-    source = tmp_path / "lines.jsonl"
-    source.write_text('{"question": "Who?", "context": "He."}\r\n{"question": "A", "context": ""}')
-    assert read_inputs(source, template) == [
-        {"question": "Who?", "context": "He."},
-        {"question": "A", "context": ""},
-    ]
-    source.write_bytes('\ufeff{"question": "Who?", "context": "He."}\n'.encode())
-    assert read_inputs(source, template) == [{"question": "Who?", "context": "He."}]
-    for line, message in (
-        ("3", "line 1 is not a JSON object: write an object with question, context"),
-        ("{", "line 1 is not valid JSON"),
-        ("\n", "line 1 is not valid JSON"),
-        ("[" * 100_000, "line 1 is not valid JSON"),
-        ('{"text": "a"}', "line 1 has 'text'; fields are"),
-    ):
-        source.write_text(line)
-        with pytest.raises(PromptError, match=message):
-            read_inputs(source, template)
-    source.write_bytes(b"\xff")
-    with pytest.raises(PromptError, match="UTF-8"):
-        read_inputs(source, template)
 
 
 # The commands
@@ -329,8 +321,12 @@ def test_run_a_text(demo_t5: Model, capsys: Captured, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--input", "x.txt"],
         ["--output", "x.jsonl"],
+        ["--text-column", "a", "text"],
+        ["--input", "x.txt", "--overwrite"],
+        ["--input", "x.txt", "--output", "-", "--retry-errors"],
+        ["--input", "x.txt", "--output-format", "csv"],
+        ["--input", "x.txt", "--output", "y.csv", "--retry-errors", "--overwrite"],
         ["--overwrite", "text"],
         ["--input", "x.txt", "--output", "y.jsonl", "text"],
         ["--input", "x.txt", "--output", "y.jsonl", "--json"],
