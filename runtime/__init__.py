@@ -68,9 +68,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # late: it searches all installed packages
-
-        value: object = version("edgeseq")
+        value: object = _version()
         globals()[name] = value
         return value
     if name not in __all__:
@@ -78,6 +76,15 @@ def __getattr__(name: str) -> object:
     module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
     value = globals()[name] = getattr(module, name)
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # late: it searches all packages
+
+    try:
+        return version("edgeseq")
+    except PackageNotFoundError:  # a frozen app without the package's metadata
+        return "unknown"
 
 
 def __dir__() -> list[str]:

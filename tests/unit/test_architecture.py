@@ -42,6 +42,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "native": {"errors"},
     "ort": {"bundle", "concurrency", "native", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
+    "freezing": set(),
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
@@ -58,6 +59,7 @@ RUNTIME_PACKAGES = {
     "huggingface_hub",
     "llguidance",
     "psutil",
+    "PyInstaller",  # in hooks, which PyInstaller runs
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 
