@@ -41,6 +41,7 @@ COMMANDS = {
     "export": Command("export", "turn a Hugging Face checkpoint into a bundle"),
     "quantize": Command("quantize", "quantize a bundle to fewer bits"),
     "info": Command("info", "show a bundle's manifest"),
+    "doctor": Command("doctor", "describe this installation and try it, for a bug report"),
     "bench": Command("bench", "measure speed and memory of bundles"),
     "eval": Command("evaluate", "measure how well a bundle predicts a text"),
 }

@@ -331,7 +331,7 @@ class Model:
             >>> ids = model.tokenizer.encode("Once upon a time,")
             >>> events = model.stream_ids([ids], max_new_tokens=2, do_sample=False)
             >>> [(event.token_ids, event.text, event.finish_reason) for event in events]
-            [((355,), ' there', None), ((292,), ' was', 'length')]
+            [((438,), ' there', None), ((308,), ' was', 'length')]
         """
         began = time.perf_counter()
         lists = id_lists(prompts, "stream_ids")
