@@ -48,8 +48,8 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from error
 
 
-TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number}
-METAVARS: dict[Any, str] = {int: "N", float: "X"}
+TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number, str: str}
+METAVARS: dict[Any, str | None] = {int: "N", float: "X", str: None}
 
 
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
@@ -64,6 +64,7 @@ def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
             f"--{name.replace('_', '-')}",
             type=TYPES[flag.type],
             metavar=METAVARS[flag.type],
+            choices=flag.choices,
             help=text,
         )
 
@@ -149,6 +150,12 @@ def say_device(model: Model, asked: str) -> None:
     """Print to standard error which device ``auto`` chose, and why."""
     if asked == AUTO:
         print(f"computing on {model.device}: {model.device_reason}", file=sys.stderr)
+
+
+def say_truncated(count: int) -> None:
+    """Print to standard error how many tokens of the prompt ``--truncation`` cut off, if any."""
+    if count:
+        print(f"The prompt was too long: {count} of its tokens were cut off.", file=sys.stderr)
 
 
 def say_reading(stream: TextIO | None) -> None:

@@ -22,6 +22,7 @@ from .flags import (
     machine_of,
     read_prompt,
     say_device,
+    say_truncated,
 )
 
 if TYPE_CHECKING:
@@ -149,10 +150,13 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         for result in model.generate(prompt, **options):
             print(json.dumps({"prompt": prompt, **asdict(result)}))
-    elif "choices" in options or options.get("num_return_sequences", 1) > 1:
-        _print_several(model.generate(prompt, **options))
+        return 0
+    if "choices" in options or options.get("num_return_sequences", 1) > 1:
+        results = model.generate(prompt, **options)
+        _print_several(results)
     else:
-        _stream(model, prompt, options)
+        results = [_stream(model, prompt, options)]
+    say_truncated(results[0].truncated_tokens)
     return 0
 
 
@@ -177,11 +181,14 @@ def _read_text(path: Path) -> str:
         raise OptionError(f"{path} is not text in UTF-8 ({reason(error)}).") from error
 
 
-def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    """Print each piece of the generated text as soon as it is certain."""
-    for piece in model.stream(prompt, **options):
+def _stream(model: Model, prompt: str, options: dict[str, Any]) -> GenerationResult:
+    """Print each piece of the generated text as soon as it is certain; return the result."""
+    stream = model.stream(prompt, **options)
+    for piece in stream:
         print(piece, end="", flush=True)
     print()
+    assert stream.result is not None
+    return stream.result
 
 
 def _print_several(results: Sequence[GenerationResult]) -> None:

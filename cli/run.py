@@ -18,6 +18,7 @@ from .flags import (
     read_prompt,
     say_device,
     say_reading,
+    say_truncated,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
-    _print(run_all(model, template, [fields], options)[0], arguments.json)
+    [result] = run_all(model, template, [fields], options)
+    _print(result, arguments.json)
+    say_truncated(result.generation.truncated_tokens)
     return 0
 
 

@@ -25,13 +25,22 @@ if TYPE_CHECKING:
     from .model import Model
     from .pipelines.pipeline import pipeline
     from .request.options import GenerationOptions
-    from .results import ChoiceProbability, GenerationResult, Score, StreamEvent, Timings
+    from .results import (
+        AsyncTextStream,
+        ChoiceProbability,
+        GenerationResult,
+        Score,
+        StreamEvent,
+        TextStream,
+        Timings,
+    )
     from .session import Session
     from .tasks.runs import TaskResult
 
     __version__: str
 
 __all__ = [
+    "AsyncTextStream",
     "BundleError",
     "ChoiceProbability",
     "DeviceError",
@@ -46,12 +55,14 @@ __all__ = [
     "Session",
     "StreamEvent",
     "TaskResult",
+    "TextStream",
     "Timings",
     "load",
     "pipeline",
 ]
 
 _MODULES = {
+    "AsyncTextStream": "results",
     "ChoiceProbability": "results",
     "GenerationOptions": "request.options",
     "GenerationResult": "results",
@@ -60,6 +71,7 @@ _MODULES = {
     "Session": "session",
     "StreamEvent": "results",
     "TaskResult": "tasks.runs",
+    "TextStream": "results",
     "Timings": "results",
     "load": "loading",
     "pipeline": "pipelines.pipeline",

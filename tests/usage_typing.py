@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import assert_type
 
 import numpy as np
 
 from edgeseq.runtime import (
+    AsyncTextStream,
     EdgeseqError,
     GenerationResult,
     Model,
     OptionError,
+    TextStream,
     Timings,
     load,
     pipeline,
@@ -55,13 +56,13 @@ def generate_after_a_start(model: Model) -> list[GenerationResult]:
 
 def stream(model: Model) -> str:
     pieces = model.stream("Once upon a time,", max_new_tokens=20)
-    assert_type(pieces, Iterator[str])
+    assert_type(pieces, TextStream)
     return "".join(pieces)
 
 
 async def astream(model: Model) -> str:
     pieces = model.astream("Once upon a time,", max_new_tokens=20)
-    assert_type(pieces, AsyncIterator[str])
+    assert_type(pieces, AsyncTextStream)
     return "".join([piece async for piece in pieces])
 
 

@@ -102,6 +102,8 @@ class Job:
                 answer: dict[str, Any] = {"output": found.text}
                 if found.probabilities is not None:
                     answer |= {"probabilities": found.probabilities}
+                if found.generation.truncated_tokens:
+                    answer |= {"truncated_tokens": found.generation.truncated_tokens}
                 yield self._line(number, answer) + b"\n", True
 
     def _answers(self, window: Sequence[Input]) -> Iterator[TaskResult | PromptError]:

@@ -40,6 +40,7 @@ RESULT_FIELDS = {
     "finish_reason",
     "prompt_tokens",
     "generated_tokens",
+    "truncated_tokens",
     "timings",
     "prompt_index",
     "sequence_score",
