@@ -12,6 +12,7 @@ from ..runtime.bundle.demo_bundles import DEMOS
 from ..runtime.errors import OptionError, PromptError
 from ..runtime.ort.devices import AUTO
 from ..runtime.request.options import OPTION_TRAITS
+from ..runtime.text.input_lines import without_mark
 
 if TYPE_CHECKING:
     from ..runtime.model import Model
@@ -166,12 +167,12 @@ def say_reading(stream: TextIO | None) -> None:
 
 
 def read_prompt(stream: TextIO | None) -> str:
-    """Return all of standard input, without the line break at its end."""
+    """Return all of standard input, without a byte order mark and the line break at its end."""
     if stream is None:
         raise PromptError("There is no standard input: give the prompt as an argument.")
     say_reading(stream)
     try:
-        text = stream.read().removesuffix("\n").removesuffix("\r")
+        text = without_mark(stream.read()).removesuffix("\n").removesuffix("\r")
         text.encode()  # raises for surrogates, which stand for bytes that are not UTF-8
     except UnicodeError as error:
         raise PromptError("Standard input is not text in UTF-8.") from error

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import OptionError
+from ..runtime.errors import OptionError, PromptError
+from ..runtime.text.input_lines import without_mark
 from .flags import (
     FLAGS,
     add_model,
@@ -49,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "task", metavar="TASK", help="name of a task, or path of a template (.toml)"
     )
     text = parser.add_argument(
-        "text", metavar="TEXT", help="the text; from standard input if absent or -"
+        "text",
+        type=without_mark,
+        metavar="TEXT",
+        help="the text; from standard input if absent or -",
     )
     text.required = False  # nargs="?" would not allow options between the two arguments
     add_model(parser)
@@ -104,6 +108,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
+        if not fields[first]:
+            raise PromptError(f"The text is empty: give one, or --field {first}= for an empty one.")
     [result] = run_all(model, template, [fields], options)
     _print(result, arguments.json)
     say_truncated(result.generation.truncated_tokens)
@@ -170,7 +176,7 @@ def _fields(given: list[str], template: Template) -> dict[str, str]:
             )
         if name in fields:
             raise OptionError(f"--field {name} is given twice.")
-        fields[name] = text
+        fields[name] = without_mark(text)
     return fields
 
 

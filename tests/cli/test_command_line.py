@@ -142,7 +142,23 @@ def test_only_the_inputs_last_line_break_is_removed(
 
 
 @pytest.mark.parametrize("arguments", [[""], []])
-def test_an_empty_prompt_starts_a_text(
+@pytest.mark.parametrize("given", [b"", b"\n", b"\xef\xbb\xbf"])
+def test_an_empty_prompt_is_refused(
+    bundle: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    given: bytes,
+) -> None:
+    give_input(monkeypatch, given)
+    message = failure(capsys, "generate", "-b", bundle, *arguments)
+    assert "--allow-empty-prompt" in message
+    give_input(monkeypatch, given)
+    assert "text is empty" in failure(capsys, "run", "completion", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[""], []])
+def test_an_empty_prompt_starts_a_text_if_asked_for(
     generate: Callable[..., str],
     model: Model,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,7 +166,8 @@ def test_an_empty_prompt_starts_a_text(
 ) -> None:
     give_input(monkeypatch, b"")
     expected = model.generate_ids([[0]], max_new_tokens=9)[0].text
-    assert generate(*arguments, "--max-new-tokens", "9") == expected + "\n"
+    options = ("--allow-empty-prompt", "--max-new-tokens", "9")
+    assert generate(*arguments, *options) == expected + "\n"
 
 
 @pytest.mark.parametrize(
