@@ -323,7 +323,8 @@ def _check_results(engine: Engine, manifest: Manifest, folder: Path) -> None:
     try:
         found = _trial(engine)
     except DeviceError as error:
-        why = reason(error.__cause__ or error)
+        cause = error.__cause__
+        why = reason(cause if isinstance(cause, Exception) else error)
         raise DeviceError(
             f"The device {engine.device!r} cannot run this bundle ({why}): use 'cpu', or another "
             "version of the execution provider."

@@ -661,6 +661,21 @@ def test_ctrl_c(long_bundle: Path) -> None:
     assert errors.strip() == b""
 
 
+def test_an_error_that_ctrl_c_became(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of numpy that is interrupted raises an ImportError."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("PyCapsule_Import could not import module") from None
+
+    monkeypatch.setattr("edgeseq.runtime.loading.load", interrupted)
+    assert main(["generate", "a"]) == 130
+    assert capsys.readouterr().err.strip() == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize(
     ("blocked", "arguments", "extra"),
     [
