@@ -55,6 +55,7 @@ def main() -> None:
         expected = [version("edgeseq"), *EXPECTED]
         if [line.strip() for line in lines[: len(expected)]] != expected or lines[-1] != last:
             sys.exit(f"the frozen app printed {lines} for {arguments}")
+    run_app(folder, ["doctor"])  # the status is 1 if the demo does not work
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     size = sum(path.stat().st_size for path in files)
     print(f"  the frozen app runs; its folder has {size / 1e6:.1f} MB")
