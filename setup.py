@@ -59,6 +59,15 @@ class Wheel(bdist_wheel):
         _, _, tag = super().get_tag()
         return "py3", "none", tag
 
+    def write_wheelfile(self, *arguments: Any, **settings: Any) -> None:
+        """Write the last file before the archive is made, and set equal permissions of all.
+
+        They would depend on the user's umask, and two builds would differ.
+        """
+        super().write_wheelfile(*arguments, **settings)
+        for path in Path(self.bdist_dir).rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
 
 kernels = Extension(
     "edgeseq.runtime.native.edgeseq_kernels",

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def main() -> None:
         check_packages,
         check_import,
         check_version,
+        check_licences,
         check_kernels,
         check_generate,
         check_encoder_decoder,
@@ -77,6 +78,13 @@ def check_version() -> None:
     """`edgeseq --version` prints the version."""
     done = run(COMMAND, "--version")
     expect(done.returncode == 0 and version("edgeseq") in done.stdout, str(done))
+
+
+def check_licences() -> None:
+    """The wheel holds the licences of all that is in it."""
+    files = distribution("edgeseq").files or []
+    names = {file.name for file in files if "licenses" in file.parts}
+    expect(names == {"LICENSE", "NOTICE"}, f"licences: {names}")
 
 
 def check_generate() -> None:

@@ -20,6 +20,7 @@ class Answer(NamedTuple):
     text: str
     probabilities: Mapping[str, float] | None = None  # only with labels
     error: str | None = None
+    truncated_tokens: int = 0
 
 
 class Answering:
@@ -80,4 +81,5 @@ class Answering:
             yield from self._answers(inputs[half:])
             return
         for result in found:
-            yield Answer(result.text, result.probabilities)
+            truncated = result.generation.truncated_tokens
+            yield Answer(result.text, result.probabilities, truncated_tokens=truncated)

@@ -12,7 +12,8 @@ from ..runtime.tasks.templates import Template
 
 LINE, TASK, RUN, INPUT = "line", "task", "run", "input"  # columns that precede the answer
 OUTPUT, PROBABILITIES, ERROR = "output", "probabilities", "error"
-ALWAYS = (LINE, TASK, RUN, INPUT, PROBABILITIES, ERROR)  # names that an input column cannot keep
+TRUNCATED = "truncated_tokens"
+ALWAYS = (LINE, TASK, RUN, INPUT, PROBABILITIES, TRUNCATED, ERROR)  # no input column can keep these
 WITH_FLAGS = ("name the column with --text-column", "add it, or give --field FIELD=TEXT")
 PREFIX = "input_"  # is put before the name of such a column
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..runtime.errors import OptionError
 from ..runtime.tables.table import SUFFIXES
-from .columns import ERROR, INPUT, LINE, PROBABILITIES, RUN, TASK
+from .columns import ERROR, INPUT, LINE, PROBABILITIES, RUN, TASK, TRUNCATED
 from .job import Job
 
 
@@ -37,7 +37,7 @@ def form_of(out: Path, format: str | None = None) -> Form:
 
 def flat_row(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the input's columns of an answer, of which ``entry`` is the parsed JSON."""
-    own = {LINE, TASK, RUN, INPUT, job.columns.output, PROBABILITIES, ERROR}
+    own = {LINE, TASK, RUN, INPUT, job.columns.output, PROBABILITIES, TRUNCATED, ERROR}
     others = {name: value for name, value in entry.items() if name not in own}
     return job.columns.flat(entry[INPUT], others)
 

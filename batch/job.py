@@ -21,7 +21,7 @@ from ..runtime.bundle.manifest import Manifest
 from ..runtime.tables.row import Row
 from ..runtime.tasks.templates import Template
 from .answering import Answer
-from .columns import ERROR, INPUT, LINE, PROBABILITIES, RUN, TASK, Columns
+from .columns import ERROR, INPUT, LINE, PROBABILITIES, RUN, TASK, TRUNCATED, Columns
 from .values import is_missing, plain
 
 
@@ -81,6 +81,8 @@ class Job:
         line = item.begin + self._answer + encoded(answer.text)
         if answer.probabilities is not None:
             line += b", " + encoded(PROBABILITIES) + b": " + encoded(dict(answer.probabilities))
+        if answer.truncated_tokens:
+            line += b", " + encoded(TRUNCATED) + b": " + encoded(answer.truncated_tokens)
         return line + b"}\n"
 
     def is_answer(self, line: bytes, item: Item) -> bool:

@@ -117,7 +117,7 @@ async def measure_requests(model: Model) -> dict[str, Any]:
             return
         left = draw.randrange(TOKENS) if number % 5 == 1 else TOKENS
         options = {**OPTIONS, "max_new_tokens": TOKENS}
-        async with aclosing(model.astream(prompt, **options)) as pieces:  # type: ignore[type-var]
+        async with aclosing(model.astream(prompt, **options)) as pieces:
             count = 0
             async for _ in pieces:
                 if (count := count + 1) > left:

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from ..runtime.errors import EdgeseqError, nearest, reason
@@ -42,6 +46,7 @@ COMMANDS = {
     "export": Command("export", "turn a Hugging Face checkpoint into a bundle"),
     "quantize": Command("quantize", "quantize a bundle to fewer bits"),
     "info": Command("info", "show a bundle's manifest"),
+    "doctor": Command("doctor", "describe this installation and try it, for a bug report"),
     "bench": Command("bench", "measure speed and memory of bundles"),
     "eval": Command("evaluate", "measure how well a bundle predicts a text"),
 }
@@ -54,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
-            parsed = _parser(given).parse_args(given)
-            status: int = parsed.run(parsed)
+            with _raising_interrupts():
+                parsed = _parser(given).parse_args(given)
+                status: int = parsed.run(parsed)
         finally:
             print(end="", flush=True)  # flush here: a closed pipe must raise now, not at exit
     except BrokenPipeError:
@@ -74,6 +80,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"edgeseq: {_sentence(error)}", file=sys.stderr)
         return 1
     return status
+
+
+@contextmanager
+def _raising_interrupts() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` in place of an error that Ctrl-C caused.
+
+    C code that is interrupted may raise another error: an import of numpy, for example, raises
+    ``ImportError``.
+    """
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    takes_signals = is_default and threading.current_thread() is threading.main_thread()
+    if takes_signals:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if interrupts:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if takes_signals:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _sentence(error: OSError) -> str:

@@ -12,6 +12,7 @@ from ..runtime.bundle.demo_bundles import DEMOS
 from ..runtime.errors import OptionError, PromptError
 from ..runtime.ort.devices import AUTO
 from ..runtime.request.options import OPTION_TRAITS
+from ..runtime.text.input_lines import without_mark
 
 if TYPE_CHECKING:
     from ..batch.workers import Ready
@@ -49,8 +50,8 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number") from error
 
 
-TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number}
-METAVARS: dict[Any, str] = {int: "N", float: "X"}
+TYPES: dict[Any, Callable[[str], Any]] = {int: integer, float: number, str: str}
+METAVARS: dict[Any, str | None] = {int: "N", float: "X", str: None}
 
 
 def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
@@ -65,6 +66,7 @@ def add_options(parser: Any, names: Iterable[str], **helps: str) -> None:
             f"--{name.replace('_', '-')}",
             type=TYPES[flag.type],
             metavar=METAVARS[flag.type],
+            choices=flag.choices,
             help=text,
         )
 
@@ -152,6 +154,12 @@ def say_device(model: Model | Ready, asked: str) -> None:
         print(f"computing on {model.device}: {model.device_reason}", file=sys.stderr)
 
 
+def say_truncated(count: int) -> None:
+    """Print to standard error how many tokens of the prompt ``--truncation`` cut off, if any."""
+    if count:
+        print(f"The prompt was too long: {count} of its tokens were cut off.", file=sys.stderr)
+
+
 def say_reading(stream: TextIO | None) -> None:
     """Tell a user at a terminal that the program waits for their input."""
     if stream is not None and stream.isatty():
@@ -160,12 +168,12 @@ def say_reading(stream: TextIO | None) -> None:
 
 
 def read_prompt(stream: TextIO | None) -> str:
-    """Return all of standard input, without the line break at its end."""
+    """Return all of standard input, without a byte order mark and the line break at its end."""
     if stream is None:
         raise PromptError("There is no standard input: give the prompt as an argument.")
     say_reading(stream)
     try:
-        text = stream.read().removesuffix("\n").removesuffix("\r")
+        text = without_mark(stream.read()).removesuffix("\n").removesuffix("\r")
         text.encode()  # raises for surrogates, which stand for bytes that are not UTF-8
     except UnicodeError as error:
         raise PromptError("Standard input is not text in UTF-8.") from error

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.errors import OptionError, reason
+from ..runtime.errors import OptionError, PromptError, reason
+from ..runtime.text.input_lines import without_mark
 from .flags import (
     FLAGS,
     NEW_TOKENS,
@@ -22,6 +23,7 @@ from .flags import (
     machine_of,
     read_prompt,
     say_device,
+    say_truncated,
 )
 
 if TYPE_CHECKING:
@@ -56,9 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = GENERATE_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="the text; from standard input if absent or -"
+        "prompt",
+        nargs="?",
+        type=without_mark,
+        metavar="PROMPT",
+        help="the text; from standard input if absent or -",
     )
     add_model(parser)
+    parser.add_argument(
+        "--allow-empty-prompt",
+        action="store_true",
+        help="start from nothing if the prompt is empty (a GPT-2 starts from its first token)",
+    )
     parser.add_argument(
         "--source-language",
         metavar="NAME",
@@ -146,13 +157,20 @@ def _generate(arguments: argparse.Namespace) -> int:
     if prompt is None or prompt == "-":
         model.generate([], **options)  # a bad value is an error before the prompt is read
         prompt = read_prompt(sys.stdin)
+    if not prompt and not arguments.allow_empty_prompt:
+        raise PromptError(
+            "The prompt is empty: give a text, or --allow-empty-prompt to start from nothing."
+        )
     if arguments.json:
         for result in model.generate(prompt, **options):
             print(json.dumps({"prompt": prompt, **asdict(result)}))
-    elif "choices" in options or options.get("num_return_sequences", 1) > 1:
-        _print_several(model.generate(prompt, **options))
+        return 0
+    if "choices" in options or options.get("num_return_sequences", 1) > 1:
+        results = model.generate(prompt, **options)
+        _print_several(results)
     else:
-        _stream(model, prompt, options)
+        results = [_stream(model, prompt, options)]
+    say_truncated(results[0].truncated_tokens)
     return 0
 
 
@@ -172,16 +190,19 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeError as error:
         raise OptionError(f"{path} is not text in UTF-8 ({reason(error)}).") from error
 
 
-def _stream(model: Model, prompt: str, options: dict[str, Any]) -> None:
-    """Print each piece of the generated text as soon as it is certain."""
-    for piece in model.stream(prompt, **options):
+def _stream(model: Model, prompt: str, options: dict[str, Any]) -> GenerationResult:
+    """Print each piece of the generated text as soon as it is certain; return the result."""
+    stream = model.stream(prompt, **options)
+    for piece in stream:
         print(piece, end="", flush=True)
     print()
+    assert stream.result is not None
+    return stream.result
 
 
 def _print_several(results: Sequence[GenerationResult]) -> None:

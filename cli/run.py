@@ -7,7 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from ..runtime.errors import OptionError
+from ..runtime.errors import OptionError, PromptError
+from ..runtime.text.input_lines import without_mark
 from .file_run import add_files, answer_rows, check_usage
 from .flags import (
     FLAGS,
@@ -17,6 +18,7 @@ from .flags import (
     machine_of,
     read_prompt,
     say_device,
+    say_truncated,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "task", metavar="TASK", help="name of a task, or path of a template (.toml)"
     )
     text = parser.add_argument(
-        "text", metavar="TEXT", help="the text; from standard input if absent or -"
+        "text",
+        type=without_mark,
+        metavar="TEXT",
+        help="the text; from standard input if absent or -",
     )
     text.required = False  # nargs="?" would not allow options between the two arguments
     add_model(parser)
@@ -86,7 +91,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if first not in fields and (arguments.text is not None or first not in template.defaults):
         given = arguments.text
         fields[first] = read_prompt(sys.stdin) if given in (None, "-") else given
-    _print(run_all(model, template, [fields], options)[0], arguments.json)
+        if not fields[first]:
+            raise PromptError(f"The text is empty: give one, or --field {first}= for an empty one.")
+    [result] = run_all(model, template, [fields], options)
+    _print(result, arguments.json)
+    say_truncated(result.generation.truncated_tokens)
     return 0
 
 
@@ -101,7 +110,7 @@ def _fields(given: list[str], template: Template) -> dict[str, str]:
             )
         if name in fields:
             raise OptionError(f"--field {name} is given twice.")
-        fields[name] = text
+        fields[name] = without_mark(text)
     return fields
 
 

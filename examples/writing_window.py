@@ -19,8 +19,6 @@ from edgeseq.runtime import EdgeseqError, Model, load
 WAIT_MS = 150  # time from a key press to the start of the generation
 POLL_MS = 15
 NEW_TOKENS = 16
-LONGEST = 4000  # the model reads at most this many characters at the end of the text
-STEP = 256  # characters dropped at once: between drops the session's prefix cache stays valid
 
 
 class Request(NamedTuple):
@@ -65,8 +63,9 @@ class Completer:
             while (request := self._requests.get()) is not None:
                 try:
                     for piece in session.stream(
-                        end_of(request.text, model),
+                        request.text,
                         max_new_tokens=NEW_TOKENS,
+                        truncation="sliding",  # the model reads the end of a long text
                         do_sample=False,
                         repetition_penalty=1.2,
                         cancel=request.cancelled,
@@ -74,17 +73,6 @@ class Completer:
                         self.pieces.put((request, piece))
                 except EdgeseqError as error:  # the next text may be served
                     print(error, file=sys.stderr)
-
-
-def end_of(text: str, model: Model) -> str:
-    """Return the longest end of ``text`` that fits the model's positions with the new tokens."""
-    positions = model.bundle.manifest.dimensions.max_positions
-    begin, step = -(-max(0, len(text) - LONGEST) // STEP) * STEP, STEP
-    while positions and len(model.tokenizer.encode(text[begin:])) > positions - NEW_TOKENS:
-        while step > max(1, (len(text) - begin) // 2):  # few characters left, with many tokens each
-            step //= 2
-        begin += step
-    return text[begin:]
 
 
 class Window:

@@ -25,13 +25,22 @@ if TYPE_CHECKING:
     from .model import Model
     from .pipelines.pipeline import pipeline
     from .request.options import GenerationOptions
-    from .results import ChoiceProbability, GenerationResult, Score, StreamEvent, Timings
+    from .results import (
+        AsyncTextStream,
+        ChoiceProbability,
+        GenerationResult,
+        Score,
+        StreamEvent,
+        TextStream,
+        Timings,
+    )
     from .session import Session
     from .tasks.runs import TaskResult
 
     __version__: str
 
 __all__ = [
+    "AsyncTextStream",
     "BundleError",
     "ChoiceProbability",
     "DeviceError",
@@ -46,12 +55,14 @@ __all__ = [
     "Session",
     "StreamEvent",
     "TaskResult",
+    "TextStream",
     "Timings",
     "load",
     "pipeline",
 ]
 
 _MODULES = {
+    "AsyncTextStream": "results",
     "ChoiceProbability": "results",
     "GenerationOptions": "request.options",
     "GenerationResult": "results",
@@ -60,6 +71,7 @@ _MODULES = {
     "Session": "session",
     "StreamEvent": "results",
     "TaskResult": "tasks.runs",
+    "TextStream": "results",
     "Timings": "results",
     "load": "loading",
     "pipeline": "pipelines.pipeline",
@@ -68,9 +80,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # late: it searches all installed packages
-
-        value: object = version("edgeseq")
+        value: object = _version()
         globals()[name] = value
         return value
     if name not in __all__:
@@ -78,6 +88,15 @@ def __getattr__(name: str) -> object:
     module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
     value = globals()[name] = getattr(module, name)
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # late: it searches all packages
+
+    try:
+        return version("edgeseq")
+    except PackageNotFoundError:  # a frozen app without the package's metadata
+        return "unknown"
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
@@ -19,7 +19,14 @@ from .request.controls import Controls
 from .request.prompts import encode_prompt, id_lists, listed
 from .request.request import Request, checked_request
 from .request.value_checks import check_integer
-from .results import GenerationResult, Score, StreamEvent, Timings
+from .results import (
+    AsyncTextStream,
+    GenerationResult,
+    Score,
+    StreamEvent,
+    TextStream,
+    Timings,
+)
 from .text.byte_tokenizer import AnyTokenizer, ByteTokenizer
 from .text.special_tokens import choose_languages
 from .text.stop_strings import PieceStream, cut
@@ -55,6 +62,7 @@ class Model:
     - ``repetition_penalty`` and ``no_repeat_ngram_size``: avoid repetitions.
     - ``stop_strings``: a string or a list of strings that end the text.
     - ``max_time``: the limit of time in seconds.
+    - ``truncation``: "left", "right" or "sliding": cut a prompt that is too long for the model.
     - ``prompt_lookup_num_tokens``: the limit of tokens that prompt lookup guesses at once.
     - ``logprobs``: return the log-probability of each new token and of this many most probable
       tokens at its position.
@@ -64,7 +72,7 @@ class Model:
     **Controls** restrict the output, change the logits or end the work:
 
     - ``choices``: a list of strings. The output is one of them, and each gets a probability. Only
-      ``cancel`` and ``decoder_input_ids`` have an effect together with it.
+      ``cancel``, ``decoder_input_ids`` and ``truncation`` have an effect together with it.
     - ``json_schema`` (a dictionary or JSON text), ``regex`` or ``grammar`` (in llguidance's dialect
       of Lark): the output matches it. Needs the extra ``guidance``.
     - ``prefix_allowed_tokens_fn``: a function that takes a prompt's index and all token ids so far,
@@ -257,12 +265,12 @@ class Model:
         began = time.perf_counter()
         return self._run(id_lists(prompts, "generate_ids"), options, began)
 
-    def stream(self, text: str, **options: Any) -> Iterator[str]:
+    def stream(self, text: str, **options: Any) -> TextStream:
         """Generate text from one prompt, and yield pieces of it as soon as they are certain.
 
         The joined pieces equal the text that ``generate`` returns. With beam search, a piece is
         certain once all beams agree on it. Bad options and prompts raise at once, not at the first
-        piece. Tokens are generated only as the pieces are read. Close the iterator to end the work
+        piece. Tokens are generated only as the pieces are read. Close the stream to end the work
         early.
 
         Args:
@@ -270,8 +278,9 @@ class Model:
             **options: Generation options and controls, which the class ``Model`` describes, except
                 ``choices``, ``logprobs`` and a ``num_return_sequences`` above 1.
 
-        Yields:
-            str: A piece of the new text, at least one character.
+        Returns:
+            The stream: an iterator of pieces of the new text, each at least one character. After
+                the last piece, its attribute ``result`` is the ``GenerationResult``.
 
         Raises:
             OptionError: An option or control is unknown, invalid or without effect, or no token may
@@ -288,12 +297,17 @@ class Model:
             >>> model = load()
             >>> list(model.stream("Once upon a time,", max_new_tokens=8, do_sample=False))
             [' there', ' was', ' a', ' great', ' many', ' years', ' old', '.']
+            >>> stream = model.stream("Once upon a time,", max_new_tokens=8, do_sample=False)
+            >>> text = "".join(stream)
+            >>> stream.result.finish_reason
+            'length'
         """
+        began = time.perf_counter()
         self._check_stream(text, options)
         request = self._request([encode_prompt(self.tokenizer, text)], options)
         single = replace(request.options, num_return_sequences=1, logprobs=None)
         request = request._replace(options=single)
-        return self._pieces(request, self._generation(request, time.perf_counter()))
+        return TextStream(self._pieces(request, self._generation(request, began), began))
 
     def stream_ids(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[StreamEvent]:
         """Generate text from prompts that are lists of token ids, and yield each new token.
@@ -331,7 +345,7 @@ class Model:
             >>> ids = model.tokenizer.encode("Once upon a time,")
             >>> events = model.stream_ids([ids], max_new_tokens=2, do_sample=False)
             >>> [(event.token_ids, event.text, event.finish_reason) for event in events]
-            [((355,), ' there', None), ((292,), ' was', 'length')]
+            [((438,), ' there', None), ((308,), ' was', 'length')]
         """
         began = time.perf_counter()
         lists = id_lists(prompts, "stream_ids")
@@ -344,19 +358,21 @@ class Model:
             return iter(())
         return self._events(request, self._generation(request, began))
 
-    def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
+    def astream(self, text: str, **options: Any) -> AsyncTextStream:
         """Stream text as ``stream`` does, without blocking the event loop of asyncio.
 
         A thread does the work. Bad options raise at once, and a bad prompt raises at the first
-        piece. To end the work early, close the iterator (``aclose``) or cancel the task that reads
+        piece. To end the work early, close the stream (``aclose``) or cancel the task that reads
         it. The work ends after the current token or chunk of the prompt.
 
         Args:
             text: The prompt.
             **options: Generation options and controls, as for ``stream``.
 
-        Yields:
-            str: A piece of the new text, at least one character.
+        Returns:
+            The stream: an asynchronous iterator of pieces of the new text, each at least one
+                character. After the last piece, its attribute ``result`` is the
+                ``GenerationResult``.
 
         Raises:
             OptionError: As for ``stream``.
@@ -375,7 +391,13 @@ class Model:
         # The thread does the rest of the work before the first token, such as reading prefixes.
         of_prompts = {"decoder_input_ids"} if self.bundle.manifest.has_encoder else set()
         self._request([], {name: options[name] for name in options.keys() - of_prompts})
-        return relay(lambda: self.stream(text, **options), stop)
+        streams: list[TextStream] = []
+
+        def begin() -> TextStream:
+            streams.append(self.stream(text, **options))
+            return streams[0]
+
+        return AsyncTextStream(relay(begin, stop), lambda: streams[0].result if streams else None)
 
     def run(
         self, task: str | os.PathLike[str], text: str | Sequence[str] | None = None, /, **given: Any
@@ -688,16 +710,25 @@ class Model:
             if options.get(name) is not None and (name, options[name]) != ONE_SEQUENCE:
                 raise OptionError(f"{name} has no effect with stream: use generate.")
 
-    def _pieces(self, request: Request, generation: Generation) -> Iterator[str]:
+    def _pieces(
+        self, request: Request, generation: Generation, began: float
+    ) -> Generator[str, None, GenerationResult]:
+        times: _Times | None = None
         text = PieceStream(self._outputs.detokenizer(request.starts[0]), request.options.stops)
         with self._engine.slots.one(request.controls.cancelled) as slot:
             for new_tokens in generation.steps:
                 slot.step()
+                if new_tokens:
+                    now = time.perf_counter() - began
+                    times = times or _Times(now)
+                    times.last_s = now
                 for new in new_tokens:
                     if piece := text.push(new.token):
                         yield piece
         if piece := text.finish():
             yield piece
+        now = time.perf_counter() - began
+        return self._result(request, generation.search.results()[0], times or _Times(now, now))
 
     def _events(self, request: Request, generation: Generation) -> Iterator[StreamEvent]:
         from .decoding.streaming import stream_events  # late: few programs need it
@@ -740,6 +771,7 @@ class Model:
             token_ids=tuple(found.token_ids),
             finish_reason=found.finish_reason,
             prompt_tokens=len(request.prompts[prompt]),
+            truncated_tokens=request.truncated[prompt],
             generated_tokens=len(found.token_ids),
             timings=Timings(first_token_s=times.first_s, total_s=times.last_s),
             prompt_index=prompt,
@@ -750,7 +782,7 @@ class Model:
 
     def _request(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Request:
         self._engine.check_open()
-        return checked_request(self.bundle.manifest, prompts, options)
+        return checked_request(self.bundle.manifest, self.tokenizer, prompts, options)
 
     def _generation(self, request: Request, began: float) -> Generation:
         return new_generation(self._outputs, self._new_decoder, request, began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,8 @@ class GenerationResult:
             "time" for ``max_time``, "cancelled" for ``cancel``.
         prompt_tokens: The number of tokens of the prompt.
         generated_tokens: The number of new tokens.
+        truncated_tokens: The number of tokens that the option ``truncation`` removed from the
+            prompt; ``prompt_tokens`` does not count them.
         timings: The time to the first and to the last token.
         prompt_index: The index of the prompt in the call.
         sequence_score: With beam search, the score that ranks the hypotheses: the sum of the
@@ -72,6 +75,7 @@ class GenerationResult:
     prompt_tokens: int
     generated_tokens: int
     timings: Timings
+    truncated_tokens: int = 0
     prompt_index: int = 0
     sequence_score: float | None = None
     logprobs: tuple[float, ...] | None = None
@@ -103,6 +107,61 @@ class StreamEvent:
     finish_reason: FinishReason | None = None
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[TopLogprobs, ...] | None = None
+
+
+class TextStream(Iterator[str]):
+    """The pieces of one text, as an iterator; ``Model.stream`` returns one.
+
+    Args:
+        pieces: The generator of the pieces, which returns the result at its end.
+
+    Attributes:
+        result: Once the last piece is read, what ``generate`` would return, with the finish reason
+            and the numbers of tokens. Its timings include the time that the reader took. Before
+            that, after an error and after ``close`` it is None.
+    """
+
+    def __init__(self, pieces: Generator[str, None, GenerationResult]) -> None:
+        self._pieces = pieces
+        self.result: GenerationResult | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.result = end.value if self.result is None else self.result
+            raise
+
+    def close(self) -> None:
+        """End the work early."""
+        self._pieces.close()
+
+
+class AsyncTextStream(AsyncIterator[str]):
+    """The pieces of one text, as an asynchronous iterator; ``Model.astream`` returns one.
+
+    Args:
+        pieces: The asynchronous generator of the pieces.
+        result: The function that returns ``result``.
+    """
+
+    def __init__(
+        self, pieces: AsyncGenerator[str], result: Callable[[], GenerationResult | None]
+    ) -> None:
+        self._pieces = pieces
+        self._result = result
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """End the work early."""
+        await self._pieces.aclose()
+
+    @property
+    def result(self) -> GenerationResult | None:
+        """Once the last piece is read, what ``generate`` would return, as in ``TextStream``."""
+        return self._result()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from .decoder import NewDecoder
 from .errors import EdgeseqError, PromptError
 from .prefix_cache import CachePool, PrefixCache
 from .request.prompts import listed
-from .results import GenerationResult
+from .results import AsyncTextStream, GenerationResult, TextStream
 
 
 class TextModel(Protocol):
@@ -19,8 +19,8 @@ class TextModel(Protocol):
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], **options: Any
     ) -> list[GenerationResult]: ...
-    def stream(self, text: str, **options: Any) -> Iterator[str]: ...
-    def astream(self, text: str, **options: Any) -> AsyncIterator[str]: ...
+    def stream(self, text: str, **options: Any) -> TextStream: ...
+    def astream(self, text: str, **options: Any) -> AsyncTextStream: ...
 
 
 class Session:
@@ -95,7 +95,7 @@ class Session:
             )
         return self._model.generate_ids([prompt], **options)
 
-    def stream(self, text: str, **options: Any) -> Iterator[str]:
+    def stream(self, text: str, **options: Any) -> TextStream:
         """Generate text from one prompt, and yield pieces of it, as ``Model.stream`` does.
 
         The next call of the session ends the stream. Reading more of its pieces then raises
@@ -105,8 +105,8 @@ class Session:
             text: The prompt.
             **options: Generation options and controls, as for ``Model.stream``.
 
-        Yields:
-            str: A piece of the new text, at least one character.
+        Returns:
+            The stream: an iterator of pieces, with the attribute ``result`` after the last one.
 
         Raises:
             EdgeseqError: The session or the model is closed, another call of the session has begun,
@@ -115,15 +115,16 @@ class Session:
         self._check_open()
         return self._model.stream(text, **options)
 
-    def astream(self, text: str, **options: Any) -> AsyncIterator[str]:
+    def astream(self, text: str, **options: Any) -> AsyncTextStream:
         """Stream text as ``stream`` does, without blocking the event loop of asyncio.
 
         Args:
             text: The prompt.
             **options: Generation options and controls, as for ``Model.stream``.
 
-        Yields:
-            str: A piece of the new text, at least one character.
+        Returns:
+            The stream: an asynchronous iterator of pieces, with the attribute ``result`` after the
+                last one.
 
         Raises:
             EdgeseqError: As for ``stream``.

@@ -59,7 +59,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; raise ``ApiError`` for anything else."""
     try:
         data = json.loads(
-            body.decode(),
+            body.decode("utf-8-sig"),
             parse_constant=_refuse_constant,
             parse_float=_finite,
             object_pairs_hook=_without_duplicates,

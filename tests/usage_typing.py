@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import assert_type
 
@@ -14,10 +13,12 @@ import numpy as np
 
 from edgeseq.batch import Predictor
 from edgeseq.runtime import (
+    AsyncTextStream,
     EdgeseqError,
     GenerationResult,
     Model,
     OptionError,
+    TextStream,
     Timings,
     load,
     pipeline,
@@ -56,13 +57,13 @@ def generate_after_a_start(model: Model) -> list[GenerationResult]:
 
 def stream(model: Model) -> str:
     pieces = model.stream("Once upon a time,", max_new_tokens=20)
-    assert_type(pieces, Iterator[str])
+    assert_type(pieces, TextStream)
     return "".join(pieces)
 
 
 async def astream(model: Model) -> str:
     pieces = model.astream("Once upon a time,", max_new_tokens=20)
-    assert_type(pieces, AsyncIterator[str])
+    assert_type(pieces, AsyncTextStream)
     return "".join([piece async for piece in pieces])
 
 

@@ -25,7 +25,7 @@ ReportProgress = Callable[[str], None]  # function that receives one line per st
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in ``path``; ``CheckpointError`` if it is invalid or not an object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({error}): download or save the checkpoint again."

@@ -68,8 +68,13 @@ def measure_in_process(case: Case) -> Measurement:
     """Measure a case in a fresh process, which is killed if this call is interrupted.
 
     Raises ``EdgeseqError`` with the error that the process reports, or else with the last line of
-    its standard error.
+    its standard error, and in a frozen app, which has no Python to start.
     """
+    if getattr(sys, "frozen", False):
+        raise EdgeseqError(
+            "A frozen app cannot measure, because it has no Python interpreter to start: use an "
+            "installation of edgeseq."
+        )
     # -P: import nothing from the current folder, like the `edgeseq` command.
     command = [sys.executable, "-P", "-m", WORKER, json.dumps(asdict(case.workload))]
     command.append(str(os.getpid()))

@@ -67,7 +67,7 @@ def open_bundle(folder: Path, *, verify: bool = False) -> Bundle:
         )
         raise BundleError(f"{folder} has no {MANIFEST_NAME}, so it is not a bundle: {step}.")
     try:
-        text = manifest_path.read_bytes().decode()
+        text = manifest_path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BundleError(f"{manifest_path} is not UTF-8 text: export the bundle again.") from error
     bundle = Bundle(folder, Manifest.from_json(text))

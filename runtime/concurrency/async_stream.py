@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Final
 
 END: Final = object()
 OWN = "edgeseq-"  # prefix of the names of threads that work for a call
 
 
-async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> AsyncIterator[str]:
+async def relay(begin: Callable[[], Iterator[str]], stop: threading.Event) -> AsyncGenerator[str]:
     """Yield the pieces of ``begin()``; a thread calls it and reads its iterator.
 
     ``stop`` is set when this generator is closed or the task that reads it is cancelled. The

@@ -46,6 +46,7 @@ def choose(
         replace(
             _choose(outputs, new_decoder, prompt, start, choices, began, cancelled),
             prompt_index=index,
+            truncated_tokens=request.truncated[index],
         )
         for index, (prompt, start) in pairs
     ]

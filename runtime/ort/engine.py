@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..bundle.graph_contract import check_graph
 from ..bundle.manifest import DECODERS, MANIFEST_NAME, CacheDtype, CacheFormat, Manifest
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.background import together
 from ..concurrency.locks import Slots
 from ..decoder import Decoder
-from ..errors import BundleError, DeviceError, EdgeseqError, OptionError
+from ..errors import BundleError, DeviceError, EdgeseqError, OptionError, reason
 from ..native.library import Kernels, check_kernels
 from .cpu import thread_count
 from .devices import AUTO, CPU, CPU_DEVICE, CUDA, Device, parse_device
@@ -38,6 +41,8 @@ from .sharing.shared_steps import SharedSteps
 MAX_CONCURRENT = 16  # default limit of generations at once
 CLOSED = "The model is closed: load it again."
 ASKED_FOR = "it was requested"
+TRIAL_TOKENS = 8  # of the prompt with which a device is tried
+MOST_DIFFERENCE = 0.05  # between a device's logits and the CPU's, as a share of their range
 
 
 class Engine:
@@ -159,7 +164,10 @@ def open_engine(
     }
     if device != AUTO:
         asked = parse_device(device, provider_options, provider_library)
-        return open_on(asked, ASKED_FOR, manifest, folder, prepack=prepack, **settings)
+        engine = open_on(asked, ASKED_FOR, manifest, folder, prepack=prepack, **settings)
+        if asked.provider != CUDA and (asked.provider != CPU or asked.library is not None):
+            _check_results(engine, manifest, folder)
+        return engine
     if provider_options is not None or provider_library is not None:
         name = "provider_options" if provider_options is not None else "provider_library"
         raise OptionError(
@@ -168,7 +176,7 @@ def open_engine(
     try:
         why = "the bundle's graphs run on it"
         engine = open_on(parse_device("cuda"), why, manifest, folder, **settings)
-        _try(engine)
+        _trial(engine)
     except (BundleError, DeviceError, OptionError) as error:
         return open_on(CPU_DEVICE, str(error), manifest, folder, prepack=prepack, **settings)
     return engine
@@ -289,15 +297,58 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(map(repr, names))
 
 
-def _try(engine: Engine) -> None:
-    """Run a prefill and a decode step, which fail if the device lacks kernels or memory."""
-    decoder = engine.decoder([[0]], 2)
+def _trial(engine: Engine) -> NDArray[np.float32]:
+    """Return the logits of a prefill and two decode steps, (3, vocabulary).
+
+    They fail if the device lacks kernels or memory.
+    """
+    vocabulary = engine.manifest.dimensions.vocabulary
+    ids = [7 * number % vocabulary for number in range(1, TRIAL_TOKENS + 1)]
+    start = [0] if engine.manifest.has_encoder else ids
+    decoder = engine.decoder([ids], len(start) + 2)
     try:
-        decoder.keep_best(1)
-        decoder.prefill([[0]])
-        decoder.decode([0])
+        logits = [decoder.prefill([start]).copy()]
+        logits += [decoder.decode([token]).copy() for token in ids[:2]]
+        return np.concatenate(logits)
     finally:
         decoder.close()
+
+
+def _check_results(engine: Engine, manifest: Manifest, folder: Path) -> None:
+    """Raise ``DeviceError`` unless the engine's device computes what the CPU computes.
+
+    Execution providers of others may refuse a graph only when it runs, or copy the KV cache instead
+    of writing to it.
+    """
+    try:
+        found = _trial(engine)
+    except DeviceError as error:
+        cause = error.__cause__
+        why = reason(cause if isinstance(cause, Exception) else error)
+        raise DeviceError(
+            f"The device {engine.device!r} cannot run this bundle ({why}): use 'cpu', or another "
+            "version of the execution provider."
+        ) from error
+    dtype = engine.manifest.kv_cache.dtype
+    cpu = open_on(
+        CPU_DEVICE,
+        ASKED_FOR,
+        manifest,
+        folder,
+        threads=None,
+        kv_cache=None if dtype == "float16" else dtype,
+        verify=False,
+        max_concurrent=1,
+        mapped=True,
+    )
+    expected = _trial(cpu)
+    cpu.close()
+    difference = float(np.abs(found - expected).max())
+    if not difference <= MOST_DIFFERENCE * float(np.ptp(expected)):  # NaN is wrong too
+        raise DeviceError(
+            f"The device {engine.device!r} computes other logits than the CPU (they differ by up "
+            f"to {difference:.2g}): use 'cpu', or another version of the execution provider."
+        )
 
 
 def _device_memory(device: Device) -> Memory:

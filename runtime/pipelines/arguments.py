@@ -55,6 +55,8 @@ def read_arguments(
     """
     given = {name: options[name] for name in sorted(names) if options.get(name) is not None}
     rest = {name: value for name, value in options.items() if name not in names}
+    if isinstance(given.get("truncation"), str):  # an option of ``generate``; True is not
+        rest["truncation"] = given.pop("truncation")
     for name in FLAGS:
         if not isinstance(given.get(name, False), bool):
             raise OptionError(f"{name} is {given[name]!r:.60}; it must be True or False.")

@@ -87,6 +87,8 @@ class Pipeline(ABC):
         arguments, generation = read_arguments(
             {**own, **options}, self.arguments, self.default_return
         )
+        if isinstance(options.get("truncation"), bool):
+            generation["truncation"] = None  # in place of a side that is a default
         if isinstance(text_inputs, str):
             _check_starts(generation, 1)
             return self._records([text_inputs], arguments, generation)[0]

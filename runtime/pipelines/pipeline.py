@@ -217,7 +217,8 @@ def pipeline(
 
     - ``batch_size``: the number of texts that are generated at once; 8 by default.
     - ``prefix``: the text before each input; by default the checkpoint's prefix for the task.
-    - ``truncation``: whether to cut prompts to the tokenizer's limit of length.
+    - ``truncation``: True to cut prompts to the tokenizer's limit of length, as in Transformers.
+      "left", "right" and "sliding" are the option of ``Model.generate``.
     - ``stop_sequence``: a text whose tokens end the output.
     - ``return_text``: True, the default; for token ids use ``return_tensors``.
     - ``return_tensors``: whether records hold token ids instead of text.

@@ -20,7 +20,7 @@ LogitsProcessor = Callable[[TokenIds, Logits], Logits]
 # that may come next.
 PrefixAllowedTokens = Callable[[int, TokenIds], Sequence[int]]
 GUIDES = ("json_schema", "regex", "grammar")
-BESIDE_CHOICES = {"choices", "decoder_input_ids", "cancel"}
+BESIDE_CHOICES = {"choices", "decoder_input_ids", "cancel", "truncation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ def check_choosing(controls: Controls, options: Mapping[str, Any]) -> None:
     if choices is None:
         return
     given = {name for name, value in vars(controls).items() if value is not None}
-    others = given - BESIDE_CHOICES | {n for n, value in options.items() if value is not None}
-    for name in sorted(others):
+    given |= {name for name, value in options.items() if value is not None}
+    for name in sorted(given - BESIDE_CHOICES):
         raise OptionError(f"{name} has no effect with choices: pass one of them.")
     is_list = isinstance(choices, list | tuple) or hasattr(choices, "tolist")  # numpy's arrays
     if not is_list or not len(choices) or not all(item and is_text(item) for item in choices):

@@ -25,6 +25,8 @@ MOST_ROWS = 10_000  # limit of rows per prompt
 LONGEST_NGRAM = 64  # limit of the n-gram size: all shorter n-grams are kept too
 DEFAULT_NGRAM = 4  # Transformers: 2; the ids are the same, and fewer guesses are wrong
 
+TRUNCATIONS = ("left", "right", "sliding")
+
 Strategy = Literal["greedy", "sampling", "beam search", "group beam search", "prompt lookup"]
 
 
@@ -42,6 +44,7 @@ class Flag(NamedTuple):
     group: Literal["length", "strategy", "logits"]
     type: Callable[[str], Any]
     help: str
+    choices: tuple[str, ...] | None = None  # the only values
 
 
 class Traits(NamedTuple):
@@ -120,6 +123,13 @@ def _temperature(name: str, value: Any) -> None:
     checks.check_number(name, value, *FACTORS)
 
 
+def _truncation(name: str, value: Any) -> None:
+    if type(value) is not bool and value not in TRUNCATIONS:
+        raise OptionError(
+            f"{name} is {value!r:.60}; it must be True, False, {', '.join(map(repr, TRUNCATIONS))}."
+        )
+
+
 def _early_stopping(name: str, value: Any) -> None:
     if type(value) is not bool and value != "never":
         raise OptionError(f'{name} is {value!r}; it must be True, False or "never".')
@@ -138,9 +148,9 @@ class GenerationOptions:
     """The generation options of a call; a bad value raises ``OptionError`` on construction.
 
     Names, meanings and defaults equal Transformers' ``GenerationConfig``, except for ``seed``,
-    ``logprobs``, ``presence_penalty`` and ``frequency_penalty``, which Transformers does not have,
-    ``max_matching_ngram_size`` (4, not 2), and ``max_length``, whose default of 20 new tokens is
-    the default of ``max_new_tokens`` here.
+    ``logprobs``, ``presence_penalty``, ``frequency_penalty`` and ``truncation``, which Transformers
+    does not have, ``max_matching_ngram_size`` (4, not 2), and ``max_length``, whose default of 20
+    new tokens is the default of ``max_new_tokens`` here.
     Options of sampling and beam search are checked only if they have an effect.
     """
 
@@ -341,6 +351,22 @@ class GenerationOptions:
     """Replace NaN by 0, and infinities by the largest and the lowest float32, in the logits."""
     renormalize_logits: bool = _option(False, _flag)
     """Normalize the logits after all processors."""
+    # Prompts that are longer than the model reads
+    truncation: bool | str | None = _option(
+        None,
+        _truncation,
+        flag=Flag(
+            "length",
+            str,
+            "cut prompts that leave no room for the new tokens: at the left, at the right, or at "
+            "the left in large steps (sliding)",
+            TRUNCATIONS,
+        ),
+    )
+    """Cut a prompt that is too long, instead of raising ``PromptError``. "left": cut its beginning,
+    for an assistant. "right": cut its end, for a summary. "sliding": as "left", but a quarter of
+    the prompt at a time, so that a session seldom reads the prompt again. True: the tokenizer's
+    side. Only in edgeseq."""
     # Start of a text
     bos_token_id: int | None = _option(None, _id)
     """The start token of an empty prompt, and of an encoder-decoder model's decoder without

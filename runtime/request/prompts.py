@@ -78,7 +78,7 @@ def check_prompt(name: str, prompt: Ids, options: GenerationOptions, manifest: M
     if sizes.max_positions is not None and len(prompt) > sizes.max_positions:
         raise PromptError(
             f"{name} has {len(prompt)} tokens, but this model reads at most "
-            f"{sizes.max_positions}: shorten it."
+            f"{sizes.max_positions}: shorten it, or pass truncation."
         )
 
 

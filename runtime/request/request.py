@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from ..bundle.manifest import Manifest
 from ..errors import OptionError
+from ..text.byte_tokenizer import AnyTokenizer
 from .controls import Controls, check_choosing, split_controls
 from .options import OPTION_TRAITS, GenerationOptions
 from .prompts import check_prompt, decoder_prompts, id_range
 from .resolving import resolve_options
+from .truncating import truncate_prompts
 from .value_checks import plain, several
 
 
@@ -22,15 +24,20 @@ class Request(NamedTuple):
     starts: Sequence[Sequence[int]]  # tokens that the decoder reads first, by prompt
     options: GenerationOptions
     controls: Controls
+    truncated: Sequence[int]  # tokens that each prompt lost by ``truncation``
 
 
 def checked_request(
-    manifest: Manifest, prompts: Sequence[list[int]], options: Mapping[str, Any]
+    manifest: Manifest,
+    tokenizer: AnyTokenizer,
+    prompts: Sequence[list[int]],
+    options: Mapping[str, Any],
 ) -> Request:
     """Check a call and return its request.
 
-    An empty prompt gets the start token. Raises ``OptionError`` for a bad option or control, and
-    ``PromptError`` for a bad prompt.
+    An empty prompt gets the start token, and a prompt that is too long is cut if ``truncation`` is
+    set; both change the lists in ``prompts``. Raises ``OptionError`` for a bad option or control,
+    and ``PromptError`` for a bad prompt.
     """
     controls, rest = split_controls(options)
     vocabulary = manifest.dimensions.vocabulary
@@ -40,11 +47,12 @@ def checked_request(
     for name in ("eos_token_id", "pad_token_id"):  # a bundle's invalid ids have no effect
         for token in several(plain(rest.get(name))):
             check_id(name, token, vocabulary)
+    truncated = truncate_prompts(prompts, resolved, controls, manifest, tokenizer)
     for number, prompt in enumerate(prompts):
         name = "The prompt" if len(prompts) == 1 else f"Prompt {number}"
         check_prompt(name, prompt, resolved, manifest)
     starts = decoder_prompts(prompts, controls.decoder_input_ids, resolved, manifest)
-    return Request(prompts, starts, resolved, controls)
+    return Request(prompts, starts, resolved, controls, truncated)
 
 
 def _check_ids_of_options(options: GenerationOptions, vocabulary: int) -> GenerationOptions:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, PromptError
 from ..request.batching import batches
 from ..request.controls import GUIDES
 from ..request.prompts import encode_prompt
 from ..request.request import checked_request
 from ..request.resolving import resolve_options
+from ..request.truncating import longest_prompt, truncation_side
 from ..results import GenerationResult
 from ..translation.directions import Direction, TaskModel, direction, has_pairs, knows_languages
 from ..translation.documents import translate_documents
@@ -65,13 +67,72 @@ def run_all(
     model, constraints = _with_template(model, template)
     options = {**constraints, **options}
     ids = [encode_prompt(model.tokenizer, prompt) for prompt in prompts]
-    checked_request(model.bundle.manifest, ids, options)  # errors name the caller's indices
+    lost = _cut_fields(model, template, inputs, options, ids)
+    # Errors name the caller's indices.
+    checked_request(model.bundle.manifest, model.tokenizer, ids, options)
     found: dict[int, TaskResult] = {}
     for batch in batches([len(prompt) for prompt in ids]):
         for result in model.generate_ids([ids[i] for i in batch], **options):
             i = batch[result.prompt_index]
-            found[i] = _result(form, replace(result, prompt_index=i))
+            of_caller = replace(result, prompt_index=i, truncated_tokens=lost[i])
+            found[i] = _result(form, of_caller)
     return [found[i] for i in range(len(inputs))]
+
+
+def _cut_fields(
+    model: TaskModel,
+    template: Template,
+    inputs: Sequence[Input],
+    options: Mapping[str, Any],
+    ids: list[list[int]],
+) -> list[int]:
+    """Cut inputs that are too long, as the option ``truncation`` says; return the tokens each lost.
+
+    The text of an input's longest field is cut, so that the rest of the prompt, such as "TL;DR:",
+    stays. ``ids``: the tokens of the prompts, which are replaced.
+    """
+    manifest, tokenizer = model.bundle.manifest, model.tokenizer
+    lost = [0] * len(ids)
+    request = checked_request(manifest, tokenizer, [], options)
+    side = truncation_side(request.options, manifest)
+    if not side:
+        return lost
+    longest = longest_prompt(request.options, request.controls, manifest, tokenizer)
+    for i, whole in enumerate(ids):
+        if longest is None or len(whole) <= longest:
+            continue
+        values = {**template.defaults, **inputs[i]}
+        name = max(template.fields, key=lambda field: len(values[field]))
+
+        def encode(part: str, others: Input = values, name: str = name) -> list[int]:
+            prompt = template.prompt(manifest.kind, {**others, name: part})
+            return encode_prompt(tokenizer, prompt)
+
+        ids[i] = _longest_part(encode, values[name], side, longest)
+        if not ids[i]:
+            raise PromptError(
+                f"truncation leaves no room for the field {name}, because the rest of the prompt "
+                f"has more than the {longest} tokens that the model can read beside its new ones: "
+                "use a lower max_new_tokens, or shorten the other fields."
+            )
+        lost[i] = len(whole) - len(ids[i])
+    return lost
+
+
+def _longest_part(
+    encode: Callable[[str], list[int]], text: str, side: str, longest: int
+) -> list[int]:
+    """Return the tokens of the longest part of ``text`` that has at most ``longest`` tokens.
+
+    ``encode``: returns the tokens of the prompt with a part. ``side``: the side that is cut. Empty
+    if no part fits.
+    """
+
+    def ids(size: int) -> list[int]:
+        return encode(text[:size] if side == "right" else text[len(text) - size :])
+
+    too_long = bisect_left(range(1, len(text) + 1), True, key=lambda size: len(ids(size)) > longest)
+    return ids(too_long) if too_long else []
 
 
 def check_languages(model: TaskModel, template: Template, values: Input) -> None:

@@ -7,6 +7,13 @@ from typing import Any
 
 from ..errors import PromptError, reason
 
+MARK = "\ufeff"  # byte order mark, which editors on Windows put before a text
+
+
+def without_mark(text: str) -> str:
+    """Return ``text`` without a byte order mark at its beginning."""
+    return text.removeprefix(MARK)
+
 
 def decode_utf8(content: bytes, name: object) -> str:
     """Return a file's content as text, without a byte order mark.
@@ -22,8 +29,12 @@ def decode_utf8(content: bytes, name: object) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of ``text``, without their line breaks (LF or CR LF)."""
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    """Return the lines of ``text``, without their line breaks (LF or CR LF).
+
+    Byte order marks before lines, which joined files have, are removed.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    return [without_mark(line.removesuffix("\r")) for line in lines]
 
 
 def json_object(line: str, where: str, expected: str) -> dict[str, Any]:

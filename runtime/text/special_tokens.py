@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..bundle.manifest import LanguageNames, Languages, Side, TokenizerFormat
 from ..errors import OptionError
 from .languages import find_language
+
+
+class TextEncoder(Protocol):
+    """A tokenizer that encodes a text with and without its special tokens."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
 class SpecialTokens(NamedTuple):
@@ -114,6 +120,20 @@ def _check_fixed(
             "language."
         )
     find_language(given, [code], names, side=side)
+
+
+PROBES = ("a", "A", "1", ".", "的")  # a vocabulary may lack most characters
+
+
+def special_tokens_of(tokenizer: TextEncoder) -> SpecialTokens:
+    """Return the special tokens that a tokenizer puts around each text."""
+    for probe in PROBES:
+        if fragment := tokenizer.encode(probe, add_special_tokens=False):
+            whole = tokenizer.encode(probe)
+            after = without_first_tokens(whole, fragment)[len(fragment) :]
+            before = whole[: len(whole) - len(fragment) - len(after)]
+            return SpecialTokens(tuple(before), tuple(after))
+    return SpecialTokens((), ())
 
 
 def without_first_tokens(ids: list[int], fragment: Sequence[int]) -> list[int]:

@@ -88,13 +88,13 @@ def translate_documents(
     """
     model, options = _with_options(way.model, options)
     manifest = model.bundle.manifest
-    checked_request(manifest, [], options)
+    checked_request(manifest, model.tokenizer, [], options)
     rows = 1 if options.get("prompt_lookup_num_tokens") else batch_size  # it takes one prompt
     chooses_length = any(options.get(name) is not None for name in LENGTHS)
     pieces = [
         piece for number, text in enumerate(texts) for piece in _pieces(model, way, number, text)
     ]
-    checked_request(manifest, [piece.ids for piece in pieces], options)
+    checked_request(manifest, model.tokenizer, [piece.ids for piece in pieces], options)
     found: dict[int, GenerationResult] = {}
     for limit, batch in _batches(pieces, manifest.dimensions.max_positions, rows):
         of_batch = options if chooses_length else {**options, "max_new_tokens": limit}
@@ -119,6 +119,11 @@ def _with_options(model: TaskModel, options: Mapping[str, Any]) -> tuple[TaskMod
     given = dict(options)
     if given.get("num_return_sequences") == 1:
         given.pop("num_return_sequences")
+    if given.pop("truncation", None) is not None:
+        raise OptionError(
+            "truncation has no effect with a translation, which is made sentence by sentence: "
+            "leave it out."
+        )
     for name in WITHOUT_EFFECT:
         if given.pop(name, None) is not None:
             raise OptionError(

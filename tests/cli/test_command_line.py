@@ -40,6 +40,7 @@ RESULT_FIELDS = {
     "finish_reason",
     "prompt_tokens",
     "generated_tokens",
+    "truncated_tokens",
     "timings",
     "prompt_index",
     "sequence_score",
@@ -141,7 +142,23 @@ def test_only_the_inputs_last_line_break_is_removed(
 
 
 @pytest.mark.parametrize("arguments", [[""], []])
-def test_an_empty_prompt_starts_a_text(
+@pytest.mark.parametrize("given", [b"", b"\n", b"\xef\xbb\xbf"])
+def test_an_empty_prompt_is_refused(
+    bundle: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    given: bytes,
+) -> None:
+    give_input(monkeypatch, given)
+    message = failure(capsys, "generate", "-b", bundle, *arguments)
+    assert "--allow-empty-prompt" in message
+    give_input(monkeypatch, given)
+    assert "text is empty" in failure(capsys, "run", "completion", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[""], []])
+def test_an_empty_prompt_starts_a_text_if_asked_for(
     generate: Callable[..., str],
     model: Model,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +166,8 @@ def test_an_empty_prompt_starts_a_text(
 ) -> None:
     give_input(monkeypatch, b"")
     expected = model.generate_ids([[0]], max_new_tokens=9)[0].text
-    assert generate(*arguments, "--max-new-tokens", "9") == expected + "\n"
+    options = ("--allow-empty-prompt", "--max-new-tokens", "9")
+    assert generate(*arguments, *options) == expected + "\n"
 
 
 @pytest.mark.parametrize(
@@ -641,6 +659,21 @@ def test_ctrl_c(long_bundle: Path) -> None:
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert errors.strip() == b""
+
+
+def test_an_error_that_ctrl_c_became(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of numpy that is interrupted raises an ImportError."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("PyCapsule_Import could not import module") from None
+
+    monkeypatch.setattr("edgeseq.runtime.loading.load", interrupted)
+    assert main(["generate", "a"]) == 130
+    assert capsys.readouterr().err.strip() == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(

@@ -153,15 +153,8 @@ def test_the_window_continues_the_typed_text(window: Any) -> None:
 
 
 def test_a_long_text_in_any_script_is_continued(display: None, window: Any) -> None:
-    from writing_window import NEW_TOKENS, end_of
-
-    model = load(demo="gpt2")
     completer = window.completer
     for text in ("Привет, как дела? " * 300, "你好世界" * 64, "🦊" * 300, "The king " * 3000):
-        end = end_of(text, model)
-        tokens = len(model.tokenizer.encode(end))
-        assert text.endswith(end)
-        assert 200 < tokens <= 512 - NEW_TOKENS
         request = completer.complete(text)
         while completer.pieces.get(timeout=60)[0] is not request:
             pass

@@ -14,6 +14,7 @@ from tests.support.errors import VALUE, assert_one_sentence
 from tests.support.processes import python
 
 RUNTIME_NAMES = [
+    "AsyncTextStream",
     "BundleError",
     "ChoiceProbability",
     "DeviceError",
@@ -28,6 +29,7 @@ RUNTIME_NAMES = [
     "Session",
     "StreamEvent",
     "TaskResult",
+    "TextStream",
     "Timings",
     "load",
     "pipeline",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -206,7 +207,7 @@ def test_auto_computes_before_it_chooses_cuda(what: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(engine, "open_on", on_the_cpu)
     assert load(demo=what, device="auto").device == "cuda"
-    assert runs == [1]
+    assert runs
 
 
 def test_an_error_while_binding_becomes_one_sentence(
@@ -298,3 +299,34 @@ def test_a_plug_in_s_devices_compute(
     assert seen == [(CPU, str(library.resolve()))]  # once a process
     with pytest.raises(DeviceError, match="has no 'OtherExecutionProvider' for this machine"):
         load(bundle, device="OtherExecutionProvider", provider_library=library)
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        (RuntimeError("infer_request.cpp:223: dynamic shape"), "cannot run this bundle .infer_req"),
+        (1.5, "computes other logits than the CPU .they differ by up to 1.5."),
+        (np.nan, "computes other logits than the CPU .they differ by up to nan."),
+    ],
+)
+def test_a_plug_in_that_computes_something_else_is_refused_at_load(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: Any, message: str
+) -> None:
+    library = tmp_path / "plugin.so"
+    library.write_bytes(b"")
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda *_: None)
+    monkeypatch.setattr(providers, "_plugged_in", {})
+    run = engine._trial
+    results: list[Any] = []
+
+    def tried(opened: engine.Engine) -> Any:
+        results.append(run(opened))
+        if len(results) == 2:
+            return results[1]  # the CPU's
+        if isinstance(trial, Exception):
+            raise DeviceError("The device failed.") from trial
+        return results[0] + np.float32(trial)
+
+    monkeypatch.setattr(engine, "_trial", tried)
+    with pytest.raises(DeviceError, match=message):
+        load(bundle, device=CPU, provider_library=library, threads=1)

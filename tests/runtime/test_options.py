@@ -29,6 +29,7 @@ OURS = {
     "logprobs",
     "presence_penalty",
     "frequency_penalty",
+    "truncation",
 }  # options that Transformers does not have
 NAN = float("nan")
 

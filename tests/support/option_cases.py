@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "exponential_decay_length_penalty": ((5, 1.5), (0, 2.0)),
     "remove_invalid_values": (True, False),
     "renormalize_logits": (True, False),
+    "truncation": ("left", True),
     "bos_token_id": (5, 6),
     "decoder_start_token_id": (5, 6),
 }

@@ -44,6 +44,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "native": {"errors"},
     "ort": {"bundle", "concurrency", "native", *TOP},
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
+    "freezing": set(),
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tables": {"errors"},
@@ -62,6 +63,7 @@ RUNTIME_PACKAGES = {
     "llguidance",
     "psutil",
     "pyarrow",
+    "PyInstaller",  # in hooks, which PyInstaller runs
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 

@@ -49,6 +49,7 @@ BAD: dict[str, list[Any]] = {
     "forced_bos_token_id": NO_INTEGERS,
     "length_penalty": [21, -20.5, *NO_NUMBERS],
     "early_stopping": [0, 1, "always", "True", 1.0, [], NAN],
+    "truncation": [0, 1, "middle", "True", 512, [], ("left",)],
     "diversity_penalty": [-0.5, 1e7, *NO_NUMBERS],
     "bad_words_ids": [
         [],
