@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 TEXT is a UTF-8 file. A GPT-2 bundle predicts it as one text. A T5 bundle predicts the targets of
 pairs: each line contains a source, a tab and a target, or in a .jsonl file
-{"source": "...", "target": "..."}.
+{"source": "...", "target": "..."}. From such a .jsonl file a GPT-2 bundle predicts the targets, too:
+each source is a prompt, and the target and the end of the text follow it.
 
 The cross-entropy is the mean over all predicted tokens, in nats. The perplexity is its exponential.
 A text is read in windows, and every token but the first is predicted once. For pairs, the bundle

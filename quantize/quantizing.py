@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle.manifest import CacheDtype, Manifest, Quality
+from ..runtime.bundle.manifest import CARD_NAME, CacheDtype, Manifest, Quality
 from ..runtime.bundle.reading import Bundle, open_bundle
 from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import BundleError, OptionError, QuantizationError
@@ -69,8 +69,8 @@ def quantize_bundle(
         kv_cache: The default dtype of the KV cache, ``"float32"`` or ``"int8"``. By default, the
             recipe's dtype, or float32 if int8 exceeds the limit and float32 loses less.
         text: A file for calibration and for the quality gate, in the format that ``edgeseq eval``
-            reads: text for a GPT-2, pairs of source and target for a T5. By default, a built-in
-            text.
+            reads: text for a GPT-2, pairs of source and target for a T5, or for a GPT-2 whose
+            sources are prompts (.jsonl). By default, a built-in text.
         perplexity_rise_limit: The highest allowed rise of perplexity, where 0.01 means one
             percent. By default, the recipe's limit.
         allow_loss: Whether to write the bundle even if the perplexity rises by more than the limit.
@@ -151,8 +151,9 @@ def quantize_bundle(
                     progress(f"{chosen.name} loses too much")
                 else:
                     break
-        manifest = admitted.write(writer.folder)
-        written = writer.commit(_with_quality(manifest, texts, measured, limit))
+        manifest = _with_quality(admitted.write(writer.folder), texts, measured, limit)
+        _write_card(source, manifest, writer.folder)
+        written = writer.commit(manifest)
     progress(f"wrote {written.folder}")
     return written
 
@@ -228,3 +229,21 @@ def _with_quality(manifest: Manifest, texts: Texts, measured: Comparison, limit:
         top1_agreement=measured.top1_agreement,
     )
     return replace(manifest, quantization=manifest.quantization._replace(quality=quality))
+
+
+def _write_card(source: Bundle, manifest: Manifest, folder: Path) -> None:
+    """Copy the model card of ``source``, if it has one, and add what quantizing lost."""
+    quality = manifest.quantization.quality
+    if CARD_NAME not in source.manifest.files or quality is None:
+        return
+    card = source.file(CARD_NAME).read_text(encoding="utf-8").rstrip()
+    lines = [
+        "## Quantized later",
+        "",
+        f"This bundle was made from the float32 bundle that is described above, with the recipe "
+        f"`{manifest.quantization.recipe}`. Its perplexity on `{quality.text}` changed by "
+        f"{quality.perplexity_rise:+.2%}, and the most probable token is the same at "
+        f"{quality.top1_agreement:.1%} of the positions.",
+    ]
+    text = "\n".join([card, "", *lines, ""])
+    (folder / CARD_NAME).write_text(text, encoding="utf-8", newline="\n")

@@ -15,7 +15,7 @@ from ..runtime.loading import open_tokenizer
 from ..runtime.model import Model
 from ..runtime.ort.engine import open_engine
 from ..runtime.request.batching import batches
-from ..runtime.request.passages import Window, pair_window, read_passages
+from ..runtime.request.passages import Window, holds_pairs, pair_window, read_passages
 from ..runtime.request.prompts import decoder_prompts
 from ..runtime.request.resolving import resolve_options
 from ..runtime.text.byte_tokenizer import AnyTokenizer
@@ -54,14 +54,14 @@ def find_texts(
     """
     manifest, tokenizer = bundle.manifest, open_tokenizer(bundle)
     context = None
-    if not manifest.has_encoder:
+    if path is not None and holds_pairs(path, manifest):
+        passages = read_passages(path, manifest, tokenizer)
+    elif not manifest.has_encoder:
         context = min(CONTEXT, manifest.dimensions.max_positions or CONTEXT)
         source = built_in() if path is None else path
         if path is None:
             _check_built_in(tokenizer)
         passages = read_passages(source, manifest, tokenizer, context=context, stride=context)
-    elif path is not None:
-        passages = read_passages(path, manifest, tokenizer)
     else:
         _check_built_in(tokenizer)
         model = Model(

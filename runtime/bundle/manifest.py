@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from ..errors import BundleError
 
 MANIFEST_NAME = "edgeseq.json"
+CARD_NAME = "README.md"  # the model card, which a trained bundle has
 SCHEMA = 1
 
 Side = Literal["left", "right"]

@@ -41,8 +41,8 @@ def answers(
     bundle_says = {"max_length", "max_new_tokens"} & model.bundle.manifest.generation.keys()
     options = {} if bundle_says else {"max_new_tokens": max(limit, 1)}
     texts = [""] * len(windows)
-    for chosen in batches([len(window.source) for window in windows], rows=BATCH):
-        sources = [windows[i].source for i in chosen]
+    for chosen in batches([len(window.prompt) for window in windows], rows=BATCH):
+        sources = [windows[i].prompt for i in chosen]
         results = model.generate_ids(sources, do_sample=False, **options)
         for i, result in zip(chosen, results, strict=True):
             texts[i] = result.text
@@ -81,7 +81,7 @@ def _continue(model: Model, prompts: Sequence[Sequence[int]]) -> list[Generation
 
 def _prompts(passages: Passages, positions: int | None) -> list[Sequence[int]]:
     if passages.pairs:
-        sources = [window.source for window in passages.windows]
+        sources = [window.prompt for window in passages.windows]
         return [sources[i] for i in _evenly(len(sources) - 1, min(PROMPTS, len(sources)))]
     # The last new token is never read, so it needs no position.
     room = PROMPT_TOKENS if positions is None else positions + 1 - NEW_TOKENS

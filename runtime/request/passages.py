@@ -30,6 +30,11 @@ class Window:
         """The number of predicted tokens: all from ``first`` on."""
         return max(len(self.tokens) - self.first, 0)
 
+    @property
+    def prompt(self) -> Sequence[int]:
+        """The token ids of the prompt: the source, or the tokens that are not predicted."""
+        return self.source or self.tokens[: self.first]
+
 
 def text_windows(ids: Sequence[int], context: int, stride: int) -> list[Window]:
     """Return windows over a text that predict each token but the first exactly once.
@@ -85,17 +90,14 @@ def read_passages(
 ) -> Passages:
     """Return the passages of a UTF-8 file for the model of ``manifest``.
 
-    For a decoder-only model the file is one text: see ``text_passages``. For an encoder-decoder
-    model each line is a pair: ``{"source": …, "target": …}`` in a ``.jsonl`` file, otherwise a
-    source, a tab and a target. Raises ``PromptError`` for any other file, ``OptionError`` for a
-    ``context`` or ``stride`` that is out of range or has no effect.
+    For an encoder-decoder model each line is a pair: ``{"source": …, "target": …}`` in a ``.jsonl``
+    file, otherwise a source, a tab and a target. For a decoder-only model such a ``.jsonl`` file
+    holds prompts and answers, and any other file is one text: see ``text_passages``. Raises
+    ``PromptError`` for any other file, ``OptionError`` for a ``context`` or ``stride`` that is out
+    of range or has no effect.
     """
-    if not path.is_file():
-        raise PromptError(f"There is no file {path}: give the path of a text file.")
-    text = decode_utf8(path.read_bytes(), path)
-    if not text.strip():
-        raise PromptError(f"{path} has no text: give a file with text.")
-    if not manifest.has_encoder:
+    text = _read_text(path)
+    if not _holds_pairs(path, text, manifest):
         passages = text_passages(
             text, manifest, tokenizer, context=context, stride=stride, name=path
         )
@@ -108,10 +110,19 @@ def read_passages(
     for name, value in (("context", context), ("stride", stride)):
         if value is not None:
             raise OptionError(
-                f"{name} has no effect with an encoder-decoder model, which reads each target as a "
-                "whole: leave it out."
+                f"{name} has no effect with pairs of source and target, which are read as a whole: "
+                "leave it out."
             )
     return pair_passages(_read_pairs(path, text), manifest, tokenizer)
+
+
+def holds_pairs(path: Path, manifest: Manifest) -> bool:
+    """Return whether ``read_passages`` reads pairs from a file; raise ``PromptError`` as it does.
+
+    A decoder-only model has pairs in a ``.jsonl`` file whose first line is an object with a source
+    and a target.
+    """
+    return _holds_pairs(path, _read_text(path), manifest)
 
 
 def text_passages(
@@ -160,21 +171,43 @@ def text_passages(
 def pair_passages(pairs: Sequence[Pair], manifest: Manifest, tokenizer: AnyTokenizer) -> Passages:
     """Return the windows of pairs, which are tokenized as for training.
 
-    The tokenizer adds a token at the end of a text, usually the end-of-sequence token. It is read
-    at the end of a source and predicted at the end of a target. It adds no bytes to a target.
+    With an encoder, the tokenizer adds a token at the end of a text, usually the end-of-sequence
+    token. It is read at the end of a source and predicted at the end of a target. In a decoder-only
+    model, the source is the prompt, and the end-of-sequence token is predicted after the target.
+    The token adds no bytes to a target. Raises ``PromptError`` for a pair that is too long.
     """
     options = resolve_options(manifest.generation, {}, manifest.kind)
     sources = [tokenizer.encode(source) for source, _ in pairs]
-    targets = [tokenizer.encode_target(target) for _, target in pairs]
+    if manifest.has_encoder:
+        targets = [tokenizer.encode_target(target) for _, target in pairs]
+    else:
+        end = options.eos_token_ids[:1]
+        targets = [[*tokenizer.encode(t, add_special_tokens=False), *end] for _, t in pairs]
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
         check_prompt(f"Prompt {number}", source, options, manifest)
         check_ids(f"Target {number}", target, manifest.dimensions.vocabulary)
     starts = decoder_prompts(sources, None, options, manifest)
+    if not manifest.has_encoder:
+        _check_lengths(starts, targets, manifest.dimensions.max_positions)
+        sources = [[]] * len(targets)
     return Passages(
         windows=list(map(pair_window, sources, targets, starts)),
         size_bytes=sum(len(target.encode()) for _, target in pairs),
         pairs=pairs,
     )
+
+
+def _check_lengths(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], positions: int | None
+) -> None:
+    """Raise ``PromptError`` for a prompt and target that a decoder cannot read together."""
+    for number, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        length = len(prompt) + len(target) - 1  # the last token is never read
+        if positions is not None and length > positions:
+            raise PromptError(
+                f"Prompt {number} and its target have {length} tokens, but this model reads at "
+                f"most {positions}: shorten them."
+            )
 
 
 def scored(
@@ -199,6 +232,25 @@ def scored(
         )
     [window] = windows = pair_passages([(text, target)], manifest, tokenizer).windows
     return windows, window.tokens[window.first :]
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise PromptError(f"There is no file {path}: give the path of a text file.")
+    text = decode_utf8(path.read_bytes(), path)
+    if not text.strip():
+        raise PromptError(f"{path} has no text: give a file with text.")
+    return text
+
+
+def _holds_pairs(path: Path, text: str, manifest: Manifest) -> bool:
+    if manifest.has_encoder or path.suffix != ".jsonl":
+        return manifest.has_encoder
+    try:
+        first = json_object(split_lines(text)[0], str(path), "")
+    except PromptError:
+        return False
+    return {"source", "target"} <= first.keys()
 
 
 def _read_pairs(path: Path, text: str) -> list[Pair]:

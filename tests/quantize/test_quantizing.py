@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from edgeseq.quantize.recipes import find_recipe
 from edgeseq.quantize.rounding import round_weight
 from edgeseq.quantize.texts import find_texts
 from edgeseq.runtime import load
-from edgeseq.runtime.bundle.manifest import ROLES, Quality
+from edgeseq.runtime.bundle.manifest import CARD_NAME, ROLES, Quality
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
+from edgeseq.runtime.bundle.writing import BundleWriter
 from edgeseq.runtime.evaluation.losses import compare
 
 FOX = "Once upon a time there was a clever fox; he said: let us go home! "
@@ -287,3 +289,20 @@ def test_an_lm_head_in_parts_gives_the_same_logits(
     assert parts.file("weights.bin").read_bytes() == whole.file("weights.bin").read_bytes()
     scores = [load(b.folder).score(FOX).log_probabilities for b in (whole, parts)]
     assert scores[0] == scores[1]
+
+
+def test_a_model_card_stays_and_says_what_was_lost(
+    source: Callable[[str], Bundle], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    original = source("gpt2")
+    with BundleWriter(tmp_path / "carded") as writer:
+        for name in original.manifest.files:
+            shutil.copyfile(original.file(name), writer.folder / name)
+        (writer.folder / CARD_NAME).write_text("# My model\n", encoding="utf-8")
+        writer.commit(original.manifest)
+    made = quantize_bundle(tmp_path / "carded", tmp_path / "int8", text=texts["gp"], threads=1)
+    assert CARD_NAME in open_bundle(made.folder, verify=True).manifest.files
+    card = made.file(CARD_NAME).read_text(encoding="utf-8")
+    assert card.startswith("# My model\n\n## Quantized later\n")
+    assert "`int8`" in card
+    assert "`fox.txt`" in card

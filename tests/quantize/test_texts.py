@@ -140,6 +140,16 @@ def test_pairs(t5_model: Model, name: str, tmp_path: Path) -> None:
         assert sum(pair in halves[0] for pair in expected[first : first + 2]) == 1
 
 
+def test_prompts_and_answers_of_a_decoder_only_model(model: Model, tmp_path: Path) -> None:
+    pairs = [("a " * number + "fox", "he " * number + "said") for number in range(5)]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
+    result = found(model, written(tmp_path, "pairs.jsonl", "\n".join(lines) + "\n"))
+    assert result.context is None
+    encode = model.tokenizer.encode
+    expected = [[*encode(source), *encode(target), 0] for source, target in pairs]
+    assert sorted(list(w.tokens) for w in (*result.calibration, *result.judged)) == sorted(expected)
+
+
 @pytest.mark.parametrize("tokens", [1 << 20, 150])
 def test_both_halves_have_all_tasks(
     t5_model: Model, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

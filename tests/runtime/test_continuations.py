@@ -24,6 +24,17 @@ def test_answers_are_those_of_each_source_alone(t5_model: Model) -> None:
     assert counts == [32, 32, 6]
 
 
+def test_answers_to_prompts_of_a_decoder_only_model(model: Model) -> None:
+    prompts = ["Once upon a time", "The fox", "He said: “Let us go home!”"]
+    passages = pair_passages(
+        [(prompt, "a fox") for prompt in prompts], model.bundle.manifest, model.tokenizer
+    )
+    limit = 2 * (len(model.tokenizer.encode("a fox")) + 1)
+    expected = model.generate(prompts, do_sample=False, max_new_tokens=limit)
+    assert answers(model, passages) == [result.text for result in expected]
+    assert agreement(model, model, passages).continuations == 3
+
+
 def test_the_share_of_identical_continuations(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

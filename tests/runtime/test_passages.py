@@ -145,6 +145,35 @@ def test_pairs_in_json(t5_model: Model, tmp_path: Path) -> None:
     assert found.pairs == [("a\tb\u2028c", "d\ne")]
 
 
+def test_prompts_and_answers_of_a_decoder_only_model(model: Model, tmp_path: Path) -> None:
+    """The answer and the end-of-sequence token are predicted, and the prompt is not."""
+    lines = [json.dumps({"source": source, "target": target}) for source, target in PAIRS]
+    found: Passages = read(model, tmp_path, "\n".join(lines) + "\n", "pairs.jsonl")
+    encode = model.tokenizer.encode
+    assert found.windows == [
+        Window([], [*encode(source), *encode(target), 0], len(encode(source)))
+        for source, target in PAIRS
+    ]
+    assert [window.prompt for window in found.windows] == [encode(source) for source, _ in PAIRS]
+    assert (found.pairs, found.context, found.stride) == (PAIRS, None, None)
+    assert found.size_bytes == sum(len(target.encode()) for _, target in PAIRS)
+
+
+@pytest.mark.parametrize("line", ['"a fox"', "{ fox", '{"text": "a fox"}'])
+def test_other_json_is_text_for_a_decoder_only_model(
+    model: Model, tmp_path: Path, line: str
+) -> None:
+    found = read(model, tmp_path, line, "lines.jsonl")
+    assert found == read(model, tmp_path, line)
+
+
+def test_a_prompt_and_its_answer_must_fit_together(model: Model, tmp_path: Path) -> None:
+    line = json.dumps({"source": "a fox " * 20, "target": "he said " * 40})
+    assert refusal(PromptError, lambda: read(model, tmp_path, line, "pairs.jsonl")).startswith(
+        "Prompt 0 and its target have "
+    )
+
+
 def test_targets_begin_with_the_bundles_start_token(t5_model: Model) -> None:
     generation = {**t5_model.bundle.manifest.generation, "decoder_start_token_id": 7}
     manifest = replace(t5_model.bundle.manifest, generation=generation)
