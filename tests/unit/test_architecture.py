@@ -44,6 +44,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
+    "tables": {"errors"},
     "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
     "pipelines": {"bundle", "loading", "model", "request", "translation", *TOP},
 }
@@ -58,6 +59,7 @@ RUNTIME_PACKAGES = {
     "huggingface_hub",
     "llguidance",
     "psutil",
+    "pyarrow",
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 
@@ -227,5 +229,5 @@ def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
-    heavy |= {"matplotlib", "asyncio", "psutil", "numpy", "starlette", "uvicorn"}
+    heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "numpy", "starlette", "uvicorn"}
     assert loaded & heavy == set()
