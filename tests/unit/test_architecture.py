@@ -41,7 +41,10 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"bundle", "logits", "native", "request", "text", *TOP},
     "native": {"errors"},
     "ort": {"bundle", "concurrency", "native", *TOP},
-    "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
+    "evaluation": {
+        *("bundle", "decoding", "logits", "model", "progress", "request", "tables", "tasks"),
+        *("text", "translation", *TOP),
+    },
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tables": {"errors"},
@@ -60,6 +63,8 @@ RUNTIME_PACKAGES = {
     "llguidance",
     "psutil",
     "pyarrow",
+    "rouge_score",
+    "sacrebleu",
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 
@@ -229,5 +234,14 @@ def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
-    heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "numpy", "starlette", "uvicorn"}
+    heavy |= {
+        "matplotlib",
+        "asyncio",
+        "psutil",
+        "pyarrow",
+        "sacrebleu",
+        "numpy",
+        "starlette",
+        "uvicorn",
+    }
     assert loaded & heavy == set()
