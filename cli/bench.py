@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=KERNELS,
         help=f"{KERNELS_HELP}; may be given several times, to measure each bundle with each",
     )
-    count = _whole(1)
+    count = whole(1)
     parser.add_argument(
         "--rounds", type=count, metavar="N", default=5, help="number of rounds (default: 5)"
     )
@@ -99,7 +99,7 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         "--prompt-lengths",
         dest="prompt_lengths",
-        type=_lengths,
+        type=lengths,
         default=[32, 128, 512],
         metavar="N,N,...",
         help="prompt lengths for the time to first token and the prefill speed; "
@@ -107,14 +107,14 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--contexts",
-        type=_lengths,
+        type=lengths,
         default=[32, 900],
         metavar="N,N,...",
         help="tokens in the KV cache when the decode speed is measured (default: 32,900)",
     )
     parser.add_argument(
         "--new-tokens",
-        type=_whole(FEWEST_NEW_TOKENS),
+        type=whole(FEWEST_NEW_TOKENS),
         metavar="N",
         default=128,
         help="new tokens after each context, or as many as the model's positions allow "
@@ -122,13 +122,15 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole(at_least: int, at_most: int = LARGEST) -> Callable[[str], int]:
-    def whole(text: str) -> int:
+def whole(at_least: int, at_most: int = LARGEST) -> Callable[[str], int]:
+    """Return the ``type`` of an argument that is an integer within limits."""
+
+    def limited(text: str) -> int:
         if text.isascii() and text.isdigit() and at_least <= (value := int(text)) <= at_most:
             return value
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {at_least} to {at_most}")
 
-    return whole
+    return limited
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +142,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(
             f"--{name}",
-            type=partial(_lengths, at_most=at_most),
+            type=partial(lengths, at_most=at_most),
             metavar="N,N,...",
             help=f"measure each bundle with each of these {text}",
         )
@@ -150,7 +152,7 @@ def add_retries(parser: argparse.ArgumentParser) -> None:
     """Add the flag for measurements that other programs disturbed."""
     parser.add_argument(
         "--retries",
-        type=_whole(0),
+        type=whole(0),
         metavar="N",
         default=2,
         help="how often a measurement is repeated while other programs use more than 5 %% of the "
@@ -158,9 +160,9 @@ def add_retries(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _lengths(text: str, at_most: int = LARGEST) -> list[int]:
+def lengths(text: str, at_most: int = LARGEST) -> list[int]:
     """Return the numbers of a comma-separated list, sorted and without duplicates."""
-    return sorted(set(map(_whole(1, at_most), text.split(","))))
+    return sorted(set(map(whole(1, at_most), text.split(","))))
 
 
 def _words(text: str) -> list[str]:
@@ -177,7 +179,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from .plots import check_plot, plot_bench
 
     check_plot(arguments.plot)
-    lengths = Lengths(
+    asked = Lengths(
         prompts=arguments.prompt_lengths,
         contexts=arguments.contexts,
         new_tokens=arguments.new_tokens,
@@ -192,7 +194,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         machines=_machines(arguments),
     )
     folders = [*arguments.bundle, *map(demo_bundle, arguments.demo)]
-    cases = cases_of(folders, lengths, sweep)
+    cases = cases_of(folders, asked, sweep)
     result = report(cases, measured(cases, arguments.rounds, arguments.retries))
     if arguments.plot is not None:
         plot_bench(result, arguments.plot)

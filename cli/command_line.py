@@ -42,6 +42,7 @@ COMMANDS = {
     "quantize": Command("quantize", "quantize a bundle to fewer bits"),
     "info": Command("info", "show a bundle's manifest"),
     "bench": Command("bench", "measure speed and memory of bundles"),
+    "compare": Command("compare", "compare bundles: speed, size and quality in one table"),
     "eval": Command("evaluate", "measure how well a bundle predicts a text"),
 }
 

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from statistics import median, quantiles, stdev
 from typing import Any
 
+import numpy as np
+
 from ..ort.cpu import (
     instructions,
     known_flags,
@@ -23,6 +25,7 @@ from ..ort.cpu import (
     system,
 )
 from ..ort.devices import CPU
+from ..ort.import_onnxruntime import onnxruntime
 from .case import Case
 from .machine import memory_bytes
 from .rounds import Measurement, Round, is_disturbed
@@ -189,6 +192,11 @@ def describe_machine(versions: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the ONNX Runtime and the numpy that compute."""
+    return {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
 
 
 def _rounded(value: float) -> float:

@@ -46,6 +46,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
         *("text", "translation", *TOP),
     },
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
+    "comparison": {"bench", "bundle", "evaluation", "loading", "model", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tables": {"errors"},
     "tasks": {"bundle", "concurrency", "progress", "request", "text", "translation", *TOP},
