@@ -13,6 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..runtime.bench.table import number
 from ..runtime.errors import MissingPackageError, OptionError
 from .labels import place_labels
 
@@ -103,7 +104,7 @@ def plot_eval(report: Mapping[str, Any], path: Path) -> None:
         gridspec_kw={"height_ratios": [3, 2][:rows]},
     )
     upper, lower = grid[0][0], grid[-1][0]
-    measured = [report, reference][:rows]
+    measured = [report] if reference is None else [report, reference]
     names = [Path(found["bundle"]).name for found in measured]
     if len(set(names)) < len(names):
         names = [f"{names[0]}, {report['kv_cache']} KV cache", f"{names[0]}, reference"]
@@ -205,7 +206,7 @@ def quality_chart(report: Mapping[str, Any], by: str) -> Any:
     if by == "speed":
         note += "; area of a circle: size of the bundle"
     axes.set_title(note, loc="left", fontsize=9)
-    names = [f"{point.name}\n{point.size_mb:,.0f} MB" for point in points]
+    names = [f"{point.name}\n{number(point.size_mb)} MB" for point in points]
     bars = [(x - e, p.low, x + e, p.high) for (x, e), p in zip(errors, points, strict=True)]
     place_labels(figure, axes, [(p.x, p.y) for p in points], areas, names, bars)
     return figure
@@ -245,7 +246,8 @@ def _points(report: Mapping[str, Any], by: str) -> tuple[str, Any, list[Point]]:
         if not math.isfinite(y):
             continue
         low = high = y
-        if (difference := figure["difference"]) is not None:
+        difference = figure["difference"]
+        if difference is not None and math.isfinite(sum(difference.values())):
             low, high = (y + difference[k] - difference["value"] for k in ("low", "high"))
         points.append(
             Point(

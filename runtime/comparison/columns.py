@@ -88,14 +88,10 @@ def estimated(figure: Mapping[str, Any] | None, form: Callable[[float], str]) ->
 
 
 def plain(value: float) -> str:
-    """Return a number with four significant digits."""
-    return (
-        f"{value:.0f}"
-        if abs(value) >= 1e4
-        else f"{value:#.4g}"
-        if abs(value) >= 1
-        else f"{value:.3f}"
-    )
+    """Return a number with four significant digits, but with all digits of the integer part."""
+    if abs(value) < 1:
+        return f"{value:.3f}"
+    return f"{value:.0f}" if abs(value) >= 1e3 else f"{value:#.4g}"
 
 
 def percent(value: float) -> str:
