@@ -81,7 +81,7 @@ class EdgeseqLM(TemplateLM):
         return sum(score.log_probabilities[:-1]), greedy.token_ids == ids
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
-        """Return the log-probability of each text, read in windows without overlap."""
+        """Return the log-probability of each text, read in the windows of the harness."""
         return [sum(self._windows(*request.args)) for request in requests]
 
     def _windows(self, text: str) -> Iterator[float]:

@@ -86,18 +86,21 @@ def harness(python: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 def test_loglikelihood_rolling_is_our_loss(
-    harness: Callable[..., dict[str, Any]], demo_gpt2: Model
+    harness: Callable[..., dict[str, Any]], model: Model
 ) -> None:
     texts = [*TEXTS, " ".join(TEXTS) * 12]  # the last one has more tokens than positions
-    found = harness(demo_gpt2.bundle.folder, "tales", [{"text": text} for text in texts])
+    found = harness(model.bundle.folder, "tales", [{"text": text} for text in texts])
+    positions = model.bundle.manifest.dimensions.max_positions
+    assert positions is not None
     nats, size_bytes = 0.0, 0
     for text in texts:
-        ids = [demo_gpt2.bundle.manifest.generation["eos_token_id"]]
-        ids += demo_gpt2.tokenizer.encode(text)
+        ids = [model.bundle.manifest.generation["eos_token_id"]]
+        ids += model.tokenizer.encode(text)
         size_bytes += len(text.encode())
-        positions = 512
-        for start in range(0, len(ids) - 1, positions - 1):
-            known = demo_gpt2.score_ids(ids[start : start + positions]).log_probabilities
+        for first in range(1, len(ids), positions - 1):
+            end = min(first + positions - 1, len(ids))
+            read = ids[max(end - positions, 0) : end]  # the last window has a full context, too
+            known = model.score_ids(read).log_probabilities[first - end :]
             nats -= sum(value for value in known if value is not None)
     expected = nats / math.log(2) / size_bytes
     assert found["bits_per_byte,none"] == pytest.approx(expected, rel=1e-6)
