@@ -88,9 +88,12 @@ def estimated(figure: Mapping[str, Any] | None, form: Callable[[float], str]) ->
 
 
 def plain(value: float) -> str:
-    """Return a number with four significant digits, but with all digits of the integer part."""
+    """Return a number with three decimals, or at least two and at most four significant digits.
+
+    The integer part has all of its digits.
+    """
     if abs(value) < 1:
-        return f"{value:.3f}"
+        return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3f}"
     return f"{value:.0f}" if abs(value) >= 1e3 else f"{value:#.4g}"
 
 

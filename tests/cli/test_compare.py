@@ -16,6 +16,8 @@ import pytest
 from edgeseq.cli import plots
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model
+from edgeseq.runtime.comparison.columns import compare_output, plain, signed
+from edgeseq.runtime.comparison.page import page
 from tests.support.commands import Captured, failure, succeed, wrong_usage
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -161,9 +163,18 @@ def report(bundle: Path, other_bundle: Path, tmp_path_factory: Any) -> tuple[dic
     folder = tmp_path_factory.mktemp("compare")
     path = folder / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
-    page = folder / "page.html"
+    path_of_page = folder / "page.html"
     command = ["compare", bundle, other_bundle, "--data", path, *SLOW, "--threads", 1]
-    command += ["--plot", folder, "--report", page, "--title", "Foxes <&> kings", "-o", "json"]
+    command += [
+        "--plot",
+        folder,
+        "--report",
+        path_of_page,
+        "--title",
+        "Foxes <&> kings",
+        "-o",
+        "json",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         printed: list[str] = []
         patch.setattr("builtins.print", lambda *texts, **_: printed.extend(map(str, texts)))
@@ -188,8 +199,6 @@ def test_speeds_are_those_of_bench(report: tuple[dict[str, Any], Path]) -> None:
 
 
 def test_every_form_has_the_same_figures(report: tuple[dict[str, Any], Path]) -> None:
-    from edgeseq.runtime.comparison.columns import compare_output
-
     found, _ = report
     rows = list(csv.DictReader(compare_output(found, "csv").splitlines()))
     lines = [json.loads(line) for line in compare_output(found, "jsonl").splitlines()]
@@ -205,6 +214,34 @@ def test_every_form_has_the_same_figures(report: tuple[dict[str, Any], Path]) ->
         assert values["pp128, tokens/s"] == "–"
         assert values["bundle"] == item["name"] + " (reference)" * item["is_reference"]
         assert float(row["perplexity"]) == item["perplexity"]["score"]["value"]
+
+
+def test_what_was_disturbed_is_marked(report: tuple[dict[str, Any], Path]) -> None:
+    found = json.loads(json.dumps(report[0]))
+    for item, count in zip(found["bundles"], (0, 1), strict=True):
+        item["disturbed_rounds"] = count
+    head, _, first, second, *rest = compare_output(found, "md").splitlines()
+    assert "\\*" not in first
+    assert second.count("\\*") == 5  # load, first token, prefill, decoding, peak
+    assert any("other (\\*): other programs disturbed 1 of 2 rounds" in line for line in rest)
+    text = Tags(page(found, {}, "title")).text
+    assert "other (*): other programs disturbed 1 of 2 rounds" in text
+    rows = [json.loads(line) for line in compare_output(found, "jsonl").splitlines()]
+    assert [row["disturbed_rounds"] for row in rows] == [0, 1]
+    assert head.count("|") == first.count("|") == second.count("|")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((12345.6, "12346"), (958.83, "958.8"), (24.3149, "24.31"), (1, "1.000")),
+        *((0.12349, "0.123"), (0.0123, "0.012"), (0.00034, "0.00034"), (0, "0")),
+    ],
+)
+def test_numbers_have_the_digits_that_tell_something(value: float, text: str) -> None:
+    assert plain(value) == text
+    assert signed(value, plain) == (f"+{text}" if value else "0")
+    assert signed(-value, plain) == (f"−{text}" if value else "0")
 
 
 class Tags(HTMLParser):
@@ -233,15 +270,15 @@ class Tags(HTMLParser):
 def test_the_page_is_self_contained(report: tuple[dict[str, Any], Path]) -> None:
     found, folder = report
     content = (folder / "page.html").read_text(encoding="utf-8")
-    page = Tags(content)
-    assert page.open == []
-    assert len(page.links) == 2
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
-    assert "Foxes <&> kings" in page.text
+    tags = Tags(content)
+    assert tags.open == []
+    assert len(tags.links) == 2
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in tags.links)
+    assert "Foxes <&> kings" in tags.text
     assert "<script" not in content
     for item in found["bundles"]:
-        assert item["name"] in page.text
-    assert found["machine"]["processor"] in page.text
+        assert item["name"] in tags.text
+    assert found["machine"]["processor"] in tags.text
     assert str(folder) not in content
 
 
