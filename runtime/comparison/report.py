@@ -46,12 +46,16 @@ def evaluate_all(
     ``read_data``; ``loading``: arguments of ``load``. Besides the reference, one bundle is loaded
     at a time.
     """
-    names = names_of(folders)
+    names, kv_cache = names_of(folders), loading.get("kv_cache")
     with load(folders[reference], **loading) as other:
         data = read_data(path, other, **given)
         chosen = metrics(data)
         readings = read_all(other, data, max_new_tokens=max_new_tokens)
-        found = {reference: _evaluated(names[reference], other, data, readings, chosen, None, [])}
+        found = {
+            reference: _evaluated(
+                names[reference], other, data, readings, chosen, None, [], kv_cache
+            )
+        }
         for place, folder in enumerate(folders):
             if place == reference:
                 continue
@@ -68,7 +72,7 @@ def evaluate_all(
                 beside = other if what is None else None
                 read = read_all(model, own, beside, max_new_tokens=max_new_tokens)
                 found[place] = _evaluated(
-                    names[place], model, own, read, chosen, readings.answers, remarks
+                    names[place], model, own, read, chosen, readings.answers, remarks, kv_cache
                 )
     return [found[place] for place in range(len(folders))], data
 
@@ -81,6 +85,7 @@ def _evaluated(
     metrics: Sequence[str],
     reference: Answers | None,
     remarks: list[str],
+    kv_cache: str | None,
 ) -> Evaluated:
     manifest = model.bundle.manifest
     if readings.answers is not None and readings.answers.cut:
@@ -96,7 +101,7 @@ def _evaluated(
             "name": name,
             "architecture": manifest.architecture,
             "recipe": manifest.quantization.recipe,
-            "kv_cache": manifest.kv_cache.dtype,
+            "kv_cache": kv_cache or manifest.kv_cache.dtype,
             "kernels": model.kernels,
             "size_mb": sum(file.size_bytes for file in manifest.files.values()) / 1e6,
         },

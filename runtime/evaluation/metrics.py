@@ -27,6 +27,7 @@ Texts = Sequence[str]
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+LIMIT_OF_LABELS = 500  # more are no labels but texts
 MOST_LABELS = 40  # a confusion with more labels is no table to look at
 
 
@@ -83,6 +84,10 @@ def _means(of: Callable[[str, str], float]) -> Callable[[Texts, Texts], Statisti
 def _label_counts(found: Texts, expected: Texts) -> Statistics:
     """Return for each label and text: right, found, expected; (texts, 3 * labels)."""
     labels = {label: i for i, label in enumerate(sorted({*found, *expected}))}
+    if len(labels) > LIMIT_OF_LABELS:
+        raise PromptError(
+            f"f1 is for labels, but there are {len(labels)} different texts: use squad_f1."
+        )
     counts = np.zeros((len(found), 3, len(labels)))
     for i, (text, other) in enumerate(zip(found, expected, strict=True)):
         counts[i, 0, labels[text]] = text == other

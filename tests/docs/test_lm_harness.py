@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,11 +51,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python with edgeseq and the harness."""
     if given := os.environ.get("LM_EVAL_PYTHON"):
         return given
-    folder = tmp_path_factory.mktemp("harness") / "venv"
+    work = tmp_path_factory.mktemp("harness")
+    sources, folder = work / "edgeseq", work / "venv"
+    # A copy: an installation writes into the folder of the sources.
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info")
+    shutil.copytree(ROOT, sources, ignore=left_out)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     found = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     subprocess.run(
-        [found, "-m", "pip", "install", "-q", f"{ROOT}[cpu]", REQUIRED],
+        [found, "-m", "pip", "install", "-q", f"{sources}[cpu]", REQUIRED],
         check=True,
         env={**os.environ, "EDGESEQ_WITHOUT_KERNELS": "1"},
     )

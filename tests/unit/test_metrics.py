@@ -96,6 +96,12 @@ def test_many_labels_have_no_confusion() -> None:
     assert confusion([str(i) for i in range(50)], ["x"] * 50) is None
 
 
+def test_texts_are_no_labels() -> None:
+    texts = [str(i) for i in range(600)]
+    with pytest.raises(PromptError, match="there are 600 different texts: use squad_f1"):
+        METRICS["f1"].of(texts, texts)
+
+
 def test_unknown_metrics_are_refused() -> None:
     assert check_metrics(["f1", "accuracy", "f1"]) == ["f1", "accuracy"]
     with pytest.raises(OptionError, match="There is no metric 'acuracy': use accuracy"):
