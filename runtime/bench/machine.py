@@ -128,7 +128,7 @@ def read_bandwidth(threads: int, *, size_bytes: int = SIZE_BYTES, passes: int = 
     """
     parts = np.array_split(np.ones(max(size_bytes // 8, threads), np.int64), threads)
     repeats = max(1, PASS_BYTES // size_bytes)
-    readers = [reader for reader in (_search, _maximum) if reader is not _search or SEARCH]
+    readers = [_maximum] if SEARCH is None else [_search, _maximum]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for number in range(max(passes, len(readers))):

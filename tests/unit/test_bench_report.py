@@ -303,6 +303,22 @@ def test_read_bandwidth_is_a_rate(threads: int) -> None:
     assert 0 < read_bandwidth(threads, size_bytes=8 << 20, passes=2) < np.inf
 
 
+def test_read_bandwidth_without_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SEARCH", None)
+    assert 0 < read_bandwidth(1, size_bytes=1 << 20, passes=1) < np.inf
+
+
+def test_the_c_library_finds_what_there_is() -> None:
+    """So it reads the whole array when there is nothing to find."""
+    if machine.SEARCH is None:
+        pytest.skip("there is no C library")
+    array = np.ones(1 << 16, np.int64)
+    address = array.ctypes.data
+    assert machine.SEARCH(address, 255, array.nbytes) is None
+    array[-1] = 255
+    assert machine.SEARCH(address, 255, array.nbytes) == address + array.nbytes - 8
+
+
 class Seconds(NamedTuple):
     """Processor times with psutil's names on Linux."""
 
