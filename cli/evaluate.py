@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 EPILOG = """\
 TEXT is a UTF-8 file. A GPT-2 bundle predicts it as one text. A T5 bundle predicts the targets of
 pairs: each line contains a source, a tab and a target, or in a .jsonl file
-{"source": "...", "target": "..."}. From such a .jsonl file a GPT-2 bundle predicts the targets,
-too: each source is a prompt, and the target and the end of the text follow it. A .csv, .tsv or
-.parquet file has columns of these names, or of those that --column gives. With --task, a row has
+{"source": "...", "target": "..."}. A GPT-2 bundle predicts the targets of such a .jsonl file, too:
+each source is a prompt, and the target and the end of the text follow it. A .csv, .tsv or .parquet
+file has columns of these names, or of those that --column gives. With --task, a row has
 the fields of the task and a target.
 
 The cross-entropy is the mean over all predicted tokens, in nats. The perplexity is its exponential.
@@ -155,7 +155,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from ..runtime.evaluation.answers import write_predictions
     from ..runtime.evaluation.data import read_data
     from ..runtime.evaluation.quality import difference_of
-    from ..runtime.evaluation.report import measure_report, report_lines
+    from ..runtime.evaluation.report import measure_data, report_lines
     from ..runtime.loading import load
     from .plots import check_plot, plot_eval
 
@@ -181,7 +181,7 @@ def _eval(arguments: argparse.Namespace) -> int:
             )
     data = read_data(text, model, **given)
     metrics = check_answers(arguments, data)
-    measured, readings = measure_report(model, reference, data, metrics, arguments.max_new_tokens)
+    measured, readings = measure_data(model, reference, data, metrics, arguments.max_new_tokens)
     report = {
         "bundle": str(model.bundle.folder),
         "recipe": model.bundle.manifest.quantization.recipe,

@@ -12,10 +12,10 @@ from ..model import Model
 from ..request.batching import batches
 from ..tasks.runs import run_all
 from .bootstrap import Estimates, estimate
+from .continuations import BATCH
 from .data import Data, Example
 from .metrics import DEFAULTS, METRICS, OF_LABELS, Confusion, confusion
 
-BATCH = 32  # texts that are generated at once
 LIMITS = {"max_length", "max_new_tokens"}
 
 

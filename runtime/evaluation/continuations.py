@@ -12,6 +12,7 @@ from ..request.passages import Passages
 from ..request.resolving import resolve_options
 from ..results import GenerationResult
 
+BATCH = 32  # texts that are generated at once
 PROMPTS = 32  # limit of prompts whose continuations are compared
 PROMPT_TOKENS = 32  # tokens of a text in each prompt
 NEW_TOKENS = 64  # tokens of a continuation that are compared

@@ -65,11 +65,7 @@ def read_data(
         form = "text"
     if template is None and form in OWN_FORMS and not columns:
         passages = read_passages(path, manifest, model.tokenizer, context=context, stride=stride)
-        examples = [
-            Example(line=i, values={SOURCE: source}, target=target)
-            for i, (source, target) in enumerate(passages.pairs, 1)
-        ]
-        return Data(passages=passages, examples=examples)
+        return data_of(passages)
     for name, value in (("context", context), ("stride", stride)):
         if value is not None:
             raise OptionError(f"{name} has no effect with examples, which are read as a whole.")
@@ -92,6 +88,15 @@ def read_data(
         template=template,
         labels=list(labels),
     )
+
+
+def data_of(passages: Passages) -> Data:
+    """Return the data of passages; their pairs are examples."""
+    examples = [
+        Example(line=i, values={SOURCE: source}, target=target)
+        for i, (source, target) in enumerate(passages.pairs, 1)
+    ]
+    return Data(passages=passages, examples=examples)
 
 
 def _has_head(path: Path, columns: Mapping[str, str]) -> bool:

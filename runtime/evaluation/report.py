@@ -7,35 +7,36 @@ from dataclasses import asdict
 from typing import Any
 
 from ..model import Model
+from ..request.passages import Passages
 from .answers import metrics_of
 from .bootstrap import Estimate
 from .continuations import agreement
-from .data import Data
+from .data import Data, data_of
+from .losses import Loss
 from .metrics import METRICS
 from .quality import Quality, Readings, quality, read_all
 
 
-def measure_report(
+def measure_report(model: Model, reference: Model | None, passages: Passages) -> dict[str, Any]:
+    """Measure the model on passages; return the figures that ``--json`` prints."""
+    return measure_data(model, reference, data_of(passages))[0]
+
+
+def measure_data(
     model: Model,
     reference: Model | None,
     data: Data,
     metrics: Sequence[str] = (),
     max_new_tokens: int | None = None,
 ) -> tuple[dict[str, Any], Readings]:
-    """Measure the model; return the figures that ``--json`` prints, and what they follow from.
+    """Return the figures of ``measure_report``, and what they follow from.
 
     ``metrics``: names of metrics; none: those that fit the data.
     """
     readings = read_all(model, data, reference, max_new_tokens=max_new_tokens)
     found = quality(readings, data, metrics or metrics_of(data))
     passages = data.passages
-    report: dict[str, Any] = {
-        "tokens": readings.loss.tokens,
-        "bytes": passages.size_bytes,
-        "cross_entropy": readings.loss.cross_entropy,  # nats per token
-        "perplexity": readings.loss.perplexity,
-        "bits_per_byte": readings.bits_per_byte,
-    }
+    report = loss_figures(readings.loss, passages)
     if readings.answers is not None:
         report |= {"pairs": len(data.examples)}
         report |= {name: figure.score.value for name, figure in found.metrics.items()}
@@ -50,6 +51,17 @@ def measure_report(
     if reference is not None:
         report["reference"] = _beside(reference, model, readings, data)
     return report, readings
+
+
+def loss_figures(loss: Loss, passages: Passages) -> dict[str, Any]:
+    """Return the figures of a loss on all windows of ``passages``."""
+    return {
+        "tokens": loss.tokens,
+        "bytes": passages.size_bytes,
+        "cross_entropy": loss.cross_entropy,  # nats per token
+        "perplexity": loss.perplexity,
+        "bits_per_byte": loss.bits_per_byte(passages.size_bytes),
+    }
 
 
 def _intervals(found: Quality) -> dict[str, list[float]]:
