@@ -48,6 +48,7 @@ COMMANDS = {
     "info": Command("info", "show a bundle's manifest"),
     "doctor": Command("doctor", "describe this installation and try it, for a bug report"),
     "bench": Command("bench", "measure speed and memory of bundles"),
+    "compare": Command("compare", "compare bundles: speed, size and quality in one table"),
     "eval": Command("evaluate", "measure how well a bundle predicts a text"),
 }
 

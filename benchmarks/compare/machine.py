@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from edgeseq.runtime.ort.cpu import instructions, logical_cores, physical_cores, processor
+from edgeseq.runtime.ort.cpu import (
+    instructions,
+    known_flags,
+    logical_cores,
+    physical_cores,
+    processor,
+)
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Instruction sets that kernels choose by: of x86, then of ARM.
-FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni*", "avx512*", "amx_*", "asimd*", "i8mm", "sve*")
 
 
 def describe_machine() -> dict[str, str]:
@@ -21,11 +24,6 @@ def describe_machine() -> dict[str, str]:
     described["cores"] = f"{physical_cores()} ({logical_cores()} logical)"
     described["instructions"] = " ".join(known_flags(instructions()))
     return {name: value or platform.machine() for name, value in described.items()}
-
-
-def known_flags(flags: str) -> list[str]:
-    """Return those of ``flags``, separated by spaces, that kernels choose by."""
-    return [flag for flag in flags.split() if any(fnmatchcase(flag, p) for p in FLAGS)]
 
 
 def family_and_model(path: Path = CPU_INFO) -> str:

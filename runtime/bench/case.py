@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ..bundle.manifest import Manifest
 from ..bundle.reading import Bundle, open_bundle
 from ..errors import DeviceError, OptionError
+from ..ort.cpu import thread_count
 from ..ort.devices import AUTO, CPU, Device, parse_device
 from ..ort.engine import with_cache_on
 from ..ort.providers import check_build
 from .worker import Workload
 
 CHUNK_BYTES = 1 << 20
+# The read bandwidth is measured with as many bytes as a decode step reads, within these limits.
+MIN_READ, MAX_READ = 1 << 20, 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,20 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What each bundle is measured with: every combination of these values."""
+
+    kv_caches: Sequence[Any] = (None,)  # dtypes; None: the default of the bundle on the device
+    threads: Sequence[int | None] = (None,)  # None: usable cores
+    rows: Sequence[int] = (1,)  # prompts of a batch
+    beams: Sequence[int] = (1,)
+    # Keyword arguments of ``load`` for a device and kernels.
+    machines: Sequence[Mapping[str, Any]] = ({"device": "cpu"},)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """A bundle to measure, with one device and one KV cache."""
+    """A bundle to measure, with one value of everything that a sweep changes."""
 
     name: str
     manifest: Manifest  # manifest with the KV cache to measure
@@ -39,34 +55,68 @@ class Case:
     workload: Workload
     left_out: Sequence[str]  # a sentence for each length that does not fit the model
 
+    @property
+    def threads(self) -> int:
+        """The number of threads."""
+        return thread_count(self.workload.load_options.get("threads"))
 
-def cases_of(
-    folders: Sequence[Path],
-    kv_caches: Sequence[Any],
-    lengths: Lengths,
-    threads: int | None,
-    machines: Sequence[Mapping[str, Any]] = ({"device": "cpu"},),
-) -> list[Case]:
-    """Return a checked case for every bundle on every device with every KV cache.
+    @property
+    def reads(self) -> tuple[int, int]:
+        """The threads and the bytes that measure the read bandwidth for this case."""
+        return self.threads, min(max(self.manifest.weights_per_token_bytes, MIN_READ), MAX_READ)
 
-    ``kv_caches``: dtypes; None: the default of the bundle on the device. ``machines``: keyword
-    arguments of ``load`` for a device and kernels. Reads all files once, so that no first load
-    waits for a disk. Raises ``BundleError`` for a broken bundle, ``DeviceError`` for an unknown
-    device, ``OptionError`` for a KV cache that a bundle does not have.
+
+def cases_of(folders: Sequence[Path], lengths: Lengths, sweep: Sweep) -> list[Case]:
+    """Return a checked case for every bundle with every combination of ``sweep``.
+
+    Reads all files once, so that no first load waits for a disk. Raises ``BundleError`` for a
+    broken bundle, ``DeviceError`` for an unknown device, ``OptionError`` for a KV cache that a
+    bundle does not have.
     """
     bundles = [open_bundle(folder) for folder in folders]
     cases = [
-        _case(name, bundle, {**machine, "threads": threads, "kv_cache": dtype}, lengths)
-        for name, bundle in zip(_names(bundles), bundles, strict=True)
-        for machine in machines
-        for dtype in dict.fromkeys(kv_caches)
+        _case(name, bundle, {**machine, "threads": threads, "kv_cache": dtype}, lengths, sizes)
+        for name, bundle in zip(names_of(folders), bundles, strict=True)
+        for machine in sweep.machines
+        for dtype in dict.fromkeys(sweep.kv_caches)
+        for threads in dict.fromkeys(sweep.threads)
+        for sizes in product(dict.fromkeys(sweep.rows), dict.fromkeys(sweep.beams))
     ]
     for bundle in bundles:
         _read_once(bundle)
-    return cases
+    return _told_apart(cases, sweep)
 
 
-def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths) -> Case:
+def _told_apart(cases: Sequence[Case], sweep: Sweep) -> list[Case]:
+    """Return the cases with names that say what the sweep changes between them."""
+
+    def words(case: Case) -> Iterator[str]:
+        for values, value, noun in (
+            (sweep.threads, case.threads, "thread"),
+            (sweep.rows, case.workload.rows, "row"),
+            (sweep.beams, case.workload.beams, "beam"),
+        ):
+            if len(set(values)) > 1 or (value > 1 and noun != "thread"):
+                yield f"{value} {noun}{'s' * (value != 1)}"
+
+    named = []
+    for case in cases:
+        changed = ", ".join(words(case))
+        if changed and case.name.endswith(")"):
+            changed = f"{case.name[:-1]}, {changed})"
+        elif changed:
+            changed = f"{case.name} ({changed})"
+        named.append(replace(case, name=changed or case.name))
+    return named
+
+
+def _case(
+    name: str,
+    bundle: Bundle,
+    asked: Mapping[str, Any],
+    lengths: Lengths,
+    sizes: tuple[int, int],
+) -> Case:
     device, dtype = _device(asked), asked["kv_cache"]
     try:
         check_build(device)
@@ -87,6 +137,8 @@ def _case(name: str, bundle: Bundle, asked: Mapping[str, Any], lengths: Lengths)
         prompt_lengths=[n for n in lengths.prompts if positions is None or n <= positions],
         new_tokens=[pair for pair in pairs if pair[1] >= lengths.fewest_new_tokens],
         repeats=lengths.repeats,
+        rows=sizes[0],
+        beams=sizes[1],
     )
     left_out = [] if positions is None else list(_left_out(name, workload, lengths, positions))
     return Case(name=name, manifest=manifest, device=device, workload=workload, left_out=left_out)
@@ -112,7 +164,7 @@ def _left_out(name: str, workload: Workload, lengths: Lengths, max_positions: in
         if length not in workload.prompt_lengths:
             yield (
                 f"{name}: the prompt length {length} is left out, because the model has only "
-                f"{max_positions} positions: use --prompt-lengths up to {max_positions}."
+                f"{max_positions} positions: use --prompt up to {max_positions}."
             )
     measured, fewest = dict(workload.new_tokens), lengths.fewest_new_tokens
     for context in lengths.contexts:
@@ -124,9 +176,9 @@ def _left_out(name: str, workload: Workload, lengths: Lengths, max_positions: in
             )
 
 
-def _names(bundles: Sequence[Bundle]) -> list[str]:
+def names_of(folders: Sequence[Path]) -> list[str]:
     """Return the folders' names; equal names are numbered."""
-    names = [bundle.folder.absolute().name for bundle in bundles]
+    names = [folder.absolute().name for folder in folders]
     return [
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import EdgeseqError
 from .case import Case
-from .machine import OthersClock, resident_bytes
+from .machine import DISTURBED, BusiestPrograms, OthersClock, resident_bytes
 from .worker import LOADED, megabytes
 
 WORKER = "edgeseq.runtime.bench.worker"
@@ -28,35 +28,71 @@ Measurement = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """The measurements of one round."""
+    """The measurements of one round, each in the order of the cases."""
 
-    read_bytes_per_s: float  # the machine's read bandwidth
-    other_cpu_share: float | None  # share of all processors that other programs used meanwhile
-    measurements: Sequence[Measurement]  # in the order of the cases
+    read_bytes_per_s: Sequence[float]  # read bandwidth with the size of each case's weights
+    measurements: Sequence[Measurement]
+    other_cpu_shares: Sequence[float | None]  # shares of all processors that others used meanwhile
+    busiest: Mapping[str, float]  # other programs, and the number of cores that each used
 
 
 def measure_rounds(
     cases: Sequence[Case],
     count: int,
     *,
-    bandwidth: Callable[[], float],
+    bandwidth: Callable[[Case], float],
     measure: Callable[[Case], Measurement],
     progress: Callable[[str], None],
+    retries: int = 0,
+    clock: Callable[[], OthersClock] = OthersClock,
 ) -> Iterator[Round]:
-    """Yield ``count`` rounds: each measures the ``bandwidth`` first, then every case once."""
+    """Yield ``count`` rounds: each measures the ``bandwidth`` first, then every case once.
+
+    A measurement that other programs disturbed is repeated up to ``retries`` times; the one with
+    the least use by others counts.
+    """
     for number in range(count):
-        others = OthersClock()
+        programs = BusiestPrograms()
         progress(f"round {number + 1} of {count}: read bandwidth")
-        read_bytes_per_s = bandwidth()
-        measurements: dict[int, Measurement] = {}
+        reads: dict[tuple[int, int], float] = {}
+        for case in cases:
+            if case.reads not in reads:
+                reads[case.reads] = bandwidth(case)
+        found: dict[int, tuple[Measurement, float | None]] = {}
         for index in turns(len(cases), number):
-            progress(f"round {number + 1} of {count}: {cases[index].name}")
-            measurements[index] = measure(cases[index])
+            case = cases[index]
+            what = f"round {number + 1} of {count}: {case.name}"
+            progress(what)
+            best = _measured(case, measure, clock)
+            for _ in range(retries):
+                if not is_disturbed(best[1]):
+                    break
+                progress(f"{what}, again, because other programs used the processors")
+                best = min(best, _measured(case, measure, clock), key=_use)
+            found[index] = best
         yield Round(
-            read_bytes_per_s=read_bytes_per_s,
-            other_cpu_share=others.share(),
-            measurements=[measurements[index] for index in range(len(cases))],
+            read_bytes_per_s=[reads[case.reads] for case in cases],
+            measurements=[found[index][0] for index in range(len(cases))],
+            other_cpu_shares=[found[index][1] for index in range(len(cases))],
+            busiest=programs.cores(),
         )
+
+
+def _measured(
+    case: Case, measure: Callable[[Case], Measurement], clock: Callable[[], OthersClock]
+) -> tuple[Measurement, float | None]:
+    others = clock()
+    measurement = measure(case)
+    return measurement, others.share()
+
+
+def _use(measured: tuple[Measurement, float | None]) -> float:
+    return measured[1] or 0.0
+
+
+def is_disturbed(share: float | None) -> bool:
+    """Return whether other programs used so much of the processors that a measurement suffers."""
+    return share is not None and share > DISTURBED
 
 
 def turns(cases: int, round_number: int) -> list[int]:

@@ -6,9 +6,9 @@
 standard output is one JSON object: the measurement, or ``{"error": SENTENCE}`` with exit status 1.
 Only edgeseq's errors are imported before the clock starts.
 
-Generation is greedy, from one prompt of seeded random ids, without an end-of-sequence token and
-without penalties, so that bundles with different defaults are comparable. A warm-up generation
-comes first and does not count.
+Generation is greedy or beam search, from prompts of seeded random ids, without an end-of-sequence
+token and without penalties, so that bundles with different defaults are comparable. A warm-up
+generation comes first and does not count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 OPTIONS: dict[str, Any] = {
     "eos_token_id": None,
     "do_sample": False,
-    "num_beams": 1,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
@@ -63,13 +62,16 @@ class Workload:
     prompt_lengths: Sequence[int]  # lengths of prompts or sources for the time to first token
     new_tokens: Sequence[tuple[int, int]]  # pairs of context length and new tokens
     repeats: int  # measurements of each time to first token
+    rows: int = 1  # prompts of a batch
+    beams: int = 1
 
 
 def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
     """Load the bundle once and measure it; return the figures.
 
     ``loaded`` is called once the bundle is loaded. Keys name their units. A figure that depends on
-    a length is a mapping from the length, as a string. A figure is None if the system does not
+    a length is a mapping from the length, as a string. Speeds are those of all rows together, beams
+    not counted. A figure is None if the system does not
     provide it. ``versions`` holds the versions of ONNX Runtime and numpy, ``kernels`` the name of
     the kernels that computed.
     """
@@ -81,15 +83,17 @@ def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
     model = load(workload.folder, **workload.load_options)
     load_s = time.perf_counter() - imported
     loaded()
-    _generate(model, WARM_UP_TOKENS, WARM_UP_TOKENS)
+    _generate(model, workload, WARM_UP_TOKENS, WARM_UP_TOKENS)
     first_token_ms = {
         str(length): median(
-            1e3 * _generate(model, length, 1).timings.first_token_s for _ in range(workload.repeats)
+            1e3 * _generate(model, workload, length, 1).timings.first_token_s
+            for _ in range(workload.repeats)
         )
         for length in workload.prompt_lengths
     }
     decodes = {
-        str(context): _decode(model, context, count) for context, count in workload.new_tokens
+        str(context): _decode(model, workload, context, count)
+        for context, count in workload.new_tokens
     }
     return {
         "versions": {name: sys.modules[name].__version__ for name in ("onnxruntime", "numpy")},
@@ -103,12 +107,13 @@ def measure(workload: Workload, loaded: Callable[[], None]) -> dict[str, Any]:
     }
 
 
-def _decode(model: Model, context: int, new_tokens: int) -> tuple[float, float]:
+def _decode(model: Model, workload: Workload, context: int, new_tokens: int) -> tuple[float, float]:
     """Return tokens/s after the first token, and the median ms of a step outside all sessions."""
     with _timed_runs() as runs:
-        timings = _generate(model, context, new_tokens, after_encoder=True).timings
+        timings = _generate(model, workload, context, new_tokens, after_encoder=True).timings
     gaps_s = gaps_of(runs)[2 - new_tokens :]  # without the gap before the first decode step
-    return (new_tokens - 1) / (timings.total_s - timings.first_token_s), 1e3 * median(gaps_s)
+    count = workload.rows * (new_tokens - 1)
+    return count / (timings.total_s - timings.first_token_s), 1e3 * median(gaps_s)
 
 
 def gaps_of(runs: Sequence[Run]) -> list[float]:
@@ -130,13 +135,13 @@ def gaps_of(runs: Sequence[Run]) -> list[float]:
 
 
 def _generate(
-    model: Model, length: int, new_tokens: int, *, after_encoder: bool = False
+    model: Model, workload: Workload, length: int, new_tokens: int, *, after_encoder: bool = False
 ) -> GenerationResult:
-    """Return the result of generating after a prompt of ``length`` tokens.
+    """Return the first result of generating after a batch of prompts of ``length`` tokens.
 
     ``after_encoder``: the decoder reads the prompt, and an encoder reads ``SOURCE_TOKENS``.
     """
-    options = {**OPTIONS, "max_new_tokens": new_tokens}
+    options = {**OPTIONS, "num_beams": workload.beams, "max_new_tokens": new_tokens}
     manifest = model.bundle.manifest
     if after_encoder and manifest.has_encoder:
         from ..request.resolving import resolve_options
@@ -144,15 +149,16 @@ def _generate(
         start = resolve_options(manifest.generation, {}, manifest.kind).decoder_start
         options["decoder_input_ids"] = [start, *_ids(model, length - 1)]
         length = SOURCE_TOKENS
-    return model.generate_ids([_ids(model, length)], **options)[0]
+    prompts = [_ids(model, length, row) for row in range(workload.rows)]
+    return model.generate_ids(prompts, **options)[0]
 
 
-def _ids(model: Model, count: int) -> list[int]:
+def _ids(model: Model, count: int, seed: int = 0) -> list[int]:
     import numpy as np
 
     sizes = model.bundle.manifest.dimensions
     vocabulary = min(sizes.vocabulary, sizes.prompt_vocabulary)
-    ids: list[int] = np.random.default_rng(0).integers(vocabulary, size=count).tolist()
+    ids: list[int] = np.random.default_rng(seed).integers(vocabulary, size=count).tolist()
     return ids
 
 

@@ -1,15 +1,15 @@
-"""Generation without sampling: outputs for sources, and the agreement of two models."""
+"""Greedy continuations of prompts, and the agreement of two models on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..model import Model
-from ..request.batching import batches
 from ..request.passages import Passages
+from ..request.resolving import resolve_options
 from ..results import GenerationResult
 
 BATCH = 32  # texts that are generated at once
@@ -27,44 +27,33 @@ class ContinuationAgreement:
     identical: float  # share of continuations with the same tokens
 
 
-def answers(
-    model: Model, passages: Passages, progress: Callable[[int], object] = lambda texts: None
-) -> list[str]:
-    """Return the generated text for each source, with the bundle's defaults but without sampling.
-
-    Sources of similar length share a batch. The limit of new tokens is the bundle's default, or
-    else twice the length of the longest target. ``progress`` is called with the number of texts of
-    each batch.
-    """
-    windows = passages.windows
-    limit = 2 * max(window.predicted for window in windows)
-    bundle_says = {"max_length", "max_new_tokens"} & model.bundle.manifest.generation.keys()
-    options = {} if bundle_says else {"max_new_tokens": max(limit, 1)}
-    texts = [""] * len(windows)
-    for chosen in batches([len(window.prompt) for window in windows], rows=BATCH):
-        sources = [windows[i].prompt for i in chosen]
-        results = model.generate_ids(sources, do_sample=False, **options)
-        for i, result in zip(chosen, results, strict=True):
-            texts[i] = result.text
-        progress(len(chosen))
-    return texts
-
-
 def agreement(model: Model, reference: Model, passages: Passages) -> ContinuationAgreement:
     """Return how often two models with the same vocabulary continue prompts with the same tokens.
 
-    The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced sources. Both
-    models use greedy search without an end-of-sequence token, ``repetition_penalty`` and
-    ``no_repeat_ngram_size``. The models' positions may end continuations early.
+    The prompts are evenly spaced parts of a text in ``passages``, or evenly spaced prompts. Both
+    models use greedy search without ``repetition_penalty`` and ``no_repeat_ngram_size``. They
+    generate beyond an end-of-sequence token, so that all continuations are equally long, and are
+    compared up to it. The models' positions may end continuations early.
     """
-    prompts = _prompts(passages, model.bundle.manifest.dimensions.max_positions)
+    manifest = reference.bundle.manifest
+    prompts = _prompts(passages, manifest.dimensions.max_positions)
+    ends = resolve_options(manifest.generation, {}, manifest.kind).eos_token_ids
     texts, expected = ([r.token_ids for r in _continue(m, prompts)] for m in (model, reference))
-    same = sum(ids == others for ids, others in zip(texts, expected, strict=True))
+    same = sum(
+        _up_to(ends, ids) == _up_to(ends, others)
+        for ids, others in zip(texts, expected, strict=True)
+    )
     return ContinuationAgreement(
         continuations=len(prompts),
         tokens=min(map(len, expected)),
         identical=same / len(prompts),
     )
+
+
+def _up_to(ends: Collection[int], ids: Sequence[int]) -> Sequence[int]:
+    """Return the token ids up to the first one of ``ends``, which is included."""
+    places = (i for i, token in enumerate(ids) if token in ends)
+    return ids[: next(places, len(ids)) + 1]
 
 
 def _continue(model: Model, prompts: Sequence[Sequence[int]]) -> list[GenerationResult]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..decoding.scoring import window_logits
 from ..logits.softmax import log_probabilities, log_softmax
 from ..request.passages import Window
 
+Logged = tuple[TokenIds, Logits]  # targets and the logits that predict them
 ReportProgress = Callable[[int], object]  # called with the number of newly predicted tokens
 
 
@@ -64,24 +66,60 @@ class Comparison:
             return math.inf
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Sums over some consecutive tokens of a window; without a reference, its sums are 0."""
+
+    window: int  # index of the window
+    tokens: int
+    nats: float  # loss of the candidate
+    reference_nats: float = 0.0
+    divergence: float = 0.0  # nats, sum of KL(reference || candidate)
+    agreeing: int = 0  # positions with the same most probable token
+
+
+class Stopwatch:
+    """The time that a model needs for its logits."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, blocks: Iterator[Logged]) -> Iterator[Logged]:
+        """Yield from ``blocks``; the time until each of them counts."""
+        while True:
+            started = time.perf_counter()
+            block = next(blocks, None)
+            self.seconds += time.perf_counter() - started
+            if block is None:
+                return
+            yield block
+
+
 def measure(
     new_decoder: NewDecoder,
     windows: Iterable[Window],
     progress: ReportProgress = lambda tokens: None,
     by_position: PositionLoss | None = None,
+    by_block: list[Block] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Loss:
     """Return the loss of the tokens that ``windows`` predict.
 
-    ``by_position``: the loss of each token is added to it. Raises ``BundleError`` if a row's
-    highest logit is not finite.
+    ``by_position``: the loss of each token is added to it. ``by_block``: the sums of each block are
+    appended. ``watch``: measures the model. Raises ``BundleError`` if a row's highest logit is not
+    finite.
     """
+    watch = watch or Stopwatch()
     tokens, nats = 0, 0.0
-    for window in windows:
+    for number, window in enumerate(windows):
         position = window.first
-        for targets, logits in window_logits(new_decoder, window):
+        for targets, logits in watch.timed(window_logits(new_decoder, window)):
             found = log_probabilities(logits, targets)
-            nats -= float(found.sum())
+            lost = -float(found.sum())
+            nats += lost
             tokens += len(targets)
+            if by_block is not None:
+                by_block.append(Block(window=number, tokens=len(targets), nats=lost))
             if by_position is not None:
                 by_position.add(position, found)
             position += len(targets)
@@ -95,21 +133,31 @@ def compare(
     windows: Iterable[Window],
     progress: ReportProgress = lambda tokens: None,
     by_position: tuple[PositionLoss, PositionLoss] | None = None,
+    by_block: list[Block] | None = None,
+    watch: Stopwatch | None = None,
 ) -> Comparison:
     """Return the losses of two models on the tokens that ``windows`` predict, at least one token.
 
     The models read the windows in alternating order, block by block. ``by_position``: the losses of
-    each token by the reference and by the candidate are added to the two. Raises ``BundleError`` if
-    a row's highest logit is not finite.
+    each token by the reference and by the candidate are added to the two. ``by_block``: the sums of
+    each block are appended. ``watch``: measures the candidate. Raises ``BundleError`` if a row's
+    highest logit is not finite.
     """
+    watch = watch or Stopwatch()
     sums, tokens = _Sums(), 0
-    for window in windows:
+    for number, window in enumerate(windows):
         position = window.first
         blocks = zip(
-            window_logits(reference, window), window_logits(candidate, window), strict=True
+            window_logits(reference, window),
+            watch.timed(window_logits(candidate, window)),
+            strict=True,
         )
         for (targets, expected), (_, found) in blocks:
-            costs = sums.add(targets, expected, found)
+            of_block = _Sums()
+            costs = of_block.add(targets, expected, found)
+            sums.merge(of_block)
+            if by_block is not None:
+                by_block.append(of_block.block(number, len(targets)))
             for losses, values in zip(by_position or (), costs, strict=False):
                 losses.add(position, values)
             position += len(targets)
@@ -132,6 +180,24 @@ class _Sums:
     divergence: float = 0.0
     agreeing: int = 0
 
+    def merge(self, other: _Sums) -> None:
+        """Add the sums of other positions."""
+        self.reference_nats += other.reference_nats
+        self.candidate_nats += other.candidate_nats
+        self.divergence += other.divergence
+        self.agreeing += other.agreeing
+
+    def block(self, window: int, tokens: int) -> Block:
+        """Return the sums as those of a block."""
+        return Block(
+            window=window,
+            tokens=tokens,
+            nats=self.candidate_nats,
+            reference_nats=self.reference_nats,
+            divergence=self.divergence,
+            agreeing=self.agreeing,
+        )
+
     def add(
         self, targets: TokenIds, expected: Logits, found: Logits
     ) -> tuple[list[float], list[float]]:
@@ -143,11 +209,12 @@ class _Sums:
         self.agreeing += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
         for target, expected_row, found_row in zip(targets, expected, found, strict=True):
             p, q = log_softmax(expected_row), log_softmax(found_row)
-            self.reference_nats -= float(p[target])
-            self.candidate_nats -= float(q[target])
             self.divergence += float(np.exp(p) @ (p - q))
             known[0].append(float(p[target]))
             known[1].append(float(q[target]))
+        # Summed as `measure` does it, so that both find exactly the same loss.
+        self.reference_nats -= float(np.sum(known[0]))
+        self.candidate_nats -= float(np.sum(known[1]))
         return known
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,15 @@ def processor() -> str:
 def instructions() -> str:
     """Return the processor's instruction sets, or its architecture if they are unknown."""
     return " ".join(sorted(_cpu_field("flags", "Features").split())) or platform.machine()
+
+
+# Instruction sets that kernels choose by: of x86, then of ARM.
+FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni*", "avx512*", "amx_*", "asimd*", "i8mm", "sve*")
+
+
+def known_flags(flags: str) -> list[str]:
+    """Return those of ``flags``, separated by spaces, that kernels choose by."""
+    return [flag for flag in flags.split() if any(fnmatchcase(flag, p) for p in FLAGS)]
 
 
 def _cpu_field(*names: str) -> str:

@@ -138,10 +138,10 @@ def _longest_part(
 def check_languages(model: TaskModel, template: Template, values: Input) -> None:
     """Raise ``OptionError`` if an input asks for languages that the model does not have."""
     if template.form(model.bundle.manifest.kind).translates:
-        _direction(model, template, values)
+        direction_of(model, template, values)
 
 
-def _direction(model: TaskModel, template: Template, values: Input) -> Direction:
+def direction_of(model: TaskModel, template: Template, values: Input) -> Direction:
     """Return the direction of an input; the template's prompt is for models without languages."""
     manifest = model.bundle.manifest
     if not knows_languages(manifest):
@@ -166,7 +166,7 @@ def _translated(
         groups[tuple(values.get(name) for name in template.fields[1:])].append(i)
     found: dict[int, TaskResult] = {}
     for group in groups.values():
-        way = _direction(model, template, inputs[group[0]])
+        way = direction_of(model, template, inputs[group[0]])
         texts = [{**template.defaults, **inputs[i]}[template.fields[0]] for i in group]
         for i, translation in zip(group, translate_documents(way, texts, options), strict=True):
             found[i] = TaskResult(

@@ -21,7 +21,7 @@ from ..errors import OptionError, PromptError, reason
 TEMPLATES = Path(__file__).parent
 SUFFIX = ".toml"
 FIELD = re.compile(r"\{(\w+)\}")
-HEAD_KEYS = {"title", "fields", "defaults"}
+HEAD_KEYS = {"title", "fields", "defaults", "metrics"}
 FORM_KEYS = {"prompt", "labels", "strip", "options", "translates"}
 
 
@@ -45,6 +45,7 @@ class Template:
     fields: Sequence[str]
     defaults: Mapping[str, str]
     forms: Mapping[Kind, Form]
+    metrics: Sequence[str] = ()  # what an evaluation computes, the most telling one first
 
     def form(self, kind: Kind) -> Form:
         """Return the form for models of ``kind``; raise ``OptionError`` if there is none."""
@@ -123,6 +124,9 @@ def read_template(task: str | os.PathLike[str]) -> Template:
             f"{path}: defaults must be a table of strings for some of the fields "
             f"({', '.join(names)})."
         )
+    metrics = content.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
+        raise OptionError(f"{path}: metrics is {metrics!r:.60}; it must be a list of strings.")
     if not kinds:
         raise OptionError(f"{path} needs a table {' or '.join(get_args(Kind))}: add one of them.")
     return Template(
@@ -130,6 +134,7 @@ def read_template(task: str | os.PathLike[str]) -> Template:
         title=str(content.get("title", path.stem)),
         fields=names,
         defaults=defaults,
+        metrics=metrics,
         forms={kind: _form(path, kind, found, names) for kind, found in kinds.items()},
     )
 

@@ -15,9 +15,12 @@ import pytest
 from edgeseq.cli.command_line import main
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.evaluation.continuations import answers
+from edgeseq.runtime.evaluation.answers import answer_all
+from edgeseq.runtime.evaluation.continuations import agreement
+from edgeseq.runtime.evaluation.data import read_data
 from edgeseq.runtime.evaluation.error_rates import error_rates
 from edgeseq.runtime.evaluation.losses import compare, measure
+from edgeseq.runtime.evaluation.metrics import METRICS
 from edgeseq.runtime.request.passages import pair_passages, text_passages
 from tests.support.commands import Captured, failure, succeed, wrong_usage
 
@@ -30,9 +33,10 @@ PAIRS = [
 ]
 REPORT = ["bundle", "recipe", "kv_cache", "text", "tokens", "bytes", "cross_entropy", "perplexity"]
 REPORT += ["bits_per_byte"]
-TEXT_REPORT = [*REPORT, "context", "stride", "loss_by_position", "tokens_per_second"]
+REST = ["intervals", "loss_by_position", "tokens_per_second"]
+TEXT_REPORT = [*REPORT, "context", "stride", *REST]
 PAIRS_REPORT = [*REPORT, "pairs", "exact_match", "word_error_rate", "character_error_rate"]
-PAIRS_REPORT += ["loss_by_position", "tokens_per_second"]
+PAIRS_REPORT += ["cut_off", "max_new_tokens", *REST]
 
 
 @pytest.fixture
@@ -105,10 +109,118 @@ def test_the_report_of_pairs(report: Report, t5_model: Model, pairs: Path) -> No
     assert found["bytes"] == sum(len(target) for _, target in PAIRS)
     loss = measure(t5_model.new_decoder, passages.windows)
     assert found["cross_entropy"] == loss.cross_entropy
-    rates = error_rates(answers(t5_model, passages), [target for _, target in PAIRS])
+    answers = answer_all(t5_model, read_data(pairs, t5_model))
+    assert found["cut_off"] == answers.cut
+    assert found["max_new_tokens"] == 2 * max(window.predicted for window in passages.windows)
+    rates = error_rates(answers.texts, [target for _, target in PAIRS])
     assert found["exact_match"] == rates.exact_match
     assert found["word_error_rate"] == rates.word_error_rate > 0
     assert found["character_error_rate"] == rates.character_error_rate > 0
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    rows = ['"A fine, ""clever"" film",positive', "Dull,negative", "Go home,negative"]
+    path.write_text("\n".join(["review,target", *rows]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_a_task_with_labels(
+    report: Report,
+    reviews: Path,
+    bundle: Path,
+    t5_model: Model,
+    kind: str,
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    folder, out = bundle if kind == "gpt2" else t5_model.bundle.folder, tmp_path / "out.jsonl"
+    task = ["--task", "classification", "--column", "text=review"]
+    found = report(folder, reviews, *task, "--predictions", out)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["values"] == {"text": 'A fine, "clever" film'}
+    name = folder.name
+    right = [line["predictions"][name] == line["target"] for line in lines]
+    assert found["accuracy"] == sum(right) / 3
+    assert found["intervals"]["accuracy"][0] <= found["accuracy"] <= found["intervals"]["f1"][1]
+    assert found["confusion"]["labels"] == ["negative", "positive"]
+    assert sum(map(sum, found["confusion"]["counts"])) == 3
+    assert (found["cut_off"], found["max_new_tokens"]) == (0, None)
+    with load(folder, threads=1) as model:
+        expected = [model.run("classification", line["values"]["text"]).text for line in lines]
+    assert [line["predictions"][name] for line in lines] == expected
+    printed = succeed(capsys, "eval", folder, reviews, *task, "--threads", "1")
+    assert printed.splitlines()[-3].split() == ["expected", "negative", "positive"]
+
+
+def test_translations_in_several_directions(report: Report, nllb: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows = [("Hello you.", "German", "Hallo du."), ("Oh no. Yes.", "French", "Oh non. Oui.")]
+    names = ["text", "target_language", "target"]
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = report(nllb, path, "--task", "translation", "--predictions", out)
+    assert {"bleu", "chrf"} <= found.keys()
+    with load(nllb, threads=1) as model:
+        texts = [model.translate(text, target_language=language) for text, language, _ in rows]
+        tokens, nats = 0, 0.0
+        for text, language, target in rows:
+            score = model.with_languages(None, language).score(text, target)
+            tokens += len(score.token_ids)
+            nats -= sum(score.log_probabilities)
+    written = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [line["predictions"][nllb.name] for line in written] == texts
+    assert found["tokens"] == tokens
+    assert found["cross_entropy"] == pytest.approx(nats / tokens)
+
+
+def test_metrics_that_are_asked_for(
+    report: Report, t5_model: Model, pairs: Path, tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "out.jsonl", t5_model.bundle.folder
+    names = ["bleu", "chrf", "rougeL", "squad_f1"]
+    found = report(
+        folder, pairs, "--metric", ",".join(names), "--max-new-tokens", 3, "--predictions", out
+    )
+    assert [name for name in found["intervals"] if name != "perplexity"] == names
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    answers = [line["predictions"][folder.name] for line in lines]
+    for name in names:
+        assert found[name] == METRICS[name].of(answers, [target for _, target in PAIRS])
+    assert found["max_new_tokens"] == 3
+    assert found["cut_off"] == sum(line["cut"] == [folder.name] for line in lines)
+
+
+def test_answers_that_are_cut_off_are_named(t5_model: Model, pairs: Path, capsys: Captured) -> None:
+    arguments = ["eval", t5_model.bundle.folder, pairs, "--max-new-tokens", "1"]
+    printed = succeed(capsys, *arguments, "--threads", "1")
+    assert "cut off                3 answers, at 1 new tokens: use --max-new-tokens" in printed
+
+
+def test_answers_are_those_of_each_source_alone(t5_model: Model, tmp_path: Path) -> None:
+    sources = [f"{'Once upon a ' * (i % 5)}time {i}" for i in range(70)]
+    path = tmp_path / "many.tsv"
+    path.write_text("".join(f"{source}\ta clever fox\n" for source in sources))
+    counts: list[int] = []
+    found = answer_all(t5_model, read_data(path, t5_model), counts.append)
+    limit = 2 * len(t5_model.tokenizer.encode("a clever fox"))
+    expected = t5_model.generate(sources, do_sample=False, max_new_tokens=limit)
+    assert found.texts == [result.text for result in expected]
+    assert counts == [32, 32, 6]
+    assert found.limit == limit
+
+
+def test_answers_to_prompts_of_a_decoder_only_model(model: Model, tmp_path: Path) -> None:
+    prompts = ["Once upon a time", "The fox", "He said: “Let us go home!”"]
+    path = tmp_path / "pairs.csv"
+    path.write_text("source,target\n" + "".join(f"{prompt},a fox\n" for prompt in prompts))
+    limit = 2 * (len(model.tokenizer.encode("a fox")) + 1)
+    expected = model.generate(prompts, do_sample=False, max_new_tokens=limit)
+    data = read_data(path, model)
+    assert answer_all(model, data).texts == [result.text for result in expected]
+    assert agreement(model, model, data.passages).continuations == 3
 
 
 def test_the_demo_t5_knows_some_words(report: Report, tmp_path: Path) -> None:
@@ -234,6 +346,42 @@ def test_references_that_read_other_tokens(
     assert "The kind of model of the reference" in failure(
         capsys, "eval", t5, text, "--reference", bundle
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--metric", "blue"], "There is no metric 'blue': use bleu."),
+        (["--column", "text"], "--column 'text': give FIELD=NAME."),
+        (["--column", "answer=a"], "There is no field 'answer' for a column: use source, target."),
+        (["--predictions", "a.txt"], "a.txt does not end in .jsonl"),
+        (["--task", "no"], "There is no task 'no'"),
+        (["--task", "translation", "--context", "8"], "context has no effect with examples"),
+    ],
+)
+def test_flags_that_cannot_be(
+    arguments: list[str], complaint: str, t5_model: Model, pairs: Path, capsys: Captured
+) -> None:
+    message = failure(capsys, "eval", t5_model.bundle.folder, pairs, *arguments)
+    assert message.startswith(complaint)
+
+
+def test_rows_that_cannot_be_used(
+    bundle: Path, text: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "rows.csv"
+    task = ["--task", "classification"]
+    for content, complaint in (
+        ("text,target\na,good\n", "line 2: the target 'good' is not a label of the task"),
+        ("text,target\na,\n", "line 2: the target is empty"),
+        ("text,target\na,b,c\n", "line 2: the row has 3 values for 2 columns"),
+        ("text,label\na,b\n", "has no column 'target' (it has 'text', 'label'): rename a column"),
+        ("text,target\n", "has no rows"),
+    ):
+        path.write_text(content)
+        assert complaint in failure(capsys, "eval", bundle, path, *task)
+    message = failure(capsys, "eval", bundle, text, "--metric", "bleu")
+    assert message.startswith("--metric has no effect with a text")
 
 
 @pytest.mark.parametrize(

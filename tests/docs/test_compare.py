@@ -16,7 +16,7 @@ from benchmarks.compare import measuring, models, preparing, running
 from benchmarks.compare.__main__ import main
 from benchmarks.compare.commands import SetupError, run_command
 from benchmarks.compare.compiling import cmake_options, compiled_folder
-from benchmarks.compare.machine import describe_machine, family_and_model, known_flags
+from benchmarks.compare.machine import describe_machine, family_and_model
 from benchmarks.compare.measuring import Entry, command, last_line, measure_once, variables
 from benchmarks.compare.models import Workplace, complete
 from benchmarks.compare.overview import overview
@@ -36,6 +36,7 @@ from benchmarks.compare.summary import (
 )
 from benchmarks.compare.table import DESCRIPTIONS, GROWTHS, METRICS, markdown
 from benchmarks.compare.workloads import VOCABULARY, WORKLOADS, Shape, Workload
+from edgeseq.runtime.ort.cpu import known_flags
 
 HARNESS = Path("benchmarks/compare/harness.py").resolve()
 PEERS = read_peers()

@@ -1,38 +1,46 @@
-"""The answers and continuations that an evaluation generates."""
+"""The continuations that an evaluation generates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgeseq.runtime import Model, load
-from edgeseq.runtime.evaluation.continuations import agreement, answers
-from edgeseq.runtime.request.passages import Passages, pair_passages
+from edgeseq.runtime.evaluation.continuations import agreement
+from edgeseq.runtime.request.passages import Passages
+from edgeseq.runtime.request.resolving import resolve_options
 
 
-def test_answers_are_those_of_each_source_alone(t5_model: Model) -> None:
-    sources = [f"{'Once upon a ' * (i % 5)}time {i}" for i in range(70)]
-    pairs = [(source, "a clever fox") for source in sources]
-    passages = pair_passages(pairs, t5_model.bundle.manifest, t5_model.tokenizer)
-    limit = 2 * len(t5_model.tokenizer.encode("a clever fox"))
-    counts: list[int] = []
-    found = answers(t5_model, passages, counts.append)
-    expected = t5_model.generate(sources, do_sample=False, max_new_tokens=limit)
-    assert found == [result.text for result in expected]
-    assert counts == [32, 32, 6]
+def test_texts_are_compared_up_to_the_end_of_sequence(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = Passages(windows=(), size_bytes=1, ids=list(range(5, 37)))
+    [ended] = ends_of(model)
+    continuations = {
+        id(model): (7, 8, ended, 1),
+        "same": (7, 8, ended, 2),
+        "other": (7, 9, ended, 1),
+        "longer": (7, 8, 3, ended),
+    }
+    other = load(model.bundle.folder, threads=1)
+    shares = []
+    for kind in ("same", "other", "longer"):
+
+        def generate(self: Model, given: Any, kind: str = kind, **options: Any) -> Any:
+            ids = continuations[id(model) if self is model else kind]
+            return [SimpleNamespace(token_ids=ids) for _ in given]
+
+        monkeypatch.setattr(Model, "generate_ids", generate)
+        shares.append(agreement(model, other, passages).identical)
+    assert shares == [1, 0, 0]
 
 
-def test_answers_to_prompts_of_a_decoder_only_model(model: Model) -> None:
-    prompts = ["Once upon a time", "The fox", "He said: “Let us go home!”"]
-    passages = pair_passages(
-        [(prompt, "a fox") for prompt in prompts], model.bundle.manifest, model.tokenizer
-    )
-    limit = 2 * (len(model.tokenizer.encode("a fox")) + 1)
-    expected = model.generate(prompts, do_sample=False, max_new_tokens=limit)
-    assert answers(model, passages) == [result.text for result in expected]
-    assert agreement(model, model, passages).continuations == 3
+def ends_of(model: Model) -> Sequence[int]:
+    manifest = model.bundle.manifest
+    return resolve_options(manifest.generation, {}, manifest.kind).eos_token_ids
 
 
 def test_the_share_of_identical_continuations(

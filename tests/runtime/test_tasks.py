@@ -168,9 +168,10 @@ options = { max_new_tokens = 4 }
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("fields", "felds", "unknown key felds: use defaults, fields, title"),
+        ("fields", "felds", "unknown key felds: use defaults, fields, metrics, title"),
         ('["text"]', '"text"', "fields is 'text'; it must be a list"),
         ('["text"]', "[]", "fields is"),
+        ("fields", 'metrics = "bleu"\nfields', "metrics is 'bleu'; it must be a list of strings"),
         ('["text"]', '["a b"]', "fields is"),
         ('["text"]', '["other"]', "but the fields are other"),
         ("{text}!", "{txt}!", r"decoder-only.prompt has \{txt\}"),

@@ -31,6 +31,7 @@ FILES = {
     "newstest2014.en-de.tsv": PAIRS,
     "article.txt": "The king went home.",
     "articles.txt": "The king went home.\nThe fox stayed.\n",
+    "reviews.csv": "review,target\nA fine film.,positive\nA dull film.,negative\n",
     "beginnings.txt": "The king\nThe fox\n",
 }
 

@@ -43,9 +43,13 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"bundle", "logits", "native", "request", "text", *TOP},
     "native": {"errors"},
     "ort": {"bundle", "concurrency", "native", *TOP},
-    "evaluation": {"bundle", "decoding", "logits", "model", "progress", "request", "text", *TOP},
+    "evaluation": {
+        *("bundle", "decoding", "logits", "model", "progress", "request", "tables", "tasks"),
+        *("text", "translation", *TOP),
+    },
     "freezing": set(),
     "bench": {"bundle", "loading", "model", "ort", "request", *TOP},
+    "comparison": {"bench", "bundle", "evaluation", "loading", "model", *TOP},
     "translation": {"bundle", "request", "text", *TOP},
     "tables": {"errors"},
     "tasks": {"bundle", "request", "text", "translation", *TOP},
@@ -64,6 +68,8 @@ RUNTIME_PACKAGES = {
     "psutil",
     "pyarrow",
     "PyInstaller",  # in hooks, which PyInstaller runs
+    "rouge_score",
+    "sacrebleu",
 }
 WRITES_GRAPHS = "edgeseq.runtime.bundle.initializers"  # the one module that imports `onnx`
 
@@ -242,5 +248,6 @@ def test_import_is_light(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
-    heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "numpy", "starlette", "uvicorn"}
+    heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "sacrebleu", "numpy", "starlette"}
+    heavy |= {"uvicorn"}
     assert loaded & heavy == set()
