@@ -44,7 +44,7 @@ def check_file(path: Path) -> None:
 class Lines:
     """An iterator over the lines of a UTF-8 file, which end with LF or CR LF.
 
-    A byte order mark is skipped. Raises ``PromptError`` for a file that is not text, and for a gzip
+    Byte order marks before lines, which joined files have, are skipped. Raises ``PromptError`` for a file that is not text, and for a gzip
     file that is damaged; a line that is not UTF-8 has a fault instead. ``stream``: is read instead
     of the file, and stays open; ``path`` is its name in errors.
     """
@@ -98,8 +98,7 @@ class Lines:
             while content and not content.endswith(b"\n"):
                 content = self._read()
             return Line(self._number, "", f"the line is longer than {LONGEST_LINE >> 20} MB")
-        if self._number == 1:
-            content = content.removeprefix(codecs.BOM_UTF8)
+        content = content.removeprefix(codecs.BOM_UTF8)
         try:
             text = content.removesuffix(b"\n").removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
