@@ -44,9 +44,10 @@ def check_file(path: Path) -> None:
 class Lines:
     """An iterator over the lines of a UTF-8 file, which end with LF or CR LF.
 
-    Byte order marks before lines, which joined files have, are skipped. Raises ``PromptError`` for a file that is not text, and for a gzip
-    file that is damaged; a line that is not UTF-8 has a fault instead. ``stream``: is read instead
-    of the file, and stays open; ``path`` is its name in errors.
+    Byte order marks before lines, which joined files have, are skipped. Raises ``PromptError`` for
+    a file that is not text, and for a gzip file that is damaged; a line that is not UTF-8 has a
+    fault instead. ``stream``: is read instead of the file, and stays open; ``path`` is its name in
+    errors.
     """
 
     def __init__(self, path: Path, stream: BinaryIO | None = None) -> None:
