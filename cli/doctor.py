@@ -9,7 +9,8 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from importlib import metadata
+from contextlib import suppress
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
 from ..runtime.errors import EdgeseqError, reason
 from .flags import add_machine, machine_of
 
+FROZEN = bool(getattr(sys, "frozen", False))
+MODULES = ("onnxruntime", "numpy", "tokenizers")
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
 SKIPPED_EXTRAS = {"cpu", "cuda", "dev", "docs", "train"}  # PACKAGES shows the first two
 REQUIREMENT = re.compile(r"([\w.-]+).*;.*\bextra == [\"']([\w-]+)[\"']")
@@ -76,14 +79,13 @@ def _facts(threads: int | None) -> Iterator[tuple[str, Any]]:
     """Yield what is known about the installation and the machine, with its names."""
     from ..runtime import __version__
 
-    frozen = " (frozen)" if getattr(sys, "frozen", False) else ""
-    yield "edgeseq", f"{__version__}{frozen}"
+    yield "edgeseq", f"{__version__}{' (frozen)' if FROZEN else ''}"
     implementation = platform.python_implementation()
     yield "Python", f"{platform.python_version()} ({implementation}{_environment()})"
     yield "system", " ".join([platform.platform(), *_in_container()])
-    versions = {name: _version(name) for name in PACKAGES}
-    yield "packages", {name: version for name, version in versions.items() if version is not None}
-    yield "extras", dict(_extras())
+    yield "packages", _packages()
+    if not FROZEN:
+        yield "extras", dict(_extras())
     yield "providers", _providers()
     from ..runtime.native.library import find_library, processor_kernels
     from ..runtime.ort.cpu import (
@@ -137,6 +139,17 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _packages() -> dict[str, str]:
+    """Return the versions of the packages that generate; a frozen app has only the modules."""
+    versions = {name: _version(name) for name in PACKAGES}
+    if FROZEN:
+        _providers()  # it imports ONNX Runtime with its telemetry off
+        for name in MODULES:
+            with suppress(ImportError):
+                versions[name] = getattr(import_module(name), "__version__", None)
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def _extras() -> Iterator[tuple[str, dict[str, str | None]]]:

@@ -119,6 +119,15 @@ def test_fields_are_options(
     assert joined(chunks) == {i: result.text for i, result in enumerate(expected)}
 
 
+@pytest.mark.parametrize("side", ["left", "right", "sliding"])
+def test_a_long_prompt_can_be_cut(client: TestClient, demo_gpt2: Model, side: str) -> None:
+    prompt = "The old man and the wolf went into the wood. " * 60
+    [expected] = demo_gpt2.generate(prompt, max_new_tokens=8, truncation=side, **GREEDY)
+    fields = {"prompt": prompt, "max_tokens": 8, "temperature": 0}
+    assert texts(client, truncation=side, **fields) == [expected.text]
+    assert joined(stream(client, truncation=side, **fields)) == {0: expected.text}
+
+
 def test_beams_do_not_sample_unless_asked(client: TestClient, demo_gpt2: Model) -> None:
     options = {"num_beams": 4, "length_penalty": 0.5}
     expected = demo_gpt2.generate(
