@@ -130,8 +130,8 @@ async def chat(
     answer = _Answer(generation)
     if call.stream:
         return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
-    results = await generation.results()
-    return await services.threads.build(lambda: encode_json(answer.body(results)))
+    results, generated = await generation.results()
+    return await services.threads.build(lambda: encode_json(answer.body(results, generated)))
 
 
 def _messages(fields: Fields) -> list[dict[str, Any]]:
@@ -199,8 +199,8 @@ class _Answer(Answer):
     PREFIX = "chatcmpl"
     OBJECT, CHUNK = "chat.completion", "chat.completion.chunk"
 
-    def body(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
-        """Return the body of the answer to ``results``."""
+    def body(self, results: Sequence[GenerationResult], generated: int) -> dict[str, Any]:
+        """Return the body of the answer to ``results`` with ``generated`` new tokens."""
         choices = []
         for index, result in enumerate(results):
             tokens = self._new_tokens(index)
@@ -215,7 +215,6 @@ class _Answer(Answer):
                     "finish_reason": finish_reason(result.finish_reason),
                 }
             )
-        generated = sum(result.generated_tokens for result in results)
         return {**self._head(self.OBJECT, choices), "usage": self._usage(generated)}
 
     async def _opening(self, count: int) -> AsyncIterator[dict[str, Any]]:

@@ -133,8 +133,8 @@ async def complete(
     answer = _Answer(generation, asked, texts, scores)
     if asked.call.stream:
         return EventStream(answer.chunks(await generation.begin()), job, settings.stall_s)
-    results = await generation.results()
-    return await services.threads.build(lambda: encode_json(answer.body(results)))
+    results, generated = await generation.results()
+    return await services.threads.build(lambda: encode_json(answer.body(results, generated)))
 
 
 def _prepare(
@@ -182,8 +182,11 @@ class _Answer(Answer):
         self._texts = texts
         self._scores = scores
 
-    def body(self, results: Sequence[GenerationResult]) -> dict[str, Any]:
-        """Return the body of the answer to ``results``, ``n`` for each prompt."""
+    def body(self, results: Sequence[GenerationResult], generated: int) -> dict[str, Any]:
+        """Return the body of the answer to ``results``, ``n`` for each prompt.
+
+        ``generated``: the number of new tokens.
+        """
         choices = []
         echoed_tokens = [self._prompt_tokens(prompt) for prompt in range(len(self._texts))]
         for index, result in enumerate(results):
@@ -201,7 +204,6 @@ class _Answer(Answer):
                     for each in result.choices
                 ]
             choices.append(choice)
-        generated = sum(result.generated_tokens for result in results)
         return {**self._head(self.OBJECT, choices), "usage": self._usage(generated)}
 
     async def _opening(self, count: int) -> AsyncIterator[dict[str, Any]]:

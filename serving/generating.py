@@ -56,8 +56,11 @@ class Generation:
         """The number of texts or beams that are generated at the same time."""
         return len(self.prompts) * max(self.call.generated, self.call.beams)
 
-    async def results(self) -> list[GenerationResult]:
-        """Return ``n`` results for each prompt, in the order of the prompts."""
+    async def results(self) -> tuple[list[GenerationResult], int]:
+        """Return ``n`` results for each prompt, in their order, and the number of new tokens.
+
+        The tokens of all ``best_of`` texts count, as in OpenAI's API.
+        """
         found = await self._all_results()
         is_cancelled = any(result.finish_reason in EARLY for result in found)
         if "choices" in self.call.options and is_cancelled:
@@ -69,7 +72,9 @@ class Generation:
         by_prompt: list[list[GenerationResult]] = [[] for _ in self.prompts]
         for result in found:
             by_prompt[result.prompt_index].append(result)
-        return [result for texts in by_prompt for result in self._best(texts)]
+        best = [result for texts in by_prompt for result in self._best(texts)]
+        counted = best if self.call.is_deterministic else found
+        return best, sum(result.generated_tokens for result in counted)
 
     async def _all_results(self) -> list[GenerationResult]:
         job, metrics, name = self.job, self.services.metrics, self.served.name

@@ -173,6 +173,8 @@ def test_best_of_ranks_by_the_log_probability_per_token(
     ranked = sorted(found, key=lambda result: -mean(result.logprobs or ()))
     expected = [result.text for result in ranked[:2]]
     assert texts(client, max_tokens=8, seed=4, n=2, best_of=5) == expected
+    usage = ask(client, max_tokens=8, seed=4, n=2, best_of=5)["usage"]
+    assert usage["completion_tokens"] == sum(result.generated_tokens for result in found)
 
 
 def test_echo_repeats_the_prompt(client: TestClient, demo_gpt2: Model) -> None:
