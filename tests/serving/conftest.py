@@ -82,11 +82,12 @@ def running_server(*arguments: str, **environment: str) -> Iterator[tuple[Any, s
                 line = process.stderr.readline()
                 assert line, "the server has ended"
                 found = URL.search(line)
+            # It would wait for us once its log fills the pipe.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
             yield process, found[1]
         finally:
             if process.poll() is None:
                 process.kill()
-            process.stderr.read()
 
 
 @pytest.fixture(scope="session")

@@ -227,8 +227,8 @@ def test_a_stream_can_be_stopped(open_page: Open, server_url: str, by: str) -> N
 
     before = cancelled()
     page = open_page()
-    page.fill("#max_tokens", "400")
-    page.fill("#n", "4")
+    page.fill("#max_tokens", "480")
+    page.fill("#n", "32")
     page.evaluate(STOP_AT_FIRST_TOKEN, by)
     page.click("#generate")
     page.locator("#status", has_text="Stopped").wait_for()
