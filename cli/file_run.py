@@ -187,12 +187,10 @@ def _job(
     computing: Model | Ready,
 ) -> Job:
     """Return the job; its hash has the arguments of ``load`` that change answers."""
-    from ..batch.job import Job
+    from ..batch.job import Job, changing
 
-    kernels = "stock" if computing.kernels == "stock" else "native"
-    loading = {"kv_cache": arguments.kv_cache, "device": computing.device, "kernels": kernels}
-    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
-    return Job(manifest, template, source.columns, options, dict(loading.items() - others.items()))
+    loading = changing(arguments.kv_cache, computing.device, computing.kernels)
+    return Job(manifest, template, source.columns, options, loading)
 
 
 def _files(
