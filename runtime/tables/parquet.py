@@ -16,7 +16,8 @@ BATCH = 256  # rows that are in memory as Python's objects
 class Parquet:
     """The columns and the rows of a Parquet file.
 
-    ``part``: the rows to read; None for all. Raises ``MissingPackageError`` without pyarrow, ``PromptError`` for a file it cannot read.
+    ``part``: the rows to read; None for all. Raises ``MissingPackageError`` without pyarrow,
+    ``PromptError`` for a file it cannot read.
     """
 
     def __init__(self, path: Path, part: Part | None = None) -> None:
