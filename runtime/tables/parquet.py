@@ -77,7 +77,8 @@ def batches(
     if part is None:
         yield from file.iter_batches(size, columns=columns)
         return
-    groups, skipped, start = [], 0, 0
+    groups: list[int] = []
+    skipped = start = 0
     for i in range(file.num_row_groups):
         end = start + file.metadata.row_group(i).num_rows
         if start < part.end and part.begin < end:
