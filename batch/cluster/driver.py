@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import EdgeseqError, MissingPackageError, OptionError, reason
@@ -23,6 +25,7 @@ from .worker import Computing, Done, Work, Worker
 
 MOST_ENDS = 3  # times that workers may end over one shard, or before they have loaded the model
 ASK_S = 5.0  # seconds without news after which the cluster is asked for its machines
+REACHED_S = 10.0  # seconds that the cluster has to answer
 QUIET = {  # environment variables of Ray
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about a later version
@@ -49,6 +52,7 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
+        _check_reachable(address)
         ray.init(
             address=address,
             include_dashboard=False,
@@ -62,9 +66,17 @@ def connected(address: str | None) -> Iterator[Any]:
             "or give its address."
         ) from error
     try:
-        yield ray
+        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
+            yield ray  # Ray prints there what workers and machines that ended had to say
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise ``OSError`` unless something listens at HOST:PORT; Ray would try for many minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_S).close()
 
 
 def room_for(cpus: Sequence[float], threads: int, workers: int | None) -> int:

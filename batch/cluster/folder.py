@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,8 +46,13 @@ class JobFolder:
         self._known = self._read()
         self._compare(self._told)
         (path / SHARED).write_text(self.token, encoding="utf-8")
-        for left in [*path.glob(f".*{TEMPORARY}"), *path.glob(f"{ERRORS}/.*{TEMPORARY}")]:
-            left.unlink(missing_ok=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Delete what workers that were killed have begun to write."""
+        begun = [self.path.glob(f"{folder}.*{TEMPORARY}") for folder in ("", f"{ERRORS}/")]
+        for path in chain(*begun):
+            path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
         """Return what the job of the folder is; None if the folder is new."""
@@ -130,7 +136,9 @@ def opened(
     path = path.resolve()
     with lock_file(path / LOCK, path):
         try:
-            yield JobFolder(path, told, shards, format)
+            folder = JobFolder(path, told, shards, format)
+            yield folder
+            folder.sweep()
         finally:
             (path / SHARED).unlink(missing_ok=True)
 
