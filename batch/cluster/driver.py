@@ -26,6 +26,7 @@ from .worker import Computing, Done, Work, Worker
 MOST_ENDS = 3  # times that workers may end over one shard, or before they have loaded the model
 ASK_S = 5.0  # seconds without news after which the cluster is asked for its machines
 REACHED_S = 10.0  # seconds that the cluster has to answer
+LONGEST_REASON = 200  # characters
 QUIET = {  # environment variables of Ray
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about a later version
@@ -253,6 +254,7 @@ class _Pool:
 
 
 def _told(error: Exception) -> str:
-    """Return the last line of an error of Ray, which has the reason, as a part of a sentence."""
+    """Return the reason in an error of Ray, as a part of a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")[:300]
+    last = (lines[-1] if lines else type(error).__name__).rpartition("exit detail: ")[2]
+    return last.partition(". ")[0].rstrip(".")[:LONGEST_REASON]

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +22,10 @@ psutil = pytest.importorskip("psutil")
 
 TASK = "closed-book-question-answering"
 WORDS = ("fox", "algorithm", "a", "extraordinary", "house", "home", "clever", "night", "so", "go")
+TASKS = {
+    "texts": (TASK, "--demo", "t5", "--num-beams", "2"),
+    "labels": ("classification", "--demo", "gpt2", "--text-column", "question"),
+}
 ROWS = 800  # in each of two files
 SHARD_ROWS = 20
 SHARDS = 2 * ROWS // SHARD_ROWS
@@ -102,8 +106,8 @@ def rows(tmp_path: Path) -> Path:
     return folder
 
 
-def command(*arguments: object) -> list[str]:
-    return [*COMMAND, "run", TASK, "--demo", "t5", "--num-beams", "2", *map(str, arguments)]
+def command(*arguments: object, task: Sequence[str] = TASKS["texts"]) -> list[str]:
+    return [*COMMAND, "run", *task, *map(str, arguments)]
 
 
 def run(arguments: list[str]) -> tuple[int, str]:
@@ -114,48 +118,54 @@ def run(arguments: list[str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.parametrize("task", TASKS)
 def test_no_row_is_lost_or_answered_twice(
-    cluster: LocalCluster, rows: Path, tmp_path: Path
+    task: str, cluster: LocalCluster, rows: Path, tmp_path: Path
 ) -> None:
     expected = b""
     for name in ("a.jsonl", "more/b.parquet"):
         single = tmp_path / f"{Path(name).stem}.jsonl"
-        assert run(command("--input", rows / name, "--output", single))[0] == 1
+        assert run(command("--input", rows / name, "--output", single, task=TASKS[task]))[0] == 1
         expected += single.read_bytes()
 
     out = tmp_path / "out"
     job = command(
         *("--ray", cluster.address, "--input", rows, "--output", out, "--threads", 1),
         *("--shard-rows", SHARD_ROWS, "--id-column", "id", "--output-format", "jsonl"),
+        task=TASKS[task],
     )
 
     def shards() -> dict[str, int]:
         """Return the finished shards, and when each was written."""
         return {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.jsonl")}
 
+    def until(count: int) -> None:
+        poll(lambda: len(shards()) >= count)
+
     with (tmp_path / "said").open("w+") as said:
         driver = subprocess.Popen(job, env=ENVIRONMENT, stderr=said)
-        poll(lambda: len(shards()) >= 5)
-        os.kill(cluster.workers()[0], signal.SIGKILL)
-        killed_at = len(shards())
-        poll(lambda: len(shards()) >= killed_at + 5)
+        until(5)
+        for _ in range(2):
+            os.kill(cluster.workers()[0], signal.SIGKILL)
+            until(len(shards()) + 10)
         driver.kill()
         driver.wait()
         said.seek(0)
-        [told] = said.read().splitlines()
-        assert told.startswith("a worker ended (")
-        assert told.endswith("): another one is started")
+        told = said.read().splitlines()
+        assert len(told) == 2
+        assert all(line.startswith("a worker ended (") for line in told)
+        assert all(line.endswith("): another one is started") for line in told)
     poll(lambda: cluster.workers() == [])
     before = shards()
     assert 10 <= len(before) < SHARDS
     assert all(size_of(path) == SHARD_ROWS for path in out.glob("part-*.jsonl"))
 
     resumed = subprocess.Popen(job, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    poll(lambda: len(shards()) >= len(before) + 5)
+    until(len(before) + 5)
     cluster.remove_node()
-    _, told = resumed.communicate(timeout=300)
+    _, end = resumed.communicate(timeout=300)
     assert resumed.returncode == 1
-    assert f"{len(before)} of them from an earlier run, and 2 rows have an error" in told
+    assert f"{len(before)} of them from an earlier run, and 2 rows have an error" in end
     assert before.items() <= shards().items()
 
     parts = sorted(out.glob("part-*.jsonl"))
@@ -169,12 +179,12 @@ def test_no_row_is_lost_or_answered_twice(
     assert [json.loads(line)["id"] for line in errors.splitlines()] == ["q33", f"q{2 * ROWS - 1}"]
     assert sorted(path.name for path in out.iterdir() if path.name[0] == ".") == []
 
-    status, told = run(job)  # all is there: neither workers nor a cluster are needed
+    status, error = run(job)  # all is there: neither workers nor a cluster are needed
     assert status == 1
-    assert f"{SHARDS} of them from an earlier run" in told
-    status, told = run([*job, "--max-new-tokens", "3"])
+    assert f"{SHARDS} of them from an earlier run" in error
+    status, error = run([*job, "--seed", "3"])
     assert status == 1
-    assert "another job (other options)" in told
+    assert "another job (other options)" in error
 
 
 def size_of(path: Path) -> int:
