@@ -112,6 +112,14 @@ class Job:
             return False
 
 
+def changing(kv_cache: str | None, device: str, kernels: str) -> dict[str, Any]:
+    """Return what changes answers among the arguments of ``load``, for ``loading`` of a job."""
+    form = "stock" if kernels == "stock" else "native"
+    loading = {"kv_cache": kv_cache, "device": device, "kernels": form}
+    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
+    return dict(loading.items() - others.items())
+
+
 def encoded(value: Any) -> bytes:
     """Return a value as JSON, in UTF-8; lone surrogates are escaped."""
     text = json.dumps(value, ensure_ascii=False, default=plain)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import MissingPackageError, PromptError
+from ..runtime.tables.parquet import batches as read_batches
 from .columns import ERROR, LINE, PROBABILITIES, RUN, TASK
 from .forms import entries, flat_row
 from .job import Job
@@ -49,7 +50,7 @@ def write_parquet(
         fields = [
             field.with_name(name) for field, name in zip(input_file.schema_arrow, kept, strict=True)
         ]
-        batches = input_file.iter_batches(1024)
+        batches = read_batches(input_file, 1024, source.part)
     else:
         kept, fields, batches = [], [], None
     types = _types(job, part, columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..runtime.errors import PromptError
-from ..runtime.tables.row import Row
+from ..runtime.tables.row import Part, Row
 from ..runtime.tables.table import TEXT_COLUMN, format_of, open_table
 from .columns import Columns
 
@@ -38,6 +38,7 @@ class Source:
     columns: Columns
     format: str
     stream: BinaryIO | None = None
+    part: Part | None = None  # of the file, None: all of it
 
     @contextmanager
     def open(self) -> Iterator[Rows]:
@@ -46,7 +47,7 @@ class Source:
         A line of plain text is the first field of the task. Raises ``PromptError`` for a file that
         cannot be read, or has no column for a field. A row that cannot be read has a fault.
         """
-        with open_table(self.path, format=self.format, stream=self.stream) as table:
+        with open_table(self.path, format=self.format, stream=self.stream, part=self.part) as table:
             rows: Iterator[Row] = iter(table)
             columns = table.columns
             if self.format == "text":

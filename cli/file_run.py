@@ -67,9 +67,9 @@ def add_files(files: Any) -> None:
     files.add_argument(
         "--workers",
         type=integer,
-        default=1,
         metavar="N",
-        help="number of processes, which share the threads (default: 1)",
+        help="number of processes, which share the threads (default: 1; with --ray, as many as the "
+        "cluster has room for, with --threads each)",
     )
     files.add_argument(
         "--prepack",
@@ -86,10 +86,10 @@ def add_files(files: Any) -> None:
 
 def check_usage(arguments: argparse.Namespace) -> None:
     """End the program with status 2 for flags that do not belong together."""
-    if arguments.workers < 1:
+    if arguments.workers is not None and arguments.workers < 1:
         arguments.usage_error(f"--workers is {arguments.workers}; it must be at least 1")
     if arguments.input is None:
-        if arguments.workers > 1:
+        if (arguments.workers or 1) > 1:
             arguments.usage_error("--workers has no effect without --input")
         for name in NEED_INPUT:
             if getattr(arguments, name):
@@ -129,7 +129,7 @@ def answer_rows(
         again = {"overwrite": arguments.overwrite, "retry_errors": arguments.retry_errors}
         return answer_file(job, source, answers, out, form, **again)
 
-    if arguments.workers > 1:
+    if (arguments.workers or 1) > 1:
         from ..batch.workers import Setup, Workers
         from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
         from ..runtime.bundle.reading import open_bundle
@@ -187,12 +187,10 @@ def _job(
     computing: Model | Ready,
 ) -> Job:
     """Return the job; its hash has the arguments of ``load`` that change answers."""
-    from ..batch.job import Job
+    from ..batch.job import Job, changing
 
-    kernels = "stock" if computing.kernels == "stock" else "native"
-    loading = {"kv_cache": arguments.kv_cache, "device": computing.device, "kernels": kernels}
-    others = {"kv_cache": None, "device": "cpu", "kernels": "stock"}
-    return Job(manifest, template, source.columns, options, dict(loading.items() - others.items()))
+    loading = changing(arguments.kv_cache, computing.device, computing.kernels)
+    return Job(manifest, template, source.columns, options, loading)
 
 
 def _files(

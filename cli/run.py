@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.errors import OptionError, PromptError
 from ..runtime.text.input_lines import without_mark
+from .cluster_run import add_cluster, answer_on_cluster, check_cluster_usage
 from .file_run import add_files, answer_rows, check_usage
 from .flags import (
     FLAGS,
@@ -30,7 +31,8 @@ RUN_EPILOG = """\
 TASK is one that `edgeseq tasks` lists, or a template of your own (.toml). A file of inputs is a
 table (.jsonl, .csv, .tsv or .parquet, also .gz) with a column for each field of the task, or has a
 text on each line. Other columns are kept in the output. After an interruption, run the same command
-again: it continues where the output ends.
+again: it continues where the output ends. With --ray, input and output are folders of Parquet or
+JSON Lines.
 
 The task translation takes --field source_language=NAME and --field target_language=NAME, with names
 such as French, or codes. `edgeseq info` lists a bundle's languages.
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_files(parser.add_argument_group("files"))
+    add_cluster(parser.add_argument_group("clusters"))
     options = parser.add_argument_group("options that override the template's")
     add_options(options, OPTIONS)
     add_sampling(options)
@@ -79,6 +82,11 @@ def _run(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in (*OPTIONS, "do_sample")}
     options = {name: value for name, value in options.items() if value is not None}
     check_usage(arguments)
+    check_cluster_usage(arguments)
+    if arguments.ray is not None:
+        if template.fields[0] in fields:
+            raise OptionError(f"--field {template.fields[0]} has no effect with --ray.")
+        return answer_on_cluster(arguments, template, fields, options)
     if arguments.input is not None:
         return answer_rows(arguments, template, fields, options)
     first = template.fields[0]

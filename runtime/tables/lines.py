@@ -47,13 +47,13 @@ class Lines:
     Byte order marks before lines, which joined files have, are skipped. Raises ``PromptError`` for
     a file that is not text, and for a gzip file that is damaged; a line that is not UTF-8 has a
     fault instead. ``stream``: is read instead of the file, and stays open; ``path`` is its name in
-    errors.
+    errors. ``before``: the number of lines that precede the stream.
     """
 
-    def __init__(self, path: Path, stream: BinaryIO | None = None) -> None:
+    def __init__(self, path: Path, stream: BinaryIO | None = None, before: int = 0) -> None:
         if stream is None:
             check_file(path)
-        self._path, self._number = path, 0
+        self._path, self._number = path, before
         self._back: deque[Line] = deque()
         self._size = 0 if stream is not None else path.stat().st_size
         self._stream = stream

@@ -17,6 +17,14 @@ class RowError(PromptError):
     """Raised for a row or a value that cannot be used; its message is a part of a sentence."""
 
 
+class Part(NamedTuple):
+    """A part of a file: whole lines of JSON Lines, or rows of Parquet."""
+
+    before: int  # lines or rows of the file that precede it
+    begin: int  # its first byte in JSON Lines, its first row in Parquet
+    end: int  # the first byte or row after it
+
+
 class Row(NamedTuple):
     """A row: its values by column, or the fault because of which it cannot be read."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ from ..errors import OptionError, PromptError, reason
 from .delimited import Delimited
 from .lines import Lines
 from .parquet import Parquet
-from .row import NOTHING, Row, RowError, counted, kind_of, shortened
+from .row import NOTHING, Part, Row, RowError, counted, kind_of, shortened
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 TEXT_COLUMN = "text"  # the column of a plain text, unless others are asked for
@@ -81,6 +82,7 @@ def open_table(
     columns: Sequence[str] | None = None,
     advice: str = "rename a column, or choose another one",
     stream: BinaryIO | None = None,
+    part: Part | None = None,
 ) -> Table:
     """Return the rows of a file.
 
@@ -89,7 +91,8 @@ def open_table(
     plain text they are the names of what is between tabs. Without them a row of a plain text has
     the whole line as ``text``. ``advice``: the next step in the error for a missing column.
     ``stream``: is read instead of the file, and stays open; ``path`` is its name in errors. Parquet
-    is not read from a stream.
+    is not read from a stream. ``part``: a part of a file of Parquet, or of JSON Lines that is not
+    compressed; the part of JSON Lines is read into memory.
 
     Raises ``PromptError`` for a file that is missing or cannot be read, ``MissingPackageError`` if
     the format needs a package. A row that cannot be read has a ``fault``.
@@ -98,7 +101,7 @@ def open_table(
         raise OptionError(f"format is {format!r:.60}; it must be one of {', '.join(FORMATS)}.")
     kind = format or format_of(path)
     with ExitStack() as stack:
-        found, rows, share = _opened(path, kind, columns, stack, stream)
+        found, rows, share = _opened(path, kind, columns, stack, stream, part)
         for name in columns or () if found is not None else ():
             _check_column(path, name, found or (), advice)
         return Table(found, rows, share, stack.pop_all().close)
@@ -110,15 +113,19 @@ def _opened(
     columns: Sequence[str] | None,
     stack: ExitStack,
     stream: BinaryIO | None,
+    part: Part | None,
 ) -> tuple[Sequence[str] | None, Iterator[Row], Callable[[], float]]:
     """Return the columns and the rows of a file that ``stack`` closes, and its ``share``."""
     if kind == "parquet":
         if stream is not None:
             raise PromptError(f"Parquet cannot be read from {path}: give a file.")
-        parquet = stack.enter_context(closing(Parquet(path)))
+        parquet = stack.enter_context(closing(Parquet(path, part)))
         known = [name for name in columns or () if name in parquet.columns]
         return parquet.columns, parquet.rows(known or None), parquet.share
-    lines = stack.enter_context(closing(Lines(path, stream)))
+    if part is not None:
+        stream = BytesIO(_content(path, part))
+    before = part.before if part is not None else 0
+    lines = stack.enter_context(closing(Lines(path, stream, before)))
     if kind == "text":
         names = list(columns or [TEXT_COLUMN])
         return names, _rows(lines, lambda line: _parts(line, names)), lines.share
@@ -126,6 +133,12 @@ def _opened(
         return None, _rows(lines, _object), lines.share
     delimited = Delimited(path, lines, "," if kind == "csv" else "\t")
     return delimited.columns, delimited.rows(), lines.share
+
+
+def _content(path: Path, part: Part) -> bytes:
+    with path.open("rb") as file:
+        file.seek(part.begin)
+        return file.read(part.end - part.begin)
 
 
 def _check_column(path: Path, name: str, found: Sequence[str], advice: str) -> None:

@@ -32,7 +32,11 @@ ARGUMENTS = {
 
 
 def test_every_example_is_tried_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*ARGUMENTS, "writing_window.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        *ARGUMENTS,
+        "ray_serve.py",
+        "writing_window.py",
+    }
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

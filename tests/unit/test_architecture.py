@@ -249,5 +249,5 @@ def test_import_is_light(module: str) -> None:
     loaded = {top_level(name) for name in json.loads(python(code))}
     heavy = {"torch", "transformers", "onnx", "optimum", "huggingface_hub", "llguidance"}
     heavy |= {"matplotlib", "asyncio", "psutil", "pyarrow", "sacrebleu", "numpy", "starlette"}
-    heavy |= {"uvicorn"}
+    heavy |= {"uvicorn", "ray"}
     assert loaded & heavy == set()
