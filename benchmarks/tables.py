@@ -639,6 +639,18 @@ def soak_table() -> str:
     return table(["", ""], rows)
 
 
+def file_workers_table() -> str:
+    """Return the rows per second of files with one process and with two, and their memory."""
+    rows = []
+    for name, model in (("gpt2", "GPT-2 124M `int8`"), ("t5_small", "t5-small `int8`")):
+        found = results(f"file_workers_{name}")
+        one, two = found["1_workers"], found["2_workers"]
+        speeds = [f"{each['rows_per_s']:.1f}" for each in (one, two)]
+        rows.append([model, *speeds, f"{one['own_mb']:.0f}", f"{two['own_mb']:.0f}"])
+    head = ["one process, rows/s", "two processes, rows/s"]
+    return table(["", *head, "own memory, MB", "of each of two, MB"], rows)
+
+
 def _speed(value: float) -> str:
     return f"{value:,.0f} tokens/s"
 
@@ -677,6 +689,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "streams": streams_table,
     "many-streams": many_streams_table,
     "servers": servers_table,
+    "file-workers": file_workers_table,
     "soak": soak_table,
     "linear-forms": linear_forms_table,
 }
