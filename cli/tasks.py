@@ -34,16 +34,19 @@ def _tasks(arguments: argparse.Namespace) -> int:
         return 0
     read_template(arguments.task)  # raises if it is not a template
     text = template_path(arguments.task).read_text(encoding="utf-8")
-    if arguments.copy is None:
+    print_or_copy(text, arguments.copy)
+    return 0
+
+
+def print_or_copy(text: str, copy: Path | None) -> None:
+    """Print the text of a template, or write it to the new file ``copy``."""
+    if copy is None:
         print(text, end="")
-        return 0
-    if arguments.copy.suffix != ".toml":
-        raise OptionError(f"{arguments.copy} must end in .toml.")
+        return
+    if copy.suffix != ".toml":
+        raise OptionError(f"{copy} must end in .toml.")
     try:
-        with arguments.copy.open("x", encoding="utf-8") as file:
+        with copy.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise EdgeseqError(
-            f"{arguments.copy} exists already: give another file, or delete it."
-        ) from error
-    return 0
+        raise EdgeseqError(f"{copy} exists already: give another file, or delete it.") from error

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..quantize.recipes import AUTO, RECIPES
-from ..runtime.errors import EdgeseqError, OptionError
 from ..training.template import (
     GROUPS,
     read_template,
@@ -23,6 +22,7 @@ from ..training.template import (
 from .export import FLOAT32
 from .flags import integer
 from .quantize import say
+from .tasks import print_or_copy
 
 if TYPE_CHECKING:
     from ..training.run import TrainingResult
@@ -200,16 +200,5 @@ def _show(arguments: argparse.Namespace) -> int:
     base = {} if arguments.base is None else {"model.base": arguments.base}
     if overrides := {**base, **arguments.overrides}:
         text = to_toml(with_overrides(template, overrides))
-    if arguments.copy is None:
-        print(text, end="")
-        return 0
-    if arguments.copy.suffix != ".toml":
-        raise OptionError(f"{arguments.copy} must end in .toml.")
-    try:
-        with arguments.copy.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise EdgeseqError(
-            f"{arguments.copy} exists already: give another file, or delete it."
-        ) from error
+    print_or_copy(text, arguments.copy)
     return 0
