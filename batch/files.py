@@ -27,7 +27,7 @@ from .job import Item, Job
 from .source import Rows, Source
 
 WINDOW = 64  # inputs that are batched by length, and whose answers are written together
-WINDOW_ROWS = 1024  # rows of a window, with those that have an answer already
+WINDOW_ROWS = 1024  # rows of a window; some may have an answer already
 WINDOW_BYTES = 4 << 20  # bytes of its rows after which a window is closed
 
 
@@ -158,7 +158,7 @@ def _remove_empty(part: Path) -> None:
 
 
 class _Run:
-    """The answers in ``file``, and those that are appended to it.
+    """A run that appends answers to ``file``, which may have some already.
 
     ``cut``: is called at the end of the answers that stay, once the first further ones are known.
     """

@@ -182,7 +182,7 @@ class Predictor:
     ) -> dict[str, Any]:
         """Return the new columns for ``count`` rows with the columns ``found``.
 
-        ``columns``: those that are fields of the task.
+        ``columns``: the values of the columns that are fields of the task.
         """
         self._columns.check(found, "The batch", ADVICE)
         loaded = self._load(found)

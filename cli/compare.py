@@ -26,8 +26,8 @@ FILE is a text, or examples with a source and a target, or with the fields of --
 see `edgeseq eval --help`. The speeds are those of `edgeseq bench`: pp128 is the prefill of 128
 tokens, tg128 the decoding of 128 tokens. Close other programs first.
 
-The quality of each bundle is compared with that of the reference on the same parts of the text or
-the same examples. The intervals come from a paired bootstrap with a fixed seed.
+Each bundle is compared with the reference on the same parts of the text, or the same examples.
+The intervals come from a paired bootstrap with a fixed seed.
 """
 
 
@@ -181,7 +181,7 @@ def _folders(bundles: Sequence[Path], reference: Path | None) -> tuple[list[Path
 
 
 def _machine(loading: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``load`` for device and kernels, without those that are defaults."""
+    """Return the arguments of ``load`` for device and kernels that are not the defaults."""
     chosen = {name: loading[name] for name in ("device", "provider_options", "provider_library")}
     return chosen | ({} if loading["kernels"] == "auto" else {"kernels": loading["kernels"]})
 

@@ -19,8 +19,8 @@ TEXT is a UTF-8 file. A GPT-2 bundle predicts it as one text. A T5 bundle predic
 pairs: each line contains a source, a tab and a target, or in a .jsonl file
 {"source": "...", "target": "..."}. A GPT-2 bundle predicts the targets of such a .jsonl file, too:
 each source is a prompt, and the target and the end of the text follow it. A .csv, .tsv or .parquet
-file has columns of these names, or of those that --column gives. With --task, a row has
-the fields of the task and a target.
+file has the columns source and target; --column gives other names. With --task, a row has the
+fields of the task and a target.
 
 The cross-entropy is the mean over all predicted tokens, in nats. The perplexity is its exponential.
 A text is read in windows, and every token but the first is predicted once. For pairs and tasks, the
@@ -89,7 +89,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=lambda text: text.split(","),
         default=[],
         metavar="NAME,...",
-        help="metrics of the answers (default: those that fit the task); some need the extra "
+        help="metrics of the answers (default: metrics that fit the task); some need the extra "
         "'metrics'",
     )
     parser.add_argument(

@@ -152,7 +152,7 @@ class _Started:
 
 
 class _Pool:
-    """The workers of a job. Those that end are replaced, and their shards answered again."""
+    """The workers of a job. A worker that ends is replaced, and its shard is answered again."""
 
     def __init__(
         self,
