@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -83,22 +84,28 @@ def test_connections_that_stall_are_closed() -> None:
         assert httpx.get(f"{url}/health", timeout=60).status_code == 200
 
 
+@contextlib.contextmanager
+def asked_for_much(url: str, *, receive_bytes: int, stream: bool) -> Iterator[socket.socket]:
+    """Yield a connection on which an answer comes that fills the memory of both sockets."""
+    host, port = url.removeprefix("http://").split(":")
+    prompt = "Once upon a time " * 100
+    fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
+    body = json.dumps({**fields, "max_tokens": 1, "stream": stream}).encode()
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.connect((host, int(port)))
+        connection.sendall(head.encode() + body)
+        yield connection
+
+
 def test_a_client_that_reads_nothing_is_disconnected() -> None:
     with running_server("--demo", "--threads", "1", "--stall-time", "0.5") as (_, url):
         wait_until_ready(url)
-        host, port = url.removeprefix("http://").split(":")
-        # The echoes and their log-probabilities fill the memory of both sockets.
-        prompt = "Once upon a time " * 100
-        fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
-        body = json.dumps({**fields, "max_tokens": 1, "stream": True}).encode()
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect((host, int(port)))
-            connection.sendall(head.encode() + body)
+        with asked_for_much(url, receive_bytes=4096, stream=True) as connection:
             answered = 'edgeseq_requests_total{route="/v1/completions",status="200"} 1'
             with httpx.Client(base_url=url, timeout=60) as other:
                 poll(lambda: answered in other.get("/metrics").text)
@@ -182,19 +189,8 @@ def test_a_client_that_reads_steadily_gets_its_whole_answer() -> None:
     """Also if it takes longer than the limit for clients that read nothing."""
     with running_server("--demo", "--threads", "1", "--stall-time", "0.4") as (_, url):
         wait_until_ready(url)
-        host, port = url.removeprefix("http://").split(":")
-        prompt = "Once upon a time " * 100
-        fields = {"model": "demo-gpt2", "prompt": prompt, "n": 64, "echo": True, "logprobs": 5}
-        body = json.dumps({**fields, "max_tokens": 1}).encode()
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            connection.connect((host, int(port)))
+        with asked_for_much(url, receive_bytes=65536, stream=False) as connection:
             connection.settimeout(60)
-            connection.sendall(head.encode() + body)
             found, pause = bytearray(), threading.Event()
             while part := connection.recv(2**18):
                 found += part
