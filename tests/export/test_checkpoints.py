@@ -21,7 +21,7 @@ from edgeseq.export.families import gpt2
 from edgeseq.runtime import BundleError, Model, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.commands import Captured, failure
-from tests.support.errors import refusal
+from tests.support.errors import assert_one_sentence, refusal
 from tests.support.files import assert_nothing_written, contents, edit_json
 
 Weights = dict[str, torch.Tensor]
@@ -554,6 +554,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         r"'GPT2ForSequenceClassification'.*GPT2LMHeadModel",
     ),
     "cross attention": (set_config(add_cross_attention=True), r"add_cross_attention"),
+    "attention from the Hub": (
+        set_config(_attn_implementation_internal="someone/kernel"),
+        r"code on the Hugging Face Hub.*'someone/kernel'",
+    ),
+    "attention from the Hub, for a part": (
+        set_config(decoder={"attn_implementation": {"": "someone/kernel@main"}}),
+        r"code on the Hugging Face Hub.*'someone/kernel@main'",
+    ),
     "quantized": (set_config(quantization_config={"quant_method": "gptq"}), r"quantized"),
     "activation is a list": (set_config(activation_function=["gelu"]), r"activation"),
     "epsilon is text": (set_config(layer_norm_epsilon="x"), r"layer_norm_epsilon"),
@@ -630,6 +638,22 @@ def test_code_in_weights_is_not_run(folder: Path, out: Path) -> None:
     refusal(CheckpointError, lambda: export_checkpoint(folder, out))
     assert not marker.exists()
     assert_nothing_written(out)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_is_not_run(file: str, folder: Path, out: Path) -> None:
+    """Transformers would ask on a terminal whether to run it."""
+    marker = folder / "executed"
+    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    auto_map = {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Slow", "own.Fast"]}
+    edit_json(folder / file, auto_map=auto_map)
+    if file == "config.json":
+        edit_json(folder / file, model_type=None)
+    try:
+        export_checkpoint(folder, out)
+    except CheckpointError as error:
+        assert_one_sentence(str(error))
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["bert", "half of safetensors", "missing weight"])
