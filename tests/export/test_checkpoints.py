@@ -516,6 +516,15 @@ def remove_a_shard(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
+def point_a_shard_at(name: object) -> Change:
+    def change(folder: Path) -> None:
+        index = folder / f"{SAFETENSORS}.index.json"
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        edit_json(index, weight_map=listed | {QKV: name})
+
+    return change
+
+
 ADAPTER = b'{"peft_type": "LORA", "base_model_name_or_path": "the/base"}'
 QKV = "transformer.h.1.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -595,6 +604,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "half of old bin": (after(save_old_bin, cut_off(BIN, 0.5)), r"checkpoint"),
     "empty bin": (after(save_bin, write(BIN, b"")), r"checkpoint"),
     "bin is a page": (after(save_bin, write(BIN, b"<html></html>")), r"checkpoint"),
+    **{
+        f"shard named {name!r}": (
+            after(shard_safetensors, point_a_shard_at(name)),
+            r"unsafe file name",
+        )
+        for name in ("../weights.safetensors", "/weights.safetensors", "a\\b", "C:x", "..", 3)
+    },
     "missing shard": (remove_a_shard, r"model-0"),
     "missing weight": (weights_with(lambda w: w.pop(QKV)), QKV.replace(".", r"\.")),
     "missing lm_head": (weights_with(lambda w: w.pop("lm_head.weight")), r"lm_head\.weight"),
