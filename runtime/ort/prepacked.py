@@ -157,9 +157,11 @@ def cache_folder() -> Path:
     """Return edgeseq's folder in the user's cache folder, as Linux, macOS or Windows define it."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgeseq"
-    # Relative paths are to be ignored (XDG Base Directory Specification).
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+        folder = (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches" / "edgeseq"
+    else:
+        # Relative paths are to be ignored (XDG Base Directory Specification).
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+    return folder
