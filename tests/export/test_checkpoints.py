@@ -730,10 +730,10 @@ def test_folder_that_is_no_bundle_is_never_replaced(
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_file_is_never_replaced(overwrite: bool, folder: Path, out: Path) -> None:
     out.parent.mkdir()
-    out.write_text("a file")
+    out.write_text("a file", encoding="utf-8")
     with pytest.raises(BundleError, match="not a bundle"):
         export_checkpoint(folder, out, overwrite=overwrite)
-    assert out.read_text() == "a file"
+    assert out.read_text(encoding="utf-8") == "a file"
 
 
 def test_empty_folder_is_filled(folder: Path, out: Path) -> None:

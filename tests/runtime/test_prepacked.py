@@ -122,13 +122,13 @@ def empty(path: Path) -> None:
 
 
 def array(path: Path) -> None:
-    path.write_text("[]")
+    path.write_text("[]", encoding="utf-8")
 
 
 def another(path: Path) -> None:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["for"]["processor"] = "another"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
