@@ -98,9 +98,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not arguments.bundle and not arguments.demo:
         arguments.usage_error("give the folder of a bundle with --bundle, or --demo")
     from ..serving.settings import LIMITS, LOCAL_HOSTS, Settings
+    from ..serving.sources import model_sources
 
     try:
-        from ..serving.models import model_sources
         from ..serving.server import is_local, serve
     except ModuleNotFoundError as error:
         raise MissingPackageError(

@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..runtime.errors import EdgeseqError, OptionError
 from .app import create_app
-from .models import Source
 from .settings import Settings
+from .sources import Source
 from .state import Server
 
 LOG = logging.getLogger("edgeseq.serving")
