@@ -124,9 +124,9 @@ class Tokenizer:
 
     def _fragment(self, text: str) -> Any:
         """Return the encoding of ``text`` without special tokens."""
-        is_long = isinstance(text, str) and len(text) > LONG_CHARS
         try:
-            if is_long and os.environ.get("TOKENIZERS_PARALLELISM") == "false":
+            is_in_one_thread = os.environ.get("TOKENIZERS_PARALLELISM") == "false"
+            if len(text) > LONG_CHARS and is_in_one_thread:
                 # A batch is encoded without Python's GIL, so that other threads go on meanwhile.
                 # Without this setting, it would start a thread pool.
                 return self._backend.encode_batch([text], add_special_tokens=False)[0]
