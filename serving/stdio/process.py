@@ -77,8 +77,7 @@ def serve_stdio(
     Raises:
         EdgeseqError: A model cannot be loaded.
     """
-    outgoing = os.dup(1)
-    os.dup2(2, 1)
+    outgoing = _take_standard_output()
     helper = _Helper(sources, settings, outgoing)
     if parent is not None:
         watch(parent, lambda: helper.end(0))
@@ -90,6 +89,22 @@ def serve_stdio(
     if end.error is not None:
         raise end.error
     return end.status
+
+
+def _take_standard_output() -> int:
+    """Return a descriptor of standard output, whose own one becomes that of standard error.
+
+    Raises ``OSError`` if standard input or output is closed.
+    """
+    for descriptor in (0, 1):
+        os.fstat(descriptor)
+    try:
+        os.fstat(2)
+    except OSError:
+        os.open(os.devnull, os.O_WRONLY)  # takes the lowest number that is free, which is 2
+    outgoing = os.dup(1)
+    os.dup2(2, 1)
+    return outgoing
 
 
 class _Helper:
@@ -123,7 +138,11 @@ class _Helper:
     def close(self) -> bool:
         """Cancel all requests; return whether all work has ended soon after."""
         self._jobs.cancel_all()
-        return self._jobs.wait(CLOSING_S) and not self._loading.is_alive()
+        until_s = time.monotonic() + CLOSING_S
+        if not self._jobs.wait(CLOSING_S):
+            return False
+        self._loading.join(max(until_s - time.monotonic(), 0))
+        return not self._loading.is_alive()
 
     def _load(self) -> None:
         began_s = time.monotonic()

@@ -414,6 +414,29 @@ def test_it_ends_though_nobody_reads_its_answers() -> None:
         assert process.wait(LIMIT_S) == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes them")
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_standard_input_and_output_must_be_open(closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *SERVE, "--stdio", "--demo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"edgeseq: Bad file descriptor.\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes it")
+def test_standard_error_may_be_closed() -> None:
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *SERVE]
+    with running_helper(command=shell) as helper:
+        assert helper.ask("tokenize", model="demo-gpt2", text="The king")["count"] == 2
+        assert helper.close() == 0
+
+
 def test_prompts_are_logged_only_if_asked() -> None:
     for flags, is_logged in (((), False), (("--log-prompts",), True)):
         with running_helper("--demo", *flags) as helper:
