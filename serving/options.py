@@ -59,8 +59,8 @@ def read_call(
 ) -> Call:
     """Take the fields of generation; raise ``ApiError`` for a bad one.
 
-    ``vocabulary``: the number of token ids. ``max_tokens``: its default. ``prompts``: the number of prompts. ``has_best_of``: whether
-    ``best_of`` is a field.
+    ``vocabulary``: the number of token ids. ``max_tokens``: its default. ``prompts``: the number of
+    prompts. ``has_best_of``: whether ``best_of`` is a field.
     """
     for name, other in OPENAI_NAMES.items():
         if name in fields:

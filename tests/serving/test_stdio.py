@@ -420,8 +420,7 @@ def test_standard_input_and_output_must_be_open(closed: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *SERVE, "--stdio", "--demo"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
         timeout=LIMIT_S,
     )
