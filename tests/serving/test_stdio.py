@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -280,6 +281,20 @@ def test_a_bad_line_is_one_error(helper: Helper, name: str) -> None:
     assert found["error"]["code"] == code
     assert_one_sentence(found["error"]["message"])
     assert "models" in helper.ask("models")
+
+
+def test_each_damaged_line_gets_one_answer(helper: Helper) -> None:
+    random = Random(0)
+    request = {"id": 1, "method": "tokenize", "params": {"model": "demo-gpt2", "text": "a king"}}
+    for i in range(300):
+        line = bytearray(json.dumps(request).encode())
+        for _ in range(random.randrange(1, 4)):
+            line[random.randrange(len(line))] = random.choice(b'"{}[]:, \\\x00\xff09aeu')
+        helper.write(bytes(line) + b"\n")
+        answer = helper.next()
+        assert ("result" in answer) != ("error" in answer), line
+        helper.send("models", f"after-{i}")
+        assert helper.next()["id"] == f"after-{i}"
 
 
 @pytest.mark.parametrize(
