@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ...runtime import __version__
 from ...runtime.errors import EdgeseqError
@@ -56,8 +56,10 @@ class End(NamedTuple):
 
 def serve_stdio(
     sources: Mapping[str, Source], settings: Settings, *, parent: int | None = None
-) -> int:
-    """Answer the app on standard input and output until it leaves; return the exit status.
+) -> NoReturn:
+    """Answer the app on standard input and output until it leaves; then exit.
+
+    The exit status is 0, or 1 if the app has closed standard output.
 
     It leaves by ``shutdown``, by closing standard input, or by its own end. Running requests are
     then cancelled. What has not ended after ``CLOSING_S`` seconds, such as the loading of a model,
@@ -71,9 +73,6 @@ def serve_stdio(
             ``log_prompts``.
         parent: The process whose end also ends this one; None for none.
 
-    Returns:
-        0, or 1 if the app has closed standard output.
-
     Raises:
         EdgeseqError: A model cannot be loaded.
     """
@@ -82,13 +81,16 @@ def serve_stdio(
     if parent is not None:
         watch(parent, lambda: helper.end(0))
     end = helper.run()
-    if not helper.close():
-        if isinstance(end.error, EdgeseqError):
-            _say(f"edgeseq: {end.error}")
-        os._exit(end.status)
-    if end.error is not None:
+    has_ended = helper.close()
+    if end.error is not None and has_ended:
         raise end.error
-    return end.status
+    if isinstance(end.error, EdgeseqError):
+        _say(f"edgeseq: {end.error}")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
+    os._exit(end.status)  # freeing the models would take longer
 
 
 def _take_standard_output() -> int:
@@ -118,6 +120,7 @@ class _Helper:
         self._output = Output(outgoing, lambda: self.end(1))
         self._models = LoadedModels(tuple(sources))
         self._jobs = Jobs(settings.max_concurrent, settings.max_queue)
+        self._is_loading = False
         self._loading = threading.Thread(target=self._load, name="edgeseq-load", daemon=True)
         self._reading = threading.Thread(target=self._read, name="edgeseq-read", daemon=True)
 
@@ -138,14 +141,11 @@ class _Helper:
     def close(self) -> bool:
         """Cancel all requests; return whether all work has ended soon after."""
         self._jobs.cancel_all()
-        until_s = time.monotonic() + CLOSING_S
-        if not self._jobs.wait(CLOSING_S):
-            return False
-        self._loading.join(max(until_s - time.monotonic(), 0))
-        return not self._loading.is_alive()
+        return self._jobs.wait(CLOSING_S) and not self._is_loading
 
     def _load(self) -> None:
         began_s = time.monotonic()
+        self._is_loading = True
         try:
             for name, source in self._sources.items():
                 self._models.add(name, source() if callable(source) else source)
@@ -156,8 +156,10 @@ class _Helper:
                 "models": self._models.describe(),
             }
         except Exception as error:  # the main thread raises it
+            self._is_loading = False
             self.end(1, error)
             return
+        self._is_loading = False
         self._output.send(notification("ready", ready))
         self._jobs.open()
 
