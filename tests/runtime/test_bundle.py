@@ -21,6 +21,7 @@ from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
+    WEIGHTS_FILE_NAME,
     CacheFormat,
     Dimensions,
     FileEntry,
@@ -446,7 +447,8 @@ json_values = st.recursive(
 def manifests(draw: st.DrawFn) -> Manifest:
     integers = st.integers(0, 10**6)
     entries = st.builds(FileEntry, size_bytes=st.integers(0), sha256=names)
-    files = draw(st.dictionaries(safe_names, entries, min_size=1, max_size=4))
+    files = draw(st.dictionaries(safe_names, entries, max_size=4))
+    files[WEIGHTS_FILE_NAME] = draw(entries)
     listed = st.sampled_from(sorted(files))
     tokenizer = st.builds(
         TokenizerFormat,
