@@ -15,12 +15,17 @@ from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 QUANTIZED = {"int8": "int8", "int4": "int4", "w8": "int8-weights"}  # end of a name -> recipe
 
 
-def make_bundles(folder: Path) -> list[Path]:
+def make_bundles(folder: Path, only_demos: bool = False) -> list[Path]:
     """Return the folders of all bundles in ``folder``, made unless they are there."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    made = {
+    demos = {
         "demo-gpt2": lambda out: _copy_demo("gpt2", out),
         "demo-t5": lambda out: _copy_demo("t5", out),
+    }
+    if only_demos:
+        return [_made(folder / name, make) for name, make in demos.items()]
+    made = {
+        **demos,
         "gpt2": _make_gpt2,
         "t5": _make_t5,
         "byt5": _make_byt5,

@@ -22,7 +22,6 @@ from typing import BinaryIO, NamedTuple
 
 from edgeseq.runtime.errors import EdgeseqError
 
-LIMIT_S = 30.0
 LIMIT_BYTES = 1 << 30  # resident memory above that of the parent
 ADDRESSES_BYTES = 12 << 30  # address space; keeps the machine safe
 LONGEST_MESSAGE = 1500  # characters; values and paths that are quoted included
@@ -42,8 +41,8 @@ class End(NamedTuple):
     resident_mb: float
 
 
-def run_in_child(call: Callable[[], str]) -> End:
-    """Return how ``call`` ends in a child process."""
+def run_in_child(call: Callable[[], str], limit_s: float) -> End:
+    """Return how ``call`` ends in a child process, which has ``limit_s`` seconds."""
     began = time.monotonic()
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as errors:
@@ -52,7 +51,7 @@ def run_in_child(call: Callable[[], str]) -> End:
             os.close(reading)
             _in_child(call, writing, errors)
         os.close(writing)
-        content, in_time = _read(reading, began + LIMIT_S)
+        content, in_time = _read(reading, began + limit_s)
         os.close(reading)
         if not in_time:
             os.kill(child, signal.SIGKILL)

@@ -50,6 +50,8 @@ from .mutants import Mutation, files, graphs, manifests, tokenizers
 PROMPT = "pronounce: once upon a time"
 OUTCOMES = ("text", "refused", "sentence", "foreign", "memory", "endless", "crash", "exit")
 KEPT = ("text", "refused")  # what is promised
+LIMIT_S = 60.0  # for a load and some tokens, which take less than a second on an idle machine
+FORGED_S = 10.0  # for bundles that nothing is promised of
 
 
 class Kind(NamedTuple):
@@ -75,6 +77,7 @@ def kinds() -> list[Kind]:
     for group, mutations in groups.items():
         for name, mutation in mutations.items():
             found += [Kind(group, name, mutation, forged) for forged in (False, True)]
+    Random(0).shuffle(found)  # so that the first cases are of all groups
     return found
 
 
@@ -127,14 +130,15 @@ def run_case(number: int, seed: int, bundles: Sequence[Path], work: Path) -> Cas
         if kind.is_forged:
             manifests.remake(folder)
         is_changed = not kind.is_forged and _differs(source, folder)
-        verified = run_in_child(lambda: _verify(folder))
-        loaded = run_in_child(lambda: _generate(folder, **options))
+        limit_s = FORGED_S if kind.is_forged else LIMIT_S
+        verified = run_in_child(lambda: _verify(folder), limit_s)
+        loaded = run_in_child(lambda: _generate(folder, **options), limit_s)
     return Case(number, kind, source.name, damage, is_changed, verified, loaded)
 
 
 def _prepare_entry(folder: Path) -> Path:
     """Return the cache entry of a bundle's decoder, after a load with ``prepack``."""
-    end = run_in_child(lambda: _generate(folder, prepack=True))
+    end = run_in_child(lambda: _generate(folder, prepack=True), LIMIT_S)
     if end.outcome != "text":
         raise RuntimeError(f"The weights could not be packed: {end.detail}")
     entries = (_cache(folder) / "edgeseq" / "prepacked").iterdir()
@@ -200,7 +204,7 @@ def table(cases: Sequence[Case]) -> str:
         f"| damage | manifest | cases | refused by `--verify` | {' | '.join(columns)} |",
         f"|{' --- |' * (4 + len(columns))}",
     ]
-    for (group, forged), counts in rows.items():
+    for (group, forged), counts in sorted(rows.items()):
         cells = [
             group,
             forged,
@@ -219,18 +223,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("mutations"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--demos", action="store_true", help="damage the demo models only")
     parser.add_argument("--groups", nargs="+", help="groups of damage to run; without it, all")
     parser.add_argument("--only", type=int, help="number of the only case to run")
     arguments = parser.parse_args()
-    # Another process makes the bundles: it starts the threads of torch.
-    _make_in_another_process(arguments.work)
-    bundles = make_bundles(arguments.work / "bundles")
+    work = arguments.work.absolute()
+    folder = work / "bundles"
+    _make_in_another_process(folder, arguments.demos)  # torch starts threads
+    bundles = make_bundles(folder, arguments.demos)
     numbers = list(range(arguments.count) if arguments.only is None else [arguments.only])
     if arguments.groups:
         every = kinds()
         numbers = [n for n in numbers if every[n % len(every)].group in arguments.groups]
     cases = []
-    for case in run_cases(numbers, arguments.seed, bundles, arguments.work, arguments.workers):
+    for case in run_cases(numbers, arguments.seed, bundles, work, arguments.workers):
         cases.append(case)
         for fault in case.faults:
             promise = "BROKEN" if case.is_promised else "forged"
@@ -252,11 +258,11 @@ def main() -> None:
     sys.exit(bool(broken))
 
 
-def _make_in_another_process(work: Path) -> None:
+def _make_in_another_process(folder: Path, only_demos: bool) -> None:
     child = os.fork()
     if child == 0:
         try:
-            make_bundles(work / "bundles")
+            make_bundles(folder, only_demos)
             os._exit(0)
         finally:
             os._exit(1)

@@ -140,11 +140,11 @@ class Fuzz:
         [kind] = rng.choices(kinds, weights)
         try:
             outcome = await kind(rng)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            outcome = "closed"
         except TimeoutError:
             outcome = "no answer"
             self.faults.append(f"request {number} ({kind.__name__}) got no answer")
+        except OSError:  # the server closed the connection while we wrote
+            outcome = "closed"
         self.statuses[kind.__name__][outcome] += 1
         if outcome.isdigit() and int(outcome) > MOST_STATUS:
             self.faults.append(f"request {number} ({kind.__name__}) got status {outcome}")
