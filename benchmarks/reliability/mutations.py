@@ -26,7 +26,6 @@ import os
 import shutil
 import sys
 import tempfile
-from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -42,6 +41,7 @@ import edgeseq.runtime.text.byte_tokenizer
 import edgeseq.runtime.text.sentencepiece_tokenizer  # noqa: F401  # once, for all children
 from edgeseq.cli import command_line
 from edgeseq.runtime import EdgeseqError, load
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
 
 from .bundles import make_bundles
 from .children import End, run_in_child
@@ -155,10 +155,18 @@ def _differs(source: Path, folder: Path) -> bool:
         copied = folder / path.name
         if copied.is_symlink() or not copied.is_file():
             return True
-        # A byte order mark in the manifest is no damage.
-        if copied.read_bytes().removeprefix(BOM_UTF8) != path.read_bytes():
+        before, after = path.read_bytes(), copied.read_bytes()
+        if after != before and not (path.name == MANIFEST_NAME and _same_json(before, after)):
             return True
     return False
+
+
+def _same_json(before: bytes, after: bytes) -> bool:
+    """Whether both manifests say the same: the order of keys and a byte order mark do not count."""
+    try:
+        return bool(json.loads(after.decode("utf-8-sig")) == json.loads(before))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _verify(folder: Path) -> str:

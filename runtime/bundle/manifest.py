@@ -38,6 +38,7 @@ DECODERS: dict[CacheDtype, str] = {
 }
 
 
+MOST_SENTINELS = 1 << 16  # ByT5 has 125
 LONGEST_SHOWN = 200  # characters of a value that errors quote
 DEEPEST = 32  # levels of lists and objects in a value of any form
 
@@ -254,7 +255,7 @@ class Manifest:
             )
         _check_schema(data["schema"])
         manifest: Manifest = _read(cls, data, "")
-        _check_names(manifest)
+        _check_values(manifest)
         return manifest
 
 
@@ -291,8 +292,8 @@ def _check_schema(schema: int) -> None:
         )
 
 
-def _check_names(manifest: Manifest) -> None:
-    """Raise ``BundleError`` for an unsafe path, a missing graph or a file that is not listed."""
+def _check_values(manifest: Manifest) -> None:
+    """Raise ``BundleError`` for an unsafe path, a missing graph or file, and too many sentinels."""
     for name in manifest.files:
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
@@ -301,6 +302,12 @@ def _check_names(manifest: Manifest) -> None:
                 f"{MANIFEST_NAME} lists the unsafe path {shown(name)}: get the bundle from a "
                 "source that you trust."
             )
+    sentinels = manifest.tokenizer.sentinels
+    if not 0 <= sentinels <= MOST_SENTINELS:
+        raise BundleError(
+            f"{MANIFEST_NAME}: tokenizer.sentinels is {shown(sentinels)}, expected 0 to "
+            f"{MOST_SENTINELS}: export the bundle again."
+        )
     for role in manifest.roles:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} lists no {role} graph: export the bundle again.")

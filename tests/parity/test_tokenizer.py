@@ -273,3 +273,10 @@ def test_a_file_whose_unknown_token_is_missing_is_refused_by_encode(tmp_path: Pa
     tokenizer = Tokenizer(tmp_path / "tokenizer.json", False)
     message = refusal(BundleError, lambda: tokenizer.encode("\u4f60"))
     assert "unk_id" in message
+
+
+def test_an_error_of_the_package_that_quotes_the_file_is_cut(tmp_path: Path) -> None:
+    content = {**json.loads(unigram().to_str()), "added_tokens": "x" * 10**5}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    refusal(BundleError, lambda: Tokenizer(path, False), longest=1000)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle.manifest import (
     MANIFEST_NAME,
+    MOST_SENTINELS,
     SCHEMA,
     WEIGHTS_FILE_NAME,
     CacheFormat,
@@ -389,6 +390,12 @@ def test_an_integer_that_is_no_float(data: dict[str, Any]) -> None:
     assert "max_logit" in reading_refused(data)
 
 
+@pytest.mark.parametrize("sentinels", [-1, 2**31, 2**64])
+def test_more_sentinels_than_a_vocabulary_has(data: dict[str, Any], sentinels: int) -> None:
+    data["tokenizer"]["sentinels"] = sentinels
+    assert "tokenizer.sentinels" in reading_refused(data)
+
+
 @pytest.mark.parametrize("layers", [0, -1, 3, 10**6, 2**63, 2**64])
 def test_other_layers_than_the_graph_has(copy: Path, data: dict[str, Any], layers: int) -> None:
     data["dimensions"]["layers"] = layers
@@ -565,7 +572,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     tokenizer = st.builds(
         TokenizerFormat,
         file=st.none() | listed,
-        sentinels=integers,
+        sentinels=st.integers(0, MOST_SENTINELS),
         special_tokens_strip=st.booleans(),
         clean_up_tokenization_spaces=st.booleans(),
         model_max_length=st.none() | integers,
