@@ -12,7 +12,6 @@ import os
 import resource
 import select
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -97,7 +96,7 @@ def _in_child(call: Callable[[], str], writing: int, errors: BinaryIO) -> None:
     try:
         os.dup2(errors.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        faulthandler.enable(sys.__stderr__)
+        faulthandler.enable(2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES_BYTES, ADDRESSES_BYTES))
         try:

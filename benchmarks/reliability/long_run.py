@@ -343,7 +343,12 @@ def table(name: str, states: Sequence[State]) -> str:
 def growth(states: Sequence[State]) -> State:
     """Return by how much the last tenth is above the second."""
     second, last = states[1], states[-1]
-    return State(*(round(b - a, 1) for a, b in zip(second, last, strict=True)))
+    return State(
+        round(last.resident_mb - second.resident_mb, 1),
+        round(last.shared_mb - second.shared_mb, 1),
+        last.files - second.files,
+        last.threads - second.threads,
+    )
 
 
 def main() -> None:

@@ -181,10 +181,12 @@ def _check(content: Mapping[str, Any]) -> None:
     """Raise an error for content with which encoding could fail later."""
     added = content["added_tokens"].values()
     numbers = {content["end"], *(token["id"] for token in added)}
-    for vocabulary in (content["vocabulary"], content["target_vocabulary"]):
-        if vocabulary:
-            numbers.add(vocabulary[content["unknown"]])
-            numbers.update(vocabulary.values())
+    for vocabulary in (
+        content["vocabulary"],
+        content["target_vocabulary"] or content["vocabulary"],
+    ):
+        numbers.add(vocabulary[content["unknown"]])
+        numbers.update(vocabulary.values())
     if any(type(number) is not int for number in numbers):
         raise ValueError("an id is no integer")
     if any({"lstrip", "rstrip"} - token.keys() for token in added):

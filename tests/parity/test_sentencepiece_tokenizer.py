@@ -178,6 +178,7 @@ def without_replacements(content: dict[str, Any]) -> None:
     [
         lambda content: content.update(unknown="no such piece"),
         lambda content: content["vocabulary"].pop("<unk>"),
+        lambda content: content["vocabulary"].clear(),
         lambda content: content["vocabulary"].update(a="1"),
         lambda content: content["vocabulary"].update(a=1.5),
         lambda content: content.update(end=None),

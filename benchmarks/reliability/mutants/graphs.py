@@ -46,7 +46,9 @@ class Edited:
 
     def external(self, rng: Random) -> onnx.TensorProto:
         """Return an initializer that lies in the weights file."""
-        return rng.choice([tensor for tensor in self.graph.initializer if tensor.external_data])
+        external = [tensor for tensor in self.graph.initializer if tensor.external_data]
+        found: onnx.TensorProto = rng.choice(external)
+        return found
 
 
 def _names(edited: Edited) -> list[str]:
@@ -254,7 +256,7 @@ def _external(folder: Path, rng: Random) -> str:
     edited = Edited(folder, rng)
     tensor = edited.external(rng)
     size = (folder / "weights.bin").stat().st_size
-    numbers = [*NUMBERS, size, size - 1, size + 1, size - 64, 4096 * 2**20]
+    numbers: list[Any] = [*NUMBERS, size, size - 1, size + 1, size - 64, 4096 * 2**20]
     entry = rng.choice(list(tensor.external_data))
     if rng.random() < 0.3:
         numbers = [f"{number}{rng.choice(['x', '.5', '', ' '])}" for number in numbers]
