@@ -312,8 +312,10 @@ class Loads:
                 del self._kept[:-3]
 
     def settle(self) -> None:
-        """Forget the models that are kept."""
+        """Forget the models that are kept; a close returns freed memory to the system."""
         self._kept.clear()
+        gc.collect()
+        load(threads=1).close()
 
 
 def run(name: str, work: Generations | Loads, count: int) -> list[State]:

@@ -8,10 +8,10 @@ and size, deep nesting and surrogates, and connections that are slow, half-close
 fields are those that the server itself lists. After every fiftieth request a greedy text must be
 the same as at the beginning.
 
-It prints a table of kinds and statuses. The exit status is 1 if a status is 500 or more (but 503: busy), if the
-server's process ended or its log has a traceback, if a request got no answer within a minute, if a
-text differs, or if memory grew by more than ``--limit`` MB between the second tenth and the last.
-It needs Linux, the extra ``server`` and psutil.
+It prints a table of kinds and statuses. The exit status is 1 if a status is 500 or more, but for
+503 (busy), if the server's process ended or its log has a traceback, if a request got no answer
+within a minute, if a text differs, or if memory grew by more than ``--limit`` MB between the second
+tenth and the last. It needs Linux, the extra ``server`` and psutil.
 """
 
 from __future__ import annotations
