@@ -70,6 +70,7 @@ class Editor(QTextEdit):
         self.replace_all("")
         self.textChanged.connect(self._on_change)
         self.cursorPositionChanged.connect(self._on_move)
+        self.selectionChanged.connect(self._on_move)  # the caret may stay where it is
 
     @property
     def ghost(self) -> str:
@@ -154,7 +155,9 @@ class Editor(QTextEdit):
         self._lay_out()
         self._is_own = True
         cursor = self.textCursor()
+        cursor.beginEditBlock()  # so that it is undone by itself
         cursor.insertText(taken)
+        cursor.endEditBlock()
         self.setTextCursor(cursor)
         self._is_own = False
         self._anchor, self._ghost = cursor.position(), rest
@@ -204,7 +207,8 @@ class Editor(QTextEdit):
             self.drop_ghost()
 
     def _on_move(self) -> None:
-        if not self._is_own and self.textCursor().position() != self._anchor:
+        cursor = self.textCursor()
+        if not self._is_own and (cursor.hasSelection() or cursor.position() != self._anchor):
             self.drop_ghost()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802

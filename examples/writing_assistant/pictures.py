@@ -25,8 +25,8 @@ from .window import Window
 
 LETTER = (
     "Dear Anna,\n\nI hope that you are well, and that the new house is warm by now.\n\n"
-    "The dokter was on the telefone last nite. Your neffew can go to skool on Monday, and he will "
-    "have his kamera and his musik back."
+    "The dokter was on the telefone last nite. Your neffew can go to skool again, and he will have "
+    "his kamera and his musik back."
 )
 STORY = (
     "Once upon a time there was a king who had three sons. The eldest was proud, the second was "
@@ -38,9 +38,9 @@ STORY = (
 )
 NEXT = "The youngest son went to the"
 PARAGRAPH = (
-    "So it came to pass that the youngest son went to the gate himself. \u201cShow me "
-    "the way,\u201d he said to the fox, \u201cand I will share my bread with you.\u201d They walked "
-    "for three days and three nights, over the hills and through the rivers, and on the fourth morning "
+    "So it came to pass that the youngest son went to the gate himself. \u201cShow me the way,"
+    "\u201d he said to the fox, \u201cand I will share my bread with you.\u201d They walked for "
+    "three days and three nights, over the hills and through the rivers, and on the fourth morning "
     "they saw the spring, which shone like silver under an old lime tree.\n\n"
 )
 
