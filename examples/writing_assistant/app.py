@@ -48,6 +48,7 @@ class App(QObject):
         """Open a window with a draft, or an empty one."""
         window = Window(self._store, draft or new_draft(self._drafts))
         window.wants_window.connect(self._on_wanted)
+        window.wants_end.connect(self.close)
         window.ended.connect(self._on_ended)
         self.windows.append(window)
         if len(self.windows) > 1:  # not exactly over the other one

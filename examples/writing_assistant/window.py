@@ -43,6 +43,7 @@ class Window(QMainWindow):
     """A window of the app. It has its own worker, so that windows do not wait for each other."""
 
     wants_window = Signal(object)  # with the file to open in it, or None
+    wants_end = Signal()  # of the whole app
     ended = Signal(object)  # the window itself, once its thread has ended
 
     def __init__(self, store: Store, draft: Draft) -> None:
@@ -178,6 +179,7 @@ class Window(QMainWindow):
         self._add(file, "Save &as…", keys.SaveAs, self.save_as)
         file.addSeparator()
         self._add(file, "&Close window", keys.Close, self.close)
+        self._add(file, "&Quit", keys.Quit, self.wants_end.emit)
         edit = bar.addMenu("&Edit")
         self._add(edit, "&Undo", keys.Undo, self.editor.undo)
         self._add(edit, "&Redo", keys.Redo, self.editor.redo)
