@@ -66,10 +66,16 @@ class App(QObject):
         for window in self.windows:
             window.close()
 
+    def open_file(self, path: Path) -> None:
+        """Open a text, in a window of its own unless the last one is empty."""
+        window = self.windows[-1] if self.windows[-1].is_empty else self.open_window()
+        window.open_text(path)
+
     def _on_wanted(self, path: Path | None) -> None:
-        window = self.open_window()
-        if path is not None:
-            window.open_text(path)
+        if path is None:
+            self.open_window()
+        else:
+            self.open_file(path)
 
     def _on_ended(self, window: Window) -> None:
         self.windows.remove(window)
@@ -109,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     tick.start(250)
     tick.timeout.connect(lambda: None)
     if options.file is not None:
-        app.windows[0].open_text(options.file)
+        app.open_file(options.file)
     if options.selftest is not None:
         from .selftest import SelfTest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from PySide6.QtCore import QEvent, QMimeData, Qt, QTimer, Signal
 from PySide6.QtGui import (
@@ -10,6 +11,7 @@ from PySide6.QtGui import (
     QFont,
     QInputMethodEvent,
     QKeyEvent,
+    QKeySequence,
     QMouseEvent,
     QPalette,
     QResizeEvent,
@@ -176,7 +178,7 @@ class Editor(QTextEdit):
             start = self._anchor - block.position()
             shown = self._ghost.replace("\n", LINE_SEPARATOR)
             layout.setPreeditArea(start, shown)
-            grey = QTextLayout.FormatRange()
+            grey: Any = QTextLayout.FormatRange()
             grey.start, grey.length, grey.format = start, utf16_length(shown), QTextCharFormat()
             grey.format.setForeground(self._colour)
             layout.setFormats([grey])
@@ -212,7 +214,10 @@ class Editor(QTextEdit):
             self.drop_ghost()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
-        """Tab accepts the suggestion, Ctrl+Right a word of it, and other keys remove it."""
+        """Tab accepts the suggestion, Ctrl+Right a word of it, and other keys remove it.
+
+        On macOS the key of a word is Option+Right.
+        """
         is_plain = event.modifiers() == Qt.KeyboardModifier.NoModifier
         if event.key() == Qt.Key.Key_Tab and is_plain:
             if self._ghost:
@@ -221,11 +226,7 @@ class Editor(QTextEdit):
                 self.asked.emit()
         elif event.key() in MODIFIERS:
             super().keyPressEvent(event)
-        elif (
-            self._ghost
-            and event.key() == Qt.Key.Key_Right
-            and event.modifiers() & Qt.KeyboardModifier.ControlModifier
-        ):
+        elif self._ghost and event.matches(QKeySequence.StandardKey.MoveToNextWord):
             self.accept_word()
         else:
             had_ghost = bool(self._ghost)
@@ -238,6 +239,9 @@ class Editor(QTextEdit):
 
     def inputMethodEvent(self, event: QInputMethodEvent) -> None:  # noqa: N802
         """Leave the place after the caret to the input method."""
+        if self._ghost and not event.preeditString() and not event.commitString():
+            event.accept()  # some input methods send empty events before keys such as Tab
+            return
         self.drop_ghost()
         super().inputMethodEvent(event)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QGuiApplication, QTextCursor
@@ -134,7 +136,7 @@ class RewritePage(Page):
     def __init__(self, worker: Worker, editor: Editor, settings: Settings) -> None:
         super().__init__(worker, editor)
         self._rewriter: Rewriter | None = None
-        self._source = QTextCursor()
+        self._source, self._source_text = QTextCursor(), ""
         self._hint = self.muted("")
         self._tasks = QVBoxLayout()
         self._tasks.setSpacing(6)
@@ -173,8 +175,9 @@ class RewritePage(Page):
         """Offer what a model can do; None while there is no model."""
         self.cancel()
         self._rewriter = rewriter
-        while (item := self._tasks.takeAt(0)) is not None:
-            item.widget().deleteLater()
+        while self._tasks.count():
+            old: Any = self._tasks.takeAt(0)
+            old.widget().deleteLater()
         for rewrite in rewriter.rewrites if rewriter else ():
             button = QPushButton(rewrite.title)
             button.setToolTip(rewrite.hint)
@@ -224,9 +227,9 @@ class RewritePage(Page):
     ) -> str:
         return await rewriter.translate(job, text, source, target)
 
-    def _begin(self, work: partial[object], state: str) -> None:
+    def _begin(self, work: Callable[[str, Job], Awaitable[str]], state: str) -> None:
         self._source = self.passage()
-        text = plain(self._source.selectedText())
+        self._source_text = text = plain(self._source.selectedText())
         if not text.strip():
             self.troubled.emit("There is nothing to rewrite: write or select some text.")
             return
@@ -273,6 +276,12 @@ class RewritePage(Page):
             self.troubled.emit(sentence)
 
     def _on_replace(self) -> None:
+        if plain(self._source.selectedText()) != self._source_text:
+            self.troubled.emit(
+                "The text has changed since it was rewritten: insert the result after it, or "
+                "rewrite it again."
+            )
+            return
         self._source.insertText(self.result.toPlainText())
         self._is_done(False)
         self._copy.setEnabled(True)

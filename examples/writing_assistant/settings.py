@@ -48,12 +48,11 @@ class Store(QObject):
     def __init__(self, file: QSettings) -> None:
         super().__init__()
         self.file = file
-        self.settings = Settings(
-            **{
-                field.name: file.value(field.name, field.default, type=type(field.default))
-                for field in fields(Settings)
-            }
-        )
+        stored: dict[str, Any] = {
+            field.name: file.value(field.name, field.default, type=type(field.default))
+            for field in fields(Settings)
+        }
+        self.settings = Settings(**stored)
 
     def change(self, **choices: Any) -> None:
         """Change some choices, and store all of them."""

@@ -36,7 +36,7 @@ from .worker import Job, Worker
 
 DRAFT_MS = 1000  # from the last change to the saving of the draft
 COUNT_MS = 200
-HINT = "Tab to accept · Ctrl+→ for one word · Esc to dismiss"
+HINT = "Tab to accept · {} for one word · Esc to dismiss"
 
 
 class Window(QMainWindow):
@@ -63,7 +63,7 @@ class Window(QMainWindow):
         self._long_state = ""
         self._rate = self._words = ""  # figures of the status line
         self._is_closing = False
-        self._pause = timer(self, self._suggest)
+        self._pause = timer(self, self._on_pause)
         self._draft_pause = timer(self, self._keep_draft)
         self._count_pause = timer(self, self._count)
         self._lay_out()
@@ -119,6 +119,11 @@ class Window(QMainWindow):
             return True
         self._path = old
         return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the window has neither a text nor a file."""
+        return self._path is None and self.editor.document().isEmpty()
 
     @property
     def settings(self) -> Settings:
@@ -289,18 +294,23 @@ class Window(QMainWindow):
         if self.editor.ghost:
             return
         self._cancel_suggestion()
-        if self.settings.suggests:
+        if self.settings.suggests or self.panel.shows_next:
             self._pause.start(self.settings.pause_ms)
 
-    def _suggest(self) -> None:
+    def _on_pause(self) -> None:
+        self._suggest(self.settings.suggests)
+
+    def _suggest(self, is_wanted: bool = True) -> None:
+        """Start a suggestion if it is wanted, and show the next words if they are seen."""
         self._pause.stop()
         self._drop()
         text = self.editor.text_before_caret()
         if text is None or not text.strip() or self.writer is None:
             self.panel.next.clear()
             return
-        work = partial(suggest, self.writer, text, self.settings.generation)
-        self._suggestion = self.worker.start(work)
+        if is_wanted:
+            work = partial(suggest, self.writer, text, self.settings.generation)
+            self._suggestion = self.worker.start(work)
         if self.panel.shows_next:
             self.panel.next.ask(self.writer, text)
 
@@ -372,7 +382,9 @@ class Window(QMainWindow):
             names = " and ".join(model_name(key) for key in self._loading.values())
             self.status.work(f"Loading {names}…", can_cancel=False)
         elif self.editor.ghost:
-            self.status.rest(HINT)
+            keys = QKeySequence(QKeySequence.StandardKey.MoveToNextWord)
+            word = keys.toString(QKeySequence.SequenceFormat.NativeText)
+            self.status.rest(HINT.format(word.replace("Right", "→")))
         elif self.writer is None:
             self.status.rest("No model continues the text: choose one above.")
         elif not self.settings.suggests:
@@ -400,16 +412,17 @@ class Window(QMainWindow):
 
     def _choose_text(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Open", "", "Texts (*.txt *.md);;All (*)")
-        if name and (self.editor.text or self._path):
-            self.wants_window.emit(Path(name))  # the text in this window stays
-        elif name:
+        if name and self.is_empty:
             self.open_text(Path(name))
+        elif name:
+            self.wants_window.emit(Path(name))  # the text in this window stays
 
     def _new_window(self) -> None:
         self.wants_window.emit(None)
 
     def _saved(self) -> Saved:
-        return Saved(self.editor.text, self._path, self.editor.document().isModified())
+        is_changed = self._path is None or self.editor.document().isModified()
+        return Saved(self.editor.text, self._path, is_changed)
 
     def _keep_draft(self) -> None:
         """Write the draft, in the worker's thread: a disk may be slow."""
@@ -473,9 +486,14 @@ class Window(QMainWindow):
         event.ignore()
         if self._is_closing:
             return
+        try:
+            self._draft.write(self._saved())
+        except OSError as error:
+            self.tell(f"{error} The window stays open: save the text somewhere else.")
+            return
         self._is_closing = True
-        self._pause.stop()
-        self._draft_pause.stop()
+        for waiting in (self._pause, self._draft_pause, self._count_pause):
+            waiting.stop()
         self.hide()
         self.store.file.setValue("geometry", self.saveGeometry())
         classify, rewrite = self.panel.classify, self.panel.rewrite
@@ -511,7 +529,7 @@ async def keep(draft: Draft, saved: Saved, job: Job) -> None:
 
 async def finish(draft: Draft, saved: Saved, models: list[Writer | Rewriter], job: Job) -> None:
     """Keep the text of a window that was closed, and free its models."""
-    draft.write(saved)
+    draft.write(saved)  # again: a job of the thread may have written an older text since
     draft.close()
     for model in models:
         await model.close()

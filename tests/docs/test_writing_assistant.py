@@ -217,6 +217,17 @@ def test_an_accepted_suggestion_can_be_undone(window: Any) -> None:
     assert window.editor.text == START
 
 
+def test_the_suggestion_stays_when_the_editor_loses_the_focus(window: Any) -> None:
+    write(window, START)
+    whole = suggestion(window)
+    window.panel.turn(1)
+    window.panel.rewrite.own_prompt.setFocus()
+    assert window.editor.text == START
+    window.editor.setFocus()
+    press(window, "Tab")
+    assert window.editor.text == START + whole
+
+
 def test_nothing_is_suggested_within_a_paragraph(window: Any) -> None:
     write(window, START)
     suggestion(window)
@@ -229,7 +240,8 @@ def test_nothing_is_suggested_within_a_paragraph(window: Any) -> None:
 def test_a_suggestion_is_asked_for_with_tab_if_they_are_off(window: Any) -> None:
     window.store.change(suggests=False)
     write(window, START)
-    assert not window._pause.isActive()
+    until(lambda: window.panel.next.bars.rows)
+    assert window._suggestion is None
     press(window, "Tab")
     assert suggestion(window) == continued(window, START)
     assert window.editor.text == START
@@ -304,6 +316,17 @@ def test_a_selection_is_rewritten_and_replaced(window: Any) -> None:
     assert window.editor.text == "The doctor and the cat"
     window.editor.undo()
     assert window.editor.text == "The dokter and the kat"
+
+
+def test_a_text_that_changed_since_is_not_replaced(window: Any) -> None:
+    write(window, "the kat")
+    page = window.panel.rewrite
+    page.run(window.rewriter.rewrites[0])
+    until(page.replace_button.isEnabled)
+    press(window, "Backspace")
+    page.replace_button.click()
+    assert window.editor.text == "the ka"
+    assert "has changed" in window.notice.sentence
 
 
 def test_each_task_of_the_demo_gives_what_the_model_gives(window: Any) -> None:
@@ -476,6 +499,31 @@ def test_a_saved_text_is_in_its_file_and_no_draft(
     assert file.read_text(encoding="utf-8") == "Grüße,\nAnna"
     end(app)
     assert not list((tmp_path / "drafts").glob("*.json"))
+
+
+def test_a_file_does_not_take_the_place_of_a_draft(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "story.txt").write_text("The story", encoding="utf-8")
+    app = start()
+    write(app.windows[0], "The draft")
+    app.open_file(tmp_path / "story.txt")
+    assert [window.editor.text for window in app.windows] == ["The draft", "The story"]
+    until(lambda: app.windows[1].writer and app.windows[1].rewriter)
+
+
+def test_a_window_whose_text_cannot_be_kept_stays_open(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    app = start()
+    [window] = app.windows
+    write(window, START)
+    (tmp_path / "drafts").rename(tmp_path / "elsewhere")
+    app.close()
+    assert "stays open" in window.notice.sentence
+    assert window.isVisible()
+    assert window.editor.text == START
+    (tmp_path / "elsewhere").rename(tmp_path / "drafts")
 
 
 def test_a_file_that_is_no_text_is_told(window: Any, tmp_path: Path) -> None:
