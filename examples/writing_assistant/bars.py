@@ -58,6 +58,10 @@ class Bars(QListWidget):
         self._delegate.colours = colours
         self.viewport().update()
 
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Ask for three rows; there may be room for more."""
+        return QSize(200, 3 * ROW)
+
     def _choose(self, item: QListWidgetItem) -> None:
         self.chosen.emit(item.data(LABEL))
 

@@ -47,7 +47,7 @@ class Page(QWidget):
         self._job: Job | None = None
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(0, 0, 0, 0)
-        self.column.setSpacing(8)
+        self.column.setSpacing(6)
 
     def start(self, work: Work, state: str) -> None:
         """Start a job in place of the last one."""
@@ -326,10 +326,9 @@ class ClassifyPage(Page):
             label.setBuddy(field)
             self.column.addWidget(label)
             self.column.addWidget(field)
-        self.column.addSpacing(4)
+        self.column.addSpacing(2)
         self.column.addWidget(self.button)
         self.bars = Bars("Probabilities of the labels")
-        self.bars.setMinimumHeight(44)
         self.column.addWidget(self.bars, 1)
         self._cut = self.muted("")
         self._cut.hide()

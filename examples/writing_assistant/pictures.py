@@ -60,6 +60,8 @@ def main(folder: Path) -> None:
                 until(lambda window=window: window.writer and window.rewriter)  # type: ignore[misc]
                 take(window)
                 QTest.qWait(100)
+                window.show_rate(None)  # it depends on what else the machine does
+                QTest.qWait(50)
                 window.grab().save(str(folder / f"writing_assistant_{name}.png"))
             finally:
                 app.close()

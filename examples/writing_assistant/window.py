@@ -130,6 +130,11 @@ class Window(QMainWindow):
         """The choices of the user."""
         return self.store.settings
 
+    def show_rate(self, tokens_per_s: float | None) -> None:
+        """Show the throughput of the last suggestion, or none."""
+        self._rate = "" if tokens_per_s is None else f"{tokens_per_s:,.0f} tokens/s"
+        self._show_state()
+
     def tell(self, sentence: str) -> None:
         """Show the sentence of an error."""
         self.notice.tell(sentence)
@@ -344,8 +349,7 @@ class Window(QMainWindow):
             assert isinstance(result, Writer | Rewriter)
             self._take(result)
         elif job is self._suggestion and isinstance(result, Suggested):
-            rate = result.tokens_per_s
-            self._rate = "" if rate is None else f"{rate:,.0f} tokens/s"
+            self.show_rate(result.tokens_per_s)
         elif job is self._long:
             self._long = None
         self._show_state()

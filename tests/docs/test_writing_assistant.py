@@ -584,6 +584,21 @@ def test_the_theme_changes_all_windows(start: Callable[..., Any]) -> None:
     assert pages[0][0] == pages[0][1] != pages[1][0] == pages[1][1]
 
 
+def test_the_measurement_prints_its_figures(application: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "writing_assistant.drive", "--seconds", "1"],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: this machine was too busy
+    assert done.stderr == ""
+    for name in ("loading", "at rest", "decoding"):
+        assert f"{name:12} " in done.stdout
+
+
 def test_the_app_tests_itself(application: Any, tmp_path: Path) -> None:
     from PySide6.QtGui import QImage
 
