@@ -15,6 +15,7 @@ from PySide6.QtGui import (
     QMouseEvent,
     QPalette,
     QResizeEvent,
+    QTextBlock,
     QTextBlockFormat,
     QTextCharFormat,
     QTextCursor,
@@ -64,6 +65,7 @@ class Editor(QTextEdit):
         self._ghost = ""
         self._anchor = 0  # position of the suggestion in the document
         self._shown = ""  # the part of it that is laid out
+        self._block = QTextBlock()  # the paragraph that has it
         self._is_own = False  # the editor itself inserts text
         self._frame = QTimer(self)
         self._frame.setSingleShot(True)
@@ -169,11 +171,13 @@ class Editor(QTextEdit):
     def _lay_out(self) -> None:
         """Lay out the paragraph of the suggestion, with it or without it."""
         document = self.document()
-        block = document.findBlock(self._anchor)
+        if self._ghost:
+            self._block = document.findBlock(self._anchor)
+        block = self._block  # which may have moved since it got the suggestion
+        self._shown = self._ghost
         if not block.isValid():
             return
         layout = block.layout()
-        self._shown = self._ghost
         if self._ghost:
             start = self._anchor - block.position()
             shown = self._ghost.replace("\n", LINE_SEPARATOR)

@@ -228,6 +228,20 @@ def test_the_suggestion_stays_when_the_editor_loses_the_focus(window: Any) -> No
     assert window.editor.text == START + whole
 
 
+def test_undo_removes_the_suggestion_from_its_paragraph(window: Any) -> None:
+    editor = window.editor
+    editor.insertPlainText("The king\n")
+    write(window, START)
+    suggestion(window)
+    editor.undo()
+    editor.undo()
+    assert editor.ghost == ""
+    block = editor.document().firstBlock()
+    while block.isValid():
+        assert block.layout().preeditAreaText() == ""
+        block = block.next()
+
+
 def test_nothing_is_suggested_within_a_paragraph(window: Any) -> None:
     write(window, START)
     suggestion(window)
