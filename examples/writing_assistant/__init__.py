@@ -6,7 +6,7 @@ import os
 # - On Windows PySide6 brings an msvcp140.dll of its own, which may be older than ONNX Runtime
 #   needs, and a process uses the one that it loads first.
 # - PySide6 reads the source of every module that is imported after it.
-# The variable turns off telemetry, as edgeseq does, which imports ONNX Runtime only to load a model.
+# The variable turns off telemetry, as edgeseq does when it imports ONNX Runtime to load a model.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # noqa: F401
 
