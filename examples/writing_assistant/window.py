@@ -25,14 +25,14 @@ from PySide6.QtWidgets import (
 from .drafts import Draft, Saved, read_text, write_text
 from .editor import Editor
 from .feedback import Notice, StatusLine
-from .models import DEMOS, model_name, open_model
-from .panel import Panel
+from .panel.panel import Panel
 from .preferences import THEMES, Preferences
-from .rewriting import Rewriter
 from .settings import Settings, Store
-from .suggestions import Suggested, Writer
 from .theme import set_theme, ui_font
-from .worker import Job, Worker
+from .work.models import DEMOS, model_name, open_model
+from .work.rewriting import Rewriter
+from .work.suggestions import Suggested, Writer
+from .work.worker import Job, Worker
 
 DRAFT_MS = 1000  # from the last change to the saving of the draft
 COUNT_MS = 200

@@ -270,7 +270,7 @@ def test_letters_of_two_units_are_counted_as_qt_does(window: Any) -> None:
 
 
 def test_the_end_of_a_long_text_is_continued(window: Any) -> None:
-    from writing_assistant.suggestions import LONGEST_TEXT, end_of
+    from writing_assistant.work.suggestions import LONGEST_TEXT, end_of
 
     text = "The fox went into the wood. The king went home.\n" * 2000 + "The old woman"
     window.editor.insertPlainText(text)

@@ -15,7 +15,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from .theme import LIGHT, Colours
+from ..theme import LIGHT, Colours
 
 LABEL, SHARE = Qt.ItemDataRole.UserRole, Qt.ItemDataRole.UserRole + 1
 ROW = 40  # pixels
