@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,42 @@ def test_an_interruption_leaves_nothing(
     assert entries(cache) == []
     load(bundle, prepack=True)
     assert len(entries(cache)) == 1
+
+
+def test_what_a_killed_process_left_is_deleted(bundle: Path, cache: Path) -> None:
+    for name in (".part", ".0123-abcd"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "weights.bin").touch()
+    load(bundle, prepack=True)
+    assert len(entries(cache)) == 1
+
+
+def test_an_entry_that_another_process_is_making_is_waited_for(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    original = prepacked.save_prepacked
+
+    def save(graph: Path, out: Path, *others: Any) -> None:
+        made.append(out)
+        original(graph, out, *others)
+
+    monkeypatch.setattr(prepacked, "save_prepacked", save)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load(bundle, prepack=True), range(4)))
+    assert len(made) == 1
+    assert len(entries(cache)) == 1
+    for model in models:
+        model.close()
+
+
+def test_a_full_disk_is_named(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(graph: Path, out: Path, *others: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(out))
+
+    monkeypatch.setattr(prepacked, "save_prepacked", fail)
+    refusal(BundleError, lambda: load(bundle, prepack=True), match="No space left on device")
+    assert entries(cache) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(bundle: Path, cache: Path) -> None:
