@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap  # noqa: F401  # np.memmap imports it, but the thread of a load must not import
 import os
@@ -18,7 +19,7 @@ import numpy as np
 from ..bundle.manifest import OverlappingWeight, SharedWeight
 from ..bundle.weights_file import WEIGHTS_FILE_NAME
 from ..concurrency.locks import FairLock
-from ..errors import BundleError, DeviceError, EdgeseqError, reason
+from ..errors import BundleError, DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..native.library import Kernels, add_kernels, calls_kernels, calls_products
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
@@ -26,6 +27,7 @@ from .import_onnxruntime import onnxruntime
 from .import_onnxruntime import status as _status
 from .providers import Assigned, check_build, check_opened, hidden_nodes, plug_in, prepare
 
+_LITTLE_SPACE = 1 << 16  # bytes; with less, a failure to write means that the disk is full
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -147,7 +149,8 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         is_step = getattr(arguments[0], "is_step", False)
         with self._turn.other_kind if is_step else self._turn:
             if self._device.provider == CPU:
-                super().run_with_iobinding(*arguments)
+                with _lacking_memory():
+                    super().run_with_iobinding(*arguments)
             else:
                 with _failing(self._device):
                     super().run_with_iobinding(*arguments)
@@ -160,6 +163,20 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         if self._device.provider == CPU:
             return super().io_binding()
         return _DeviceBinding(self, self._device)
+
+
+@contextmanager
+def _lacking_memory() -> Iterator[None]:
+    """Raise ``DeviceError`` if the CPU has not enough memory for a run."""
+    try:
+        yield
+    except (*_LOAD_ERRORS, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"There is not enough memory for this run ({_reason(error)}): use fewer beams, prompts "
+            "or tokens."
+        ) from error
 
 
 def check_process(process: int) -> None:
@@ -230,6 +247,11 @@ def open_session(
             raise DeviceError(
                 f"The device {device.name!r} cannot be used ({_reason(error)}): use 'cpu'."
             ) from error
+        if is_out_of_memory(error):
+            raise DeviceError(
+                f"There is not enough memory to load {graph} ({_reason(error)}): close other "
+                "programs, raise the limit of memory, or use a smaller or a quantized bundle."
+            ) from error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({_reason(error)}): check "
             "the bundle with `edgeseq info BUNDLE --verify`."
@@ -277,18 +299,36 @@ def _file_identity(path: Path) -> Hashable:
 
 
 def save_prepacked(graph: Path, out: Path, shared: MappedWeights, kernels: Kernels) -> None:
-    """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
-    open_session(
-        graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
-    )
+    """Write ``graph`` to ``out``, with its packed weights in a file beside it.
+
+    Raises ``OSError`` if the disk is full.
+    """
+    with _saving(out):
+        open_session(
+            graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
+        )
 
 
 def save_optimized(graph: Path, out: Path) -> None:
     """Write ``graph`` to ``out`` after ONNX Runtime's basic optimizations for any provider.
 
-    Its weights stay where they are.
+    Its weights stay where they are. Raises ``OSError`` if the disk is full.
     """
-    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+    with _saving(out):
+        open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+
+
+@contextmanager
+def _saving(out: Path) -> Iterator[None]:
+    """Raise ``OSError`` if the disk is full, for which ONNX Runtime has no error of its own."""
+    try:
+        yield
+    except BundleError as error:
+        from shutil import disk_usage  # late: running a bundle does not need it
+
+        if disk_usage(out.parent).free < _LITTLE_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise
 
 
 def runtime_version() -> str:
