@@ -17,9 +17,10 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-from .jobs import DISK, Job, sentence, start
+from edgeseq.runtime.errors import EdgeseqError
+
+from .jobs import DISK, TMP, Job, sentence, start
 from .operations import Digest, Operation, Trial, Trials, chosen
 from .report import Broken, add_flags, print_table
 
@@ -39,7 +40,7 @@ def main() -> int:
         others = trials.reference(operation, trials.inputs.other).digest
         for number in range(given.times):
             trial = trials.new(operation)
-            if fault := _pair(trials, trial, others, number % 2 == 1, generator, count):
+            if fault := _pair(trial, others, number % 2 == 1, generator, count):
                 broken.add(f"{operation.name}, pair {number}: {fault}", trial)
             else:
                 trial.delete()
@@ -50,7 +51,6 @@ def main() -> int:
 
 
 def _pair(
-    trials: Trials,
     trial: Trial,
     others: Digest,
     differs: bool,
@@ -59,7 +59,7 @@ def _pair(
 ) -> str | None:
     """Run two processes at once; return what is wrong."""
     assert trial.reference is not None
-    second = replace(trial, inputs=trials.inputs.other) if differs else trial
+    second = replace(trial, inputs=trial.inputs.other) if differs else trial
     count["pairs"] += 1
     jobs = [trial.start()]
     time.sleep(generator.uniform(0, 1.05) * trial.reference.seconds)
@@ -77,19 +77,15 @@ def _pair(
     _show(trial.operation, jobs)
     try:
         found = trial.operation.digest(trial.target)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EdgeseqError) as error:
         return f"the target is not whole: {error}"
     wanted = [trial.reference.digest, others]
     if trial.operation.target == "edgeseq" and differs:
         wanted.append({**trial.reference.digest, **others})  # a cache has entries of both
     if found not in wanted:
         return "the target is a mixture"
-    left = [*trial.left(), *_names(folder / DISK / "tmp")]
+    left = [*trial.left(), *(path.name for path in (folder / DISK / TMP).iterdir())]
     return f"they leave {', '.join(left)}" if left else None
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
 
 
 def _show(operation: Operation, jobs: list[Job]) -> None:
