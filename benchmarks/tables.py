@@ -45,9 +45,13 @@ from benchmarks.compare.summary import (
 )
 from benchmarks.compare.table import title
 from benchmarks.compare.workloads import Bits
+from edgeseq.runtime.comparison.columns import columns_of
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 REGION = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", re.DOTALL)
+RECIPES_OF = ("demo-gpt2", "demo-t5", "gpt2", "t5-small", "bart-base")
+MODELS = {"gpt2": "GPT-2 124M", "t5-small": "t5-small", "bart-base": "bart-base"}
+MILLION_BY_HOUR = 1_000_000 / 3600
 BEGIN, END = "<!-- table:", "<!-- end of table -->"
 COMMAND = "python -m benchmarks.tables"
 NEEDED_BY_ONNXRUNTIME = ("numpy", "onnxruntime", "flatbuffers", "packaging", "protobuf")
@@ -315,52 +319,21 @@ def machine_table() -> str:
     rows = []
     for name in ("compare", "compare_all", "compare_blocks", "compare_avx2"):
         summary = compared(name)
-        versions, rates = summary.versions[OURS], summary.bandwidths
-        rows.append(_machine_row(f"{name}.jsonl", versions, median(rates), min(rates), max(rates)))
-    for name in ("bench_gpt2", "bench_t5_small"):
-        found = results(name)
-        rate = found["read_gb_per_s"]
-        rows.append(
-            _machine_row(f"{name}.json", found["machine"], rate["median"], rate["min"], rate["max"])
-        )
+        version, rates = summary.versions[OURS]["onnxruntime"], summary.bandwidths
+        rate = f"{figure(median(rates))} ({between(min(rates), max(rates))})"
+        rows.append([f"`{name}.jsonl`", version, rate])
     return table(["result", "onnxruntime", "memory read at, GB/s (lowest–highest)"], rows)
 
 
-def _machine_row(
-    name: str, versions: Mapping[str, str], rate: float, low: float, high: float
-) -> list[str]:
-    return [f"`{name}`", versions["onnxruntime"], f"{figure(rate)} ({between(low, high)})"]
-
-
-def precision_table() -> str:
-    """Return size, load time, speed and memory of every recipe, as `edgeseq bench` measured."""
-    head = [
-        "",
-        "size, MB",
-        "load, s",
-        "first token of 32, ms",
-        "first token of 512, ms",
-        "tokens/s after 32",
-        "tokens/s after 900",
-        "share of read bandwidth",
-        "peak memory, MB",
-    ]
+def recipes_table(model: str) -> str:
+    """Return the table of `edgeseq compare` of a model's recipes."""
+    report = results(f"recipes_{model}")
+    _, *columns = columns_of(report)
     rows = []
-    for name, model in (("bench_gpt2", "GPT-2 124M"), ("bench_t5_small", "t5-small")):
-        for bundle in results(name)["bundles"]:
-            first, speed = bundle["first_token_ms"], bundle["tokens_per_s"]
-            rows.append(
-                [
-                    f"{model} `{bundle['recipe']}`",
-                    f"{bundle['size_mb']:.0f}",
-                    f"{bundle['load_s']['median']:.2f}",
-                    *(_quartiles(first[length]) for length in ("32", "512")),
-                    *(_quartiles(speed[length]) for length in ("32", "900")),
-                    share(bundle["share_of_read_bandwidth"]["32"]["median"], 0),
-                    f"{bundle['peak_memory_mb']['median']:.0f}",
-                ]
-            )
-    return table(head, rows)
+    for bundle in report["bundles"]:
+        recipe = f"`{bundle['name'].removeprefix(model)[1:]}`"
+        rows.append([recipe, *(column.cell(bundle) for column in columns)])
+    return table(["recipe", *(column.head for column in columns)], rows)
 
 
 def _quartiles(found: Mapping[str, float], digits: int = 0, unit: str = "") -> str:
@@ -641,14 +614,45 @@ def soak_table() -> str:
 
 def file_workers_table() -> str:
     """Return the rows per second of files with one process and with two, and their memory."""
+    bundles = results("file_runs_short")["bundles"]
     rows = []
-    for name, model in (("gpt2", "GPT-2 124M `int8`"), ("t5_small", "t5-small `int8`")):
-        found = results(f"file_workers_{name}")
-        one, two = found["1_workers"], found["2_workers"]
-        speeds = [f"{each['rows_per_s']:.1f}" for each in (one, two)]
-        rows.append([model, *speeds, f"{one['own_mb']:.0f}", f"{two['own_mb']:.0f}"])
+    for name, found in bundles.items():
+        one, two = (found["workers"][count] for count in ("1", "2"))
+        speeds = [
+            f"{each['rows_per_s']:.1f} ({each['lowest']:.1f} to {each['highest']:.1f})"
+            for each in (one, two)
+        ]
+        model = _recipe_of(name)
+        rows.append([*model, *speeds, f"{one['own_mb']:.0f}", f"{two['own_mb']:.0f}"])
     head = ["one process, rows/s", "two processes, rows/s"]
-    return table(["", *head, "own memory, MB", "of each of two, MB"], rows)
+    return table(["model", "recipe", *head, "own memory, MB", "of each of two, MB"], rows)
+
+
+def million_rows_table() -> str:
+    """Return the hours that a million rows take, short ones and long ones."""
+    short, long = results("file_runs_short"), results("file_runs_long")
+    rows = []
+    for name, found in short["bundles"].items():
+        hours = [
+            f"{MILLION_BY_HOUR / each['workers']['1']['rows_per_s']:,.1f}"
+            for each in (found, long["bundles"][name])
+        ]
+        peak = long["bundles"][name]["workers"]["1"]["peak_mb"]
+        rows.append([*_recipe_of(name), *hours, f"{peak:,.0f}"])
+    head = [f"{_row_size(each)}, hours" for each in (short, long)]
+    return table(["model", "recipe", *head, "peak memory, MB"], rows)
+
+
+def _recipe_of(bundle: str) -> list[str]:
+    """Return the model and the recipe in the name of a bundle's folder."""
+    model = next(name for name in MODELS if bundle.startswith(name))
+    return [MODELS[model], f"`{bundle.removeprefix(model)[1:]}`"]
+
+
+def _row_size(found: Mapping[str, Any]) -> str:
+    """Return the mean tokens of a prompt, and the new tokens."""
+    mean = median(each["prompt_tokens"] for each in found["bundles"].values())
+    return f"{mean:.0f} tokens in, {found['new_tokens']} out"
 
 
 def _speed(value: float) -> str:
@@ -674,7 +678,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "avx2": partial(comparison_table, "compare_avx2", AVX2_ROWS),
     "installed": installed_table,
     "machine": machine_table,
-    "precisions": precision_table,
+    **{f"recipes-{model}": partial(recipes_table, model) for model in RECIPES_OF},
     "quality-gpt2": quality_table,
     "quality-t5": t5_quality_table,
     "beams": beam_table,
@@ -690,6 +694,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "many-streams": many_streams_table,
     "servers": servers_table,
     "file-workers": file_workers_table,
+    "million-rows": million_rows_table,
     "soak": soak_table,
     "linear-forms": linear_forms_table,
 }

@@ -21,7 +21,7 @@ from .flags import add_machine, machine_of
 FROZEN = bool(getattr(sys, "frozen", False))
 MODULES = ("onnxruntime", "numpy", "tokenizers")
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
-SKIPPED_EXTRAS = {"cpu", "cuda", "dev", "docs", "train"}  # PACKAGES shows the first two
+SKIPPED_EXTRAS = {"cpu", "cuda", "dev", "docs"}  # PACKAGES shows the first two
 REQUIREMENT = re.compile(r"([\w.-]+).*;.*\bextra == [\"']([\w-]+)[\"']")
 # Instruction sets that edgeseq's kernels or ONNX Runtime's choose by; ARM's names after x86's.
 CHOSEN_BY = (
@@ -161,7 +161,7 @@ def _extras() -> Iterator[tuple[str, dict[str, str | None]]]:
     extras: dict[str, dict[str, str | None]] = {}
     for requirement in requirements:
         found = REQUIREMENT.match(requirement)
-        if found is not None and found[2] not in SKIPPED_EXTRAS:
+        if found is not None and found[1] != "edgeseq" and found[2] not in SKIPPED_EXTRAS:
             extras.setdefault(found[2], {})[found[1]] = _version(found[1])
     yield from extras.items()
 

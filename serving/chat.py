@@ -109,7 +109,14 @@ async def chat(
         raise bad_field("top_logprobs", "top_logprobs has no effect without logprobs: true.")
     _read_response_format(fields)
     default = settings.max_tokens if limit is None else limit
-    call = read_call(fields, settings, max_tokens=default, prompts=1, has_best_of=False)
+    call = read_call(
+        fields,
+        settings,
+        vocabulary=model.bundle.manifest.dimensions.vocabulary,
+        max_tokens=default,
+        prompts=1,
+        has_best_of=False,
+    )
     fields.finish((*FIELDS, *OWN))
     check_stream(call, has_logprobs=wants)
 

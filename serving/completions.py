@@ -49,7 +49,12 @@ def read_completion(fields: Fields, served: ServedModel, settings: Settings) -> 
     echo = fields.flag("echo")
     logprobs = fields.integer("logprobs", 0, MOST_LOGPROBS)
     call = read_call(
-        fields, settings, max_tokens=MAX_TOKENS, prompts=len(prompts), has_best_of=True
+        fields,
+        settings,
+        vocabulary=served.model.bundle.manifest.dimensions.vocabulary,
+        max_tokens=MAX_TOKENS,
+        prompts=len(prompts),
+        has_best_of=True,
     )
     fields.finish((*FIELDS, *OWN))
     check_stream(call, has_logprobs=logprobs is not None)

@@ -50,11 +50,17 @@ class Call:
 
 
 def read_call(
-    fields: Fields, settings: Settings, *, max_tokens: int, prompts: int, has_best_of: bool
+    fields: Fields,
+    settings: Settings,
+    *,
+    vocabulary: int,
+    max_tokens: int,
+    prompts: int,
+    has_best_of: bool,
 ) -> Call:
     """Take the fields of generation; raise ``ApiError`` for a bad one.
 
-    ``max_tokens``: its default. ``prompts``: the number of prompts. ``has_best_of``: whether
+    ``vocabulary``: the number of token ids. ``max_tokens``: its default. ``prompts``: the number of prompts. ``has_best_of``: whether
     ``best_of`` is a field.
     """
     for name, other in OPENAI_NAMES.items():
@@ -87,7 +93,7 @@ def read_call(
     is_sampled = options.get("do_sample") is True
     has_choices = "choices" in options
     if not has_choices:
-        options |= _other_options(fields, options, settings)
+        options |= _other_options(fields, options, settings, vocabulary)
     if has_choices and stream:
         raise bad_field("stream", "stream has no effect with choices: leave it out.")
     if has_choices and n > 1:
@@ -172,7 +178,7 @@ def _sampling(fields: Fields, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other_options(
-    fields: Fields, options: Mapping[str, Any], settings: Settings
+    fields: Fields, options: Mapping[str, Any], settings: Settings, vocabulary: int
 ) -> dict[str, Any]:
     """Take the stop strings, biases and penalties; return them as options."""
     found: dict[str, Any] = {}
@@ -194,28 +200,28 @@ def _other_options(
     for name in ("presence_penalty", "frequency_penalty"):
         if penalty := fields.number(name, *OPENAI_PENALTIES):
             found[name] = penalty
-    if biases := _biases(fields):
+    if biases := _biases(fields, vocabulary):
         if "sequence_bias" in options:
             raise bad_field("logit_bias", "logit_bias has no effect with sequence_bias: use one.")
         found["sequence_bias"] = biases
     return found
 
 
-def _biases(fields: Fields) -> list[tuple[tuple[int, ...], float]]:
+def _biases(fields: Fields, vocabulary: int) -> list[tuple[tuple[int, ...], float]]:
     """Take ``logit_bias``; return it in the form of ``sequence_bias``."""
     given = fields.take("logit_bias")
     if given is None:
         return []
     wrong = bad_field(
         "logit_bias",
-        f"logit_bias is {given!r:.60}; it must be an object of at most {MOST_ITEMS} token ids and "
-        f"numbers from {BIASES[0]:g} to {BIASES[1]:g}.",
+        f"logit_bias is {given!r:.60}; it must be an object of at most {MOST_ITEMS} token ids from "
+        f"0 to {vocabulary - 1} and numbers from {BIASES[0]:g} to {BIASES[1]:g}.",
     )
     if not isinstance(given, dict) or len(given) > MOST_ITEMS:
         raise wrong
     found: list[tuple[tuple[int, ...], float]] = []
     for token, bias in given.items():
-        is_id = token.isascii() and token.isdigit() and len(token) < 10
+        is_id = token.isascii() and token.isdigit() and len(token) < 10 and int(token) < vocabulary
         is_number = type(bias) is int or type(bias) is float
         if not is_id or not is_number or not BIASES[0] <= bias <= BIASES[1]:
             raise wrong

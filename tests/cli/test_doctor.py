@@ -32,7 +32,8 @@ def test_the_report_of_an_installation_that_works(capsys: Captured) -> None:
     assert "CPUExecutionProvider" in found["providers"]
     assert found["threads"] == 1
     assert found["cores"]["usable"] >= 1
-    assert found["extras"].keys() >= {"guidance", "export"}
+    assert found["extras"].keys() >= {"guidance", "export", "train"}
+    assert not any("edgeseq" in packages for packages in found["extras"].values())
     assert found["demo gpt2"]["works"] is True
 
 
