@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import BundleError, Model, load
-from edgeseq.runtime.ort import prepacked
+from edgeseq.runtime.ort import graph_session, prepacked
+from edgeseq.runtime.ort.import_onnxruntime import status
 from edgeseq.runtime.ort.prepacked import cache_folder
 from tests.support.errors import refusal
 
@@ -226,10 +228,14 @@ def test_an_entry_that_another_process_is_making_is_waited_for(
 
 
 def test_a_full_disk_is_named(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(graph: Path, out: Path, *others: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(out))
+    """ONNX Runtime only says that it cannot write."""
 
-    monkeypatch.setattr(prepacked, "save_prepacked", fail)
+    def fail(*_: Any, **__: Any) -> None:
+        raise status.Fail("Failed to write external initializers to file")
+
+    usage = SimpleNamespace(total=1, used=1, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(graph_session, "GraphSession", fail)
     refusal(BundleError, lambda: load(bundle, prepack=True), match="No space left on device")
     assert entries(cache) == []
 
