@@ -15,6 +15,7 @@ Each message names the bad value, the allowed values and the next step.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from errno import ENOMEM
 
@@ -58,10 +59,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _is_limited() -> bool:
     """Return whether the address space of this process has a limit."""
+    if sys.platform == "win32":
+        return False
     try:
         import resource
-    except ImportError:  # Windows
-        return False
+    except ImportError:  # it cannot be mapped, either
+        return True
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 

@@ -64,6 +64,15 @@ def test_other_errors_do_not_mean_too_little_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+def test_a_library_that_cannot_be_mapped_for_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is not even memory for the module that knows the limit."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert is_out_of_memory(ImportError("library.so: failed to map segment from shared object"))
+
+
 @pytest.mark.parametrize("name", ["weights.bin", None])
 def test_a_full_disk_is_one_sentence(
     name: str | None, capsys: Captured, monkeypatch: pytest.MonkeyPatch
