@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..runtime.bench.worker import end_with, megabytes, peak_bytes
-from ..runtime.errors import EdgeseqError
+from ..runtime.errors import DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..runtime.ort.cpu import thread_count
 from ..runtime.tasks.templates import Template
 from .answering import Answer, Answering, Fields
@@ -91,8 +91,8 @@ def _work(pipe: Connection, setup: Setup, threads: int) -> None:
     with suppress(EOFError, ConnectionError):
         try:
             answering, ready = _prepared(setup, threads)
-        except EdgeseqError as error:
-            pipe.send(error)
+        except Exception as error:
+            pipe.send(_told(error))
             return
         pipe.send(ready)
         rows, seconds = 0, 0.0
@@ -100,12 +100,24 @@ def _work(pipe: Connection, setup: Setup, threads: int) -> None:
             started = time.perf_counter()
             try:
                 answers: list[Answer] | EdgeseqError = answering(inputs)
-            except EdgeseqError as error:
-                answers = error
+            except Exception as error:
+                answers = _told(error)
             seconds += time.perf_counter() - started
             rows += len(inputs)
             pipe.send(answers)
         pipe.send(Usage(rows, seconds, megabytes(peak_bytes()), megabytes(_own_bytes())))
+
+
+def _told(error: Exception) -> EdgeseqError:
+    """Return an error that is sent to the other process; raise any other one."""
+    if isinstance(error, EdgeseqError):
+        return error
+    if is_out_of_memory(error):
+        return DeviceError(
+            f"A worker has not enough memory ({reason(error)}): use fewer --workers or shorter "
+            "texts, then run the same command again to continue."
+        )
+    raise error
 
 
 def _prepared(setup: Setup, threads: int) -> tuple[Answering, Ready]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -536,3 +537,26 @@ def test_huge_texts_have_an_error(run: Run) -> None:
     first, second = read("out.csv")
     assert "tokens" in first["error"]
     assert second["output"] in ("good", "bad")
+
+
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet", "out.jsonl.gz"])
+def test_an_output_that_cannot_be_assembled_leaves_only_the_answers(
+    run: Run, out: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run makes the output of them."""
+    source = write("in.jsonl", ROWS)
+
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        assert run(source.name, out) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("is full: free some space and run the same command again.")
+    )
+    assert {path.name for path in Path().iterdir()} == {"say.toml", "in.jsonl", f"{out}.part"}
+    assert run(source.name, out) == 0
+    assert {path.name for path in Path().iterdir()} == {"say.toml", "in.jsonl", out}

@@ -18,10 +18,11 @@ from edgeseq.batch.files import Window, in_this_process
 from edgeseq.batch.job import Item
 from edgeseq.batch.workers import Setup, Usage, Workers, shares_of
 from edgeseq.cli.command_line import main
-from edgeseq.runtime import EdgeseqError, Model, OptionError
+from edgeseq.runtime import DeviceError, EdgeseqError, Model, OptionError
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 from edgeseq.runtime.tasks.templates import read_template
 from tests.support.commands import COMMAND, Captured, failure, wrong_usage
+from tests.support.errors import assert_one_sentence
 from tests.support.processes import TIME_LIMIT_S, poll
 
 TASK = "closed-book-question-answering"
@@ -99,6 +100,29 @@ def test_errors_of_a_process_are_raised_here() -> None:
         Workers(setup(options={"num_beams": 0}), 2, 2, quiet),
     ):
         pass
+    assert multiprocessing.active_children() == []
+
+
+class Full(list[str]):
+    """Columns whose reading in another process raises an error of memory."""
+
+    def __reduce__(self) -> tuple[type[Full], tuple[()]]:
+        return Full, ()
+
+    def __iter__(self) -> Iterator[str]:
+        raise MemoryError
+
+    def __contains__(self, name: object) -> bool:
+        raise MemoryError
+
+
+def test_too_little_memory_of_a_process_is_one_sentence() -> None:
+    with (
+        pytest.raises(DeviceError, match="A worker has not enough memory") as caught,
+        Workers(setup(columns=Full()), 2, 2, quiet),
+    ):
+        pass
+    assert_one_sentence(str(caught.value))
     assert multiprocessing.active_children() == []
 
 
