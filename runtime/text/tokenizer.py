@@ -43,6 +43,13 @@ def clean_up(text: str) -> str:
     return text
 
 
+def _failure(what: str, error: Exception) -> BundleError:
+    return BundleError(
+        f"The bundle's tokenizer cannot {what} ({reason(error)}): check the bundle with `edgeseq "
+        "info BUNDLE --verify`, or export the checkpoint again."
+    )
+
+
 class Tokenizer:
     """The tokenizer of one bundle.
 
@@ -136,6 +143,8 @@ class Tokenizer:
                 f"The text is {text!r:.60}; it must be a string without lone surrogates: decode "
                 "its bytes with errors='replace'."
             ) from error
+        except Exception as error:  # the only class that tokenizers raises here
+            raise _failure("encode", error) from error
 
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
@@ -146,7 +155,12 @@ class Tokenizer:
         ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation; None for
         the checkpoint's setting.
         """
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        try:
+            text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        except (OverflowError, TypeError):  # the caller's ids are no ids
+            raise
+        except Exception as error:  # the only class that tokenizers raises here
+            raise _failure("decode", error) from error
         cleans = self.clean_up_tokenization_spaces
         if clean_up_tokenization_spaces is not None:
             cleans = clean_up_tokenization_spaces
