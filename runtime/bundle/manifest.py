@@ -19,7 +19,8 @@ from ..errors import BundleError
 MANIFEST_NAME = "edgeseq.json"
 WEIGHTS_FILE_NAME = "weights.bin"
 CARD_NAME = "README.md"  # the model card, which a trained bundle has
-SCHEMA = 1
+SCHEMA = 1  # docs/how-it-works/bundle.md says when it has to be raised
+AGAIN = "export the bundle again"  # the advice for a manifest that is wrong
 
 Side = Literal["left", "right"]
 WeightDtype = Literal["uint8", "int8", "float16", "float32"]
@@ -216,25 +217,23 @@ class Manifest:
 
     def sealed(self) -> Manifest:
         """Return the same manifest with its seal."""
-        return replace(self, seal=self._hash())
+        return replace(self, seal=_seal(_plain(self)))
 
     def check_seal(self, text: str) -> None:
-        """Raise ``BundleError`` if ``text``, the file's content, changed after it was written."""
-        if self.seal != self._hash() or text != self.to_json():
+        """Raise ``BundleError`` if ``text``, the file's content, changed after it was written.
+
+        The seal also covers fields of later versions, which this version does not read.
+        """
+        content = json.loads(text)
+        if self.seal != _seal(content) or text != _to_text(content):
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after it was written (its seal does not match): "
                 "copy or export the bundle again."
             )
 
-    def _hash(self) -> str:
-        content = json.dumps(_plain(replace(self, seal="")), sort_keys=True)
-        import hashlib  # late: it loads OpenSSL, which only this needs
-
-        return hashlib.sha256(content.encode()).hexdigest()
-
     def to_json(self) -> str:
         """Return the text of ``edgeseq.json``."""
-        return json.dumps(_plain(self), indent=2) + "\n"
+        return _to_text(_plain(self))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -253,10 +252,49 @@ class Manifest:
                 f"{MANIFEST_NAME} has no schema version, so this folder is not an edgeseq bundle: "
                 "export the checkpoint again."
             )
-        _check_schema(data["schema"])
-        manifest: Manifest = _read(cls, data, "")
-        _check_values(manifest)
+        _check_schema(data)
+        try:
+            manifest: Manifest = _read(cls, data, "")
+            _check_values(manifest)
+        except BundleError as error:
+            later = _later_version(data)
+            if later is None:
+                raise
+            step = f"install edgeseq {later} or later, which made it"
+            raise BundleError(str(error).replace(AGAIN, step)) from error
         return manifest
+
+
+def _to_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Return the hash of all keys of a manifest but ``seal``."""
+    import hashlib  # late: it loads OpenSSL, which only this needs
+
+    unsealed = json.dumps({**content, "seal": ""}, sort_keys=True)
+    return hashlib.sha256(unsealed.encode()).hexdigest()
+
+
+def _later_version(data: Mapping[str, Any]) -> str | None:
+    """Return the version of edgeseq that made a bundle if it is later than this one."""
+    from importlib.metadata import PackageNotFoundError, version  # late: only errors need it
+
+    producers = data.get("producers")
+    made_by = producers.get("edgeseq") if isinstance(producers, dict) else None
+    try:
+        own = _numbers(version("edgeseq"))
+    except PackageNotFoundError:  # a frozen app without the package's metadata
+        return None
+    return made_by if isinstance(made_by, str) and _numbers(made_by) > own else None
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a version such as 0.1.0; none for other texts."""
+    parts = version.split(".")
+    known = all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts)
+    return [int(part) for part in parts] if known else []
 
 
 def _plain(value: Any) -> Any:
@@ -279,16 +317,19 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_schema(schema: int) -> None:
+def _check_schema(data: Mapping[str, Any]) -> None:
+    schema = data["schema"]
     if schema > SCHEMA:
+        later = _later_version(data)
+        step = "a newer edgeseq" if later is None else f"edgeseq {later} or later"
         raise BundleError(
             f"The bundle has schema {shown(schema)}, but this version of edgeseq reads only up to "
-            f"{SCHEMA}: install a newer edgeseq."
+            f"{SCHEMA}: install {step}."
         )
     if schema < 1:
         raise BundleError(
             f"The bundle has schema {shown(schema)}, but this version of edgeseq reads 1 to "
-            f"{SCHEMA}: export the bundle again."
+            f"{SCHEMA}: {AGAIN}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap  # noqa: F401  # np.memmap imports it, but the thread of a load must not import
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..bundle.manifest import WEIGHTS_FILE_NAME, OverlappingWeight, SharedWeight
 from ..concurrency.locks import FairLock
-from ..errors import BundleError, DeviceError, EdgeseqError, reason
+from ..errors import BundleError, DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..native.library import Kernels, add_kernels, calls_kernels, calls_products
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
@@ -25,6 +26,7 @@ from .import_onnxruntime import onnxruntime
 from .import_onnxruntime import status as _status
 from .providers import Assigned, check_build, check_opened, hidden_nodes, plug_in, prepare
 
+_LITTLE_SPACE = 1 << 16  # bytes; with less, a failure to write means that the disk is full
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -149,7 +151,7 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
             if self._device.provider == CPU:
                 try:
                     super().run_with_iobinding(*arguments)
-                except (*_RUN_ERRORS, UnicodeDecodeError) as error:
+                except (*_RUN_ERRORS, MemoryError, UnicodeDecodeError) as error:
                     raise _failed_run(error) from error
             else:
                 with _failing(self._device):
@@ -198,9 +200,10 @@ class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
 
 def _failed_run(error: Exception) -> EdgeseqError:
     """Return the error for a run that failed on the CPU."""
-    if "Failed to allocate memory" in str(error):
+    if is_out_of_memory(error):
         return DeviceError(
-            "There is not enough main memory for this run: use fewer prompts, beams or tokens."
+            f"There is not enough memory for this run ({_reason(error)}): use fewer beams, prompts "
+            "or tokens."
         )
     return BundleError(
         f"ONNX Runtime {onnxruntime.__version__} cannot run the model ({_reason(error)}): check "
@@ -244,6 +247,11 @@ def open_session(
         if device.provider != CPU and isinstance(error, _RUN_ERRORS):
             raise DeviceError(
                 f"The device {device.name!r} cannot be used ({_reason(error)}): use 'cpu'."
+            ) from error
+        if is_out_of_memory(error):
+            raise DeviceError(
+                f"There is not enough memory to load {graph} ({_reason(error)}): close other "
+                "programs, raise the limit of memory, or use a smaller or a quantized bundle."
             ) from error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({_reason(error)}): check "
@@ -292,18 +300,36 @@ def _file_identity(path: Path) -> Hashable:
 
 
 def save_prepacked(graph: Path, out: Path, shared: MappedWeights, kernels: Kernels) -> None:
-    """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
-    open_session(
-        graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
-    )
+    """Write ``graph`` to ``out``, with its packed weights in a file beside it.
+
+    Raises ``OSError`` if the disk is full.
+    """
+    with _saving(out):
+        open_session(
+            graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
+        )
 
 
 def save_optimized(graph: Path, out: Path) -> None:
     """Write ``graph`` to ``out`` after ONNX Runtime's basic optimizations for any provider.
 
-    Its weights stay where they are.
+    Its weights stay where they are. Raises ``OSError`` if the disk is full.
     """
-    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+    with _saving(out):
+        open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+
+
+@contextmanager
+def _saving(out: Path) -> Iterator[None]:
+    """Raise ``OSError`` if the disk is full, for which ONNX Runtime has no error of its own."""
+    try:
+        yield
+    except BundleError as error:
+        from shutil import disk_usage  # late: running a bundle does not need it
+
+        if disk_usage(out.parent).free < _LITTLE_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise
 
 
 def runtime_version() -> str:

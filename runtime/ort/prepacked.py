@@ -23,13 +23,16 @@ from typing import Any
 
 from ..bundle.manifest import WEIGHTS_FILE_NAME, Manifest
 from ..bundle.reading import file_entry
-from ..errors import BundleError, reason
+from ..concurrency.file_lock import lock_file
+from ..errors import BundleError, EdgeseqError, reason
 from ..native.library import Kernels, processor_kernels
 from .cpu import instructions, processor
 from .graph_session import MappedWeights, runtime_version, save_prepacked
 
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
+LOCK_NAME = ".lock"
+PART_NAME = ".part"
 KEY_DIGITS = 32
 ALIGNMENT = 64  # bytes; kernels rely on this alignment of packed weights
 PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph gives the offset of packed weights
@@ -57,8 +60,13 @@ def prepacked_graph(
     entry = entries / _key(wanted)
     if not _is_sound(entry, wanted, verify=verify):
         try:
-            _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
-        except OSError as error:
+            entries.mkdir(parents=True, exist_ok=True)
+            with lock_file(entries / LOCK_NAME, entries, wait=True):
+                if not _is_sound(entry, wanted, verify=verify):  # else another process made it
+                    _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
+        except (OSError, EdgeseqError) as error:
+            if isinstance(error, BundleError):
+                raise
             raise BundleError(
                 f"Prepacked weights cannot be written to {entries} ({reason(error)}): make the "
                 "folder writable and free space on its disk, or load the bundle without prepack."
@@ -114,11 +122,14 @@ def _read_record(path: Path) -> Any:
 def _make(
     entry: Path, wanted: Record, graph: Path, shared: MappedWeights, kernels: Kernels
 ) -> None:
-    """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
-    import secrets  # late: it loads OpenSSL, which only this needs
+    """Write the entry to a folder beside ``entry``, then move that folder to ``entry``.
 
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
+    The caller holds the lock, so all that is hidden there was left by a process that was killed.
+    """
+    for left in entry.parent.glob(".*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+    part = entry.with_name(PART_NAME)
     part.mkdir()
     try:
         save_prepacked(graph, part / GRAPH_NAME, shared, kernels)
@@ -166,9 +177,11 @@ def cache_folder() -> Path:
     """Return edgeseq's folder in the user's cache folder, as Linux, macOS or Windows define it."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgeseq"
-    # Relative paths are to be ignored (XDG Base Directory Specification).
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+        folder = (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches" / "edgeseq"
+    else:
+        # Relative paths are to be ignored (XDG Base Directory Specification).
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+    return folder

@@ -6,6 +6,7 @@ depend on models or generation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..bundle.manifest import Side
 from ..errors import BundleError, PromptError, reason
 from .special_tokens import LanguagePair, without_first_tokens
 
+LONG_CHARS: Final = 10_000  # shorter texts take a few milliseconds
 # Each replacement is applied to the whole text, in this order. Source:
 # `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
 CLEAN_UPS: Final = (
@@ -130,6 +132,11 @@ class Tokenizer:
     def _fragment(self, text: str) -> Any:
         """Return the encoding of ``text`` without special tokens."""
         try:
+            is_in_one_thread = os.environ.get("TOKENIZERS_PARALLELISM") == "false"
+            if len(text) > LONG_CHARS and is_in_one_thread:
+                # A batch is encoded without Python's GIL, so that other threads go on meanwhile.
+                # Without this setting, it would start a thread pool.
+                return self._backend.encode_batch([text], add_special_tokens=False)[0]
             return self._backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -42,6 +43,7 @@ from edgeseq.runtime.bundle.writing import BundleWriter
 from tests.support.errors import CODE, refusal
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
+LATER = "999.1"  # a version of edgeseq
 FREE_FIELDS = (
     "generation",
     "task_specific_params",
@@ -64,8 +66,9 @@ def data(bundle: Path) -> dict[str, Any]:
     return content
 
 
-def write_manifest(folder: Path, content: object) -> None:
-    (folder / MANIFEST_NAME).write_text(json.dumps(content), encoding="utf-8")
+def write_manifest(folder: Path, content: object, indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
 
 
 def flipped(content: bytes, position: int, mask: int) -> bytes:
@@ -155,6 +158,70 @@ def test_a_newer_schema(copy: Path, schema: int) -> None:
     message = refusal(BundleError, lambda: load(copy))
     assert f"schema {schema}" in message
     assert f"up to {SCHEMA}" in message
+    assert "install a newer edgeseq." in message
+
+
+def test_a_newer_schema_names_the_version_that_made_it(copy: Path) -> None:
+    write_manifest(copy, {"schema": SCHEMA + 1, "producers": {"edgeseq": LATER}})
+    assert f"install edgeseq {LATER} or later." in refusal(BundleError, lambda: load(copy))
+
+
+@pytest.mark.parametrize("made_by", ["0.0.9", "x" * 5000, "9" * 5000, "", "१.0", 9, None, ["99"]])
+def test_a_newer_schema_made_by_no_later_version(copy: Path, made_by: object) -> None:
+    write_manifest(copy, {"schema": SCHEMA + 1, "producers": {"edgeseq": made_by}})
+    assert "install a newer edgeseq." in refusal(BundleError, lambda: load(copy))
+
+
+# Bundles of later versions with the same schema
+
+
+def by_a_later_version(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"producers": data["producers"] | {"edgeseq": LATER}}
+
+
+def test_fields_of_a_later_version_are_ignored_and_sealed(copy: Path, data: dict[str, Any]) -> None:
+    data = by_a_later_version(data) | {"mood": {"fair": True}}
+    data["dimensions"]["depth"] = 3
+    unsealed = json.dumps(data | {"seal": ""}, sort_keys=True)
+    data["seal"] = hashlib.sha256(unsealed.encode()).hexdigest()
+    write_manifest(copy, data, indent=2)
+    assert load(copy, threads=1, verify=True).generate_ids([[1]], max_new_tokens=1)
+    data["mood"]["fair"] = False
+    write_manifest(copy, data, indent=2)
+    assert "seal" in refusal(BundleError, lambda: load(copy, verify=True))
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("kv_cache", "dtype", "int4"),
+        ("tokenizer", "truncation_side", "middle"),
+        ("overlapping_weights", "wte", {"offset_bytes": 0, "dtype": "uint2", "shape": [64, 16]}),
+        ("quantization", "block_size", "16 by 16"),
+    ],
+)
+def test_a_value_of_a_later_version_is_refused_with_that_version(
+    copy: Path, data: dict[str, Any], group: str, key: str, value: object
+) -> None:
+    data = by_a_later_version(data)
+    data.setdefault(group, {})[key] = value
+    write_manifest(copy, data)
+    message = refusal(BundleError, lambda: load(copy))
+    assert f"{group}.{key}" in message
+    assert f"install edgeseq {LATER} or later, which made it." in message
+
+
+def test_an_operator_of_a_later_version_is_refused(copy: Path) -> None:
+    """A new form of weights has a new operator, so that no older version misreads it."""
+    graph = onnx.load(copy / "decoder.onnx", load_external_data=False)
+    product = next(node for node in graph.graph.node if node.op_type == "MatMul")
+    product.op_type, product.domain = "RowLinear9", "edgeseq"
+    graph.opset_import.append(onnx.helper.make_opsetid("edgeseq", 1))
+    onnx.save(graph, copy / "decoder.onnx")
+    content = json.loads((copy / MANIFEST_NAME).read_text(encoding="utf-8"))
+    content["files"]["decoder.onnx"] = file_entry(copy / "decoder.onnx")._asdict()
+    write_manifest(copy, content)
+    refusal(BundleError, lambda: load(copy), match="RowLinear9", ending=CODE)
 
 
 @pytest.mark.parametrize("schema", [0, -1])
