@@ -10,13 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,11 @@ from ..runtime.ort.cpu import thread_count
 from ..runtime.tasks.templates import Template
 from .answering import Answer, Answering, Fields
 from .files import Window
+
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Connection
+else:
+    from multiprocessing.connection import Connection
 
 AHEAD = 4  # windows for each process that may wait for an earlier one to be written
 STARTS = 2  # times that a process may end over one window
@@ -251,12 +256,11 @@ class Workers:
 
     def _receive(self) -> None:
         """Wait for a message of any worker and handle it."""
-        by_pipe = {worker.pipe: worker for worker in self._workers}
+        by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
         for pipe in connection.wait(list(by_pipe)):
-            assert isinstance(pipe, Connection)
             worker = by_pipe[pipe]
             try:
-                message = pipe.recv()
+                message = worker.pipe.recv()
             except (EOFError, OSError):
                 self._restart(worker)
                 continue
@@ -305,14 +309,14 @@ def _without_interrupts() -> Iterator[None]:
 
     A Ctrl-C in the meantime reaches this process after the block.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":
         yield
-        return
-    from multiprocessing import resource_tracker
+    else:
+        from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts its process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        resource_tracker.ensure_running()  # it unblocks SIGINT when it starts its process
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,6 +22,7 @@ from errno import ENOMEM
 LONGEST_REASON = 300  # characters
 NO_MEMORY = (
     "Cannot allocate memory",
+    "Failed to allocate memory",
     "Unable to allocate",
     "bad allocation",
     "bad_alloc",
@@ -35,11 +36,12 @@ UNMAPPED = "failed to map segment"  # of a library; it may also lie where no pro
 def reason(error: Exception) -> str:
     """Return the first line of another library's error, as a part of a sentence.
 
-    Of a line with more than 300 characters, only the first sentence is returned.
+    Of a line with more than 300 characters, only the first sentence is returned, or the beginning
+    of one that is as long.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0] if len(lines[0]) <= LONGEST_REASON else lines[0].partition(". ")[0]
-    return line.rstrip(".")
+    return line.rstrip(".") if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -16,8 +16,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..bundle.manifest import OverlappingWeight, SharedWeight
-from ..bundle.weights_file import WEIGHTS_FILE_NAME
+from ..bundle.manifest import WEIGHTS_FILE_NAME, OverlappingWeight, SharedWeight
 from ..concurrency.locks import FairLock
 from ..errors import BundleError, DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..native.library import Kernels, add_kernels, calls_kernels, calls_products
@@ -44,8 +43,8 @@ _LOAD_ERRORS = (
     _status.NotImplemented,
     _status.RuntimeException,
 )
-# Raised by devices other than the CPU; bindings and some providers raise Python's RuntimeError.
-_DEVICE_ERRORS = (
+# Raised by runs; bindings and some providers raise Python's RuntimeError.
+_RUN_ERRORS = (
     _status.EPFail,
     _status.Fail,
     _status.InvalidArgument,
@@ -143,14 +142,17 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
 
         Decode steps (bindings with a true ``is_step``) and longer runs take turns while both wait.
         Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
-        ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
+        ``DeviceError`` for lack of memory, and if a device other than the CPU fails;
+        ``BundleError`` if the CPU cannot run the graph.
         """
         check_process(self._process)
         is_step = getattr(arguments[0], "is_step", False)
         with self._turn.other_kind if is_step else self._turn:
             if self._device.provider == CPU:
-                with _lacking_memory():
+                try:
                     super().run_with_iobinding(*arguments)
+                except (*_RUN_ERRORS, MemoryError, UnicodeDecodeError) as error:
+                    raise _failed_run(error) from error
             else:
                 with _failing(self._device):
                     super().run_with_iobinding(*arguments)
@@ -163,20 +165,6 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
         if self._device.provider == CPU:
             return super().io_binding()
         return _DeviceBinding(self, self._device)
-
-
-@contextmanager
-def _lacking_memory() -> Iterator[None]:
-    """Raise ``DeviceError`` if the CPU has not enough memory for a run."""
-    try:
-        yield
-    except (*_LOAD_ERRORS, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise DeviceError(
-            f"There is not enough memory for this run ({_reason(error)}): use fewer beams, prompts "
-            "or tokens."
-        ) from error
 
 
 def check_process(process: int) -> None:
@@ -210,12 +198,25 @@ class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
             super().bind_output(*place)
 
 
+def _failed_run(error: Exception) -> EdgeseqError:
+    """Return the error for a run that failed on the CPU."""
+    if is_out_of_memory(error):
+        return DeviceError(
+            f"There is not enough memory for this run ({_reason(error)}): use fewer beams, prompts "
+            "or tokens."
+        )
+    return BundleError(
+        f"ONNX Runtime {onnxruntime.__version__} cannot run the model ({_reason(error)}): check "
+        "the bundle with `edgeseq info BUNDLE --verify`."
+    )
+
+
 @contextmanager
 def _failing(device: Device) -> Iterator[None]:
     """Raise ``DeviceError`` for the errors of ``device``, which is not the CPU."""
     try:
         yield
-    except _DEVICE_ERRORS as error:
+    except _RUN_ERRORS as error:
         raise DeviceError(
             f"The device {device.name!r} failed ({_reason(error)}): use fewer beams, prompts or "
             "tokens if its memory is full, or use 'cpu'."
@@ -240,10 +241,10 @@ def open_session(
         session = GraphSession(graph, device, threads, shared, **settings)
     except (
         *_LOAD_ERRORS,
-        *_DEVICE_ERRORS,
+        *_RUN_ERRORS,
         UnicodeDecodeError,
     ) as error:  # its message may quote damaged bytes
-        if device.provider != CPU and isinstance(error, _DEVICE_ERRORS):
+        if device.provider != CPU and isinstance(error, _RUN_ERRORS):
             raise DeviceError(
                 f"The device {device.name!r} cannot be used ({_reason(error)}): use 'cpu'."
             ) from error

@@ -168,8 +168,8 @@ def command(source: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_the_output_is_that_of_one_process(source: Path, tmp_path: Path, capsys: Captured) -> None:
-    lines = source.read_text().splitlines(keepends=True)
-    source.write_text("".join(lines[:300]) + "x,y,z\n")
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    source.write_text("".join(lines[:300]) + "x,y,z\n", encoding="utf-8")
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     assert main(command(source, one)) == 1
     capsys.readouterr()
@@ -186,7 +186,7 @@ def test_processes_share_packed_weights(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source.write_text("text\npronounce: fox\n")
+    source.write_text("text\npronounce: fox\n", encoding="utf-8")
     more = ("--workers", "2", "--prepack", "--kernels", "stock")
     assert main(command(source, tmp_path / "out.csv", *more)) == 0
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -207,6 +207,8 @@ def test_an_interruption_ends_all_processes(
     number: signal.Signals, source: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    texts = [f"{i},pronounce: {WORDS[i % 10]} {i}" for i in range(900)]  # none is there twice
+    source.write_text("id,text\n" + "\n".join(texts), encoding="utf-8")
     process = subprocess.Popen(
         [*COMMAND, *command(source, out, "--workers", "2")],
         stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -126,13 +127,13 @@ def empty(path: Path) -> None:
 
 
 def array(path: Path) -> None:
-    path.write_text("[]")
+    path.write_text("[]", encoding="utf-8")
 
 
 def another(path: Path) -> None:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["for"]["processor"] = "another"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,25 @@ def test_verifying_finds_a_changed_byte(bundle: Path, cache: Path) -> None:
     (entry / "weights.bin").write_bytes(bytes([sound[0] ^ 1]) + sound[1:])
     load(bundle, prepack=True, verify=True)
     assert (entry / "weights.bin").read_bytes() == sound
+
+
+def test_a_changed_byte_in_the_graph_is_found_without_verify(bundle: Path, cache: Path) -> None:
+    load(bundle, prepack=True)
+    [entry] = entries(cache)
+    sound = (entry / "graph.onnx").read_bytes()
+    (entry / "graph.onnx").write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    load(bundle, prepack=True)
+    assert (entry / "graph.onnx").read_bytes() == sound
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_in_the_place_of_a_record_does_not_block(bundle: Path, cache: Path) -> None:
+    load(bundle, prepack=True)
+    [entry] = entries(cache)
+    (entry / "prepacked.json").unlink()
+    os.mkfifo(entry / "prepacked.json")
+    load(bundle, prepack=True)
+    assert (entry / "prepacked.json").is_file()
 
 
 def test_another_version_gets_an_entry_of_its_own_and_the_old_one_goes(
