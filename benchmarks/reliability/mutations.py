@@ -34,10 +34,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-import edgeseq.cli.info
-import edgeseq.runtime.model
-import edgeseq.runtime.ort.prepacked
-import edgeseq.runtime.text.byte_tokenizer
+import edgeseq.cli.info  # noqa: F401
+import edgeseq.runtime.model  # noqa: F401
+import edgeseq.runtime.ort.prepacked  # noqa: F401
+import edgeseq.runtime.text.byte_tokenizer  # noqa: F401
 import edgeseq.runtime.text.sentencepiece_tokenizer  # noqa: F401  # once, for all children
 from edgeseq.cli import command_line
 from edgeseq.runtime import EdgeseqError, load
