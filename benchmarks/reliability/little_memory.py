@@ -43,12 +43,18 @@ ENDED_BY_LIBRARY = (
 def main() -> int:
     """Return 1 if a promise is broken."""
     parser = add_flags(argparse.ArgumentParser(description="Run operations with little memory."))
-    parser.add_argument("--no-readers", action="store_true", help="try only what writes")
+    parser.add_argument(
+        "--readers",
+        nargs="*",
+        default=list(READERS),
+        choices=list(READERS),
+        metavar="NAME",
+        help="the commands that only read to try (default: all; without a name: none)",
+    )
     given = parser.parse_args()
     trials, broken = Trials(given.work), Broken()
     rows = [_writes(trials, operation, broken) for operation in chosen(given.operations)]
-    if not given.no_readers:
-        rows += [_reads(trials, name, broken) for name in READERS]
+    rows += [_reads(trials, name, broken) for name in given.readers]
     print_table(["operation", "limits", *NAMES, "files left"], rows)
     return broken.report()
 

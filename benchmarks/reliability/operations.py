@@ -17,6 +17,7 @@ from edgeseq.runtime.errors import EdgeseqError
 from .jobs import CACHE, DISK, TMP, Command, Job, Limit, import_all, start
 
 ABSENT, OLD, BEGUN, WHOLE = "absent", "old", "begun", "whole"  # what a target may be
+MAY_STAY = ("prepacked/.lock", "cache/matplotlib")  # ends of names
 MADE = "made"  # a file that says that the inputs are complete
 RESULTS = "results"  # the folder of a trial in which the target and what lies beside it are
 STEPS = 24  # of a training run
@@ -254,7 +255,7 @@ class Trial:
     def left(self) -> list[str]:
         """Return what lies beside the target, and what is hidden in it.
 
-        The lock of the cache may stay, which is empty.
+        What may stay: the empty lock of the cache, and what matplotlib keeps of its fonts.
         """
         found = [path for path in self.results.iterdir() if path != self.target]
         if self.target.is_dir():
@@ -262,7 +263,7 @@ class Trial:
         for place in self.places[1:]:
             found += place.iterdir() if place.exists() else []
         names = [path.relative_to(self.folder / DISK).as_posix() for path in found]
-        return sorted(name for name in names if not name.endswith("prepacked/.lock"))
+        return sorted(name for name in names if not name.endswith(MAY_STAY))
 
     def lost(self) -> str | None:
         """Return what is wrong after the operation failed by itself: it cleans up, too."""

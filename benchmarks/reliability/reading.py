@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,10 +28,14 @@ def load(inputs: Inputs) -> Work:
     """Return loading in Python, with a check of all hashes."""
 
     def work() -> int:
-        from edgeseq.runtime import load
+        from edgeseq.runtime import EdgeseqError, load
 
-        with load(inputs.bundle, verify=True, threads=1) as model:
-            return 0 if model.generate(TEXT, max_new_tokens=4)[0].token_ids else 1
+        try:
+            with load(inputs.bundle, verify=True, threads=1) as model:
+                return 0 if model.generate(TEXT, max_new_tokens=4)[0].token_ids else 1
+        except EdgeseqError as error:
+            print("edgeseq:", error, file=sys.stderr)
+            return 1
 
     return work
 

@@ -16,10 +16,10 @@ def add_flags(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--operations",
-        nargs="+",
+        nargs="*",
         choices=[operation.name for operation in OPERATIONS],
         metavar="NAME",
-        help="the operations to try (default: all)",
+        help="the operations to try (default: all; without a name: none)",
     )
     return parser
 

@@ -8,9 +8,14 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 Result = TypeVar("Result")
 POLL_S = 1.0  # seconds per wait, so that a missed wake-up delays at most this long
+
+
+class _Token:
+    """What a thread holds while it lives."""
 
 
 class Background(Generic[Result]):
@@ -30,33 +35,50 @@ class Background(Generic[Result]):
         self._results: list[Result] = []
         self._error: BaseException | None = None
         self._has_ended = False
+        self._alive: set[ref[_Token]] = set()  # empty once the thread is gone
         self._end = threading.Lock()
         self._end.acquire()
 
     def __enter__(self) -> Background[Result]:
-        _thread.start_new_thread(self._run, ())
+        _thread.start_new_thread(self._run, (self._token(),))
         return self
+
+    def _token(self) -> _Token:
+        """Return an object that only the thread holds.
+
+        Without memory a thread may end before its first line. Its arguments are freed even then,
+        and removing from a set needs no memory.
+        """
+        token = _Token()
+        self._alive.add(ref(token, self._alive.discard))
+        return token
+
+    @property
+    def _is_over(self) -> bool:
+        return self._has_ended or not self._alive
 
     def __exit__(self, *_: object) -> None:
         self.join()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds``; return whether ``work`` has ended."""
-        if not self._has_ended:
+        if not self._is_over:
             self._end.acquire(timeout=seconds)
-        return self._has_ended
+        return self._is_over
 
     def result(self) -> Result:
         """Wait for the end; return the result of ``work``, or raise its error."""
         self.join()
         if self._error is not None:
             raise self._error
+        if not self._has_ended:
+            raise MemoryError("A thread ended as it started")
         return self._results[0]
 
     def join(self) -> None:
         """Wait for the end, however often Ctrl-C is pressed; then raise the last interrupt."""
         interrupt = None
-        while not self._has_ended:
+        while not self._is_over:
             try:
                 self._end.acquire(timeout=POLL_S)
             except KeyboardInterrupt as error:
@@ -64,7 +86,7 @@ class Background(Generic[Result]):
         if interrupt is not None:
             raise interrupt
 
-    def _run(self) -> None:
+    def _run(self, token: _Token) -> None:
         _running.add(self)
         try:
             self._results.append(self._work())

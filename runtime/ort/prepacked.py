@@ -65,8 +65,8 @@ def prepacked_graph(
                 if not _is_sound(entry, wanted, verify=verify):  # else another process made it
                     _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
         except (OSError, EdgeseqError) as error:
-            if isinstance(error, BundleError):
-                raise
+            if isinstance(error, EdgeseqError) and type(error) is not EdgeseqError:
+                raise  # it is not about the folder
             raise BundleError(
                 f"Prepacked weights cannot be written to {entries} ({reason(error)}): make the "
                 "folder writable and free space on its disk, or load the bundle without prepack."

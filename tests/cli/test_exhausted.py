@@ -107,14 +107,14 @@ def test_a_run_that_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory by Linux")
-@pytest.mark.parametrize("mebibytes", [50, 100, 150, 200, 250, 4000])
+@pytest.mark.parametrize("mebibytes", [50, 150, 4000])
 def test_a_process_with_a_limit_works_or_says_one_sentence(mebibytes: int) -> None:
     command = [sys.executable, "-c", LIMITED, str(mebibytes)]
     environment = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
     options = ["--threads", "1", "--max-new-tokens", "2"]
     done = process("generate", "Once", *options, command=command, env=environment)
     if done.returncode == 0:
-        assert mebibytes > 100
+        assert mebibytes == 4000
         return
     assert (done.returncode, mebibytes < 4000) == (1, True)
     message = done.stderr.decode().splitlines()[-1].removeprefix("edgeseq: ")

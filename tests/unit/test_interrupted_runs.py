@@ -198,3 +198,16 @@ def test_an_error_of_the_work_is_raised() -> None:
 
     with Background(fail) as working, pytest.raises(ValueError, match="no"):
         working.result()
+
+
+def test_a_thread_that_ends_as_it_starts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory Python may end a thread before its first line."""
+
+    def start(*_: Any) -> int:
+        return 0
+
+    monkeypatch.setattr("edgeseq.runtime.concurrency.background._thread.start_new_thread", start)
+    with Background(lambda: 1) as running:
+        assert running.wait(60)
+    with pytest.raises(MemoryError):
+        running.result()
