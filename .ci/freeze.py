@@ -6,6 +6,7 @@ an empty folder. It takes half a minute.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def main() -> None:
         if [line.strip() for line in lines[: len(expected)]] != expected or lines[-1] != last:
             sys.exit(f"the frozen app printed {lines} for {arguments}")
     run_app(folder, ["doctor"])  # the status is 1 if the demo does not work
+    ask_helper(folder)
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     size = sum(path.stat().st_size for path in files)
     print(f"  the frozen app runs; its folder has {size / 1e6:.1f} MB")
@@ -70,6 +72,27 @@ def run_app(folder: Path, arguments: list[str]) -> list[str]:
     if done.returncode != 0:
         sys.exit(f"the frozen app ended with status {done.returncode}: {done.stderr}")
     return done.stdout.splitlines()
+
+
+def ask_helper(folder: Path) -> None:
+    """Start the app as the helper of another app, and ask it for a story."""
+    params = {"model": "demo-gpt2", "prompt": "Once upon a time,", "max_new_tokens": 8}
+    request = {"id": 1, "method": "generate", "params": {**params, "do_sample": False}}
+    with subprocess.Popen(
+        [str(folder.resolve() / "app"), "serve", "--stdio", "--demo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env={},
+    ) as helper:
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        print(json.dumps(request), file=helper.stdin, flush=True)
+        answer = next((line for line in helper.stdout if '"id":1,' in line), "nothing")
+        helper.stdin.close()
+        if f"{STORY}." not in answer or helper.wait(60) != 0:
+            sys.exit(f"the frozen helper answered {answer}, and ended with {helper.returncode}")
 
 
 if __name__ == "__main__":

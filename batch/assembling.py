@@ -32,18 +32,21 @@ def assemble(
     as it was.
     """
     new = out.with_name(f"{out.name}.new")
-    if form.format == "parquet":
-        write_parquet(job, source, part, new, columns)
-    else:
-        with new.open("wb") as file:
-            if form.packed:  # without a name and a time: equal answers are equal bytes
-                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                    _write(job, part, cast(BinaryIO, packed), form, columns)
-            else:
-                _write(job, part, file, form, columns)
-            file.flush()
-            os.fsync(file.fileno())
-    new.replace(out)
+    try:
+        if form.format == "parquet":
+            write_parquet(job, source, part, new, columns)
+        else:
+            with new.open("wb") as file:
+                if form.packed:  # without a name and a time: equal answers are equal bytes
+                    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                        _write(job, part, cast(BinaryIO, packed), form, columns)
+                else:
+                    _write(job, part, file, form, columns)
+                file.flush()
+                os.fsync(file.fileno())
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _write(job: Job, part: Path, file: BinaryIO, form: Form, columns: Sequence[str] | None) -> None:

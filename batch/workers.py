@@ -10,24 +10,29 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..runtime.bench.worker import end_with, megabytes, peak_bytes
-from ..runtime.errors import EdgeseqError
+from ..runtime.errors import DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..runtime.ort.cpu import thread_count
 from ..runtime.tasks.templates import Template
 from .answering import Answer, Answering, Fields
 from .files import Window
+
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Connection
+else:
+    from multiprocessing.connection import Connection
 
 AHEAD = 4  # windows for each process that may wait for an earlier one to be written
 STARTS = 2  # times that a process may end over one window
@@ -86,8 +91,8 @@ def _work(pipe: Connection, setup: Setup, threads: int) -> None:
     with suppress(EOFError, ConnectionError):
         try:
             answering, ready = _prepared(setup, threads)
-        except EdgeseqError as error:
-            pipe.send(error)
+        except Exception as error:
+            pipe.send(_told(error))
             return
         pipe.send(ready)
         rows, seconds = 0, 0.0
@@ -95,12 +100,24 @@ def _work(pipe: Connection, setup: Setup, threads: int) -> None:
             started = time.perf_counter()
             try:
                 answers: list[Answer] | EdgeseqError = answering(inputs)
-            except EdgeseqError as error:
-                answers = error
+            except Exception as error:
+                answers = _told(error)
             seconds += time.perf_counter() - started
             rows += len(inputs)
             pipe.send(answers)
         pipe.send(Usage(rows, seconds, megabytes(peak_bytes()), megabytes(_own_bytes())))
+
+
+def _told(error: Exception) -> EdgeseqError:
+    """Return an error that is sent to the other process; raise any other one."""
+    if isinstance(error, EdgeseqError):
+        return error
+    if is_out_of_memory(error):
+        return DeviceError(
+            f"A worker has not enough memory ({reason(error)}): use fewer --workers or shorter "
+            "texts, then run the same command again to continue."
+        )
+    raise error
 
 
 def _prepared(setup: Setup, threads: int) -> tuple[Answering, Ready]:
@@ -239,12 +256,11 @@ class Workers:
 
     def _receive(self) -> None:
         """Wait for a message of any worker and handle it."""
-        by_pipe = {worker.pipe: worker for worker in self._workers}
+        by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
         for pipe in connection.wait(list(by_pipe)):
-            assert isinstance(pipe, Connection)
             worker = by_pipe[pipe]
             try:
-                message = pipe.recv()
+                message = worker.pipe.recv()
             except (EOFError, OSError):
                 self._restart(worker)
                 continue
@@ -293,14 +309,14 @@ def _without_interrupts() -> Iterator[None]:
 
     A Ctrl-C in the meantime reaches this process after the block.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":
         yield
-        return
-    from multiprocessing import resource_tracker
+    else:
+        from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts its process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        resource_tracker.ensure_running()  # it unblocks SIGINT when it starts its process
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

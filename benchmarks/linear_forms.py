@@ -33,8 +33,9 @@ from edgeseq.quantize.graph.writer import GraphWriter
 from edgeseq.quantize.rounding import Codes
 from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8, Rounded, Storage
 from edgeseq.runtime import EdgeseqError
+from edgeseq.runtime.bundle.manifest import WEIGHTS_FILE_NAME
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
-from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.decoder import NewDecoder
 from edgeseq.runtime.native.library import Kernels
 from edgeseq.runtime.ort import onnx_decoder

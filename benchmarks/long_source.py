@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 
@@ -53,8 +52,12 @@ def main() -> None:
 
 def peak_mb() -> float:
     """Return the peak of the resident set in MB. Linux reports KiB, macOS bytes."""
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    sys.exit("The peak of the memory is not measured on Windows.")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Exit status: 0; 1 with one sentence on standard error; 2 for wrong usage; 130 af
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -24,9 +25,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
-from ..runtime.errors import EdgeseqError, nearest, reason
+from ..runtime.errors import DeviceError, EdgeseqError, is_out_of_memory, nearest, reason
 
 PROGRAM = "edgeseq"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TAKE_TEXT = ("generate", "run")  # commands with a text as an argument
 
 
@@ -74,11 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if interrupt.args:
             print("edgeseq:", interrupt, file=sys.stderr)
         return 130
-    except EdgeseqError as error:
-        print("edgeseq:", *str(error).splitlines(), file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"edgeseq: {_sentence(error)}", file=sys.stderr)
+    except Exception as error:
+        if is_out_of_memory(error) and not isinstance(error, DeviceError):
+            print(f"edgeseq: {_no_memory(error)}", file=sys.stderr)
+        elif isinstance(error, EdgeseqError):
+            print("edgeseq:", *str(error).splitlines(), file=sys.stderr)
+        elif isinstance(error, OSError):
+            print(f"edgeseq: {_sentence(error)}", file=sys.stderr)
+        else:
+            raise
         return 1
     return status
 
@@ -111,7 +117,19 @@ def _raising_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _no_memory(error: Exception) -> str:
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (
+        f"There is not enough memory ({reason(error)}): close other programs or raise the limit of "
+        "memory, or use a smaller model, smaller batches or fewer processes."
+    )
+
+
 def _sentence(error: OSError) -> str:
+    if error.errno in FULL:
+        where = f" of {error.filename}" if isinstance(error.filename, str) else ""
+        return f"The disk{where} is full: free some space and run the same command again."
     if not isinstance(error.filename, str):
         return f"{error.strerror or reason(error)}."
     place = Path(error.filename)

@@ -112,7 +112,7 @@ def _facts(threads: int | None) -> Iterator[tuple[str, Any]]:
         },
     )
     yield "threads", _or_reason(lambda: thread_count(threads))
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    if sys.platform != "win32" and "SC_PHYS_PAGES" in os.sysconf_names:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         yield "memory", f"{size / 1e9:.1f} GB"
     yield "caches", _caches()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..quantize.recipes import AUTO, RECIPES
+from ..runtime.errors import EdgeseqError
 from .quantize import add_recipe_flags, recipe_settings, say
 
 FLOAT32 = "fp32"
@@ -58,12 +58,17 @@ def _export(arguments: argparse.Namespace) -> int:
         export(arguments.out, overwrite=arguments.overwrite, progress=say)
         return 0
     from ..quantize import quantize_bundle
-    from ..runtime.bundle.writing import BundleWriter
+    from ..runtime.bundle.writing import BundleWriter, make_parent
+    from ..runtime.concurrency.temporary import temporary_folder
 
     BundleWriter(arguments.out, overwrite=arguments.overwrite)  # raises early if OUT is taken
-    with TemporaryDirectory(prefix="edgeseq-") as folder:
-        bundle = Path(folder) / FLOAT32
-        export(bundle, overwrite=False, progress=_say_but_where)
+    place = make_parent(arguments.out)
+    with temporary_folder(place) as folder:
+        bundle = folder / FLOAT32
+        try:
+            export(bundle, overwrite=False, progress=_say_but_where)
+        except EdgeseqError as error:  # the folder is gone when the message is read
+            raise type(error)(str(error).replace(str(folder), str(place))) from error
         quantize_bundle(
             bundle,
             arguments.out,

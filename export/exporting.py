@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ..runtime.bundle.initializers import weights_per_run_bytes
 from ..runtime.bundle.manifest import (
     SCHEMA,
+    WEIGHTS_FILE_NAME,
     CacheFormat,
     Kind,
     LanguageNames,
@@ -25,7 +26,7 @@ from ..runtime.bundle.manifest import (
     TokenizerFormat,
 )
 from ..runtime.bundle.reading import Bundle
-from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from ..runtime.bundle.weights_file import WeightsFile
 from ..runtime.bundle.writing import BundleWriter
 from ..runtime.errors import CheckpointError, OptionError
 from ..runtime.ort.graph_session import runtime_version

@@ -14,9 +14,15 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.bundle.initializers import overlapping_weights
-from ..runtime.bundle.manifest import DECODERS, CacheFormat, Manifest, Quantization
+from ..runtime.bundle.manifest import (
+    DECODERS,
+    WEIGHTS_FILE_NAME,
+    CacheFormat,
+    Manifest,
+    Quantization,
+)
 from ..runtime.bundle.reading import Bundle
-from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from ..runtime.bundle.weights_file import WeightsFile
 from ..runtime.request.passages import Window
 from .calibration import Observed, observe
 from .equalizing import equalize

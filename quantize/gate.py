@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from ..runtime.bundle.weights_file import WEIGHTS_FILE_NAME
+from ..runtime.bundle.manifest import WEIGHTS_FILE_NAME
 from ..runtime.decoder import Decoder, Logits, NewDecoder
 from ..runtime.errors import QuantizationError
 from ..runtime.evaluation.losses import Comparison, compare

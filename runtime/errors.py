@@ -15,19 +15,59 @@ Each message names the bad value, the allowed values and the next step.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from errno import ENOMEM
 
 LONGEST_REASON = 300  # characters
+NO_MEMORY = (
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "Unable to allocate",
+    "bad allocation",
+    "bad_alloc",
+    "can't allocate memory",
+    "can't start new thread",
+    "not enough memory",
+)
+UNMAPPED = "failed to map segment"  # of a library; it may also lie where no program may
 
 
 def reason(error: Exception) -> str:
     """Return the first line of another library's error, as a part of a sentence.
 
-    Of a line with more than 300 characters, only the first sentence is returned.
+    Of a line with more than 300 characters, only the first sentence is returned, or the beginning
+    of one that is as long.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0] if len(lines[0]) <= LONGEST_REASON else lines[0].partition(". ")[0]
-    return line.rstrip(".")
+    return line.rstrip(".") if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, says that there is not enough memory.
+
+    Libraries have errors of many types for that, and some only say it in their text.
+    """
+    while error is not None:
+        text = str(error)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == ENOMEM:
+            return True
+        if any(words in text for words in NO_MEMORY) or (UNMAPPED in text and _is_limited()):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_limited() -> bool:
+    """Return whether the address space of this process has a limit."""
+    if sys.platform == "win32":
+        return False
+    try:
+        import resource
+    except ImportError:  # it cannot be mapped, either
+        return True
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

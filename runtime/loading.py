@@ -48,7 +48,8 @@ def load(
         provider_library: The file of a plug-in library that contains the execution provider.
         threads: The number of computing threads; None for one thread per physical core that the
             process may use.
-        verify: Whether to check the hash of every file first.
+        verify: Whether to check the hash of the weights, too. Those of graphs and tokenizers are
+            always checked.
         kv_cache: The dtype of the KV cache, "float32", "int8" or "float16"; None for the bundle's
             default. Only quantized bundles have "int8" and "float16", and "float16" is for CUDA.
         prepack: Whether to keep the weights, as this machine's ONNX Runtime packs them, in the

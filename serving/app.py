@@ -25,9 +25,10 @@ from .errors import ApiError, api_error, json_response
 from .fields import Fields, read_body, read_object
 from .generating import Services
 from .metrics import MEDIA_TYPE
-from .models import ServedModel, Source
+from .models import ServedModel
 from .page import page_routes
 from .settings import Settings
+from .sources import Source
 from .state import Server
 from .streams import ClientLeftError, EventStream, ends_with_client
 from .tasks import detokenize, list_tasks, run_task, tokenize

@@ -16,13 +16,14 @@ from ..runtime.errors import MissingPackageError, reason
 from ..runtime.results import FinishReason, GenerationResult
 from .answers import Answer, finish_reason
 from .completions import check_length
-from .errors import ApiError, bad_field, encode_json
+from .errors import ApiError, bad_field
 from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import TokenLogprobs, chat_logprobs
 from .models import ServedModel
 from .options import OWN, check_stream, read_call
 from .streams import EventStream
+from .strict_json import encode_json
 from .work import Job
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

@@ -11,7 +11,7 @@ from ..runtime.model import Model
 from ..runtime.request.prompts import check_ids, encode_prompt
 from ..runtime.results import FinishReason, GenerationResult, Score
 from .answers import Answer, finish_reason
-from .errors import ApiError, bad_field, encode_json
+from .errors import ApiError, bad_field
 from .fields import Fields
 from .generating import Generation, Services
 from .logprobs import Token, TokenLogprobs, completion_logprobs
@@ -19,6 +19,7 @@ from .models import ServedModel
 from .options import OWN, Call, check_stream, read_call
 from .settings import Settings
 from .streams import EventStream
+from .strict_json import encode_json
 from .work import Job
 
 MAX_TOKENS = 16  # OpenAI's default

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..runtime.errors import (
     OptionError,
     PromptError,
 )
+from .strict_json import encode_json
 
 OPENAI_NAMES = {  # edgeseq's name -> OpenAI's
     "max_new_tokens": "max_tokens",
@@ -102,8 +102,3 @@ def json_response(
 ) -> Response:
     """Return a response whose body is JSON."""
     return Response(encode_json(content), status, headers, media_type="application/json")
-
-
-def encode_json(content: Any) -> bytes:
-    """Return compact JSON in UTF-8; raise ``ValueError`` for infinities and NaN."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

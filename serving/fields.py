@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import time
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from ..runtime.errors import nearest, reason
+from ..runtime.errors import nearest
 from .errors import ApiError, bad_field
 from .settings import Settings
+from .strict_json import JsonError, read_json
 
-DEEPEST = 100  # limit of nested lists and objects
 MOST_ITEMS = 1024  # limit of items of a list or object that is an option
 
 
@@ -58,63 +55,12 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 def read_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; raise ``ApiError`` for anything else."""
     try:
-        data = json.loads(
-            body.decode("utf-8-sig"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_without_duplicates,
-        )
-        if b"\\ud" in body.lower():
-            json.dumps(data, ensure_ascii=False).encode()  # raises for a lone surrogate
-    except RecursionError:
-        raise ApiError(
-            400, f"The body has more than {DEEPEST} levels: send less nesting."
-        ) from None
-    except UnicodeEncodeError:
-        raise ApiError(
-            400, "The body has a lone surrogate, which is not a character: remove it."
-        ) from None
-    except ValueError as error:
-        raise ApiError(400, f"The body is not valid JSON ({reason(error)}): correct it.") from None
+        data = read_json(body)
+    except JsonError as error:
+        raise ApiError(400, f"The body {error}.") from None
     if not isinstance(data, dict):
         raise ApiError(400, 'The body must be a JSON object, such as {"prompt": "Hello"}.')
-    _check_depth(data)
     return data
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large")
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"the key {twice[:60]!r} occurs twice")
-    return found
-
-
-def _check_depth(data: Any) -> None:
-    """Raise ``ApiError`` for more levels than ``DEEPEST``: later checks are recursive."""
-    level = [data]
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for parent in level
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(item, dict | list)
-        ]
-        if not level:
-            return
-    raise ApiError(400, f"The body has more than {DEEPEST} levels: send less nesting.")
 
 
 def _most_items(value: Any) -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from ..runtime.bundle.demo_bundles import DEMOS, demo_bundle
-from ..runtime.bundle.reading import open_bundle
 from ..runtime.errors import OptionError
-from ..runtime.loading import load
 from ..runtime.model import Model
 from .errors import ApiError
 from .logprobs import token_speller
 from .settings import Settings
+from .sources import Source
 from .work import Queue
 
 # OpenAI's fields have OpenAI's defaults. Of the bundle's defaults, only special tokens apply.
@@ -24,7 +21,6 @@ SPECIAL_TOKENS = (
     *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"),
     "bad_words_ids",
 )
-Source = Model | Callable[[], Model]
 
 
 class ServedModel:
@@ -122,44 +118,3 @@ class Models:
                 headers={"Retry-After": "1"},
             )
         return self._served[name]
-
-
-def model_sources(
-    bundles: list[str], *, demo: bool, max_concurrent: int, **machine: Any
-) -> dict[str, Source]:
-    """Return the models of ``edgeseq serve`` by their names; their manifests are checked.
-
-    ``bundles``: paths, which are named by their folders, or NAME=PATH. ``machine``: arguments of
-    ``load``. Raises ``OptionError`` for a name that occurs twice, ``BundleError`` for a folder that
-    is not a bundle.
-    """
-    paths = [_named(text) for text in bundles]
-    if demo:
-        paths += [(f"demo-{name}", demo_bundle(name)) for name in DEMOS]
-    found: dict[str, Source] = {}
-    for name, path in paths:
-        if name in found:
-            raise OptionError(
-                f"Two models have the name {name!r:.60}: give one of them another name, with "
-                f"--bundle NAME={path}."
-            )
-        open_bundle(path)
-
-        def load_it(path: Path = path) -> Model:
-            return load(path, max_concurrent=max_concurrent, **machine)
-
-        found[name] = load_it
-    return found
-
-
-def _named(text: str) -> tuple[str, Path]:
-    """Return the name and the path in ``PATH`` or ``NAME=PATH``."""
-    name, equals, path = text.partition("=")
-    if equals and name and path and not Path(text).exists():
-        if "/" in name or "\\" in name:
-            raise OptionError(
-                f"--bundle {text!r:.60}: the name {name!r:.60} must not have slashes."
-            )
-        return name, Path(path).expanduser()
-    folder = Path(text).expanduser()
-    return folder.resolve().name, folder

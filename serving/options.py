@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.request.controls import CONTROL_NAMES, GUIDES
+from ..runtime.request.controls import CONTROL_NAMES, FUNCTIONS, GUIDES
 from ..runtime.request.options import OPENAI_PENALTIES, OPTION_TRAITS
 from .errors import OPENAI_NAMES, bad_field
 from .fields import MOST_ITEMS, Fields
@@ -16,7 +16,6 @@ from .settings import Settings
 OPENAI = {
     *("temperature", "top_p", "seed", "logprobs", "presence_penalty", "frequency_penalty"),
 }
-FUNCTIONS = {"logits_processor", "prefix_allowed_tokens_fn", "cancel"}  # JSON cannot hold them
 OWN = tuple(
     name
     for name in (*OPTION_TRAITS, *CONTROL_NAMES)
@@ -60,8 +59,8 @@ def read_call(
 ) -> Call:
     """Take the fields of generation; raise ``ApiError`` for a bad one.
 
-    ``vocabulary``: the number of token ids. ``max_tokens``: its default. ``prompts``: the number of prompts. ``has_best_of``: whether
-    ``best_of`` is a field.
+    ``vocabulary``: the number of token ids. ``max_tokens``: its default. ``prompts``: the number of
+    prompts. ``has_best_of``: whether ``best_of`` is a field.
     """
     for name, other in OPENAI_NAMES.items():
         if name in fields:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,13 +20,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..runtime.errors import EdgeseqError, OptionError
 from .app import create_app
-from .models import Source
+from .parent import CLOSING_S, watch
 from .settings import Settings
+from .sources import Source
 from .state import Server
 
 LOG = logging.getLogger("edgeseq.serving")
 MOST_CONNECTIONS = 1024  # more are answered with 503
-CLOSING_S = 5  # time that cancelled requests get to send their last bytes
+CANCELLED_S = 5  # time that cancelled requests get to send their last bytes
 
 
 def serve(
@@ -34,6 +37,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_listening: Callable[[str], None] = lambda url: None,
+    parent: int | None = None,
 ) -> None:
     """Serve models until SIGTERM or Ctrl-C.
 
@@ -47,9 +51,12 @@ def serve(
             programs of this machine alone.
         port: The port; 0 for any free one.
         on_listening: A function that is called with the URL once the server listens.
+        parent: The id of the process, such as an app, whose end also ends the server: running
+            requests are cancelled, and the whole process exits soon after. None for none.
 
     Raises:
-        EdgeseqError: The address cannot be used, or a model cannot be loaded.
+        EdgeseqError: The address cannot be used, a model cannot be loaded, or there is no process
+            ``parent``.
         KeyboardInterrupt: After Ctrl-C.
     """
     settings = settings or Settings()
@@ -61,6 +68,8 @@ def serve(
             settings = replace(settings, allow_hosts=(*settings.allow_hosts, _in_url(host)))
         app = create_app(models, settings)
         server = _UvicornServer(app, settings)
+        if parent is not None:
+            watch(parent, server.end_with_parent)
         shown = "localhost" if _is_any(host) else _in_url(host)
         on_listening(f"http://{shown}:{listener.getsockname()[1]}")
         server.run(sockets=[listener])
@@ -203,13 +212,14 @@ class _UvicornServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 limit_concurrency=MOST_CONNECTIONS,
-                timeout_graceful_shutdown=CLOSING_S,
+                timeout_graceful_shutdown=CANCELLED_S,
             )
         )
         self.state: Server = app.state.server
         self.signal: int | None = None
         self._settings = settings
         self._deadline_s: float | None = None
+        self._is_orphan = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take SIGTERM or SIGINT; the second signal ends running requests."""
@@ -217,11 +227,19 @@ class _UvicornServer(uvicorn.Server):
             self._deadline_s = 0.0
         self.signal = sig
 
+    def end_with_parent(self) -> None:
+        """End running requests, and then the process; from a thread of its own."""
+        self._deadline_s = 0.0
+        self._is_orphan = True
+        threading.Event().wait(CLOSING_S)
+        # A model that is being loaded, or a client that reads nothing, must not keep it here.
+        os._exit(0)
+
     async def on_tick(self, counter: int) -> bool:
         """Return whether the server must end; uvicorn asks ten times a second."""
         if self.state.models.error is not None:
             return True
-        if self.signal is None:
+        if self.signal is None and not self._is_orphan:
             return await super().on_tick(counter)
         if not self.state.is_stopping:
             LOG.info("shutting down: %d requests are running", self.state.in_flight)

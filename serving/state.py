@@ -10,8 +10,9 @@ from starlette.applications import Starlette
 
 from .generating import Services
 from .metrics import Metrics
-from .models import Models, Source
+from .models import Models
 from .settings import Settings
+from .sources import Source
 from .work import Threads
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from .errors import encode_json
+from .strict_json import encode_json
 from .work import Job
 
 DONE = b"data: [DONE]\n\n"

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runtime.model import Model
-from ..runtime.request.controls import CONTROL_NAMES
+from ..runtime.request.controls import CONTROL_NAMES, FUNCTIONS
 from ..runtime.request.options import OPTION_TRAITS
 from ..runtime.request.prompts import check_ids
 from ..runtime.tasks.runs import TaskResult
 from ..runtime.tasks.templates import Template, read_template, template_names
 from .answers import usage
 from .completions import check_length
-from .errors import ApiError, bad_field, encode_json
+from .errors import ApiError, bad_field
 from .fields import Fields
 from .generating import Services
 from .models import ServedModel
-from .options import FUNCTIONS, check_sizes
+from .options import check_sizes
+from .strict_json import encode_json
 from .work import Job
 
 OPTIONS = tuple(name for name in (*OPTION_TRAITS, *CONTROL_NAMES) if name not in FUNCTIONS)

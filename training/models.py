@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -144,7 +144,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # Transformers and tokenizers raise many types
         raise CheckpointError(
             f"{folder} has no usable tokenizer ({reason(error)}): give the folder of a tokenizer "
@@ -155,7 +157,24 @@ def load_tokenizer(folder: Path) -> Any:
             f"The tokenizer in {folder} has no end-of-sequence token (eos_token), which training "
             "needs: add it to tokenizer_config.json."
         )
+    _check_chat_templates(tokenizer, folder)
     return tokenizer
+
+
+def _check_chat_templates(tokenizer: Any, folder: Path) -> None:
+    """Raise ``CheckpointError`` for the name of a chat template that is no plain file name.
+
+    Transformers before 5.10 writes a template into a file of its name, wherever that is
+    (CVE-2026-9856).
+    """
+    templates = getattr(tokenizer, "chat_template", None)
+    for name in templates if isinstance(templates, dict) else ():
+        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+        if not plain or not name.isprintable():
+            raise CheckpointError(
+                f"The tokenizer in {folder} has a chat template with the unsafe name "
+                f"{name!r:.100}: get the tokenizer from a source that you trust."
+            )
 
 
 def longest_sequence(model: Any, tokenizer: Any) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from transformers import set_seed
 from ..export.checkpoint.reading import quiet_transformers
 from ..runtime.bundle.manifest import Kind
 from ..runtime.concurrency.file_lock import lock_file
+from ..runtime.concurrency.temporary import temporary_folder
 from ..runtime.errors import OptionError, TrainingError, reason
 from ..runtime.ort.cpu import thread_count
 from . import models
@@ -123,6 +123,11 @@ def train(
     place = plan.folder.out
     place.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(place.parent / f".{place.name}.lock", place), _quiet(plan.threads):
+        if RunFolder(place, resume=resume).resumed != plan.folder.resumed:
+            raise TrainingError(
+                f"Another run has begun or deleted {place} in the meantime: run the same command "
+                "again, with --resume to continue that run."
+            )
         if not plan.folder.is_trained:
             _train(plan)
         return _finish(plan, precision)
@@ -212,8 +217,8 @@ def _train(plan: _Plan) -> None:
     """Train, and write the figures, the adapter and the checkpoint."""
     template, folder, report = plan.template, plan.folder, plan.report
     arguments = training_arguments(template, folder.checkpoints)
-    with tempfile.TemporaryDirectory(prefix="edgeseq-") as temporary:
-        place = _tokenizer_folder(plan, Path(temporary))
+    with temporary_folder() as temporary:
+        place = _tokenizer_folder(plan, temporary)
         tokenizer = models.load_tokenizer(place)
         set_seed(arguments.seed)
         if plan.base is None:

@@ -67,7 +67,7 @@ def connected(address: str | None) -> Iterator[Any]:
             "or give its address."
         ) from error
     try:
-        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
+        with Path(os.devnull).open("w", encoding="utf-8") as nothing, redirect_stdout(nothing):
             yield ray  # Ray prints there what workers and machines that ended had to say
     finally:
         ray.shutdown()

@@ -118,7 +118,7 @@ def memory() -> dict[str, float]:
     if not (status := Path("/proc/self/status")).exists():
         return {}
     names = {"VmRSS": "resident_mb", "VmHWM": "peak_mb", "RssAnon": "anonymous_mb"}
-    fields = (line.split() for line in status.read_text().splitlines())
+    fields = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
     return {names[f[0][:-1]]: int(f[1]) * 1.024e-3 for f in fields if f[0][:-1] in names}
 
 

@@ -135,11 +135,12 @@ def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def forget_files(folders: Iterable[Path]) -> None:
     """Ask the system to drop the files in ``folders`` from its page cache."""
-    if not hasattr(os, "posix_fadvise"):
-        sys.exit("A cold start needs a system that can forget files (posix_fadvise).")
-    os.sync()
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if sys.platform == "linux":
+        os.sync()
+        for folder in folders:
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    else:
+        sys.exit("A cold start needs a system that can forget files: it works on Linux only.")

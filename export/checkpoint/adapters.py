@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from ...runtime.concurrency.temporary import temporary_folder
 from ...runtime.errors import CheckpointError, reason
 from .reading import read_json
 
@@ -42,15 +42,15 @@ def without_adapter(folder: Path) -> Iterator[Path]:
     if not (folder / ADAPTER_FILE).is_file():
         yield folder
         return
-    with TemporaryDirectory(prefix="edgeseq-") as name:
+    with temporary_folder() as links:
         for path in folder.iterdir():
             if path.is_file() and not path.name.startswith("adapter_"):
-                link = Path(name) / path.name
+                link = links / path.name
                 try:
                     link.symlink_to(path.resolve())
                 except OSError:  # not allowed on every Windows
                     shutil.copyfile(path, link)
-        yield Path(name)
+        yield links
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

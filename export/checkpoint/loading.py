@@ -15,7 +15,7 @@ from ...runtime.errors import CheckpointError, reason
 from ..families.family import Family
 from .adapters import check_adapter, merge_adapter, without_adapter
 from .reading import ReportProgress, load_config, quiet_transformers
-from .weight_files import stored_weights, wrapper_prefix
+from .weight_files import stored_weights, weight_files, wrapper_prefix
 
 OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 LOAD_ERRORS = (  # Transformers raises them for damaged or unusual files
@@ -45,6 +45,7 @@ def load_model(family: Family, folder: Path, progress: ReportProgress) -> PreTra
         with quiet_transformers(), without_adapter(folder) as base:
             config = load_config(folder)
             family.check(config)
+            weight_files(base)  # refuses those outside the folder
             model, report = _from_pretrained(family, base, config)
             if missing := sorted(report["missing_keys"]):
                 names = list(stored_weights(base, "meta"))

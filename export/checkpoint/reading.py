@@ -40,7 +40,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of config.json; a missing ``model_type`` follows from the architecture.
 
-    Raises ``CheckpointError`` for a file that is missing, invalid or not an object.
+    Raises ``CheckpointError`` for a file that is missing, invalid or not an object, or that asks
+    for code of the Hub.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -49,12 +50,30 @@ def read_config(folder: Path) -> dict[str, Any]:
             "`save_pretrained` wrote."
         )
     config = read_json(path)
+    _check_attention(path, config)
     if config.get("model_type") is None:
         named = config.get("architectures")
         for architecture in named if isinstance(named, list) else [named]:
             if found := _model_type(architecture):
                 config["model_type"] = found
     return config
+
+
+def _check_attention(path: Path, content: Any) -> None:
+    """Raise ``CheckpointError`` for a key that names an attention's code on the Hub.
+
+    Transformers before 5.3 may download and run it (CVE-2026-4372).
+    """
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inner:
+        names = value.values() if isinstance(value, dict) else [value]
+        if "_implementation" in str(key) and any("/" in str(name) for name in names):
+            raise CheckpointError(
+                f"{path} names code on the Hugging Face Hub ({key}: {value!r:.100}), and edgeseq "
+                "runs no code of a checkpoint: remove this key, or use another checkpoint."
+            )
+        if isinstance(value, dict | list):
+            _check_attention(path, value)
 
 
 def _model_type(architecture: Any) -> str | None:
@@ -78,7 +97,7 @@ def load_config(folder: Path) -> Any:
     model_type = read_config(folder).get("model_type")
     try:
         made: Any = CONFIG_MAPPING[str(model_type)] if model_type is not None else AutoConfig
-        return made.from_pretrained(folder, local_files_only=True)
+        return made.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except CheckpointError:
         raise
     except Exception as error:  # Transformers raises many types

@@ -110,7 +110,9 @@ def _load(source: Path, checkpoint: Path) -> Any:
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `write_tokenizer` reports what matters
-            return maker.from_pretrained(source, local_files_only=True, **options)
+            return maker.from_pretrained(
+                source, local_files_only=True, trust_remote_code=False, **options
+            )
     except Exception as error:  # `tokenizers` raises this for a damaged file
         missing = _missing_files(source, name, config)
         if missing and not (source / TOKENIZER_FILE).is_file():

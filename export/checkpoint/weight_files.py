@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from transformers.modeling_utils import load_state_dict
@@ -21,7 +21,7 @@ def stored_weights(folder: Path, device: str, prefix: str = "") -> dict[str, tor
     On the device ``"meta"`` they have only shapes. On ``"cpu"``, weights in safetensors are mapped.
     """
     found: dict[str, torch.Tensor] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         stored = load_state_dict(str(path), map_location=device, weights_only=True)
         found.update((name.removeprefix(prefix), weight) for name, weight in stored.items())
     return found
@@ -54,13 +54,33 @@ def _part_starts(name: str) -> list[int]:
     return [i + 1 for i, letter in enumerate(name) if letter == "."]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files of weights that Transformers reads."""
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of weights that Transformers reads; it prefers safetensors.
+
+    Raises ``CheckpointError`` for one that is outside the folder.
+    """
     for name in FILES:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map", {}).values()
-            return [folder / shard for shard in sorted({*shards})]
+            return [folder / shard for shard in _shards(index)]
     return []
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the files that an index lists.
+
+    Raises ``CheckpointError`` for one outside the folder, which Transformers would read
+    (CVE-2026-75104).
+    """
+    listed = read_json(index).get("weight_map", {})
+    names = [*listed.values()] if isinstance(listed, dict) else [listed]
+    for name in names:
+        plain = isinstance(name, str) and PurePosixPath(name).name == name
+        if not plain or PureWindowsPath(name).name != name or name in ("", ".."):
+            raise CheckpointError(
+                f"{index} lists the unsafe file name {name!r:.100}: get the checkpoint from a "
+                "source that you trust."
+            )
+    return sorted({*names})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BundleError
-from .manifest import MANIFEST_NAME, Dimensions, Manifest
+from .manifest import MANIFEST_NAME, Dimensions, Manifest, shown
 
 PARTS = ("key", "value")  # parts of a layer's KV cache and cross-attention
 Shape = tuple[str | int, ...]  # the size of each dimension, or its name if it is dynamic
@@ -61,6 +61,16 @@ def encoder_outputs(sizes: Dimensions) -> Shapes:
 def check_graph(session: Any, role: str, manifest: Manifest) -> None:
     """Raise ``BundleError`` if a session's graph is not the one that the manifest describes."""
     sizes = manifest.dimensions
+    try:
+        values = (*session.get_inputs(), *session.get_outputs())
+        found = {value.name: tuple(value.shape) for value in values}
+    except UnicodeDecodeError as error:
+        raise BundleError(f"The {role} graph is damaged: export the bundle again.") from error
+    if not 0 < sizes.layers <= len(found):  # before the names of all layers are made
+        raise BundleError(
+            f"The {role} graph does not match {MANIFEST_NAME}: it does not have "
+            f"{shown(sizes.layers)} layers; export the bundle again."
+        )
     if role == "encoder":
         expected = {**encoder_inputs(), **encoder_outputs(sizes)}
     else:
@@ -68,11 +78,6 @@ def check_graph(session: Any, role: str, manifest: Manifest) -> None:
             **decoder_inputs(sizes, after_encoder=manifest.has_encoder),
             **decoder_outputs(sizes),
         }
-    try:
-        values = (*session.get_inputs(), *session.get_outputs())
-        found = {value.name: tuple(value.shape) for value in values}
-    except UnicodeDecodeError as error:
-        raise BundleError(f"The {role} graph is damaged: export the bundle again.") from error
     if role == "decoder":
         _check_cache_dtype(session, manifest)
     for name in sorted(expected.keys() | found.keys()):

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from .manifest import OverlappingWeight, WeightDtype
-from .weights_file import SMALL_TENSOR_ALIGNMENT_BYTES, WEIGHTS_FILE_NAME
+from .manifest import WEIGHTS_FILE_NAME, OverlappingWeight, WeightDtype
+from .weights_file import SMALL_TENSOR_ALIGNMENT_BYTES
 
 LEAST_OVERLAP_BYTES = 1 << 16  # smaller weights may be mapped several times
 LOOKUPS = {"Gather", "BlockLookup"}  # operators that read few rows of a table

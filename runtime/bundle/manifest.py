@@ -17,8 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from ..errors import BundleError
 
 MANIFEST_NAME = "edgeseq.json"
+WEIGHTS_FILE_NAME = "weights.bin"
 CARD_NAME = "README.md"  # the model card, which a trained bundle has
-SCHEMA = 1
+SCHEMA = 1  # docs/how-it-works/bundle.md says when it has to be raised
+AGAIN = "export the bundle again"  # the advice for a manifest that is wrong
 
 Side = Literal["left", "right"]
 WeightDtype = Literal["uint8", "int8", "float16", "float32"]
@@ -35,6 +37,11 @@ DECODERS: dict[CacheDtype, str] = {
     "int8": "decoder_int8_cache",
     "float16": "decoder_float16_cache",  # for CUDA
 }
+
+
+MOST_SENTINELS = 1 << 16  # ByT5 has 125
+LONGEST_SHOWN = 200  # characters of a value that errors quote
+DEEPEST = 32  # levels of lists and objects in a value of any form
 
 
 class Dimensions(NamedTuple):
@@ -210,25 +217,23 @@ class Manifest:
 
     def sealed(self) -> Manifest:
         """Return the same manifest with its seal."""
-        return replace(self, seal=self._hash())
+        return replace(self, seal=_seal(_plain(self)))
 
     def check_seal(self, text: str) -> None:
-        """Raise ``BundleError`` if ``text``, the file's content, changed after it was written."""
-        if self.seal != self._hash() or text != self.to_json():
+        """Raise ``BundleError`` if ``text``, the file's content, changed after it was written.
+
+        The seal also covers fields of later versions, which this version does not read.
+        """
+        content = json.loads(text)
+        if self.seal != _seal(content) or text != _to_text(content):
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after it was written (its seal does not match): "
                 "copy or export the bundle again."
             )
 
-    def _hash(self) -> str:
-        content = json.dumps(_plain(replace(self, seal="")), sort_keys=True)
-        import hashlib  # late: it loads OpenSSL, which only this needs
-
-        return hashlib.sha256(content.encode()).hexdigest()
-
     def to_json(self) -> str:
         """Return the text of ``edgeseq.json``."""
-        return json.dumps(_plain(self), indent=2) + "\n"
+        return _to_text(_plain(self))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -247,10 +252,49 @@ class Manifest:
                 f"{MANIFEST_NAME} has no schema version, so this folder is not an edgeseq bundle: "
                 "export the checkpoint again."
             )
-        _check_schema(data["schema"])
-        manifest: Manifest = _read(cls, data, "")
-        _check_names(manifest)
+        _check_schema(data)
+        try:
+            manifest: Manifest = _read(cls, data, "")
+            _check_values(manifest)
+        except BundleError as error:
+            later = _later_version(data)
+            if later is None:
+                raise
+            step = f"install edgeseq {later} or later, which made it"
+            raise BundleError(str(error).replace(AGAIN, step)) from error
         return manifest
+
+
+def _to_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Return the hash of all keys of a manifest but ``seal``."""
+    import hashlib  # late: it loads OpenSSL, which only this needs
+
+    unsealed = json.dumps({**content, "seal": ""}, sort_keys=True)
+    return hashlib.sha256(unsealed.encode()).hexdigest()
+
+
+def _later_version(data: Mapping[str, Any]) -> str | None:
+    """Return the version of edgeseq that made a bundle if it is later than this one."""
+    from importlib.metadata import PackageNotFoundError, version  # late: only errors need it
+
+    producers = data.get("producers")
+    made_by = producers.get("edgeseq") if isinstance(producers, dict) else None
+    try:
+        own = _numbers(version("edgeseq"))
+    except PackageNotFoundError:  # a frozen app without the package's metadata
+        return None
+    return made_by if isinstance(made_by, str) and _numbers(made_by) > own else None
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a version such as 0.1.0; none for other texts."""
+    parts = version.split(".")
+    known = all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts)
+    return [int(part) for part in parts] if known else []
 
 
 def _plain(value: Any) -> Any:
@@ -273,29 +317,38 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_schema(schema: int) -> None:
+def _check_schema(data: Mapping[str, Any]) -> None:
+    schema = data["schema"]
     if schema > SCHEMA:
+        later = _later_version(data)
+        step = "a newer edgeseq" if later is None else f"edgeseq {later} or later"
         raise BundleError(
-            f"The bundle has schema {schema}, but this version of edgeseq reads only up to "
-            f"{SCHEMA}: install a newer edgeseq."
+            f"The bundle has schema {shown(schema)}, but this version of edgeseq reads only up to "
+            f"{SCHEMA}: install {step}."
         )
     if schema < 1:
         raise BundleError(
-            f"The bundle has schema {schema}, but this version of edgeseq reads 1 to {SCHEMA}: "
-            "export the bundle again."
+            f"The bundle has schema {shown(schema)}, but this version of edgeseq reads 1 to "
+            f"{SCHEMA}: {AGAIN}."
         )
 
 
-def _check_names(manifest: Manifest) -> None:
-    """Raise ``BundleError`` for an unsafe path, a missing graph or a file that is not listed."""
+def _check_values(manifest: Manifest) -> None:
+    """Raise ``BundleError`` for an unsafe path, a missing graph or file, and too many sentinels."""
     for name in manifest.files:
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         unsafe = posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts
         if unsafe or ".." in posix.parts or name in {"", ".", MANIFEST_NAME}:
             raise BundleError(
-                f"{MANIFEST_NAME} lists the unsafe path {name!r}: get the bundle from a source "
-                "that you trust."
+                f"{MANIFEST_NAME} lists the unsafe path {shown(name)}: get the bundle from a "
+                "source that you trust."
             )
+    sentinels = manifest.tokenizer.sentinels
+    if not 0 <= sentinels <= MOST_SENTINELS:
+        raise BundleError(
+            f"{MANIFEST_NAME}: tokenizer.sentinels is {shown(sentinels)}, expected 0 to "
+            f"{MOST_SENTINELS}: export the bundle again."
+        )
     for role in manifest.roles:
         if role not in manifest.graphs:
             raise BundleError(f"{MANIFEST_NAME} lists no {role} graph: export the bundle again.")
@@ -306,15 +359,36 @@ def _check_names(manifest: Manifest) -> None:
             f"{MANIFEST_NAME}: kv_cache.dtype is {dtype!r}, but the bundle has graphs only for "
             f"{' and '.join(there)}: export the bundle again."
         )
-    used = [*manifest.graphs.values()]
+    used = [*manifest.graphs.values(), WEIGHTS_FILE_NAME]
     if manifest.tokenizer.file is not None:
         used.append(manifest.tokenizer.file)
     for name in used:
         if name not in manifest.files:
             raise BundleError(
-                f"{MANIFEST_NAME} uses {name!r} but lists no size and hash for it: "
+                f"{MANIFEST_NAME} uses {shown(name)} but lists no size and hash for it: "
                 "export the bundle again."
             )
+
+
+def shown(value: Any) -> str:
+    """Return a value of a manifest as errors quote it, which may be of any form and size."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "nested too deeply"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _check_depth(value: Any, where: str, level: int = 0) -> None:
+    """Raise ``BundleError`` for a value that code which follows its levels could not handle."""
+    if level > DEEPEST:
+        raise BundleError(
+            f"{MANIFEST_NAME}: {where} is nested too deeply, expected at most {DEEPEST} levels: "
+            "export the bundle again."
+        )
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, where, level + 1)
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -332,13 +406,14 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is UnionType:
         return _read(arguments[0], value, where)
     if origin is Mapping and isinstance(value, dict):
-        names = {key: key if key.isprintable() else repr(key) for key in value}
+        names = {key: key if key.isprintable() and len(key) < 60 else shown(key) for key in value}
         return {k: _read(arguments[1], item, f"{where}.{names[k]}") for k, item in value.items()}
     if origin is Sequence and isinstance(value, list):
         return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if kind is Any:
+        _check_depth(value, where)
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**64:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
@@ -346,7 +421,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     expected = expected.__name__ if isinstance(expected, type) else expected
     expected = {Mapping: "an object", Sequence: "a list"}.get(origin, expected)
     raise BundleError(
-        f"{MANIFEST_NAME}: {where} is {value!r}, expected {expected}: export the bundle again."
+        f"{MANIFEST_NAME}: {where} is {shown(value)}, expected {expected}: export the bundle again."
     )
 
 
@@ -360,7 +435,8 @@ def _defaults(kind: Any) -> dict[str, Any]:
 def _read_object(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(
-            f"{MANIFEST_NAME}: {where} is {value!r}, expected an object: export the bundle again."
+            f"{MANIFEST_NAME}: {where} is {shown(value)}, expected an object: export the bundle "
+            "again."
         )
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-WEIGHTS_FILE_NAME = "weights.bin"
 PAGE_BYTES = 4096
 SMALL_TENSOR_ALIGNMENT_BYTES = 64
 

@@ -4,10 +4,16 @@ Files are written to a temporary folder beside the target, the manifest last. Th
 moved into place. After an interruption there is no incomplete bundle that loads, and an older
 bundle in the same place is untouched until the new one is complete. What a killed process left
 is deleted when the same bundle is written again.
+
+Where the system can exchange two folders in one step (Linux), a bundle is at the target at any
+time. Elsewhere the old bundle has another name for a moment; after a kill in this moment, the next
+run that writes the same bundle moves it back.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import secrets
 import shutil
 import tempfile
@@ -21,6 +27,8 @@ from ..errors import BundleError, EdgeseqError
 from .manifest import MANIFEST_NAME, Manifest
 from .reading import PARTIAL, Bundle, check_path, file_entry
 
+OLD = ".old-"  # part of the name of a folder with the bundle that is being replaced
+AT_CWD, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 OTHER_BYTES = 16 << 20  # a generous estimate of graphs, tokenizer and manifest
 
 
@@ -35,32 +43,31 @@ class BundleWriter:
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
         check_path(out)
         self._out = out.expanduser().absolute()
-        self._check_target(overwrite)
+        self._overwrite = overwrite
+        self._check_target()
 
-    def _check_target(self, overwrite: bool) -> None:
+    def _check_target(self) -> None:
         if not self._out.exists() or (self._out.is_dir() and not any(self._out.iterdir())):
             return
         if not (self._out / MANIFEST_NAME).is_file():
             raise BundleError(
                 f"{self._out} exists and is not a bundle: choose another output folder."
             )
-        if not overwrite:
+        if not self._overwrite:
             raise BundleError(
                 f"{self._out} already contains a bundle: choose another output folder or pass "
                 "--overwrite (in Python: overwrite=True)."
             )
 
     def __enter__(self) -> BundleWriter:
-        parent = self._out.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise BundleError(f"{parent} is not a folder: choose another output folder.") from error
+        parent = make_parent(self._out)
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock_file(parent / f".{self._out.name}.lock", self._out))
             except EdgeseqError as error:
                 raise BundleError(str(error)) from error
+            self._restore()
+            self._check_target()  # another run may have written it since
             prefix = f".{self._out.name}{PARTIAL}"
             for left in parent.glob(f"{escape(prefix)}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -69,6 +76,14 @@ class BundleWriter:
             self.folder.mkdir()
             self._held = stack.pop_all()
         return self
+
+    def _restore(self) -> None:
+        """Move a bundle back that a killed process was replacing."""
+        for left in self._out.parent.glob(f"{escape(f'.{self._out.name}{OLD}')}*"):
+            kept = left / self._out.name
+            if kept.exists() and not self._out.exists():
+                kept.rename(self._out)
+            shutil.rmtree(left, ignore_errors=True)
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
@@ -111,8 +126,10 @@ class BundleWriter:
         if not self._out.exists():
             self.folder.rename(self._out)
             return
+        if _exchange(self.folder, self._out):
+            return  # the old bundle is deleted in place of the folder
         with tempfile.TemporaryDirectory(
-            prefix=f".{self._out.name}.old-", dir=self._out.parent, ignore_cleanup_errors=True
+            prefix=f".{self._out.name}{OLD}", dir=self._out.parent, ignore_cleanup_errors=True
         ) as old:
             kept = self._out.rename(Path(old) / self._out.name)
             try:
@@ -120,3 +137,22 @@ class BundleWriter:
             except BaseException:
                 kept.rename(self._out)
                 raise
+
+
+def make_parent(out: Path) -> Path:
+    """Make the folder that ``out`` lies in and return it; raise ``BundleError`` if it is a file."""
+    parent = out.expanduser().absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BundleError(f"{parent} is not a folder: choose another output folder.") from error
+    return parent
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; return whether the system can."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
+        return False
+    return bool(rename(AT_CWD, os.fsencode(one), AT_CWD, os.fsencode(other), EXCHANGE) == 0)

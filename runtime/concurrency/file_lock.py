@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,9 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+POLL_S = 0.02  # between two tries to take a lock
 
 
 def lock(file: IO[Any], path: Path) -> None:
@@ -33,17 +38,32 @@ def lock(file: IO[Any], path: Path) -> None:
 
 
 @contextmanager
-def lock_file(at: Path, path: Path) -> Iterator[None]:
+def lock_file(at: Path, path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock for ``path`` in the block: a file ``at``, which is deleted at the end.
 
-    Raises ``EdgeseqError`` if another process holds it.
+    Raises ``EdgeseqError`` if another process holds it, or with ``wait`` waits for its end. Also
+    raises it if the folder of ``at`` is read-only.
     """
     while True:
-        file = at.open("ab")
+        try:
+            file = at.open("ab")
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise EdgeseqError(
+                f"{at.parent} cannot be written ({error.strerror}): make it writable or choose "
+                "another folder."
+            ) from error
         try:
             lock(file, path)
             if at.exists() and os.path.samestat(os.fstat(file.fileno()), at.stat()):
                 break
+        except EdgeseqError:
+            file.close()
+            if not wait:
+                raise
+            time.sleep(POLL_S)
+            continue
         except BaseException:
             file.close()
             raise

@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.graph_contract import check_graph
-from ..bundle.manifest import DECODERS, MANIFEST_NAME, CacheDtype, CacheFormat, Manifest
-from ..bundle.weights_file import WEIGHTS_FILE_NAME
+from ..bundle.manifest import (
+    DECODERS,
+    MANIFEST_NAME,
+    WEIGHTS_FILE_NAME,
+    CacheDtype,
+    CacheFormat,
+    Manifest,
+)
 from ..concurrency.background import together
 from ..concurrency.locks import Slots
 from ..decoder import Decoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap  # noqa: F401  # np.memmap imports it, but the thread of a load must not import
 import os
@@ -15,10 +16,9 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..bundle.manifest import OverlappingWeight, SharedWeight
-from ..bundle.weights_file import WEIGHTS_FILE_NAME
+from ..bundle.manifest import WEIGHTS_FILE_NAME, OverlappingWeight, SharedWeight
 from ..concurrency.locks import FairLock
-from ..errors import BundleError, DeviceError, EdgeseqError, reason
+from ..errors import BundleError, DeviceError, EdgeseqError, is_out_of_memory, reason
 from ..native.library import Kernels, add_kernels, calls_kernels, calls_products
 from .cpu import thread_count
 from .devices import CPU, CPU_DEVICE, CUDA, Device
@@ -26,6 +26,7 @@ from .import_onnxruntime import onnxruntime
 from .import_onnxruntime import status as _status
 from .providers import Assigned, check_build, check_opened, hidden_nodes, plug_in, prepare
 
+_LITTLE_SPACE = 1 << 16  # bytes; with less, a failure to write means that the disk is full
 _WITH_PACKED_WEIGHTS = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_file_name": WEIGHTS_FILE_NAME,
@@ -42,8 +43,8 @@ _LOAD_ERRORS = (
     _status.NotImplemented,
     _status.RuntimeException,
 )
-# Raised by devices other than the CPU; bindings and some providers raise Python's RuntimeError.
-_DEVICE_ERRORS = (
+# Raised by runs; bindings and some providers raise Python's RuntimeError.
+_RUN_ERRORS = (
     _status.EPFail,
     _status.Fail,
     _status.InvalidArgument,
@@ -141,13 +142,17 @@ class GraphSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyp
 
         Decode steps (bindings with a true ``is_step``) and longer runs take turns while both wait.
         Raises ``EdgeseqError`` in a forked child, which lacks the session's threads. Raises
-        ``DeviceError`` if a device other than the CPU fails, for instance for lack of memory.
+        ``DeviceError`` for lack of memory, and if a device other than the CPU fails;
+        ``BundleError`` if the CPU cannot run the graph.
         """
         check_process(self._process)
         is_step = getattr(arguments[0], "is_step", False)
         with self._turn.other_kind if is_step else self._turn:
             if self._device.provider == CPU:
-                super().run_with_iobinding(*arguments)
+                try:
+                    super().run_with_iobinding(*arguments)
+                except (*_RUN_ERRORS, MemoryError, UnicodeDecodeError) as error:
+                    raise _failed_run(error) from error
             else:
                 with _failing(self._device):
                     super().run_with_iobinding(*arguments)
@@ -193,12 +198,25 @@ class _DeviceBinding(onnxruntime.IOBinding):  # type: ignore[misc]  # untyped
             super().bind_output(*place)
 
 
+def _failed_run(error: Exception) -> EdgeseqError:
+    """Return the error for a run that failed on the CPU."""
+    if is_out_of_memory(error):
+        return DeviceError(
+            f"There is not enough memory for this run ({_reason(error)}): use fewer beams, prompts "
+            "or tokens."
+        )
+    return BundleError(
+        f"ONNX Runtime {onnxruntime.__version__} cannot run the model ({_reason(error)}): check "
+        "the bundle with `edgeseq info BUNDLE --verify`."
+    )
+
+
 @contextmanager
 def _failing(device: Device) -> Iterator[None]:
     """Raise ``DeviceError`` for the errors of ``device``, which is not the CPU."""
     try:
         yield
-    except _DEVICE_ERRORS as error:
+    except _RUN_ERRORS as error:
         raise DeviceError(
             f"The device {device.name!r} failed ({_reason(error)}): use fewer beams, prompts or "
             "tokens if its memory is full, or use 'cpu'."
@@ -223,12 +241,17 @@ def open_session(
         session = GraphSession(graph, device, threads, shared, **settings)
     except (
         *_LOAD_ERRORS,
-        *_DEVICE_ERRORS,
+        *_RUN_ERRORS,
         UnicodeDecodeError,
     ) as error:  # its message may quote damaged bytes
-        if device.provider != CPU and isinstance(error, _DEVICE_ERRORS):
+        if device.provider != CPU and isinstance(error, _RUN_ERRORS):
             raise DeviceError(
                 f"The device {device.name!r} cannot be used ({_reason(error)}): use 'cpu'."
+            ) from error
+        if is_out_of_memory(error):
+            raise DeviceError(
+                f"There is not enough memory to load {graph} ({_reason(error)}): close other "
+                "programs, raise the limit of memory, or use a smaller or a quantized bundle."
             ) from error
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {graph} ({_reason(error)}): check "
@@ -277,18 +300,36 @@ def _file_identity(path: Path) -> Hashable:
 
 
 def save_prepacked(graph: Path, out: Path, shared: MappedWeights, kernels: Kernels) -> None:
-    """Write ``graph`` to ``out``, with its packed weights in a file beside it."""
-    open_session(
-        graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
-    )
+    """Write ``graph`` to ``out``, with its packed weights in a file beside it.
+
+    Raises ``OSError`` if the disk is full.
+    """
+    with _saving(out):
+        open_session(
+            graph, CPU_DEVICE, 1, shared, save_to=out, entries=_WITH_PACKED_WEIGHTS, kernels=kernels
+        )
 
 
 def save_optimized(graph: Path, out: Path) -> None:
     """Write ``graph`` to ``out`` after ONNX Runtime's basic optimizations for any provider.
 
-    Its weights stay where they are.
+    Its weights stay where they are. Raises ``OSError`` if the disk is full.
     """
-    open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+    with _saving(out):
+        open_session(graph, CPU_DEVICE, 1, optimize=True, save_to=out, entries=WITHOUT_PACKING)
+
+
+@contextmanager
+def _saving(out: Path) -> Iterator[None]:
+    """Raise ``OSError`` if the disk is full, for which ONNX Runtime has no error of its own."""
+    try:
+        yield
+    except BundleError as error:
+        from shutil import disk_usage  # late: running a bundle does not need it
+
+        if disk_usage(out.parent).free < _LITTLE_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        raise
 
 
 def runtime_version() -> str:

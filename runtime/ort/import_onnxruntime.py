@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import MissingPackageError
+from ..errors import DeviceError, MissingPackageError, is_out_of_memory
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -27,6 +27,11 @@ except ImportError as error:
     if isinstance(error.__cause__, KeyboardInterrupt):  # its C++ part wraps Ctrl-C
         raise error.__cause__ from None
     cause = " ".join(str(error).split())
+    if is_out_of_memory(error):
+        raise DeviceError(
+            f"There is not enough memory to load ONNX Runtime ({cause}): close other programs or "
+            "raise the limit of memory."
+        ) from error
     raise MissingPackageError(
         f"ONNX Runtime is installed but cannot be loaded ({cause}): install it again."
     ) from error

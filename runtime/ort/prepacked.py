@@ -6,8 +6,8 @@ mapped, so that no memory has to be filled.
 
 The layout depends on the processor and on the version of ONNX Runtime. An entry's name is therefore
 a hash of both and of the hashes of the bundle's files. An entry is used only if its record agrees
-and its files have the recorded sizes. When ONNX Runtime opens an entry, it packs each weight again
-and uses the kept one only if both are equal.
+and its files have the recorded sizes, and the graph its hash. When ONNX Runtime opens an entry, it
+packs each weight again and uses the kept one only if both are equal.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import WEIGHTS_FILE_NAME, Manifest
 from ..bundle.reading import file_entry
-from ..bundle.weights_file import WEIGHTS_FILE_NAME
-from ..errors import BundleError, reason
+from ..concurrency.file_lock import lock_file
+from ..errors import BundleError, EdgeseqError, reason
 from ..native.library import Kernels, processor_kernels
 from .cpu import instructions, processor
 from .graph_session import MappedWeights, runtime_version, save_prepacked
 
 GRAPH_NAME = "graph.onnx"
 RECORD_NAME = "prepacked.json"
+LOCK_NAME = ".lock"
+PART_NAME = ".part"
 KEY_DIGITS = 32
 ALIGNMENT = 64  # bytes; kernels rely on this alignment of packed weights
 PACKED_AT = re.compile(rb"\|(\d+);\d+;0")  # how a graph gives the offset of packed weights
@@ -48,17 +51,22 @@ def prepacked_graph(
     """Return the path of the prepacked graph ``role`` of the bundle in ``folder``.
 
     Makes the cache entry if it is missing, and then removes entries of the same files for other
-    processors or versions. ``kernels``: see ``load``. ``verify``: check the hashes of the entry's
-    files, and make the entry again if they are wrong. Raises ``BundleError`` if the entry cannot
-    be written.
+    processors or versions. ``kernels``: see ``load``. The entry is made again if its files have
+    other sizes than recorded, or its graph has another hash. ``verify``: check the hash of its
+    weights too. Raises ``BundleError`` if the entry cannot be written.
     """
     wanted = _record(manifest, role, kernels)
     entries = cache_folder() / "prepacked"
     entry = entries / _key(wanted)
     if not _is_sound(entry, wanted, verify=verify):
         try:
-            _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
-        except OSError as error:
+            entries.mkdir(parents=True, exist_ok=True)
+            with lock_file(entries / LOCK_NAME, entries, wait=True):
+                if not _is_sound(entry, wanted, verify=verify):  # else another process made it
+                    _make(entry, wanted, folder / manifest.graphs[role], shared, kernels)
+        except (OSError, EdgeseqError) as error:
+            if isinstance(error, BundleError):
+                raise
             raise BundleError(
                 f"Prepacked weights cannot be written to {entries} ({reason(error)}): make the "
                 "folder writable and free space on its disk, or load the bundle without prepack."
@@ -88,28 +96,40 @@ def _key(record: Record) -> str:
 
 def _is_sound(entry: Path, wanted: Record, *, verify: bool) -> bool:
     try:
-        found = json.loads((entry / RECORD_NAME).read_bytes())
+        found = _read_record(entry / RECORD_NAME)
         if found["for"] != wanted:
             return False
-        for name, [size_bytes, sha256] in found["files"].items():
+        for name in (GRAPH_NAME, WEIGHTS_FILE_NAME):
+            size_bytes, sha256 = found["files"][name]
             path = entry / name
-            if path.stat().st_size != size_bytes:
+            if not path.is_file() or path.stat().st_size != size_bytes:
                 return False
-            if verify and file_entry(path).sha256 != sha256:
+            hashed = verify or name == GRAPH_NAME  # a small file, which native code reads
+            if hashed and file_entry(path).sha256 != sha256:
                 return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # missing, cut off or damaged
-    return {GRAPH_NAME, WEIGHTS_FILE_NAME} <= set(found["files"])
+    return True
+
+
+def _read_record(path: Path) -> Any:
+    """Return an entry's record; ``OSError`` for what is no file, such as a pipe."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return json.loads(path.read_bytes())
 
 
 def _make(
     entry: Path, wanted: Record, graph: Path, shared: MappedWeights, kernels: Kernels
 ) -> None:
-    """Write the entry to a folder beside ``entry``, then move that folder to ``entry``."""
-    import secrets  # late: it loads OpenSSL, which only this needs
+    """Write the entry to a folder beside ``entry``, then move that folder to ``entry``.
 
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_name(f".{entry.name}-{secrets.token_hex(4)}")
+    The caller holds the lock, so all that is hidden there was left by a process that was killed.
+    """
+    for left in entry.parent.glob(".*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+    part = entry.with_name(PART_NAME)
     part.mkdir()
     try:
         save_prepacked(graph, part / GRAPH_NAME, shared, kernels)
@@ -147,9 +167,9 @@ def _remove_others(entry: Path, wanted: Record) -> None:
 
 def _is_for_the_same_files(record: Path, wanted: Record) -> bool:
     try:
-        found = json.loads(record.read_bytes())["for"]
+        found = _read_record(record)["for"]
         return bool(all(found[name] == wanted[name] for name in ("graph", "weights")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # not an entry, or one that is being written
 
 
@@ -157,9 +177,11 @@ def cache_folder() -> Path:
     """Return edgeseq's folder in the user's cache folder, as Linux, macOS or Windows define it."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgeseq"
-    # Relative paths are to be ignored (XDG Base Directory Specification).
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+        folder = (Path(local) if local else Path.home() / "AppData/Local") / "edgeseq" / "Cache"
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches" / "edgeseq"
+    else:
+        # Relative paths are to be ignored (XDG Base Directory Specification).
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "edgeseq"
+    return folder

@@ -92,6 +92,7 @@ class Controls:
 
 
 CONTROL_NAMES = tuple(control.name for control in fields(Controls))
+FUNCTIONS = ("logits_processor", "prefix_allowed_tokens_fn", "cancel")  # JSON cannot hold them
 
 
 def split_controls(options: Mapping[str, Any]) -> tuple[Controls, dict[str, Any]]:

@@ -27,6 +27,7 @@ from .tokenizer import clean_up
 
 SPACE: Final = "\u2581"  # the character for a space in pieces
 UNKNOWN_PENALTY: Final = 10.0  # an unknown character scores that much less than any piece
+LARGEST_SCORE: Final = 1e30  # sums of scores stay finite in single precision
 FLOAT32: Final = Struct("<f")
 UNKNOWN: Final = " "  # no piece has this name, because pieces have no space
 
@@ -53,6 +54,7 @@ class SentencePieceTokenizer:
         self._truncation_side = truncation_side
         try:
             content = json.loads(path.read_bytes())
+            _check(content)
             self._read(content)
         except Exception as error:  # `tokenizers` raises only this class
             raise BundleError(
@@ -175,6 +177,22 @@ class SentencePieceTokenizer:
         return [], text
 
 
+def _check(content: Mapping[str, Any]) -> None:
+    """Raise an error for content with which encoding could fail later."""
+    added = content["added_tokens"].values()
+    numbers = {content["end"], *(token["id"] for token in added)}
+    for vocabulary in (
+        content["vocabulary"],
+        content["target_vocabulary"] or content["vocabulary"],
+    ):
+        numbers.add(vocabulary[content["unknown"]])
+        numbers.update(vocabulary.values())
+    if any(type(number) is not int for number in numbers):
+        raise ValueError("an id is no integer")
+    if any({"lstrip", "rstrip"} - token.keys() for token in added):
+        raise ValueError("an added token lacks its settings")
+
+
 class SentencePieceModel:
     """A SentencePiece model, from its entry in sentencepiece.json."""
 
@@ -183,6 +201,8 @@ class SentencePieceModel:
         self._dummy_prefix: bool = content["add_dummy_prefix"]
         self._merges_spaces: bool = content["remove_extra_whitespaces"]
         scores: dict[str, float] = content["pieces"]
+        if "" in scores or not all(abs(score) < LARGEST_SCORE for score in scores.values()):
+            raise ValueError("a piece is empty, or has a score that is no number")
         merges = content["merges"]
         self._cut = _unigram(scores) if merges is None else _bpe(scores, merges)
 
@@ -279,6 +299,18 @@ class Charsmap:
         size = int.from_bytes(content[:4], "little")
         self._units: list[int] = np.frombuffer(content[4 : 4 + size], "<u4").tolist()
         self._replacements = content[4 + size :]
+        self._check()
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` for a trie with which ``apply`` would leave its arrays."""
+        units = np.array(self._units, np.int64)
+        nodes = np.arange(len(units)) ^ ((units >> 10) << ((units & 0x200) >> 6))
+        inner = units >> 31 == 0
+        if (nodes[inner] >= len(units)).any() or len(units) % 256:
+            raise ValueError("the trie of its replacements is damaged")
+        found = units[nodes[inner & (units & 0x100 > 0)]] & 0x7FFFFFFF
+        if (found > self._replacements.rfind(0)).any():
+            raise ValueError("its replacements are damaged")
 
     def apply(self, text: str) -> str:
         """Return ``text`` with the longest match at each position replaced."""
@@ -296,7 +328,7 @@ class Charsmap:
                 length = _character_length(data[position])
                 result += data[position : position + length]
             position += length
-        return result.decode()
+        return result.decode(errors="replace")  # a damaged trie may cut characters
 
     def _longest(self, data: bytes, position: int) -> tuple[int, int]:
         """Return the length of the longest match and its replacement's offset; (0, 0) for none."""

@@ -6,6 +6,7 @@ depend on models or generation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..bundle.manifest import Side
 from ..errors import BundleError, PromptError, reason
 from .special_tokens import LanguagePair, without_first_tokens
 
+LONG_CHARS: Final = 10_000  # shorter texts take a few milliseconds
 # Each replacement is applied to the whole text, in this order. Source:
 # `PreTrainedTokenizerBase.clean_up_tokenization` in Transformers 4.57.
 CLEAN_UPS: Final = (
@@ -39,6 +41,13 @@ def clean_up(text: str) -> str:
     for old, new in CLEAN_UPS:
         text = text.replace(old, new)
     return text
+
+
+def _failure(what: str, error: Exception) -> BundleError:
+    return BundleError(
+        f"The bundle's tokenizer cannot {what} ({reason(error)}): check the bundle with `edgeseq "
+        "info BUNDLE --verify`, or export the checkpoint again."
+    )
 
 
 class Tokenizer:
@@ -123,12 +132,19 @@ class Tokenizer:
     def _fragment(self, text: str) -> Any:
         """Return the encoding of ``text`` without special tokens."""
         try:
+            is_in_one_thread = os.environ.get("TOKENIZERS_PARALLELISM") == "false"
+            if len(text) > LONG_CHARS and is_in_one_thread:
+                # A batch is encoded without Python's GIL, so that other threads go on meanwhile.
+                # Without this setting, it would start a thread pool.
+                return self._backend.encode_batch([text], add_special_tokens=False)[0]
             return self._backend.encode(text, add_special_tokens=False)
         except TypeError as error:
             raise PromptError(
                 f"The text is {text!r:.60}; it must be a string without lone surrogates: decode "
                 "its bytes with errors='replace'."
             ) from error
+        except Exception as error:  # the only class that tokenizers raises here
+            raise _failure("encode", error) from error
 
     def decode(
         self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool | None = None
@@ -139,7 +155,12 @@ class Tokenizer:
         ``clean_up_tokenization_spaces``: whether to remove the spaces before punctuation; None for
         the checkpoint's setting.
         """
-        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        try:
+            text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        except (OverflowError, TypeError):  # the caller's ids are no ids
+            raise
+        except Exception as error:  # the only class that tokenizers raises here
+            raise _failure("decode", error) from error
         cleans = self.clean_up_tokenization_spaces
         if clean_up_tokenization_spaces is not None:
             cleans = clean_up_tokenization_spaces

@@ -184,10 +184,10 @@ def test_overwriting_begins_with_the_first_answer(
     with pytest.raises(OptionError):
         answer(demo_t5, source, out, {"num_beams": 0}, overwrite=True)
     assert out.read_bytes() == whole
-    source.write_text(LINES[0])
+    source.write_text(LINES[0], encoding="utf-8")
     assert answer(demo_t5, source, out, overwrite=True) == 0
     assert out.read_bytes() == whole.splitlines(keepends=True)[0]
-    source.write_text("")
+    source.write_text("", encoding="utf-8")
     assert answer(demo_t5, source, out, overwrite=True) == 0
     assert out.read_bytes() == b""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -310,11 +311,11 @@ def test_lines_that_cannot_be_read_have_an_error(
 
 @pytest.mark.parametrize("size", [1, 60, 150, 190])
 def test_an_error_that_was_cut_off_is_retried(size: int, run: Run) -> None:
-    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": null}\n')
+    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": null}\n', encoding="utf-8")
     assert run("in.jsonl", "out.jsonl") == 1
     first, second = Path("out.jsonl").read_bytes().splitlines(keepends=True)
     Path("out.jsonl").write_bytes(first + second[:size])
-    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": "king"}\n')
+    Path("in.jsonl").write_text('{"text": "fox"}\n{"id": 1, "text": "king"}\n', encoding="utf-8")
     assert run("in.jsonl", "out.jsonl", "--retry-errors") == 0
     assert [row["output"] for row in lines("out.jsonl")] == ["F AA1 K S", "K IH1 NG"]
 
@@ -361,7 +362,7 @@ def test_the_text_may_be_any_column(run: Run, capsys: Captured) -> None:
             "--text-column.\n"
         )
     assert not Path("none.csv").exists()
-    Path("in.txt").write_text("fox\n")
+    Path("in.txt").write_text("fox\n", encoding="utf-8")
     assert run("in.txt", "none.csv", "--text-column", "body") == 1
     assert run("in.txt", "text.csv") == 0
     assert list(read("text.csv")[0])[3:] == ["text", "output", "error"]
@@ -513,7 +514,7 @@ def test_other_files_stay(out: str, content: bytes, run: Run, capsys: Captured) 
 
 def test_an_interrupted_overwrite_is_continued(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write("in.csv", ROWS)
-    Path("out.csv").write_text("old\n")
+    Path("out.csv").write_text("old\n", encoding="utf-8")
     run_all, calls = answering.run_all, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -524,7 +525,7 @@ def test_an_interrupted_overwrite_is_continued(run: Run, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(answering, "run_all", interrupted)
     assert run("in.csv", "out.csv", "--overwrite") == 130
-    assert Path("out.csv").read_text() == "old\n"
+    assert Path("out.csv").read_text(encoding="utf-8") == "old\n"
     assert run("in.csv", "out.csv", "--overwrite") == 130
     assert run("in.csv", "out.csv") == 0
     assert len(read("out.csv")) == len(ROWS)
@@ -536,3 +537,26 @@ def test_huge_texts_have_an_error(run: Run) -> None:
     first, second = read("out.csv")
     assert "tokens" in first["error"]
     assert second["output"] in ("good", "bad")
+
+
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet", "out.jsonl.gz"])
+def test_an_output_that_cannot_be_assembled_leaves_only_the_answers(
+    run: Run, out: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run makes the output of them."""
+    source = write("in.jsonl", ROWS)
+
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        assert run(source.name, out) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("is full: free some space and run the same command again.")
+    )
+    assert {path.name for path in Path().iterdir()} == {"say.toml", "in.jsonl", f"{out}.part"}
+    assert run(source.name, out) == 0
+    assert {path.name for path in Path().iterdir()} == {"say.toml", "in.jsonl", out}

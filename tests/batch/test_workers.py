@@ -18,10 +18,11 @@ from edgeseq.batch.files import Window, in_this_process
 from edgeseq.batch.job import Item
 from edgeseq.batch.workers import Setup, Usage, Workers, shares_of
 from edgeseq.cli.command_line import main
-from edgeseq.runtime import EdgeseqError, Model, OptionError
+from edgeseq.runtime import DeviceError, EdgeseqError, Model, OptionError
 from edgeseq.runtime.bundle.demo_bundles import demo_bundle
 from edgeseq.runtime.tasks.templates import read_template
 from tests.support.commands import COMMAND, Captured, failure, wrong_usage
+from tests.support.errors import assert_one_sentence
 from tests.support.processes import TIME_LIMIT_S, poll
 
 TASK = "closed-book-question-answering"
@@ -102,6 +103,29 @@ def test_errors_of_a_process_are_raised_here() -> None:
     assert multiprocessing.active_children() == []
 
 
+class Full(list[str]):
+    """Columns whose reading in another process raises an error of memory."""
+
+    def __reduce__(self) -> tuple[type[Full], tuple[()]]:
+        return Full, ()
+
+    def __iter__(self) -> Iterator[str]:
+        raise MemoryError
+
+    def __contains__(self, name: object) -> bool:
+        raise MemoryError
+
+
+def test_too_little_memory_of_a_process_is_one_sentence() -> None:
+    with (
+        pytest.raises(DeviceError, match="A worker has not enough memory") as caught,
+        Workers(setup(columns=Full()), 2, 2, quiet),
+    ):
+        pass
+    assert_one_sentence(str(caught.value))
+    assert multiprocessing.active_children() == []
+
+
 def test_a_source_that_fails_ends_the_processes() -> None:
     def failing() -> Iterator[Window]:
         yield from windows(2)
@@ -144,8 +168,8 @@ def command(source: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_the_output_is_that_of_one_process(source: Path, tmp_path: Path, capsys: Captured) -> None:
-    lines = source.read_text().splitlines(keepends=True)
-    source.write_text("".join(lines[:300]) + "x,y,z\n")
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    source.write_text("".join(lines[:300]) + "x,y,z\n", encoding="utf-8")
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     assert main(command(source, one)) == 1
     capsys.readouterr()
@@ -162,7 +186,7 @@ def test_processes_share_packed_weights(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source.write_text("text\npronounce: fox\n")
+    source.write_text("text\npronounce: fox\n", encoding="utf-8")
     more = ("--workers", "2", "--prepack", "--kernels", "stock")
     assert main(command(source, tmp_path / "out.csv", *more)) == 0
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -183,6 +207,8 @@ def test_an_interruption_ends_all_processes(
     number: signal.Signals, source: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    texts = [f"{i},pronounce: {WORDS[i % 10]} {i}" for i in range(900)]  # none is there twice
+    source.write_text("id,text\n" + "\n".join(texts), encoding="utf-8")
     process = subprocess.Popen(
         [*COMMAND, *command(source, out, "--workers", "2")],
         stderr=subprocess.PIPE,

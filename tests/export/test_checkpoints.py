@@ -21,7 +21,7 @@ from edgeseq.export.families import gpt2
 from edgeseq.runtime import BundleError, Model, PromptError, load
 from edgeseq.runtime.bundle.reading import Bundle
 from tests.support.commands import Captured, failure
-from tests.support.errors import refusal
+from tests.support.errors import assert_one_sentence, refusal
 from tests.support.files import assert_nothing_written, contents, edit_json
 
 Weights = dict[str, torch.Tensor]
@@ -516,6 +516,15 @@ def remove_a_shard(folder: Path) -> None:
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
+def point_a_shard_at(name: object) -> Change:
+    def change(folder: Path) -> None:
+        index = folder / f"{SAFETENSORS}.index.json"
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        edit_json(index, weight_map=listed | {QKV: name})
+
+    return change
+
+
 ADAPTER = b'{"peft_type": "LORA", "base_model_name_or_path": "the/base"}'
 QKV = "transformer.h.1.attn.c_attn.weight"
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -554,6 +563,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         r"'GPT2ForSequenceClassification'.*GPT2LMHeadModel",
     ),
     "cross attention": (set_config(add_cross_attention=True), r"add_cross_attention"),
+    "attention from the Hub": (
+        set_config(_attn_implementation_internal="someone/kernel"),
+        r"code on the Hugging Face Hub.*'someone/kernel'",
+    ),
+    "attention from the Hub, for a part": (
+        set_config(decoder={"attn_implementation": {"": "someone/kernel@main"}}),
+        r"code on the Hugging Face Hub.*'someone/kernel@main'",
+    ),
     "quantized": (set_config(quantization_config={"quant_method": "gptq"}), r"quantized"),
     "activation is a list": (set_config(activation_function=["gelu"]), r"activation"),
     "epsilon is text": (set_config(layer_norm_epsilon="x"), r"layer_norm_epsilon"),
@@ -587,6 +604,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "half of old bin": (after(save_old_bin, cut_off(BIN, 0.5)), r"checkpoint"),
     "empty bin": (after(save_bin, write(BIN, b"")), r"checkpoint"),
     "bin is a page": (after(save_bin, write(BIN, b"<html></html>")), r"checkpoint"),
+    **{
+        f"shard named {name!r}": (
+            after(shard_safetensors, point_a_shard_at(name)),
+            r"unsafe file name",
+        )
+        for name in ("../weights.safetensors", "/weights.safetensors", "a\\b", "C:x", "..", 3)
+    },
     "missing shard": (remove_a_shard, r"model-0"),
     "missing weight": (weights_with(lambda w: w.pop(QKV)), QKV.replace(".", r"\.")),
     "missing lm_head": (weights_with(lambda w: w.pop("lm_head.weight")), r"lm_head\.weight"),
@@ -630,6 +654,22 @@ def test_code_in_weights_is_not_run(folder: Path, out: Path) -> None:
     refusal(CheckpointError, lambda: export_checkpoint(folder, out))
     assert not marker.exists()
     assert_nothing_written(out)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_is_not_run(file: str, folder: Path, out: Path) -> None:
+    """Transformers would ask on a terminal whether to run it."""
+    marker = folder / "executed"
+    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    auto_map = {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Slow", "own.Fast"]}
+    edit_json(folder / file, auto_map=auto_map)
+    if file == "config.json":
+        edit_json(folder / file, model_type=None)
+    try:
+        export_checkpoint(folder, out)
+    except CheckpointError as error:
+        assert_one_sentence(str(error))
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["bert", "half of safetensors", "missing weight"])
@@ -690,10 +730,10 @@ def test_folder_that_is_no_bundle_is_never_replaced(
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_file_is_never_replaced(overwrite: bool, folder: Path, out: Path) -> None:
     out.parent.mkdir()
-    out.write_text("a file")
+    out.write_text("a file", encoding="utf-8")
     with pytest.raises(BundleError, match="not a bundle"):
         export_checkpoint(folder, out, overwrite=overwrite)
-    assert out.read_text() == "a file"
+    assert out.read_text(encoding="utf-8") == "a file"
 
 
 def test_empty_folder_is_filled(folder: Path, out: Path) -> None:

@@ -257,6 +257,7 @@ def test_command_line_ends_cleanly_after_control_c(
 
 def fail_to_move(monkeypatch: pytest.MonkeyPatch, out: Path, error: BaseException) -> None:
     """Make the move of the new bundle fail, as on Windows while another program reads a file."""
+    monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
     original = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
@@ -301,6 +302,7 @@ def test_old_bundle_is_somewhere_at_any_time(
 ) -> None:
     """Two moves exchange the folders; between them the old bundle has another name."""
     copy_disk, place = disk
+    monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
     original = Path.rename
 
     def rename(path: Path, target: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from edgeseq.export.checkpoint.sentencepiece import write_sentencepiece
 from edgeseq.export.checkpoint.tokenizer import write_tokenizer
 from edgeseq.runtime.bundle.manifest import Languages
 from edgeseq.runtime.errors import BundleError, CheckpointError, OptionError, PromptError
@@ -150,6 +153,54 @@ def test_text_with_half_a_character(pair: Any) -> None:
 def test_file_that_is_not_a_tokenizer(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sentencepiece.json"
     path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"sentencepiece\.json cannot be read"):
+        SentencePieceTokenizer(path, False)
+
+
+def trie_of(content: dict[str, Any]) -> bytearray:
+    return bytearray(b64decode(content["source"]["charsmap"]))
+
+
+def with_a_long_jump(content: dict[str, Any]) -> None:
+    trie = trie_of(content)
+    trie[4:8] = (0x7FFFFC00).to_bytes(4, "little")  # the root's unit
+    content["source"]["charsmap"] = b64encode(trie).decode()
+
+
+def without_replacements(content: dict[str, Any]) -> None:
+    trie = trie_of(content)
+    del trie[4 + int.from_bytes(trie[:4], "little") + 1 :]
+    content["source"]["charsmap"] = b64encode(trie).decode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.update(unknown="no such piece"),
+        lambda content: content["vocabulary"].pop("<unk>"),
+        lambda content: content["vocabulary"].clear(),
+        lambda content: content["vocabulary"].update(a="1"),
+        lambda content: content["vocabulary"].update(a=1.5),
+        lambda content: content.update(end=None),
+        lambda content: next(iter(content["added_tokens"].values())).pop("lstrip"),
+        lambda content: next(iter(content["added_tokens"].values())).update(id=[1]),
+        lambda content: content["source"]["pieces"].update({"": -1.0}),
+        lambda content: content["source"]["pieces"].update(a=1e300),
+        lambda content: content["source"]["pieces"].update(a="1"),
+        lambda content: content["source"].update(charsmap="AQAAAAA="),
+        with_a_long_jump,
+        without_replacements,
+    ],
+)
+def test_content_with_which_encoding_would_fail(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], Any]
+) -> None:
+    write_marian(tmp_path)
+    write_sentencepiece(AutoTokenizer.from_pretrained(tmp_path), tmp_path)
+    path = tmp_path / "sentencepiece.json"
+    content = json.loads(path.read_bytes())
+    damage(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(BundleError, match=r"sentencepiece\.json cannot be read"):
         SentencePieceTokenizer(path, False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast, T5Tokenizer
 
 from edgeseq.runtime.errors import BundleError, PromptError
 from edgeseq.runtime.text.tokenizer import Tokenizer
+from tests.support.errors import refusal
 from tests.support.texts import streamed
+from tests.support.tiny_tokenizers import unigram
 
 TEXTS = [
     "",
@@ -261,3 +264,19 @@ def save(backend: tokenizers.Tokenizer, folder: Path) -> Path:
     path = folder / "tokenizer.json"
     backend.save(str(path))
     return path
+
+
+def test_a_file_whose_unknown_token_is_missing_is_refused_by_encode(tmp_path: Path) -> None:
+    content = json.loads(unigram().to_str())
+    content["model"]["unk_id"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", False)
+    message = refusal(BundleError, lambda: tokenizer.encode("\u4f60"))
+    assert "unk_id" in message
+
+
+def test_an_error_of_the_package_that_quotes_the_file_is_cut(tmp_path: Path) -> None:
+    content = {**json.loads(unigram().to_str()), "added_tokens": "x" * 10**5}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    refusal(BundleError, lambda: Tokenizer(path, False), longest=1000)

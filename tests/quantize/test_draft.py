@@ -21,9 +21,9 @@ from edgeseq.quantize.resources.scratch import Scratch
 from edgeseq.quantize.resources.workers import Workers
 from edgeseq.quantize.rounding import Curvature, round_weight
 from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8
-from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.manifest import ROLES, WEIGHTS_FILE_NAME
 from edgeseq.runtime.bundle.reading import Bundle
-from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.request.passages import Window
 from tests.support.calibration import observations
 

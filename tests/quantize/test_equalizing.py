@@ -18,9 +18,9 @@ from edgeseq.export import export_checkpoint
 from edgeseq.quantize.equalizing import Equalized, equalize
 from edgeseq.quantize.graph.network import Network
 from edgeseq.quantize.graph.rewriting import rewrite
-from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.manifest import ROLES, WEIGHTS_FILE_NAME
 from edgeseq.runtime.bundle.reading import Bundle, open_bundle
-from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.request.passages import Window
 from tests.support.calibration import cache_peaks, observations
 from tests.support.checkpoints import unigram_tokenizer

@@ -101,7 +101,7 @@ def test_the_old_bundle_stays_when_the_disk_is_full(
     stop_at(monkeypatch, moment, OSError(errno.ENOSPC, "No space left on device"))
     assert command(out, "--overwrite") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "edgeseq: No space left on device."
+    assert last == "edgeseq: The disk is full: free some space and run the same command again."
     monkeypatch.undo()
     assert contents(out) == contents(bundle)
     assert list(out.parent.iterdir()) == [out]

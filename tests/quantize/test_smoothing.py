@@ -21,9 +21,9 @@ from edgeseq.quantize.graph.network import Layer, Network, Weights
 from edgeseq.quantize.graph.rewriting import rewrite
 from edgeseq.quantize.smoothing import norm_vectors, readers, smooth, smoothing_factors
 from edgeseq.quantize.weight_storages import Blockwise, DynamicInt8, Storage
-from edgeseq.runtime.bundle.manifest import ROLES
+from edgeseq.runtime.bundle.manifest import ROLES, WEIGHTS_FILE_NAME
 from edgeseq.runtime.bundle.reading import Bundle
-from edgeseq.runtime.bundle.weights_file import WEIGHTS_FILE_NAME, WeightsFile
+from edgeseq.runtime.bundle.weights_file import WeightsFile
 from edgeseq.runtime.ort.graph_session import GraphSession
 from edgeseq.runtime.request.passages import Window
 from tests.support.calibration import observations

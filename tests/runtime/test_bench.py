@@ -272,9 +272,9 @@ def test_interruption_ends_the_measuring_process_too(bundle: Path) -> None:
 
     def has_loaded() -> bool:
         assert process.poll() is None
-        for child in children.read_text().split():
-            started = "bench.worker" in Path(f"/proc/{child}/cmdline").read_text()
-            if started and "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
+        for child in children.read_text(encoding="utf-8").split():
+            started = "bench.worker" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8")
+            if started and "onnxruntime" in Path(f"/proc/{child}/maps").read_text(encoding="utf-8"):
                 workers.append(Path(f"/proc/{child}"))
         return workers != []
 

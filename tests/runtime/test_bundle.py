@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -10,9 +11,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +23,9 @@ from hypothesis import strategies as st
 from edgeseq.runtime import BundleError, load
 from edgeseq.runtime.bundle.manifest import (
     MANIFEST_NAME,
+    MOST_SENTINELS,
     SCHEMA,
+    WEIGHTS_FILE_NAME,
     CacheFormat,
     Dimensions,
     FileEntry,
@@ -33,11 +38,12 @@ from edgeseq.runtime.bundle.manifest import (
     TokenizerFormat,
     Verification,
 )
-from edgeseq.runtime.bundle.reading import open_bundle
+from edgeseq.runtime.bundle.reading import file_entry, open_bundle
 from edgeseq.runtime.bundle.writing import BundleWriter
-from tests.support.errors import refusal
+from tests.support.errors import CODE, refusal
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
+LATER = "999.1"  # a version of edgeseq
 FREE_FIELDS = (
     "generation",
     "task_specific_params",
@@ -60,8 +66,9 @@ def data(bundle: Path) -> dict[str, Any]:
     return content
 
 
-def write_manifest(folder: Path, content: object) -> None:
-    (folder / MANIFEST_NAME).write_text(json.dumps(content), encoding="utf-8")
+def write_manifest(folder: Path, content: object, indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
 
 
 def flipped(content: bytes, position: int, mask: int) -> bytes:
@@ -151,6 +158,70 @@ def test_a_newer_schema(copy: Path, schema: int) -> None:
     message = refusal(BundleError, lambda: load(copy))
     assert f"schema {schema}" in message
     assert f"up to {SCHEMA}" in message
+    assert "install a newer edgeseq." in message
+
+
+def test_a_newer_schema_names_the_version_that_made_it(copy: Path) -> None:
+    write_manifest(copy, {"schema": SCHEMA + 1, "producers": {"edgeseq": LATER}})
+    assert f"install edgeseq {LATER} or later." in refusal(BundleError, lambda: load(copy))
+
+
+@pytest.mark.parametrize("made_by", ["0.0.9", "x" * 5000, "9" * 5000, "", "१.0", 9, None, ["99"]])
+def test_a_newer_schema_made_by_no_later_version(copy: Path, made_by: object) -> None:
+    write_manifest(copy, {"schema": SCHEMA + 1, "producers": {"edgeseq": made_by}})
+    assert "install a newer edgeseq." in refusal(BundleError, lambda: load(copy))
+
+
+# Bundles of later versions with the same schema
+
+
+def by_a_later_version(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"producers": data["producers"] | {"edgeseq": LATER}}
+
+
+def test_fields_of_a_later_version_are_ignored_and_sealed(copy: Path, data: dict[str, Any]) -> None:
+    data = by_a_later_version(data) | {"mood": {"fair": True}}
+    data["dimensions"]["depth"] = 3
+    unsealed = json.dumps(data | {"seal": ""}, sort_keys=True)
+    data["seal"] = hashlib.sha256(unsealed.encode()).hexdigest()
+    write_manifest(copy, data, indent=2)
+    assert load(copy, threads=1, verify=True).generate_ids([[1]], max_new_tokens=1)
+    data["mood"]["fair"] = False
+    write_manifest(copy, data, indent=2)
+    assert "seal" in refusal(BundleError, lambda: load(copy, verify=True))
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("kv_cache", "dtype", "int4"),
+        ("tokenizer", "truncation_side", "middle"),
+        ("overlapping_weights", "wte", {"offset_bytes": 0, "dtype": "uint2", "shape": [64, 16]}),
+        ("quantization", "block_size", "16 by 16"),
+    ],
+)
+def test_a_value_of_a_later_version_is_refused_with_that_version(
+    copy: Path, data: dict[str, Any], group: str, key: str, value: object
+) -> None:
+    data = by_a_later_version(data)
+    data.setdefault(group, {})[key] = value
+    write_manifest(copy, data)
+    message = refusal(BundleError, lambda: load(copy))
+    assert f"{group}.{key}" in message
+    assert f"install edgeseq {LATER} or later, which made it." in message
+
+
+def test_an_operator_of_a_later_version_is_refused(copy: Path) -> None:
+    """A new form of weights has a new operator, so that no older version misreads it."""
+    graph = onnx.load(copy / "decoder.onnx", load_external_data=False)
+    product = next(node for node in graph.graph.node if node.op_type == "MatMul")
+    product.op_type, product.domain = "RowLinear9", "edgeseq"
+    graph.opset_import.append(onnx.helper.make_opsetid("edgeseq", 1))
+    onnx.save(graph, copy / "decoder.onnx")
+    content = json.loads((copy / MANIFEST_NAME).read_text(encoding="utf-8"))
+    content["files"]["decoder.onnx"] = file_entry(copy / "decoder.onnx")._asdict()
+    write_manifest(copy, content)
+    refusal(BundleError, lambda: load(copy), match="RowLinear9", ending=CODE)
 
 
 @pytest.mark.parametrize("schema", [0, -1])
@@ -337,6 +408,96 @@ def test_an_impossible_file_name_is_refused(copy: Path, data: dict[str, Any], na
     refusal(BundleError, lambda: load(copy))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows says that the file is missing")
+def test_a_file_name_that_the_system_refuses(copy: Path, data: dict[str, Any]) -> None:
+    data["files"]["x" * 300] = {"size_bytes": 1, "sha256": "0"}
+    write_manifest(copy, data)
+    assert "cannot be read" in refusal(BundleError, lambda: load(copy), longest=900)
+
+
+def test_weights_that_are_not_listed(copy: Path, data: dict[str, Any]) -> None:
+    del data["files"]["weights.bin"]
+    write_manifest(copy, data)
+    assert "'weights.bin'" in refusal(BundleError, lambda: load(copy))
+
+
+# Values that are too large
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, [1] * 10**6, 10**4000], ids=["str", "list", "int"])
+@pytest.mark.parametrize("path", [("schema",), ("dimensions", "heads"), ("prefix",), ("files",)])
+def test_an_error_quotes_the_beginning_of_a_long_value(
+    data: dict[str, Any], path: tuple[str, ...], value: object
+) -> None:
+    if path == ("dimensions", "heads") and type(value) is int:
+        return  # the type is right
+    if path == ("prefix",) and isinstance(value, str):
+        return
+    parent_of(data, path)[path[-1]] = value
+    reading_refused(data)
+
+
+def test_a_long_key_is_not_quoted_in_full(data: dict[str, Any]) -> None:
+    data["files"]["x" * 10**6] = 1
+    reading_refused(data)
+
+
+@pytest.mark.parametrize("depth", [40, 900])
+def test_a_default_that_is_nested_deeply(copy: Path, data: dict[str, Any], depth: int) -> None:
+    data["generation"]["sequence_bias"] = "nested"
+    text = json.dumps(data).replace('"nested"', "[" * depth + "]" * depth)
+    (copy / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    for verify in (False, True):
+        message = refusal(BundleError, lambda: load(copy, verify=verify))  # noqa: B023
+        assert "generation.sequence_bias is nested too deeply" in message
+
+
+def test_an_integer_that_is_no_float(data: dict[str, Any]) -> None:
+    data["verification"]["max_logit"] = 10**400
+    assert "max_logit" in reading_refused(data)
+
+
+@pytest.mark.parametrize("sentinels", [-1, 2**31, 2**64])
+def test_more_sentinels_than_a_vocabulary_has(data: dict[str, Any], sentinels: int) -> None:
+    data["tokenizer"]["sentinels"] = sentinels
+    assert "tokenizer.sentinels" in reading_refused(data)
+
+
+@pytest.mark.parametrize("layers", [0, -1, 3, 10**6, 2**63, 2**64])
+def test_other_layers_than_the_graph_has(copy: Path, data: dict[str, Any], layers: int) -> None:
+    data["dimensions"]["layers"] = layers
+    write_manifest(copy, data)
+    assert "does not match" in refusal(BundleError, lambda: load(copy))
+
+
+# Bundles whose hashes were made to fit the damage
+
+
+def forge(folder: Path) -> None:
+    """Make the manifest's sizes, hashes and seal those of the files that are there."""
+    manifest = open_bundle_unchecked(folder)
+    files = {name: file_entry(folder / name) for name in manifest.files}
+    text = replace(manifest, files=files).sealed().to_json()
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
+
+
+def open_bundle_unchecked(folder: Path) -> Manifest:
+    return Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+def test_a_graph_that_fails_when_it_runs(copy: Path) -> None:
+    graph = onnx.load(copy / "decoder.onnx", load_external_data=False)
+    indices = {node.input[1] for node in graph.graph.node if node.op_type == "Gather"}
+    for tensor in graph.graph.initializer:
+        if tensor.name in indices:  # of the dimensions of a shape
+            tensor.raw_data = (2**40).to_bytes(8, "little")
+    onnx.save(graph, copy / "decoder.onnx")
+    forge(copy)
+    model = load(copy, verify=True, threads=1)
+    message = refusal(BundleError, lambda: model.generate_ids([[1, 2]]), ending=CODE)
+    assert "cannot run the model" in message
+
+
 # Missing and damaged files
 
 
@@ -351,6 +512,21 @@ def test_a_folder_in_the_place_of_a_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
     (copy / name).mkdir()
     assert name in refusal(BundleError, lambda: load(copy))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("name", [*FILES, MANIFEST_NAME])
+@pytest.mark.parametrize("target", ["pipe", "itself", "/dev/zero"])
+def test_something_that_is_no_file_in_the_place_of_a_file(
+    copy: Path, name: str, target: str
+) -> None:
+    (copy / name).unlink()
+    if target == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to(name if target == "itself" else target)
+    for verify in (False, True):
+        assert name in refusal(BundleError, lambda: load(copy, verify=verify))  # noqa: B023
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -412,15 +588,26 @@ def test_verify_notices_a_flipped_byte_that_json_does_not(
     assert MANIFEST_NAME in refusal(BundleError, lambda: open_bundle(copy, verify=True))
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "tokenizer.json", MANIFEST_NAME])
-def test_without_verify_a_flipped_byte_loads_or_is_refused(
-    copy: Path, name: str, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["decoder.onnx", "tokenizer.json"])
+def test_a_flipped_byte_in_a_graph_or_tokenizer_is_refused_without_verify(
+    copy: Path, name: str
 ) -> None:
     whole = (copy / name).read_bytes()
     rng = random.Random(name)
+    for position in rng.sample(range(len(whole)), 20):
+        (copy / name).write_bytes(flipped(whole, position, 1 << rng.randrange(8)))
+        assert name in refusal(BundleError, lambda: load(copy))
+
+
+def test_without_verify_a_flipped_byte_in_the_manifest_loads_or_is_refused(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = (copy / MANIFEST_NAME).read_bytes()
+    rng = random.Random(MANIFEST_NAME)
     refused = 0
     for position in rng.sample(range(len(whole)), 150):
-        (copy / name).write_bytes(flipped(whole, position, rng.choice([1, 2, 16, 32, 128, 255])))
+        damaged = flipped(whole, position, rng.choice([1, 2, 16, 32, 128, 255]))
+        (copy / MANIFEST_NAME).write_bytes(damaged)
         try:
             load(copy, threads=1)
         except BundleError as error:
@@ -446,12 +633,13 @@ json_values = st.recursive(
 def manifests(draw: st.DrawFn) -> Manifest:
     integers = st.integers(0, 10**6)
     entries = st.builds(FileEntry, size_bytes=st.integers(0), sha256=names)
-    files = draw(st.dictionaries(safe_names, entries, min_size=1, max_size=4))
+    files = draw(st.dictionaries(safe_names, entries, max_size=4))
+    files[WEIGHTS_FILE_NAME] = draw(entries)
     listed = st.sampled_from(sorted(files))
     tokenizer = st.builds(
         TokenizerFormat,
         file=st.none() | listed,
-        sentinels=integers,
+        sentinels=st.integers(0, MOST_SENTINELS),
         special_tokens_strip=st.booleans(),
         clean_up_tokenization_spaces=st.booleans(),
         model_max_length=st.none() | integers,

@@ -266,7 +266,7 @@ def test_a_closed_model_says_so(expected: dict[str, str]) -> None:
 
 
 def resident_mb() -> float:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 

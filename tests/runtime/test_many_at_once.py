@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeseq.export import export_checkpoint
-from edgeseq.runtime import EdgeseqError, Model, load
+from edgeseq.runtime import EdgeseqError, Model, PromptError, load
 from edgeseq.runtime.ort.sharing.shared_cache import SharedCache
 from tests.support.checkpoints import unigram_tokenizer
 from tests.support.family_checkpoints import seeded_model
@@ -190,3 +190,14 @@ def test_a_closed_model_ends_its_calls() -> None:
     assert [first + text for first, text in zip(firsts, texts, strict=True)] == [expected.text] * 4
     with pytest.raises(EdgeseqError, match="closed"):
         model.generate("The king")
+
+
+def test_a_long_text_has_the_same_tokens_while_other_threads_go_on(
+    demo_gpt2: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Once upon a time, there was a king. " * 1000
+    expected = demo_gpt2.tokenizer.encode(text)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    assert demo_gpt2.tokenizer.encode(text) == expected
+    with pytest.raises(PromptError, match="lone surrogates"):
+        demo_gpt2.tokenizer.encode(text + "\ud800")

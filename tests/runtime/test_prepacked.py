@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +17,8 @@ import pytest
 from edgeseq.export import export_checkpoint
 from edgeseq.quantize import quantize_bundle
 from edgeseq.runtime import BundleError, Model, load
-from edgeseq.runtime.ort import prepacked
+from edgeseq.runtime.ort import graph_session, prepacked
+from edgeseq.runtime.ort.import_onnxruntime import status
 from edgeseq.runtime.ort.prepacked import cache_folder
 from tests.support.errors import refusal
 
@@ -122,13 +127,13 @@ def empty(path: Path) -> None:
 
 
 def array(path: Path) -> None:
-    path.write_text("[]")
+    path.write_text("[]", encoding="utf-8")
 
 
 def another(path: Path) -> None:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["for"]["processor"] = "another"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,25 @@ def test_verifying_finds_a_changed_byte(bundle: Path, cache: Path) -> None:
     assert (entry / "weights.bin").read_bytes() == sound
 
 
+def test_a_changed_byte_in_the_graph_is_found_without_verify(bundle: Path, cache: Path) -> None:
+    load(bundle, prepack=True)
+    [entry] = entries(cache)
+    sound = (entry / "graph.onnx").read_bytes()
+    (entry / "graph.onnx").write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    load(bundle, prepack=True)
+    assert (entry / "graph.onnx").read_bytes() == sound
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_in_the_place_of_a_record_does_not_block(bundle: Path, cache: Path) -> None:
+    load(bundle, prepack=True)
+    [entry] = entries(cache)
+    (entry / "prepacked.json").unlink()
+    os.mkfifo(entry / "prepacked.json")
+    load(bundle, prepack=True)
+    assert (entry / "prepacked.json").is_file()
+
+
 def test_another_version_gets_an_entry_of_its_own_and_the_old_one_goes(
     bundle: Path, t5_model: Model, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +218,46 @@ def test_an_interruption_leaves_nothing(
     assert entries(cache) == []
     load(bundle, prepack=True)
     assert len(entries(cache)) == 1
+
+
+def test_what_a_killed_process_left_is_deleted(bundle: Path, cache: Path) -> None:
+    for name in (".part", ".0123-abcd"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "weights.bin").touch()
+    load(bundle, prepack=True)
+    assert len(entries(cache)) == 1
+
+
+def test_an_entry_that_another_process_is_making_is_waited_for(
+    bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    original = prepacked.save_prepacked
+
+    def save(graph: Path, out: Path, *others: Any) -> None:
+        made.append(out)
+        original(graph, out, *others)
+
+    monkeypatch.setattr(prepacked, "save_prepacked", save)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load(bundle, prepack=True), range(4)))
+    assert len(made) == 1
+    assert len(entries(cache)) == 1
+    for model in models:
+        model.close()
+
+
+def test_a_full_disk_is_named(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime only says that it cannot write."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise status.Fail("Failed to write external initializers to file")
+
+    usage = SimpleNamespace(total=1, used=1, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(graph_session, "GraphSession", fail)
+    refusal(BundleError, lambda: load(bundle, prepack=True), match="No space left on device")
+    assert entries(cache) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(bundle: Path, cache: Path) -> None:

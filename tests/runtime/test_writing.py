@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeseq.runtime import BundleError, load
+from edgeseq.runtime.bundle import writing
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgeseq.runtime.bundle.reading import file_entry, open_bundle
 from edgeseq.runtime.bundle.writing import BundleWriter
@@ -134,6 +136,13 @@ def test_an_exception_leaves_the_old_bundle(bundle: Path, old: Path) -> None:
     assert contents(old.parent) == before
 
 
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems that cannot exchange two folders in one step."""
+    monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("without_exchange")
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_move_that_fails_leaves_the_old_bundle(
     bundle: Path, manifest: Manifest, old: Path, monkeypatch: pytest.MonkeyPatch, failing: int
@@ -155,3 +164,53 @@ def test_a_move_that_fails_leaves_the_old_bundle(
         monkeypatch.setattr(Path, "rename", move)
         writer.commit(manifest)
     assert contents(old) == before
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_overwrite_replaces_the_whole_bundle_in_two_moves(
+    bundle: Path, manifest: Manifest, old: Path
+) -> None:
+    with BundleWriter(old, overwrite=True) as writer:
+        fill(writer.folder, bundle)
+        writer.commit(manifest)
+    assert set(contents(old)) == {*FILES, MANIFEST_NAME}
+    assert list(old.parent.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_bundle_that_was_being_replaced_at_a_kill_is_moved_back(
+    old: Path, overwrite: bool
+) -> None:
+    """A kill between two moves leaves it in a hidden folder."""
+    before, hidden = contents(old), old.with_name(".out.old-abc")
+    hidden.mkdir()
+    old.rename(hidden / "out")
+    if overwrite:
+        with BundleWriter(old, overwrite=True):
+            pass
+    else:
+        assert "--overwrite" in refusal(BundleError, lambda: BundleWriter(old).__enter__())
+    assert contents(old) == before
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_bundle_that_another_run_wrote_in_the_meantime_is_not_replaced(
+    bundle: Path, tmp_path: Path
+) -> None:
+    writer = BundleWriter(tmp_path / "out")
+    shutil.copytree(bundle, tmp_path / "out")
+    before = contents(tmp_path)
+    assert "--overwrite" in refusal(BundleError, writer.__enter__)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the exchange in one step is Linux's")
+def test_a_bundle_is_at_the_target_at_any_time(
+    bundle: Path, manifest: Manifest, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No folder is moved away: what a kill leaves is the old bundle or the new one."""
+    with BundleWriter(old, overwrite=True) as writer:
+        fill(writer.folder, bundle)
+        monkeypatch.delattr(Path, "rename")
+        writer.commit(manifest)
+        open_bundle(old, verify=True)

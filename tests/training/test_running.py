@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from edgeseq.export import export_checkpoint
 from edgeseq.runtime import load
+from edgeseq.runtime.concurrency.file_lock import lock_file
 from edgeseq.runtime.errors import CheckpointError, OptionError, TrainingError
 from edgeseq.training import TrainingResult
 from edgeseq.training.trainer.trainer import Trainer
@@ -243,6 +245,27 @@ def test_an_interrupted_run_needs_resume(
     data = write_date_pairs(tmp_path / "pairs.jsonl", 120, seed=7)
     match = "data was .*pairs.jsonl"
     refusal(TrainingError, lambda: run(template, data, out, resume=True), match=match)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_began_in_the_meantime_is_left_alone(
+    t5_run: TrainingResult,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resume: bool,
+) -> None:
+    """It began after this process had looked at the folder, and ended before it took the lock."""
+    out = tmp_path / "out"
+
+    def lock_later(*arguments: Any) -> Any:
+        shutil.copytree(t5_run.checkpoint.parent, out)
+        return lock_file(*arguments)
+
+    monkeypatch.setattr("edgeseq.training.run.lock_file", lock_later)
+    template = tiny_template("t5-scratch", trainer__seed=7)
+    match = "in the meantime" if resume else "holds a finished run"
+    refusal(TrainingError, lambda: run(template, pairs, out, resume=resume), match=match)
 
 
 def test_another_folder_is_left_alone(pairs: Path, tmp_path: Path) -> None:

@@ -41,9 +41,12 @@ def plot_curves(records: Sequence[Mapping[str, Any]], best_step: int | None, pat
         axes.axvline(best_step, color="0.6", linewidth=1, linestyle=":", label="best checkpoint")
     axes.legend(frameon=False, loc="upper right")
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", bbox_inches="tight")
-    partial.replace(path)
-    plt.close(figure)
+    try:
+        figure.savefig(partial, format="png", bbox_inches="tight")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        plt.close(figure)
     return True
 
 

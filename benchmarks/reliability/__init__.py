@@ -1,0 +1,1 @@
+"""Whether anything is lost: kills, full disks, read-only folders, little memory, two writers."""
