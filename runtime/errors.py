@@ -61,13 +61,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _is_limited() -> bool:
     """Return whether the address space of this process has a limit."""
-    if sys.platform == "win32":
-        return False
-    try:
-        import resource
-    except ImportError:  # it cannot be mapped, either
-        return True
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    limited = False
+    if sys.platform != "win32":
+        try:
+            import resource
+        except ImportError:  # it cannot be mapped, either
+            return True
+        limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return limited
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

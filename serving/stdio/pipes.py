@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -84,7 +85,9 @@ def watch_pipes(
     """
     if not hasattr(select, "poll"):
         return
-    hung_up = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+    hung_up = getattr(select, "POLLRDHUP", 0)
+    if sys.platform != "win32":
+        hung_up |= select.POLLHUP | select.POLLERR
     poll = select.poll()
     poll.register(incoming, getattr(select, "POLLRDHUP", 0))
     poll.register(outgoing, 0)

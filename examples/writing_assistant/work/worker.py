@@ -7,6 +7,8 @@ that another thread emits through the event queue of the window, so the window n
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
@@ -16,6 +18,7 @@ from PySide6.QtCore import QObject, Signal
 
 from edgeseq.runtime import EdgeseqError
 
+NICENESS = 5  # 0: as the window, 19: least
 Work = Callable[["Job"], Awaitable[Any]]
 
 
@@ -79,6 +82,10 @@ class Worker(QObject):
         self._thread.join()
 
     def _run(self) -> None:
+        if sys.platform == "linux":
+            # The window goes first on a busy machine. All threads that this one starts inherit it,
+            # those that compute too. Other systems have no priority of a thread here.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
