@@ -49,6 +49,10 @@ from edgeseq.runtime.comparison.columns import columns_of
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 REGION = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", re.DOTALL)
+SPEED_COLUMNS = {
+    *("size, MB", "load, s", "first token, ms", "pp128, tokens/s", "pp512, tokens/s"),
+    *("tg128, tokens/s", "bandwidth", "peak, MB"),
+}
 RECIPES_OF = ("demo-gpt2", "demo-t5", "gpt2", "t5-small", "bart-base")
 MODELS = {"gpt2": "GPT-2 124M", "t5-small": "t5-small", "bart-base": "bart-base"}
 MILLION_BY_HOUR = 1_000_000 / 3600
@@ -329,9 +333,14 @@ def machine_table() -> str:
 
 
 def recipes_table(model: str) -> str:
-    """Return the table of `edgeseq compare` of a model's recipes."""
+    """Return the table of `edgeseq compare` of a model's recipes.
+
+    The quality of models with random weights says nothing, and is left out.
+    """
     report = results(f"recipes_{model}")
     _, *columns = columns_of(report)
+    if not model.startswith("demo"):
+        columns = [column for column in columns if column.head in SPEED_COLUMNS]
     rows = []
     for bundle in report["bundles"]:
         recipe = f"`{bundle['name'].removeprefix(model)[1:]}`"

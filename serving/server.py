@@ -8,10 +8,13 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from email.utils import formatdate
 from types import FrameType
 from typing import Any
 
@@ -28,6 +31,8 @@ from .state import Server
 LOG = logging.getLogger("edgeseq.serving")
 MOST_CONNECTIONS = 1024  # more are answered with 503
 CANCELLED_S = 5  # time that cancelled requests get to send their last bytes
+NEEDS_TICKS = sys.platform == "win32"  # where a signal cannot wake an event loop that selects
+TICK_S = 0.1  # between two looks while models are loaded, and while the server ends
 
 
 def serve(
@@ -172,6 +177,8 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        # uvicorn would renew the date every second, also in an idle server.
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         super().data_received(data)
         self._watch_head()
 
@@ -196,8 +203,33 @@ class _Connection(H11Protocol):
             self._reading.start()
 
 
+@contextmanager
+def _waking_on_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Wake ``loop`` by a signal, to whichever thread of the process the system gives it.
+
+    Python runs handlers of signals in the main thread, once that is awake.
+    """
+    if NEEDS_TICKS or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        loop.add_reader(reader, reader.recv, 4096)
+        try:
+            yield
+        finally:
+            loop.remove_reader(reader)
+            signal.set_wakeup_fd(before)
+
+
 class _UvicornServer(uvicorn.Server):
-    """A uvicorn server that answers with status 503 while its last requests end."""
+    """A uvicorn server that answers with status 503 while its last requests end.
+
+    An idle one sleeps: uvicorn's own would wake up ten times a second.
+    """
 
     def __init__(self, app: Any, settings: Settings) -> None:
         super().__init__(
@@ -211,6 +243,7 @@ class _UvicornServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                date_header=False,  # each connection sets it
                 limit_concurrency=MOST_CONNECTIONS,
                 timeout_graceful_shutdown=CANCELLED_S,
             )
@@ -220,26 +253,54 @@ class _UvicornServer(uvicorn.Server):
         self._settings = settings
         self._deadline_s: float | None = None
         self._is_orphan = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # while the main loop runs
+        self._news = asyncio.Event()  # of a signal, or of the end of the parent
+
+    async def main_loop(self) -> None:
+        """Ask ``on_tick`` whether the server must end, whenever that may have changed."""
+        self._loop = asyncio.get_running_loop()
+        with _waking_on_signals(self._loop):
+            while True:
+                self._news.clear()
+                if await self.on_tick(1):  # 0 would renew the date
+                    return
+                is_busy = self._must_end or not self.state.models.is_ready
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_S if is_busy or NEEDS_TICKS else None):
+                        await self._news.wait()
+
+    @property
+    def _must_end(self) -> bool:
+        """Whether the server ends once its requests have."""
+        return self.signal is not None or self._is_orphan
+
+    def _wake(self) -> None:
+        """Let the main loop look; from any thread, or from the handler of a signal."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._news.set)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take SIGTERM or SIGINT; the second signal ends running requests."""
         if self.signal is not None:
             self._deadline_s = 0.0
         self.signal = sig
+        self._wake()
 
     def end_with_parent(self) -> None:
         """End running requests, and then the process; from a thread of its own."""
         self._deadline_s = 0.0
         self._is_orphan = True
+        self._wake()
         threading.Event().wait(CLOSING_S)
         # A model that is being loaded, or a client that reads nothing, must not keep it here.
         os._exit(0)
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether the server must end; uvicorn asks ten times a second."""
+        """Return whether the server must end now."""
         if self.state.models.error is not None:
             return True
-        if self.signal is None and not self._is_orphan:
+        if not self._must_end:
             return await super().on_tick(counter)
         if not self.state.is_stopping:
             LOG.info("shutting down: %d requests are running", self.state.in_flight)

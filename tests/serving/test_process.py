@@ -8,8 +8,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -63,6 +67,32 @@ def test_requests_are_cancelled_after_their_time_to_end() -> None:
         tokens = len([chunk for chunk in rest if chunk.get("choices")])
         assert tokens < 480 * 8
         assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_idle_server_sleeps() -> None:
+    with running_server("--demo", "--threads", "1") as (process, url):
+        wait_until_ready(url)
+
+        def slept() -> bool:
+            """Whether nothing woke up in half a second; the start may take longer to settle."""
+            before = wake_ups(process.pid)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            return wake_ups(process.pid) == before
+
+        poll(slept)
+        date = httpx.get(f"{url}/health").headers["date"]
+        assert abs(parsedate_to_datetime(date) - datetime.now(UTC)) < timedelta(minutes=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def wake_ups(pid: int) -> int:
+    """Return how often the threads of a process have waited for something so far."""
+    statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    found = [re.search(r"^voluntary_ctxt_switches:\s*(\d+)", text, re.M) for text in statuses]
+    return sum(int(match[1]) for match in found if match)
 
 
 @posix_only
