@@ -191,7 +191,7 @@ START = Question("GPT-2 124M `int8`, process start to first token", "gpt2/start"
 BART_GREEDY = Question(
     "BART-base `int8`, 256 tokens to 64, greedy", "bart-base/greedy", "int8", TOTAL
 )
-README_ROWS = (DECODE_INT8, DECODE_INT4, BEAMS, T5_GREEDY, BART_GREEDY, PROMPT, START)
+README_ROWS = (DECODE_INT8, DECODE_INT4, T5_GREEDY, BART_GREEDY, PROMPT, START)
 GPT2_ROWS = (
     DECODE_INT8,
     DECODE_WEIGHTS,
