@@ -23,6 +23,7 @@ from edgeseq.runtime.evaluation.losses import compare, measure
 from edgeseq.runtime.evaluation.metrics import METRICS
 from edgeseq.runtime.request.passages import pair_passages, text_passages
 from tests.support.commands import Captured, failure, succeed, wrong_usage
+from tests.support.files import forge
 
 Report = Callable[..., dict[str, Any]]
 TEXT = "Once upon a time there was a clever fox; he said: “Let us go home!”\nAnd 3 üs.\n" * 40
@@ -330,11 +331,13 @@ def test_references_that_read_other_tokens(
     copy = shutil.copytree(bundle, tmp_path / "copy")
     path = copy / "edgeseq.json"
     manifest = path.read_text(encoding="utf-8")
-    digest = json.loads(manifest)["files"]["tokenizer.json"]["sha256"]
-    path.write_text(manifest.replace(digest, "0" * 64), encoding="utf-8")
+    tokenizer = (copy / "tokenizer.json").read_bytes()
+    (copy / "tokenizer.json").write_bytes(tokenizer + b"\n")
+    forge(copy)
     assert "The tokenizer of the reference differs" in failure(
         capsys, "eval", bundle, text, "--reference", copy
     )
+    (copy / "tokenizer.json").write_bytes(tokenizer)
     path.write_text(manifest.replace('"max_positions": 96', '"max_positions": 90'), "utf-8")
     assert "The number of positions of the reference" in failure(
         capsys, "eval", bundle, text, "--reference", copy

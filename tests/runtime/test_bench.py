@@ -20,6 +20,7 @@ from edgeseq.runtime.bundle.demo_bundles import DEMO_BUNDLES
 from edgeseq.runtime.bundle.manifest import MANIFEST_NAME
 from edgeseq.runtime.bundle.reading import open_bundle
 from tests.support.commands import COMMAND, Captured, failure, succeed, wrong_usage
+from tests.support.files import forge
 from tests.support.processes import poll
 
 SMALL = ["--threads", "1", "--repeats", "1", "--new-tokens", "16", "--retries", "0"]
@@ -224,6 +225,7 @@ def test_a_bundle_that_does_not_load_is_an_error(
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
     graph = broken / "decoder.onnx"
     graph.write_bytes(b"\0" * graph.stat().st_size)
+    forge(broken)
     message = failure(capsys, *BENCH, broken)
     assert message.startswith("broken: ONNX Runtime")
     assert "cannot load" in message

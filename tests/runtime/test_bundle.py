@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from edgeseq.runtime.bundle.manifest import (
 from edgeseq.runtime.bundle.reading import file_entry, open_bundle
 from edgeseq.runtime.bundle.writing import BundleWriter
 from tests.support.errors import CODE, refusal
+from tests.support.files import forge
 
 FILES = ("decoder.onnx", "tokenizer.json", "weights.bin")
 LATER = "999.1"  # a version of edgeseq
@@ -471,18 +471,6 @@ def test_other_layers_than_the_graph_has(copy: Path, data: dict[str, Any], layer
 
 
 # Bundles whose hashes were made to fit the damage
-
-
-def forge(folder: Path) -> None:
-    """Make the manifest's sizes, hashes and seal those of the files that are there."""
-    manifest = open_bundle_unchecked(folder)
-    files = {name: file_entry(folder / name) for name in manifest.files}
-    text = replace(manifest, files=files).sealed().to_json()
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
-
-
-def open_bundle_unchecked(folder: Path) -> Manifest:
-    return Manifest.from_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
 
 
 def test_a_graph_that_fails_when_it_runs(copy: Path) -> None:

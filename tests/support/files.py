@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from edgeseq.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from edgeseq.runtime.bundle.reading import file_entry
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -22,3 +26,12 @@ def edit_json(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | changes
     content = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def forge(folder: Path) -> None:
+    """Make a manifest's sizes, hashes and seal those of the files that are there."""
+    path = folder / MANIFEST_NAME
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+    files = {name: file_entry(folder / name) for name in manifest.files}
+    text = replace(manifest, files=files).sealed().to_json()
+    path.write_text(text, encoding="utf-8", newline="\n")
