@@ -97,6 +97,11 @@ class Job:
         """What the job has written to standard error."""
         return (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def printed(self) -> str:
+        """What the job has written to standard output."""
+        return (self.folder / "stdout").read_text(encoding="utf-8", errors="replace")
+
     def watch(self, folders: Sequence[Path], until: int | None = None) -> tuple[int, int]:
         """Watch ``folders`` until the job ends, or until they have changed ``until`` times.
 

@@ -37,6 +37,8 @@ ENDED_BY_LIBRARY = (
     "SystemError: error return without exception set",
     "PanicException",
     "Exception ignored in atexit callback",
+    "cannot allocate memory for thread-local data",  # the C library
+    "Importing the numpy C-extensions failed",  # ONNX Runtime prints it
 )
 
 
@@ -117,7 +119,10 @@ def _how(job: Job) -> str:
     assert job.status is not None
     if job.status < 0 or any(words in job.errors for words in ENDED_BY_LIBRARY):
         return "ended by a library"
-    return "one sentence" if sentence(job) is not None else "traceback"
+    is_told = sentence(job) is not None
+    if job.status == 1 and not job.errors:  # `doctor` says in its report what did not work
+        is_told = " error " in job.printed
+    return "one sentence" if is_told else "traceback"
 
 
 def _show(operation: str, limit: str, how: str, job: Job) -> None:
