@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 from edgeseq.runtime.errors import EdgeseqError
 
-LIMIT_BYTES = 1 << 30  # resident memory above that of the parent
+LIMIT_BYTES = 1 << 30  # resident memory beyond the parent's
 ADDRESSES_BYTES = 12 << 30  # address space; keeps the machine safe
 LONGEST_MESSAGE = 1500  # characters; values and paths that are quoted included
 

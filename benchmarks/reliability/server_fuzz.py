@@ -5,7 +5,7 @@
 It starts ``edgeseq serve --demo`` and sends, from several connections at once: random bytes, broken
 HTTP, wrong content types and lengths, compressed bodies, JSON whose fields have values of any type
 and size, deep nesting and surrogates, and connections that are slow, half-closed or left. The
-fields are those that the server itself lists. After every fiftieth request a greedy text must be
+server's own lists name the fields. After every fiftieth request a greedy text must be
 the same as at the beginning.
 
 It prints a table of kinds and statuses. The exit status is 1 if a status is 500 or more, but for

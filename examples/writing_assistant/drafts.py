@@ -14,7 +14,7 @@ class Saved(NamedTuple):
 
     text: str
     path: Path | None
-    is_changed: bool  # whether the text differs from that of the file
+    is_changed: bool  # whether the text differs from the file
 
 
 class Draft:

@@ -90,7 +90,7 @@ class Jobs:
             return job
 
     def cancel_all(self) -> None:
-        """Cancel all jobs; those that wait are answered in their turn."""
+        """Cancel all jobs; a job that waits is answered when its turn comes."""
         with self._changed:
             for job in self._known.values():
                 job.cancelled.set()

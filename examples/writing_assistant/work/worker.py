@@ -84,7 +84,7 @@ class Worker(QObject):
     def _run(self) -> None:
         if sys.platform == "linux":
             # The window goes first on a busy machine. All threads that this one starts inherit it,
-            # those that compute too. Other systems have no priority of a thread here.
+            # also the computing ones. Other systems have no priority of a thread here.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
