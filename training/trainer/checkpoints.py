@@ -92,17 +92,23 @@ def _read_mark(path: Path) -> Mark | None:
         return None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which is moved to ``path`` after the block, or deleted."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

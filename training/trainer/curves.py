@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .checkpoints import whole
+
 COLOURS = ("#0b6e99", "#c2571a", "#5b8c3a")
 SIZE_INCHES, DPI = (7.2, 4.4), 150
 
@@ -40,12 +42,10 @@ def plot_curves(records: Sequence[Mapping[str, Any]], best_step: int | None, pat
     if best_step is not None:
         axes.axvline(best_step, color="0.6", linewidth=1, linestyle=":", label="best checkpoint")
     axes.legend(frameon=False, loc="upper right")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(partial, format="png", bbox_inches="tight")
-        partial.replace(path)
+        with whole(path) as partial:
+            figure.savefig(partial, format="png", bbox_inches="tight")
     finally:
-        partial.unlink(missing_ok=True)
         plt.close(figure)
     return True
 
